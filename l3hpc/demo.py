@@ -24,21 +24,14 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import write_text
 from l3hpc.pipelines import definition, plan
 from l3hpc.pipelines.planned import Plan
-from l3hpc.report.data import ReportData, StepFacts
-from l3hpc.runs import status, submit
-from l3hpc.workspace import records
-from l3hpc.workspace.states import RunState, StepState
+from l3hpc.report.data import ReportData
+from l3hpc.runs import submit
+from l3hpc.workspace.states import RunState
 
 PIPELINE = "all"
 FIRST_LINE = "# Written by l3hpc demo."  # of cluster.yaml, by which a demonstration is recognised
 FRAMES_PER_S = 9.0  # of the teacher on two cores
 OVERHEAD_S = 75.0  # everything else
-# the report has fewer states than the status of a run
-REPORT_STATES = {
-    StepState.REUSED: StepState.REUSED, StepState.DONE: StepState.DONE,
-    StepState.RUNNING: StepState.RUNNING, StepState.REQUEUED: StepState.RUNNING,
-    StepState.FAILED: StepState.FAILED, StepState.LOST: StepState.FAILED,
-    StepState.BLOCKED: StepState.BLOCKED}
 
 
 @dataclass(frozen=True)
@@ -234,61 +227,18 @@ def run_plan(planned: Plan, folder: Path) -> DemoResult:
     DemoResult
         Also for a run that failed: its report shows how far it got.
     """
-    from l3hpc.report.page import write_results
+    from l3hpc.report.folder import PAGE, write_results
+    from l3hpc.report.run import of_run
 
     begun = time.monotonic()
     with working_in(folder):
         submit.submit(planned)
     seconds = time.monotonic() - begun
-    state, data = collect_results(planned, seconds)
-    artifacts = {step.name: step.artifact for step in planned.steps}
-    report = write_results(folder / "results", data, artifacts)
-    return DemoResult(planned, state, data, report, seconds)
-
-
-def collect_results(planned: Plan, seconds: float) -> tuple[RunState, ReportData]:
-    """Return the state of a run and the data of its report.
-
-    Parameters
-    ----------
-    planned
-        The plan of the run.
-    seconds
-        Wall-clock time of the run, for its provenance.
-    """
-    from l3hpc.report.collect import collect
-
-    (now,) = status.collect(planned.workspace, [planned.run])
-    record = records.read(planned.workspace, planned.run)
-    needs = {step.name: tuple(step.needs) for step in record.steps}
-    steps = [StepFacts(
-        name=step.name, needs=needs[step.name],
-        state=REPORT_STATES.get(step.state, step.state.WAITING),
-        tasks=step.tasks, tasks_done=step.done, detail=step.detail, kind=step.kind)
-        for step in now.steps]
-    extra = [("run", planned.run), ("workspace", str(planned.workspace)),
-             ("wall-clock time", f"{seconds:.0f} s"), ("user", record.user),
-             ("command", " ".join(record.command)),
-             ("options", command_options(planned.options))]
-    return now.state, collect(
-        planned.run, {step.name: step.artifact for step in planned.steps}, steps,
-        workspace=planned.workspace, title="l3hpc demo", created=record.created, extra=extra)
-
-
-def command_options(options: Mapping[str, Any]) -> str:
-    """Return the options of a plan as they are typed on the command line.
-
-    Examples
-    --------
-    >>> command_options({"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1"]})
-    '--emb-dim 8 --filters 4,8 --set fit.seed=1'
-    """
-    typed = []
-    for name, value in options.items():
-        values = value if name == "set" else [value]
-        typed += [f"--{name} " + (",".join(map(str, item)) if isinstance(item, list)
-                                  else str(item)) for item in values]
-    return " ".join(typed)
+    results = folder / "results"
+    data = of_run(planned.workspace, planned.run, results / PAGE, title="l3hpc demo",
+                  extra=[("wall-clock time", f"{seconds:.0f} s")])
+    report = write_results(results, data, {step.name: step.artifact for step in planned.steps})
+    return DemoResult(planned, RunState(data.state), data, report, seconds)
 
 
 @contextlib.contextmanager

@@ -196,7 +196,7 @@ class StepFacts:
     name, needs
         Name of the step in the run, and the names of the steps whose output it uses.
     state
-        ``done``, ``reused``, ``running``, ``failed`` or ``waiting``.
+        As ``l3hpc status`` shows it: ``done``, ``reused``, ``running``, ``failed`` …
     tasks, tasks_done
         Number of tasks, and of those that have finished.
     seconds
@@ -218,6 +218,82 @@ class StepFacts:
     detail: str = ""
     fingerprint: str = ""
     kind: str = ""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A parameter whose value is not the default.
+
+    Attributes
+    ----------
+    step, name
+        The step and its parameter.
+    value, default
+        As JSON; ``default`` is empty for a parameter that has none.
+    """
+
+    step: str
+    name: str
+    value: str
+    default: str = ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A step that failed, or cannot run.
+
+    Attributes
+    ----------
+    step, state, detail
+        Name, state and cause.
+    lines
+        The last lines of its error.
+    """
+
+    step: str
+    state: str
+    detail: str = ""
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepFiles:
+    """What ran in the jobs of a step.
+
+    Attributes
+    ----------
+    step
+        Name of the step.
+    command
+        The command that repeats the step by hand.
+    script
+        Text of its script; empty for a step that ran nothing in this run.
+    log, log_file
+        The end of the log of its first failed or running task, and where the file is.
+    """
+
+    step: str
+    command: str
+    script: str = ""
+    log: str = ""
+    log_file: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Another run that this one has to do with.
+
+    Attributes
+    ----------
+    run, why
+        Its name, and what it has to do with this one.
+    address
+        Of its report, relative to the page; empty if it has none.
+    """
+
+    run: str
+    why: str
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,6 +320,11 @@ class ReportData:
         Name and size of the student's file.
     steps
         The chain in order.
+    state, next_command
+        State of the run, and the command that continues it if it needs one.
+    problems, files, changed, links
+        The steps that failed, what ran in the jobs of every step, the parameters that are not the
+        defaults, and other runs; each described at its class.
     ledger
         Rows of the results tables.
     provenance
@@ -265,6 +346,12 @@ class ReportData:
     model_file: str = ""
     model_bytes: int | None = None
     steps: tuple[StepFacts, ...] = ()
+    state: str = ""
+    next_command: str = ""
+    problems: tuple[Problem, ...] = ()
+    files: tuple[StepFiles, ...] = ()
+    changed: tuple[Changed, ...] = ()
+    links: tuple[Link, ...] = ()
     ledger: tuple[LedgerRow, ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()

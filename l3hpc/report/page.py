@@ -1,40 +1,34 @@
-"""Writes the report of a run: the HTML page, then the results folder around it.
+"""The report of a run as HTML, with the same bytes for the same data.
 
-``page`` makes a self-contained HTML document, with the same bytes for the same data. Its sentences
-and tables are made here, its figures in ``charts``; ``web/assets/report.html.j2`` is the layout.
-``write_results`` writes the page and the small files worth keeping, and replaces the folder as a
-whole.
+Sentences and tables are made here, figures in ``charts``; ``web/assets/report.html.j2`` is the
+layout.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import math
-import os
-import shutil
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePath
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from l3hpc._version import __version__
-from l3hpc.errors import InputError, report_damage
-from l3hpc.io.files import task_folders, write_json, write_text
 from l3hpc.ledger.schema import TABS
 from l3hpc.report import charts
-from l3hpc.report.charts import between, number
-from l3hpc.report.collect import by_kind, loaded_step, step_error
-from l3hpc.report.data import Correspondence, Interval, LedgerRow, Network, ReportData, Scores
-from l3hpc.steps import AnyStep
+from l3hpc.report.data import (
+    Correspondence,
+    Interval,
+    LedgerRow,
+    Network,
+    ReportData,
+    Scores,
+    Variance,
+)
 from l3hpc.web.html import element, render
+from l3hpc.web.svg import between, both_widths, clock, number
 
 RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the pipeline works, "
                   "not how well.")
-PAGE = "report.html"
-SUMMARY = "summary.json"
-LARGEST_COPY = 100 * 10**6  # bytes; larger files stay in the artifact only
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ def page(data: ReportData) -> str:
     Parameters
     ----------
     data
-        The result of ``collect``. For a part that is missing, the page has a sentence instead.
+        The result of ``run.of_run``. Parts that are missing are left out, and named at the end.
 
     Returns
     -------
@@ -81,16 +75,22 @@ def page(data: ReportData) -> str:
     scores = main_scores(data)
     return render(
         "report.html.j2", data=data, charts=charts, version=__version__,
-        random_teacher=RANDOM_TEACHER, clock=charts.clock, number=number, between=between,
+        random_teacher=RANDOM_TEACHER, clock=clock, number=number, between=between,
         lead=lead(data), tiles=tiles(data), steps=steps_table(data),
         seconds=sum(step.seconds or 0 for step in data.steps),
+        changed=changed_table(data),
         loss=loss_note(data), epochs=epochs_table(data),
+        loss_figure=both_widths(lambda width: charts.loss_chart(data.epochs, width))
+        if data.epochs else None,
         variance=variance_note(data), components=components_table(data),
+        variance_figure=variance_figure(data.variance),
+        size_figure=both_widths(lambda width: charts.size_chart(data.networks, width),
+                                charts.PAGE) if data.networks else None,
         pairs=pairs_table(data.correspondence) if data.correspondence else None,
         scores=scores, precision=precision_note(scores) if scores else "",
         tags=tags_table(scores) if scores else None, levels=levels_table(data),
         networks=networks_table(data.networks) if data.networks else None,
-        ledger=[record(row) for row in data.ledger])
+        ledger=[record(row) for row in data.ledger], absent=absent(data))
 
 
 def lead(data: ReportData) -> str:
@@ -143,9 +143,18 @@ def steps_table(data: ReportData) -> Table:
     """Return the table of the steps, with state, time and fingerprint."""
     return Table(("step", "state", "tasks", "time", "detail", "fingerprint"), [
         (step.name, charts.STATE_LABELS.get(step.state, step.state),
-         f"{step.tasks_done}/{step.tasks}", charts.clock(step.seconds), step.detail,
+         f"{step.tasks_done}/{step.tasks}", clock(step.seconds), step.detail,
          element("code", step.fingerprint) if step.fingerprint else "–")
         for step in data.steps], numeric=(3,))
+
+
+def changed_table(data: ReportData) -> Table | None:
+    """Return the table of the parameters that are not the defaults; None if there are none."""
+    if not data.changed:
+        return None
+    return Table(("step", "parameter", "value", "default"), [
+        (one.step, element("code", one.name), one.value, one.default or "none")
+        for one in data.changed])
 
 
 def loss_note(data: ReportData) -> str:
@@ -167,12 +176,19 @@ def variance_note(data: ReportData) -> str:
     """Return what the explained variance is of, or why it is unknown."""
     variance = data.variance
     if variance is None:
-        return "No reduction in this run."
+        return ""
     if not variance.ratios:
         return (f"φ is {variance.approx}, {variance.in_dim} → {variance.out_dim} dimensions: "
                 "it has no explained variance.")
     fitted = f", fitted on {variance.samples:,} rows." if variance.samples else "."
     return f"Share of the teacher's variance kept by φ{fitted}"
+
+
+def variance_figure(variance: Variance | None) -> Markup | None:
+    """Return the figure of the explained variance; None if φ has no components."""
+    if variance is None or not variance.ratios:
+        return None
+    return both_widths(lambda width: charts.variance_chart(variance, width))
 
 
 def components_table(data: ReportData) -> Table | None:
@@ -248,6 +264,15 @@ def networks_table(networks: Sequence[Network]) -> Table:
                  numeric=range(2, 8))
 
 
+def absent(data: ReportData) -> str:
+    """Return a sentence about the parts that this run does not have; '' if it has them all."""
+    parts = {"a training": data.epochs, "a reduction": data.variance,
+             "an evaluation of tags": data.scores, "a network": data.networks,
+             "rows of the results tables": data.ledger}
+    names = [name for name, content in parts.items() if not content]
+    return f"Not in this run: {', '.join(names)}." if names else ""
+
+
 def record(row: LedgerRow) -> Record:
     """Return a row of the results tables as it is shown: filled columns and a note."""
     columns = TABS[row.tab].columns if row.tab in TABS else ()
@@ -276,135 +301,3 @@ def percent_range(interval: Interval) -> str:
 def measured(value: float | None, interval: Interval | None) -> str:
     """Return a value with its interval: ``0.612 (0.551 to 0.671)``."""
     return number(value) + (f" ({between(interval)})" if interval else "")
-
-
-# --- the results folder ---------------------------------------------------------------------------
-
-def write_results(target: Path, data: ReportData, artifacts: Mapping[str, Path]) -> Path:
-    """Write the results folder of a run.
-
-    It holds the page, ``summary.json``, copies of the files that steps keep, and the rows of the
-    results tables as CSV. What a step keeps in a way that is refused is left out with a note on
-    the page and a warning.
-
-    Parameters
-    ----------
-    target
-        The folder. A results folder that exists is replaced as a whole.
-    data
-        The result of ``collect``.
-    artifacts
-        Name of a step → its artifact folder, as for ``collect``.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    InputError
-        ``target`` is a file, or a folder with other contents.
-    """
-    target = Path(target)
-    if target.exists() and not (target / SUMMARY).is_file() and (
-            not target.is_dir() or any(target.iterdir())):
-        raise InputError("is not a results folder", where=str(target),
-                         hint="Use another folder, or move this one.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # written beside the old folder and renamed, so that a failure leaves the old one whole
-    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    fresh.mkdir()
-    try:
-        refused = _copy_kept_files(fresh, by_kind(artifacts, data.steps))
-        data = replace(data, notes=(*data.notes, *refused))
-        for tab in dict.fromkeys(row.tab for row in data.ledger):
-            write_text(fresh / "ledger" / f"{tab}.csv",
-                       csv_text([row for row in data.ledger if row.tab == tab]))
-        write_text(fresh / PAGE, page(data))
-        write_json(fresh / SUMMARY, _as_json(asdict(data)))
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return target / PAGE
-
-
-def csv_text(rows: Sequence[LedgerRow]) -> str:
-    """Return the rows of one tab as CSV, with a header; formulas are quoted so that they stay text.
-
-    Parameters
-    ----------
-    rows
-        At least one, all of the same tab.
-    """
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow([title for title, _ in rows[0].cells])
-    for row in rows:
-        writer.writerow([f"'{value}" if _is_formula(value) else value for _, value in row.cells])
-    return stream.getvalue()
-
-
-def _is_formula(value: str) -> bool:
-    """Return whether a spreadsheet might evaluate ``value``; negative numbers are harmless."""
-    try:
-        float(value)
-    except ValueError:
-        return value.startswith(("=", "+", "-", "@", "\t", "\r")) and value != "-"
-    return False
-
-
-def _as_json(value: object) -> object:
-    """Return ``value`` as JSON values, with null for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _copy_kept_files(folder: Path, artifacts: Mapping[str, Path]) -> list[str]:
-    """Copy the files that each step keeps into ``folder``; return notes about what was refused."""
-    notes: list[str] = []
-    for kind, artifact in artifacts.items():
-        step = loaded_step(kind)
-        if step is None or not artifact.is_dir():
-            continue
-        tasks = task_folders(artifact)
-        problems: list[str] = []
-        for task in tasks:
-            subfolder = folder / kind / (task.name if len(tasks) > 1 else "")
-            files, refused = _kept_files(step, task)
-            problems += refused
-            for source in files:
-                subfolder.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, subfolder / source.name)
-        for problem in dict.fromkeys(problems):
-            error = step_error(kind, f"kept_files: {problem}")
-            report_damage(error)
-            notes.append(f"Files of a step are not copied. {error}")
-    return notes
-
-
-def _kept_files(step: AnyStep, task: Path) -> tuple[list[Path], list[str]]:
-    """Return the files of a task that match the step's patterns, and what was refused, and why."""
-    files: dict[Path, None] = {}
-    problems = []
-    for pattern in step.kept_files:
-        if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
-            problems.append(f"{pattern!r} points outside the artifact")
-            continue
-        try:
-            matches = sorted(task.glob(pattern))
-        except (ValueError, IndexError):  # an empty pattern, or a misplaced **
-            problems.append(f"{pattern!r} is not a pattern of file names")
-            continue
-        for source in matches:
-            # a symbolic link in the output may lead to any file of the user
-            if not source.resolve().is_relative_to(task.resolve()):
-                problems.append(f"{source} links to a file outside the artifact")
-            elif source.is_file() and source.stat().st_size <= LARGEST_COPY:
-                files[source] = None
-    return list(files), problems

@@ -255,6 +255,11 @@ class RunFolder(_Folder):
         return self._in("ledger-sync.sbatch")
 
     @property
+    def report(self) -> Path:
+        """The page that shows the run (``l3hpc report``)."""
+        return self._in("report.html")
+
+    @property
     def notified(self) -> Path:
         """What has been sent about the run; there if its profile had ``notify``."""
         return self._in("notified.json")

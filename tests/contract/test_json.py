@@ -28,6 +28,7 @@ CALLS = {  # command → its calls, in this order: they change the workspace
     "status": [("--all",)],
     "logs": [("done",)],
     "usage": [("done",), ("slurm",)],
+    "report": [("done",), ("failed",)],
     "config show": [()],
     "config check": [()],
     "doctor": [("--quick",)],

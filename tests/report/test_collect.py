@@ -12,7 +12,8 @@ from l3hpc.models.spec import openl3_spec
 from l3hpc.reduction.phi import Phi, save_phi
 from l3hpc.report.collect import collect, read_epochs, read_scores
 from l3hpc.report.data import Epoch, StepFacts
-from l3hpc.report.page import csv_text, page, write_results
+from l3hpc.report.folder import csv_text, write_results
+from l3hpc.report.page import page
 
 CHAIN = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
 NUMBERS = {"micro_auprc": 0.5, "micro_f1": 0.25, "macro_auprc": 0.125,

@@ -309,7 +309,7 @@ def test_the_doctor_names_the_steps_of_packages_and_what_is_wrong(packages):
 def test_the_report_shows_what_the_step_names_and_bears_its_absence(packages, tmp_path):
     from l3hpc.report.collect import collect
     from l3hpc.report.data import StepFacts
-    from l3hpc.report.page import write_results
+    from l3hpc.report.folder import write_results
 
     (packages / "deep.py").write_text(DEEP)
     install(packages, "deep = deep:Deep", "deep-steps")
@@ -359,7 +359,7 @@ def reported(packages, tmp_path):
     from l3hpc.errors import collect_damage
     from l3hpc.report.collect import collect
     from l3hpc.report.data import StepFacts
-    from l3hpc.report.page import write_results
+    from l3hpc.report.folder import write_results
 
     task = tmp_path / "artifacts/deep/0123456789abcdef/0000"
     task.mkdir(parents=True)

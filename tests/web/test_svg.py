@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.report.charts import Scale, number, path, ticks, widen
+from l3hpc.web.svg import Scale, number, path, ticks, widen
 
 
 @pytest.mark.parametrize(("low", "high", "count", "expected"), [

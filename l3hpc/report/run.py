@@ -1,0 +1,271 @@
+"""A run of any pipeline as ``ReportData``, also one that failed or has not ended.
+
+``of_run`` joins what the artifacts hold (``collect``) with what the record, the markers, the logs
+and the scheduler say about the jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from l3hpc.errors import InputError, L3hpcError, report_damage
+from l3hpc.io.files import read_json, write_text
+from l3hpc.io.values import log_text
+from l3hpc.report.collect import collect, loaded_step
+from l3hpc.report.data import Changed, Link, Problem, ReportData, StepFacts, StepFiles
+from l3hpc.report.page import page
+from l3hpc.runs import logs, status
+from l3hpc.runs.status import RunStatus
+from l3hpc.workspace import records
+from l3hpc.workspace.layout import ArtifactFolder, Workspace
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+
+LOG_LINES, LOG_BYTES = 60, 16_384  # of the log of each step
+MOST_STEPS_WITH_FILES = 60  # a sweep may have thousands
+GENERATOR = "l3hpc report"  # in the head of the page, by which it is recognised
+
+
+def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
+           extra: Iterable[tuple[str, str]] = ()) -> ReportData:
+    """Read everything that the report of a run shows.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    target
+        Where the page will be: links to other reports are relative to it.
+    title
+        Heading of the page; by default the pipeline and the state.
+    extra
+        More (name, value) pairs of provenance.
+
+    Returns
+    -------
+    ReportData
+        Parts that the run does not have are empty.
+
+    Raises
+    ------
+    InputError
+        There is no such run, its record cannot be read, or a file of a finished artifact is
+        damaged.
+    """
+    [now] = status.collect(workspace, [run])
+    record = records.read(workspace, run)
+    data = collect(
+        run, {step.name: Path(step.artifact) for step in record.steps}, _facts(now, record),
+        workspace=workspace, title=title or f"{record.pipeline}: {now.state}",
+        created=record.created, extra=[*_provenance(workspace, record), *extra])
+    files, note = _files(workspace, record)
+    return replace(
+        data, state=str(now.state), next_command=now.next or "", problems=_problems(now),
+        files=files, changed=tuple(_changed(workspace, record)),
+        links=tuple(_links(workspace, record, target)),
+        notes=(*now.notes, *now.damaged, *note, *data.notes))
+
+
+def write(workspace: Path, run: str, target: Path | None = None) -> tuple[Path, ReportData]:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    target
+        The page. None: ``report.html`` in the folder of the run.
+
+    Returns
+    -------
+    Path, ReportData
+        The page, and what it shows.
+
+    Raises
+    ------
+    InputError
+        As for ``of_run``; or ``target`` is a file that is not a report.
+    """
+    path = target or Workspace(workspace).run(run).report
+    check_target(path)
+    data = of_run(workspace, run, path)
+    write_text(path, page(data))
+    return path, data
+
+
+def check_target(path: Path) -> None:
+    """Refuse to replace a file that is not a report.
+
+    Raises
+    ------
+    InputError
+        ``path`` is a folder, or a file that this module did not write.
+    """
+    if path.is_dir():
+        raise InputError("is a folder", where=str(path), hint="Name a file: -o report.html")
+    if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:800]:
+        raise InputError("exists, and is not a report of l3hpc", where=str(path),
+                         hint="Name another file: -o FILE")
+
+
+def _facts(now: RunStatus, record: RunRecord) -> list[StepFacts]:
+    """The chain with its states."""
+    needs = {step.name: tuple(step.needs) for step in record.steps}
+    return [StepFacts(name=step.name, needs=needs[step.name], state=str(step.state),
+                      tasks=step.tasks, tasks_done=step.done, detail=step.detail, kind=step.kind)
+            for step in now.steps]
+
+
+def _provenance(workspace: Path, record: RunRecord) -> Iterator[tuple[str, str]]:
+    yield from (("run", record.run), ("pipeline", record.pipeline), ("cluster", record.cluster),
+                ("workspace", str(workspace)), ("user", record.user),
+                ("submitted from", f"{record.host}:{record.folder}"),
+                ("command", shlex.join(record.command)), ("options", typed(record.options)))
+
+
+def typed(options: Mapping[str, Any]) -> str:
+    """Return the options of a plan as they are typed on the command line.
+
+    Examples
+    --------
+    >>> typed({"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1"]})
+    '--emb-dim 8 --filters 4,8 --set fit.seed=1'
+    >>> typed({"grid": {"emb-dim": ["8", "16"]}})
+    '--grid emb-dim=8,16'
+    """
+    words = []
+    for name, value in options.items():
+        if name == "combinations":  # follows from the grid
+            continue
+        if name == "grid" and isinstance(value, dict):
+            words += [f"--grid {one}={','.join(map(str, several))}"
+                      for one, several in value.items()]
+            continue
+        values = value if name == "set" and isinstance(value, list) else [value]
+        words += [f"--{name} " + (",".join(map(str, item)) if isinstance(item, list)
+                                  else str(item)) for item in values]
+    return " ".join(words)
+
+
+def _problems(now: RunStatus) -> tuple[Problem, ...]:
+    """The steps that failed, before those that wait for them in vain."""
+    stuck = [step for step in now.steps if step.state.is_stuck]
+    stuck.sort(key=lambda step: step.blocked_by is not None)
+    return tuple(Problem(
+        step.name, str(step.state),
+        step.detail or (f"by {step.blocked_by}" if step.blocked_by else ""),
+        tuple(step.last_words)) for step in stuck)
+
+
+# --- what ran -------------------------------------------------------------------------------------
+
+def _files(workspace: Path, record: RunRecord) -> tuple[tuple[StepFiles, ...], list[str]]:
+    """Command, script and log of each step; with a note if there are too many."""
+    found = tuple(_files_of(workspace, record, step)
+                  for step in record.steps[:MOST_STEPS_WITH_FILES])
+    left = len(record.steps) - len(found)
+    return found, [f"Scripts and logs of the last {left:,} steps are not on this page: "
+                   f"l3hpc logs {record.run} STEP prints them."] if left else []
+
+
+def _files_of(workspace: Path, record: RunRecord, step: StepRecord) -> StepFiles:
+    folder = Workspace(workspace).run(record.run).step(step.name)
+    command = shlex.join(["l3hpc", "run", step.kind, "--config", str(folder.config)])
+    scripts = folder.scripts
+    try:
+        log = logs.find_log(workspace, record, step)
+    except InputError:  # the step ran nothing in this run
+        return StepFiles(step.name, command, _text(scripts[0]) if scripts else "")
+    lines = log_text(logs.tail(log, LOG_BYTES)).splitlines() if log.is_file() else []
+    return StepFiles(step.name, command, _text(scripts[0]) if scripts else "",
+                     "\n".join(lines[-LOG_LINES:]), str(log))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        report_damage(InputError(f"cannot be read: {error.strerror}", where=str(path)))
+        return ""
+
+
+# --- parameters and other runs --------------------------------------------------------------------
+
+def _changed(workspace: Path, record: RunRecord) -> Iterator[Changed]:
+    """The parameters that differ from the defaults of their step."""
+    for step in record.steps:
+        config = _config(Workspace(workspace).run(record.run).step(step.name).config)
+        known = loaded_step(step.kind)
+        params = config.get("params")
+        if known is None or not isinstance(params, dict):
+            continue
+        for name, value in params.items():
+            field = known.params_type.model_fields.get(name)
+            if field is None:
+                continue
+            if field.is_required():
+                yield Changed(step.name, name, _json(value))
+                continue
+            default = _as_json(field.get_default(call_default_factory=True))
+            if value != default:
+                yield Changed(step.name, name, _json(value), _json(default))
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    """The content of a frozen config; empty if it is damaged, which is noted."""
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return {}
+    except L3hpcError as error:
+        report_damage(InputError(error.message, where=error.where or str(path)))
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _as_json(value: object) -> object:
+    """A default as it stands in a config: tuples as lists, paths and enums as text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _json(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _links(workspace: Path, record: RunRecord, target: Path) -> Iterator[Link]:
+    """The runs that computed what this one reused or reads."""
+    why: dict[str, list[str]] = {}
+    for step in record.steps:
+        computed = _config(ArtifactFolder(step.artifact).config).get("run")
+        if isinstance(computed, str) and computed and computed != record.run:
+            why.setdefault(computed, []).append(step.name)
+    for run, steps in why.items():
+        yield Link(run, f"computed {', '.join(steps)}", address(workspace, run, target))
+
+
+def address(workspace: Path, run: str, target: Path) -> str:
+    """Return the address of the report of a run, relative to a page; '' if it has none.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+    target
+        The page with the link.
+    """
+    report = Workspace(workspace).run(run).report
+    if "/" in run or not report.is_file():
+        return ""
+    return quote(os.path.relpath(report.resolve(), target.parent.resolve()))

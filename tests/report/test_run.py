@@ -1,0 +1,80 @@
+"""The report of runs that failed, reuse results of others, or have names and logs that attack."""
+
+import pytest
+from submitted import Case
+
+from l3hpc.errors import InputError
+from l3hpc.io.files import write_json
+from l3hpc.report.page import page
+from l3hpc.report.run import of_run, write
+from l3hpc.runs import submit
+from l3hpc.steps import step
+
+ATTACK = "</script><script>alert(1)</script><!-- \x1b[31mred\x1b[0m\rredrawn"
+
+
+@pytest.fixture
+def failed(chains, slurm, tmp_path):
+    """A chain whose second step failed."""
+    case = Case(chains, slurm, tmp_path / "ws", names=("extract", "sample", "fit"))
+    case.finish("extract")
+    case.mark("sample", "0.begin", {"job": "101", "time": "1000.0"})
+    case.mark("sample", "0.exit", {"code": "3", "time": "1060.0"})
+    case.mark("sample", "0.error.json", {"type": "InputError", "exit_code": 2,
+                                         "message": "no rows </pre><b>", "hint": "add some"})
+    case.made.step_folder("sample").log("101").write_text(f"line one\n{ATTACK}\n")
+    return case
+
+
+def test_a_failed_run_says_what_went_wrong_and_shows_log_and_script(failed):
+    path, data = write(failed.workspace, "demo")
+    assert path == failed.workspace / "runs/demo/report.html"
+    first, second = data.problems
+    assert (first.step, first.state, first.detail) == ("sample", "failed", "no rows </pre><b>")
+    assert (second.step, second.state, second.detail) == ("fit", "blocked", "by sample")
+    sample = next(one for one in data.files if one.step == "sample")
+    assert sample.script == failed.made.step_folder("sample").script().read_text()
+    assert sample.command.startswith("l3hpc run sample --config ")
+    assert sample.log.splitlines()[0] == "line one" and "redrawn" in sample.log
+    assert "\x1b" not in sample.log and "[31m" not in sample.log
+    text = path.read_text()
+    assert "<script" not in text and "<b>" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert data.next_command in text
+
+
+def test_the_same_run_gives_the_same_page(failed):
+    first = write(failed.workspace, "demo")[0].read_bytes()
+    assert write(failed.workspace, "demo")[0].read_bytes() == first
+
+
+def test_other_files_are_not_replaced(failed, tmp_path):
+    thesis = tmp_path / "thesis.html"
+    thesis.write_text("<h1>Dear reader</h1>")
+    for target in (thesis, tmp_path):
+        with pytest.raises(InputError, match="is not a report|is a folder"):
+            write(failed.workspace, "demo", target)
+    assert thesis.read_text() == "<h1>Dear reader</h1>"
+
+
+def test_parameters_that_differ_stand_beside_their_defaults(chains, slurm, tmp_path):
+    case = Case(chains, slurm, tmp_path, names=("fit",), params={"fit": {
+        "emb_dim": 64, "approx": "pca", "unknown": 1}})
+    (changed,) = of_run(case.workspace, "demo", tmp_path / "x.html").changed
+    assert (changed.step, changed.name, changed.value) == ("fit", "emb_dim", "64")
+    assert changed.default == str(step("fit").params_type.model_fields["emb_dim"].default)
+
+
+def test_reused_results_link_to_the_report_of_their_run(failed, chains):
+    write(failed.workspace, "demo")
+    again = chains.plan(failed.workspace, "again", names=("extract",), on=failed.profile)
+    submit.submit(again)
+    target = failed.workspace / "runs/again/report.html"
+    (link,) = of_run(failed.workspace, "again", target).links
+    assert (link.run, link.why, link.address) == ("demo", "computed extract",
+                                                  "../demo/report.html")
+    assert '<a href="../demo/report.html">demo</a>' in page(
+        of_run(failed.workspace, "again", target))
+    config = again.steps[0].artifact / "config.json"
+    write_json(config, {"run": "../../etc", "params": {}})
+    assert of_run(failed.workspace, "again", target).links[0].address == ""
