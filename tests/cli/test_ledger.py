@@ -44,8 +44,9 @@ def test_show(ledger):
     assert code == 0
     lines = out.splitlines()
     assert lines[0].startswith("embedding_approx_mse: 2 rows, ")
-    assert lines[2].startswith("★ /m/b") and lines[2].endswith("[random-weight teacher]")
-    assert lines[3].startswith("  /m/a")
+    assert lines[1].startswith("  Run ")
+    assert lines[2].startswith("★ b ") and lines[2].endswith("[random-weight teacher]")
+    assert lines[3].startswith("  a ")
 
 
 def test_show_json_has_every_column_note_and_epoch(ledger):

@@ -14,7 +14,7 @@ def test_a_tab_as_a_frame(tmp_path):
         "model_dir": "/models/a", "student_emb_len": 128, "best_validation_loss": 0.5,
         "approx_mode": "pca", "state": "finished", "note": "random"})
     found = l3hpc.results(tmp_path, "embedding_approx_mse")
-    assert list(found.columns) == [*TABS["embedding_approx_mse"].titles, "state", "note"]
+    assert list(found.columns) == [*TABS["embedding_approx_mse"].titles, "run", "state", "note"]
     assert list(found.index) == ["/models/a"]
     one = found.iloc[0]
     assert (one["Student Emb Len"], one["Best Valid Loss"]) == (128, 0.5)

@@ -123,7 +123,7 @@ def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
     """Steps and reports count epochs from 1, the published sheet's "Latest Epoch" from 0."""
     rows = [row("a", latest_epoch=11), row("b", latest_epoch=5)]
     for lines in (select.table_lines(rows, MSE, [MSE.column("latest_epoch")])[0],
-                  select.side_by_side(rows, MSE), select.row_lines(rows[0])):
+                  select.side_by_side(rows, MSE), select.row_lines(rows[0], MSE)):
         assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
     assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
     assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Show results, the best row first (★).", epilog=examples(
     "l3hpc ledger show                        best row first, differing columns only",
     "l3hpc ledger show --tab sonyc_ust --where 'Label Mode=coarse' --sort 'Micro AUPRC'",
+    "l3hpc ledger show --where emb-dim=64      an option of a sweep",
     "l3hpc ledger show --json --columns all"))
 @workspace_option
 @tab_option("Tab to show. [default: all that have rows]")
@@ -43,15 +44,22 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every column, note and state.")
 def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
          sort: str | None, columns: str, as_json: bool) -> None:
-    """Show results: the best row first (★), and only the columns that differ."""
+    """Show results: the best row first (★), and only the columns that differ.
+
+    A row has the name of its run, with the step if the run has several rows. Options that a sweep
+    varied (submit --grid) are columns too, named like the option, also for --where and --sort.
+    """
+    from l3hpc.ledger.schema import TABS
     from l3hpc.ledger.views import select
+    from l3hpc.ledger.views.runs import swept_columns, view_tabs
 
     store, sheet = open_store(options)
     found = store.fold(history=as_json)
     warn_damage(found)
     state = store.state(sheet) if sheet else None
     output = []
-    chosen = chosen_tabs(tabs, found)
+    views = view_tabs(found, store.workspace)
+    chosen = [views[tab.name] for tab in chosen_tabs(tabs, found)]
     # a condition about one tab leaves out the others, unless they were named
     if not tabs:
         chosen = select.tabs_with_columns(chosen, conditions, sort)
@@ -60,8 +68,9 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
         rows = select.sort_rows(select.filter_rows(every, tab, conditions), tab, sort)
         if as_json:
             top = select.best_row(rows, tab)
-            output.append({"tab": tab.name, "columns": tab.titles,
-                           "rows": [_as_json(row, row is top, state) for row in rows]})
+            output.append({"tab": tab.name, "columns": TABS[tab.name].titles,
+                           "swept": [column.title for column in swept_columns(tab)],
+                           "rows": [_as_json(row, tab, row is top, state) for row in rows]})
         else:
             if number:
                 click.echo()
@@ -85,21 +94,26 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
          as_json: bool) -> None:
     """Compare runs side by side; numbers show their difference from the first run.
 
-    KEY is the end of a row's key: its model folder, or its output folder and experiment.
+    KEY is the name of a run as "ledger show" prints it, or the end of one; or the end of a row's
+    key: its model folder, or its output folder and experiment.
     """
     from l3hpc.ledger.views import select
+    from l3hpc.ledger.views.runs import view_tabs
 
     if len(keys) < 2:
         raise InputError("diff needs two or more rows", where="KEY",
                          hint="l3hpc ledger show   lists them")
-    found = open_store(options)[0].fold(history=as_json)
+    store = open_store(options)[0]
+    found = store.fold(history=as_json)
     warn_damage(found)
-    tab, rows = find_rows(found, keys, tab_name)
+    views = view_tabs(found, store.workspace)
+    declared, rows = find_rows(found, keys, tab_name)
+    tab = views[declared.name]
     if as_json:
         print_json({
             "tab": tab.name,
             "differing": [column.title for column in select.differing_columns(rows, tab)],
-            "rows": [_as_json(row, False, None) for row in rows]})
+            "rows": [_as_json(row, tab, False, None) for row in rows]})
         return
     for line in select.side_by_side(rows, tab, columns == "all"):
         click.echo(line)
@@ -126,11 +140,13 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     Without options, writes one results.csv per tab and results.xlsx into ledger/ of the workspace.
     """
     from l3hpc.ledger.views import exports, select
+    from l3hpc.ledger.views.runs import view_tabs
 
     store, sheet = open_store(options)
     found = store.fold(history=html is not None)
     warn_damage(found)
-    chosen = chosen_tabs(tabs, found, main_too=True)
+    views = view_tabs(found, store.workspace)
+    chosen = [views[tab.name] for tab in chosen_tabs(tabs, found, main_too=True)]
     if not tabs:
         chosen = select.tabs_with_columns(chosen, conditions)
     tables = {tab: select.sort_rows(select.filter_rows(found.rows_of(tab), tab, conditions), tab)
@@ -218,20 +234,24 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
     """Print the rows of a tab, of which there are ``every`` in all."""
     from l3hpc.ledger.views import select
+    from l3hpc.ledger.views.runs import RUN, is_swept
 
-    columns = list(tab.columns) if everything else select.differing_columns(rows, tab)
+    columns = list(tab.columns)
     if not everything:
-        # key and rank are shown even if all rows have the same
-        fields = {*tab.key, tab.rank, *(column.field for column in columns)}
-        columns = [column for column in tab.columns if column.field in fields]
+        # the rank is shown even if all rows have the same; the name stands for the key
+        fields = {tab.rank, *(column.field for column in select.differing_columns(rows, tab))}
+        columns = [column for column in columns
+                   if column.field in fields and column.field not in tab.key]
+    columns.sort(key=lambda column: not is_swept(column))
+    columns.insert(0, RUN)
     of = f"{len(rows)} of {every} rows" if len(rows) != every else (
         f"{every} row{'s' if every != 1 else ''}")
     head = f"{tab.name}: {of}"
     if len(rows) > 1 and not everything:
-        head += f", {len(columns)} of {len(tab.columns)} columns shown (all: --columns all)"
+        head += f", {len(columns)} of {len(tab.columns) + 1} columns shown (all: --columns all)"
     click.echo(f"{head}{_sync_text(rows, state)}")
     if len(rows) == 1:
-        for line in select.row_lines(rows[0]):
+        for line in select.row_lines(rows[0], tab):
             click.echo(line)
         return
     if not rows:
@@ -256,14 +276,17 @@ def _sync_text(rows: list[Row], state: SyncState | None) -> str:
     return f"    {last}, {len(waiting_rows(rows, state))} waiting"
 
 
-def _as_json(row: Row, best: bool, state: SyncState | None) -> dict[str, Any]:
+def _as_json(row: Row, tab: Tab, best: bool, state: SyncState | None) -> dict[str, Any]:
     """Return a row as ``--json`` prints it."""
     from l3hpc.ledger.views import select
+    from l3hpc.ledger.views.runs import RUN, swept_columns
 
     return {
-        "key": list(row.key), "best": best, "state": select.row_state(row) or None,
-        "note": row.extra.get("note"),
+        "key": list(row.key), "name": row.values.get(RUN.field), "best": best,
+        "state": select.row_state(row) or None, "note": row.extra.get("note"),
         "values": {column.title: select.cell_of(row, column) for column in row.tab.columns},
+        "swept": {column.title: value for column in swept_columns(tab)
+                  if (value := select.cell_of(row, column)) is not None},
         "beside": row.extra, "origin": row.origin, "restart": row.restart,
         "first_time": row.first_time, "last_time": row.last_time,
         "epochs": {str(epoch): row.epochs[epoch] for epoch in sorted(row.epochs)},

@@ -1,8 +1,9 @@
 """Results for other programs: a pandas DataFrame, CSV and XLSX files, and an HTML page.
 
-CSV has exactly the declared columns; XLSX has typed cells and no formulas. The page needs neither
-network nor server and has all rows and every epoch: it holds the data as JSON, from which
-``web/assets/ledger.js`` makes tables and curves. Text of journals is never interpreted as markup.
+All of them have the declared columns in the order of the sheet, then those of swept options. XLSX
+has typed cells and no formulas. The page needs neither network nor server and has all rows and
+every epoch: it holds the data as JSON, from which ``web/assets/ledger.js`` makes tables and curves.
+Text of journals is never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, collect_damage
 from l3hpc.io.files import write_bytes, write_text
-from l3hpc.ledger.cells import Cell, cells, shortened
+from l3hpc.ledger.cells import Cell, shortened
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.journal.reading import damage_notes
 from l3hpc.ledger.schema import Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
-from l3hpc.ledger.views.select import short_keys
+from l3hpc.ledger.views.runs import RUN, swept_columns, view_tabs
+from l3hpc.ledger.views.select import cell_of, row_names
 from l3hpc.web.html import render
 
 if TYPE_CHECKING:
@@ -46,8 +48,9 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     Returns
     -------
     pandas.DataFrame
-        The columns of the sheet, with its titles and in its order, then ``state`` and ``note``.
-        The index is the key of a row as one text. Empty cells are missing values.
+        The columns of the sheet, with its titles and in its order; then those of swept options,
+        such as ``emb-dim`` or ``train.epochs``; then ``run`` (the name of the row), ``state`` and
+        ``note``. The index is the key of a row as one text. Empty cells are missing values.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
     Warns
     -----
     UserWarning
-        Some records could not be read.
+        Some records of the journals or of runs could not be read.
     """
     import warnings
 
@@ -68,11 +71,15 @@ def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pand
         raise InputError("there is no such workspace", where=str(workspace),
                          hint="The workspace is the folder that holds runs/ and ledger/.")
     fold = Store(Path(workspace)).fold()
-    for note in damage_notes(fold):
+    with collect_damage() as damage:
+        view = view_tabs(fold, Path(workspace))[tab]
+    notes = [f"skipped: {error.where}: {error.message}" for error in damage]
+    for note in [*damage_notes(fold), *notes]:
         warnings.warn(note, stacklevel=2)
     rows = [row for row in fold.rows.values() if row.tab is found]
-    table = pandas.DataFrame([cells(row) for row in rows], columns=found.titles,
+    table = pandas.DataFrame([_cells(row, view) for row in rows], columns=view.titles,
                              index=[select.key_text(row) for row in rows]).convert_dtypes()
+    table["run"] = [row.values.get(RUN.field) for row in rows]
     table["state"] = [row.extra.get("state") for row in rows]
     table["note"] = [row.extra.get("note") for row in rows]
     return table
@@ -98,13 +105,18 @@ def csv_field(value: Cell) -> str:
 
 
 def csv_text(rows: Sequence[Row], tab: Tab) -> str:
-    """Return rows as CSV (RFC 4180): the declared header, then one line per row."""
+    """Return rows as CSV (RFC 4180): the titles of the columns, then one line per row."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\r\n")
-    writer.writerow(tab.titles)
+    writer.writerow([csv_field(title) for title in tab.titles])
     for row in rows:
-        writer.writerow([csv_field(value) for value in cells(row)])
+        writer.writerow([csv_field(value) for value in _cells(row, tab)])
     return stream.getvalue()
+
+
+def _cells(row: Row, tab: Tab) -> list[Cell]:
+    """Return the cells of a row in the columns of ``tab``, which may be more than the declared."""
+    return [cell_of(row, column) for column in tab.columns]
 
 
 def write_csv(path: Path, rows: Sequence[Row], tab: Tab) -> None:
@@ -145,7 +157,7 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
             _put(sheet, 1, column, title).font = bold
             sheet.column_dimensions[column_letter(column - 1)].width = min(40, len(title) + 4)
         for line, row in enumerate(rows, 2):
-            for column, value in enumerate(cells(row), 1):
+            for column, value in enumerate(_cells(row, tab), 1):
                 if value is None and row is not top:
                     continue
                 placed = _put(sheet, line, column, value)
@@ -201,11 +213,12 @@ def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> 
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
         "key": [tab.index(name) for name in tab.key],
         "columns": [[column.label, column.kind, column.rule] for column in tab.columns],
-        "rows": [{**_row(row, row is top, state, now), "short": short}
-                 for row, short in zip(rows, short_keys(rows), strict=True)]}
+        "swept": [tab.columns.index(column) for column in swept_columns(tab)],
+        "rows": [{**_row(row, tab, row is top, state, now), "name": name}
+                 for row, name in zip(rows, row_names(rows), strict=True)]}
 
 
-def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str, object]:
+def _row(row: Row, tab: Tab, best: bool, state: SyncState | None, now: float) -> dict[str, object]:
     """Return a row as the page's script reads it."""
     kinds = {item["kind"] for item in state.problems if item["tab"] == row.tab.name
              and key_json(item["key"]) == key_json(row.key)} if state else set()
@@ -215,7 +228,7 @@ def _row(row: Row, best: bool, state: SyncState | None, now: float) -> dict[str,
     extra = {name: value for name, value in row.extra.items()
              if name not in ("state", "note", *LINKS)}
     return {
-        "cells": cells(row), "best": best, "marks": [mark for mark in marks if mark],
+        "cells": _cells(row, tab), "best": best, "marks": [mark for mark in marks if mark],
         "note": str(row.extra.get("note") or ""), "time": row.last_time,
         "links": {name: str(row.extra[name]) for name in LINKS if row.extra.get(name)},
         "beside": {**extra, "restarts": row.restart,

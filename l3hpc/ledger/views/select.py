@@ -17,6 +17,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.cells import Cell, cell, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
+from l3hpc.ledger.views.runs import RUN, is_swept
 
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
 KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
@@ -143,14 +144,15 @@ def differing_columns(rows: Sequence[Row], tab: Tab) -> list[Column]:
 
 
 def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
-    """Find the row whose key, run, or folder in the key is or ends with ``name``.
+    """Find the row that ``name`` stands for.
 
     Parameters
     ----------
     rows, tab
         Rows of one tab, and the tab.
     name
-        A key, or the end of one.
+        The name of its run (``run_names``), its key, a folder in the key, or the end of one of
+        these.
 
     Raises
     ------
@@ -158,16 +160,18 @@ def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
         No row fits, or several do.
     """
     rows = list(rows)
-    exact = [row for row in rows if name in ("/".join(row.key), row.key[-1])]
+    exact = [row for row in rows
+             if name in (row.values.get(RUN.field), "/".join(row.key), row.key[-1])]
     found = exact or [row for row in rows if "/".join(row.key).endswith(name) or any(
-        part.endswith(name) for part in [str(row.extra.get("run", "")),
+        part.endswith(name) for part in [str(row.values.get(RUN.field) or ""),
+                                         str(row.extra.get("run", "")),
                                          *"/".join(row.key).split("/")])]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no row of {tab.name!r} has a key or run that ends with {name!r}",
-                         hint="l3hpc ledger show --columns all   lists the keys")
-    listing = ", ".join("/".join(row.key) for row in found[:5])
+        raise InputError(f"no row of {tab.name!r} has a run or key that ends with {name!r}",
+                         hint="l3hpc ledger show   lists the runs, with --columns all the keys")
+    listing = ", ".join(row.values.get(RUN.field) or "/".join(row.key) for row in found[:5])
     raise InputError(f"{len(found)} rows of {tab.name!r} end with {name!r}", allowed=listing)
 
 
@@ -295,9 +299,9 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
     return marked, len(texts) - len(kept)
 
 
-def row_lines(row: Row) -> list[str]:
+def row_lines(row: Row, tab: Tab) -> list[str]:
     """Return one row in full: a line per filled column, then its other values and its origin."""
-    filled = [(column.label, format_value(cell_of(row, column))) for column in row.tab.columns
+    filled = [(column.label, format_value(cell_of(row, column))) for column in tab.columns
               if cell_of(row, column) is not None]
     extra = [(name, format_value(value)) for name, value in sorted(row.extra.items())]
     extra += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
@@ -323,7 +327,8 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     """
     columns = list(tab.columns) if everything else [
         column for column in differing_columns(rows, tab) if column.field not in tab.key]
-    names = short_keys(rows)
+    columns.sort(key=lambda column: not is_swept(column))
+    names = row_names(rows)
     grid: list[list[str]] = []
     for column in columns:
         values = [cell_of(row, column) for row in rows]
@@ -336,6 +341,13 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
             line.append(text)
         grid.append(line)
     return formatting.table_lines([["", *names], *grid], indent="")
+
+
+def row_names(rows: Sequence[Row]) -> list[str]:
+    """Return the names of rows: that of the run, or else the key (``short_keys``)."""
+    nameless = [row for row in rows if RUN.field not in row.values]
+    keys = iter(short_keys(nameless))
+    return [row.values.get(RUN.field) or next(keys) for row in rows]
 
 
 def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
@@ -365,6 +377,8 @@ def format_value(value: Any) -> str:
 
 def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     """Return the heading of a column and its cells as texts."""
+    if column is RUN:
+        return [column.label, *row_names(rows)]
     is_key = column.field in tab.key
     texts = [format_value(cell_of(row, column)) for row in rows]
     shortened = _without_common_parts(texts, KEY_WIDTH) if is_key else [
@@ -379,7 +393,7 @@ def _columns_that_fit(texts: Sequence[Sequence[str]], columns: Sequence[Column],
     """Return the numbers of the columns that fit into ``width``, the most important ones first."""
     def priority(position: int) -> tuple[int, int]:
         column = columns[position]
-        if position == 0 and column.rule == "set":
+        if (position == 0 and column.rule == "set") or is_swept(column):
             return (0, position)
         return ({"min": 1, "max": 1, "set": 2, "latest": 3}[column.rule], position)
 

@@ -15,28 +15,32 @@ const show = value => value === null ? '–' : value === true ? 'yes' : value ==
   : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4) : value.toPrecision(4);
 const number = value => typeof value === 'number';
 const tab = () => data.tabs[view.tab];
-const name = row => tab().key.map(index => show(row.cells[index])).join(' ');
+const key = row => tab().key.map(index => show(row.cells[index])).join(' ');
 const end = (text, size) => text.length <= size ? text : '…' + text.slice(1 - size);
 
+const RUN = -1;  // stands for the names of rows where a number stands for a column
+
+// The columns behind the name: swept options first, then the ranking.
 function columns(rows) {
   const every = tab().columns.map((column, index) => index);
-  if (view.all) return every;
-  const first = [...tab().key, tab().rank];
-  return [...first, ...every.filter(index => !first.includes(index)
-    && rows.some(row => row.cells[index] !== rows[0].cells[index]))];
+  if (view.all) return [...tab().swept, ...every.filter(index => !tab().swept.includes(index))];
+  const differs = index => rows.some(row => row.cells[index] !== rows[0].cells[index]);
+  const first = [...tab().swept.filter(differs), tab().rank];
+  return [...first, ...every.filter(index => !first.includes(index) && !tab().key.includes(index)
+    && differs(index))];
 }
 
 function matches(row) {
   const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return true;
-  row.text = row.text || [...row.cells.map(show), row.note, ...row.marks].join(' ').toLowerCase();
+  row.text = row.text || [row.name, ...row.cells.map(show), row.note, ...row.marks].join(' ').toLowerCase();
   return words.every(word => row.text.includes(word));
 }
 
 function ordered(rows) {
   const column = view.sort === null ? tab().rank : view.sort;
   const down = view.sort === null ? tab().best === 'max' : view.down;
-  const value = row => row.cells[column];
+  const value = row => column === RUN ? row.name : row.cells[column];
   const missing = row => value(row) === null
     || ['NaN', 'Infinity', '-Infinity'].includes(value(row));
   return rows.slice().sort((one, other) => {
@@ -49,31 +53,35 @@ function ordered(rows) {
 
 function drawTable() {
   const every = tab().rows, rows = ordered(every.filter(matches)), list = columns(every);
-  const head = el('tr', {}, el('th', {scope: 'col'}, '✓'), el('th', {scope: 'col'}, ''));
-  const last = list.filter(index => tab().key.includes(index)).pop();
-  for (const index of list) {
+  const head = el('tr', {});
+  for (const index of [RUN, ...list]) {
     const on = view.sort === index || (view.sort === null && index === tab().rank);
     const down = view.sort === null ? tab().best === 'max' : view.down;
     const title = el('button', {type: 'button', id: 'sort' + index},
-                     tab().columns[index][0] + (on ? (down ? ' ▼' : ' ▲') : ''));
+                     (index === RUN ? 'Run' : tab().columns[index][0])
+                     + (on ? (down ? ' ▼' : ' ▲') : ''));
     title.onclick = () => {
-      view.down = on ? !down : tab().columns[index][2] === 'max';
+      view.down = on ? !down : index !== RUN && tab().columns[index][2] === 'max';
       view.sort = index;
       drawTable();
       $('sort' + index).focus();
     };
-    const cell = el('th', {scope: 'col'}, title);
+    const cell = el('th', {scope: 'col', className: index === RUN ? 'run' : ''}, title);
     if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     head.append(cell);
-    if (index === last) head.append(el('th', {scope: 'col'}, 'State, note'));
+    if (index === RUN) head.append(el('th', {scope: 'col'}, 'State, note'));
   }
   const body = document.createDocumentFragment();
   for (const row of rows) {
     const box = el('input', {type: 'checkbox', checked: view.picked.has(row)});
-    box.setAttribute('aria-label', 'compare ' + name(row));
+    box.setAttribute('aria-label', 'compare ' + row.name);
+    const state = el('td', {className: 't', title: row.note});
+    for (const mark of row.marks) state.append(el('span', {className: 'mark ' + mark}, mark));
+    if (row.note) state.append(el('span', {className: 'note'}, row.note));
     const line = el('tr', {className: (row.best ? 'best ' : '') + (box.checked ? 'pick' : '')},
-                    el('td', {}, box), el('td', {title: row.best ? 'best' : ''},
-                                          row.best ? '★' : ''));
+      el('td', {className: 'run', title: key(row)},
+         el('label', {}, box, el('span', {title: row.best ? 'best' : ''}, row.best ? '★ ' : ''),
+            row.name)), state);
     box.onchange = () => {
       box.checked ? view.picked.add(row) : view.picked.delete(row);
       line.classList.toggle('pick', box.checked);
@@ -81,22 +89,16 @@ function drawTable() {
     };
     for (const index of list) {
       const value = row.cells[index], text = show(value);
-      const key = tab().key.includes(index);
-      line.append(el('td', {
-        className: number(value) ? 'n' : key ? '' : 't', title: text.length > 30 ? text : ''},
-        !key ? text : tab().key.length === 1 ? row.short : end(text, 36)));
-      if (index !== last) continue;
-      const state = el('td', {className: 't', title: row.note});
-      for (const mark of row.marks) state.append(el('span', {className: 'mark ' + mark}, mark));
-      if (row.note) state.append(el('span', {className: 'note'}, row.note));
-      line.append(state);
+      line.append(el('td', {className: number(value) ? 'n' : 't',
+                            title: text.length > 30 ? text : ''}, end(text, 60)));
     }
     body.append(line);
   }
   $('head').replaceChildren(head);
   $('body').replaceChildren(body);
   $('count').textContent = (rows.length === every.length ? '' : rows.length + ' of ')
-    + every.length + ' rows, ' + list.length + ' of ' + tab().columns.length + ' columns';
+    + every.length + ' rows, ' + (list.length + 1) + ' of ' + (tab().columns.length + 1)
+    + ' columns';
 }
 
 function chosen() {
@@ -158,7 +160,7 @@ function drawCurves() {
   $('legend').replaceChildren(...rows.map((row, place) => {
     const line = el('i', {});
     line.style.background = colours[place % colours.length];
-    return el('span', {title: name(row)}, line, row.short
+    return el('span', {title: key(row)}, line, row.name
       + (row.note ? ' (' + row.note + ')' : ''));
   }));
 }
@@ -170,9 +172,13 @@ function drawCompare() {
   $('which').textContent = view.picked.size && rows.some(row => view.picked.has(row))
     ? 'the ticked rows' : 'the best rows (tick rows in the table to choose)';
   const head = el('tr', {}, el('th', {}, ''), ...rows.map(row =>
-    el('th', {scope: 'col', title: name(row)}, row.short)));
+    el('th', {scope: 'col', title: key(row)}, row.name)));
   const lines = [];
-  tab().columns.forEach((column, index) => {
+  const swept = tab().swept;
+  const order = [...swept, ...tab().columns.keys()].filter((index, place) =>
+    place < swept.length || !swept.includes(index));
+  order.forEach(index => {
+    const column = tab().columns[index];
     if (tab().key.includes(index) || (rows.length > 1
         && rows.every(row => row.cells[index] === rows[0].cells[index]))) return;
     const first = rows[0].cells[index];

@@ -1,0 +1,158 @@
+"""What the records of runs add to the rows of the ledger: the name of the run and, for sweeps, the
+value of each swept option.
+
+Journals do not hold these values, because a sweep may reuse what an earlier run computed. A row
+names its run and step, the record of that run names the step's artifact, and every sweep that uses
+the same artifact says which values it stands for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError, report_damage
+from l3hpc.ledger.journal.fold import Fold, Row
+from l3hpc.ledger.schema import TABS, Column, Tab
+from l3hpc.workspace import records
+from l3hpc.workspace.run_record import RunRecord
+
+RUN = Column("Run", "--run")  # like options, no field of a step begins with dashes
+
+Swept = dict[str, str]  # option → value as typed
+
+
+def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
+    """Add names of runs and values of swept options to rows.
+
+    Parameters
+    ----------
+    found
+        The rows, which get these values.
+    workspace
+        Folder of the workspace, whose records of runs are read.
+
+    Returns
+    -------
+    dict of str to Tab
+        Name → the tab, with a column for each swept option after the declared ones. Damaged
+        records are reported and left out.
+    """
+    rows = {name: found.rows_of(tab) for name, tab in TABS.items()}
+    for each in rows.values():
+        for row, name in zip(each, run_names(each), strict=True):
+            if name:
+                row.values[RUN.field] = name
+    if not any(row.extra.get("run") for each in rows.values() for row in each):
+        return dict(TABS)
+    artifacts, swept = _artifacts_and_sweeps(_read_records(workspace))
+    tabs = {}
+    for name, tab in TABS.items():
+        values = [(row, swept.get(artifacts.get(_step(row), ""), {})) for row in rows[name]]
+        tabs[name] = _with_columns(tab, values)
+    return tabs
+
+
+def swept_columns(tab: Tab) -> list[Column]:
+    """Return the columns of swept options of a tab of ``view_tabs``."""
+    return [column for column in tab.columns if is_swept(column)]
+
+
+def is_swept(column: Column) -> bool:
+    """Return whether a column is that of a swept option."""
+    return column.field.startswith("--") and column is not RUN
+
+
+def run_names(rows: Sequence[Row]) -> list[str]:
+    """Return a name for each row that its run and step make unique.
+
+    Parameters
+    ----------
+    rows
+        Rows of one tab.
+
+    Returns
+    -------
+    list of str
+        The run; where it has several rows, with the step; where the step has several, also with
+        the end of the key. Empty for rows without a run.
+    """
+    candidates = [_candidates(row) for row in rows]
+    counts = Counter(name for names in candidates for name in names)
+    return [next((name for name in names if counts[name] == 1), names[-1]) if names else ""
+            for names in candidates]
+
+
+def _candidates(row: Row) -> list[str]:
+    """Return possible names of a row, the shortest first; none if it has no run."""
+    run, step = _step(row)
+    if not run:
+        return []
+    longer = f"{run}/{step}" if step else run
+    # texts after the run, because an Exp. ID often begins with it
+    end = row.key[-1].rsplit("/", 1)[-1].removeprefix(run).lstrip("-")
+    return list(dict.fromkeys([run, longer, f"{longer}/{end}" if end else longer]))
+
+
+def _step(row: Row) -> tuple[str, str]:
+    """Return run and step of a row as texts; empty where the row does not name them."""
+    return str(row.extra.get("run") or ""), str(row.extra.get("step") or "")
+
+
+def _read_records(workspace: Path) -> list[RunRecord]:
+    """Return the records of all runs, the newest first."""
+    broken: list[InputError] = []
+    found = records.read_all(workspace, broken)
+    for error in broken:
+        report_damage(error)
+    return found
+
+
+def _artifacts_and_sweeps(runs: Iterable[RunRecord],
+                          ) -> tuple[dict[tuple[str, str], str], dict[str, Swept]]:
+    """Return (run, step) → artifact, and artifact → the swept values that it stands for."""
+    artifacts: dict[tuple[str, str], str] = {}
+    swept: dict[str, Swept] = {}
+    for run in runs:
+        own = {step.name: step.artifact for step in run.steps}
+        artifacts |= {(run.run, name): artifact for name, artifact in own.items()}
+        using: dict[str, list[Mapping[str, Any]]] = {}
+        for combination in run.options.get("combinations", ()):
+            for name in set(combination["steps"].values()):
+                using.setdefault(own[name], []).append(combination["values"])
+        for artifact, members in using.items():
+            # a step that several combinations share has only the values that they agree on
+            agreed = {option: str(value) for option, value in members[0].items()
+                      if all(other.get(option) == value for other in members)}
+            swept[artifact] = agreed | swept.get(artifact, {})
+    return artifacts, swept
+
+
+def _with_columns(tab: Tab, values: Sequence[tuple[Row, Swept]]) -> Tab:
+    """Return the tab with columns for the options that any row has, and fill them in."""
+    options = {option: None for _, own in values for option in own}
+    columns = []
+    for option in options:
+        texts = [own[option] for _, own in values if option in own]
+        numbers = {text: number for text in texts if (number := _number(text)) is not None}
+        column = Column(option, f"--{option}", "number" if len(numbers) == len(set(texts))
+                        else "text")
+        columns.append(column)
+        for row, own in values:
+            if option in own:
+                text = own[option]
+                row.values[column.field] = numbers[text] if column.kind == "number" else text
+    return replace(tab, columns=(*tab.columns, *columns))
+
+
+def _number(text: str) -> int | float | None:
+    """Return the number that a text is; None if it is none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
