@@ -185,7 +185,19 @@ def drawing(
 
 def text(x: float, y: float, content: object, anchor: str = "start",
          class_: str | None = None) -> Markup:
-    """Return one line of text, of which the part ``anchor`` (start, middle, end) is at ``x``."""
+    """Return one line of text.
+
+    Parameters
+    ----------
+    x, y
+        Position of its base line, in pixels.
+    content
+        The text.
+    anchor
+        Which part of it is at ``x``: ``start``, ``middle`` or ``end``.
+    class_
+        Name in the style sheet.
+    """
     return element("text", content, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
 
 
@@ -195,7 +207,17 @@ def line(points: Sequence[Point], class_: str) -> Markup:
 
 
 def dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Markup:
-    """Return a marker that shows ``tooltip`` on hover, over an area larger than itself."""
+    """Return a marker that shows a text on hover, over an area larger than itself.
+
+    Parameters
+    ----------
+    x, y, radius
+        Centre and radius, in pixels.
+    class_
+        Name in the style sheet.
+    tooltip
+        The text.
+    """
     return element(
         "g", element("title", tooltip),
         element("circle", cx=x, cy=y, r=radius, class_=f"dot {class_}"),
@@ -204,7 +226,15 @@ def dot(x: float, y: float, class_: str, tooltip: str, radius: float = 4) -> Mar
 
 
 def hover_area(x: float, y: float, tooltip: str, radius: float = 9) -> Markup:
-    """Return an invisible area that shows ``tooltip`` on hover."""
+    """Return an invisible area that shows a text on hover.
+
+    Parameters
+    ----------
+    x, y, radius
+        Centre and radius, in pixels.
+    tooltip
+        The text.
+    """
     return element("g", element("title", tooltip),
                    element("circle", cx=x, cy=y, r=radius, class_="hit"))
 

@@ -122,7 +122,7 @@ def test_unfinished_and_missing_parts_stay_empty(tmp_path):
     (tmp_path / "train" / "0000").mkdir(parents=True)
     found = collect("r", {"train": tmp_path / "train", "fit": tmp_path / "nowhere"}, steps()[:1])
     assert found.epochs == () and found.variance is None and found.networks == ()
-    assert "No training in this run." in page(found)
+    assert "Not in this run: a training" in page(found)
 
 
 def test_published_evaluation_files_without_splits(tmp_path):
