@@ -5,6 +5,8 @@ take the name of a Python module, here ``l3hpc.hear``, and the path of its weigh
 
     hear-validator l3hpc.hear --model student.h5
 
+``l3hpc export --hear`` writes a package with the weights inside, for tools that give no path.
+
 The networks are computed as everywhere in l3hpc (see ``l3hpc.models.engines``), outside of the
 graph of TensorFlow: embeddings have no gradient, and the weights are not variables of the module.
 """
@@ -83,7 +85,8 @@ def load_model(model_file_path: str = "", **options: Any) -> HearModel:
     """
     if not model_file_path:
         raise InputError("no model was given", where="l3hpc.hear", allowed=models.PATTERNS,
-                         hint="hear-validator l3hpc.hear --model student.h5")
+                         hint="hear-validator l3hpc.hear --model student.h5; or write a package "
+                              "with its weights: l3hpc export student.h5 --hear -o hear_student")
     return HearModel(models.load_model(model_file_path, **options))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError
@@ -17,6 +18,7 @@ Examples:
   l3hpc export student.h5 --int8 --calibrate city/audio -o sensor --dry-run
   l3hpc export student.h5 --fp16 --frontend inside -o phone           audio in, embedding out
   l3hpc export edgel3_sea_ust_audio_emb_64.h5.gz --int8 --calibrate esc50/audio -o s3 --licence MIT
+  l3hpc export student.h5 --hear -o hear_student                      for the HEAR benchmark
 
 \b
 What is written:
@@ -24,7 +26,9 @@ What is written:
   l3_model.c, l3_model.h          the same as a C array, with sizes and scales
   l3_frontend.c, l3_frontend.h    the mel front end in integers (with --frontend outside)
   card.md, report.json            description, flash, arena, accuracy, time
+With --hear: __init__.py and a copy of the weights.
 """
+HEAR_OPTIONS = {"as_hear", "output", "dry_run", "as_json"}
 
 
 @click.command(epilog=EXAMPLES)
@@ -33,6 +37,8 @@ What is written:
 @click.option("--int16x8", is_flag=True, help="16-bit activations, 8-bit weights.")
 @click.option("--fp16", is_flag=True, help="float16 weights.")
 @click.option("--fp32", is_flag=True, help="float32.")
+@click.option("--hear", "as_hear", is_flag=True,
+              help="A Python package of the HEAR 2021 interface, named like the output folder.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Recordings like those that the model will process, for quantisation ranges and "
                    "accuracy. Required by the integer formats.")
@@ -51,13 +57,21 @@ What is written:
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(model: str, calibrate: Path | None, output: Path, strips: bool | None, arena: int,
             frontend: str, licence: str | None, dry_run: bool, as_json: bool,
-            **forms: bool) -> None:
+            as_hear: bool, **forms: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
     MODEL is a weight file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. Flash
     and memory are always computed, and also measured with the TensorFlow Lite Micro interpreter if
-    that is installed.
+    that is installed. With --hear, MODEL becomes a Python package that the tools of the HEAR
+    benchmark can import.
     """
+    if as_hear:
+        _refuse_with_hear()
+        from l3hpc.export.hear_package import preview_package, write_package
+
+        written = (preview_package if dry_run else write_package)(model, output)
+        click.echo(json.dumps(written, indent=2) if as_json else _hear_summary(written, dry_run))
+        return
     from l3hpc.export import package
     from l3hpc.export.build import ExportSettings
     from l3hpc.models.tensorflow_log import import_tensorflow
@@ -70,6 +84,28 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
     import_tensorflow()
     report = package.export_model(model, output, settings, default_progress())
     click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))
+
+
+def _refuse_with_hear() -> None:
+    """Refuse options that a HEAR package does not have."""
+    context = click.get_current_context()
+    given = [option.opts[0] for option in context.command.params
+             if isinstance(option, click.Option) and option.name not in HEAR_OPTIONS
+             and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE]
+    if given:
+        raise InputError(f"--hear cannot be combined with {', '.join(given)}", where="--hear",
+                         allowed="--output, --dry-run, --json")
+
+
+def _hear_summary(written: dict[str, Any], dry_run: bool) -> str:
+    """Return what was written, or would be, as text."""
+    folder = Path(written["output"])
+    lines = [f"{written['model']}, as HEAR package {written['package']}",
+             f"  {'would write' if dry_run else 'wrote'} {', '.join(written['files'])} to {folder}"]
+    if not dry_run:
+        lines.append(f"  next: PYTHONPATH={folder.absolute().parent} hear-validator "
+                     f"{written['package']}")
+    return "\n".join(lines)
 
 
 def _form(forms: dict[str, bool]) -> str:

@@ -1,5 +1,6 @@
 """``l3hpc export``: all files or none, true numbers, refusals before any work."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -199,6 +200,41 @@ def test_a_single_wrong_bit_stops_the_export(made):
     bias.data = (wrong.values(last.inputs[2]) + 300).astype(np.int32).tobytes()
     with pytest.raises(L3hpcError, match="differ on random inputs"):
         package.compare_outputs(plain.to_bytes(), wrong.to_bytes(), None)
+
+
+def test_a_hear_package_loads_its_weights(tmp_path, model, monkeypatch):
+    output = tmp_path / "hear_student"
+    assert "would write __init__.py" in run(model, "--hear", "-o", output, "--dry-run")
+    assert not output.exists()
+    told = json.loads(run(model, "--hear", "-o", output, "--json"))
+    assert (told["package"], told["files"]) == ("hear_student", ["__init__.py", model.name])
+    assert {path.name for path in output.iterdir()} == set(told["files"])
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module("hear_student")
+    loaded = package.load_model(engine="ncnn")
+    assert loaded.model.recognised.file == output / model.name
+    assert loaded.scene_embedding_size == told["dim"]
+    audio = np.random.default_rng(0).uniform(-1, 1, (2, 16000)).astype(np.float32)
+    assert package.get_scene_embeddings(audio, loaded).shape == (2, told["dim"])
+    other = package.load_model(str(model), engine="ncnn")
+    assert other.model.recognised.file == model
+
+
+def test_a_hear_package_of_random_weights_has_no_file(tmp_path):
+    told = json.loads(run("untrained:2", "--hear", "-o", tmp_path / "random", "--json"))
+    assert told["files"] == ["__init__.py"]
+    assert "MODEL = 'untrained:2'" in (tmp_path / "random" / "__init__.py").read_text()
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("hear-student", (), "'hear-student' is not a name of a Python package"),
+    ("class", (), "'class' is not a name of a Python package"),
+    ("hear", ("--int8", "--arena", "5"), "cannot be combined with --int8, --arena"),
+    (".", (), "already exists")])
+def test_a_hear_package_that_cannot_be_written(tmp_path, model, name, options, message):
+    with pytest.raises(InputError, match=message):
+        run(model, "--hear", "-o", tmp_path / name, *options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bytes_that_are_no_model():
