@@ -22,6 +22,7 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
 from l3hpc.io.values import log_text, one_line
 
 SHOWN = 5  # runs in the list of ``status``
+COMBINATIONS = 10  # of each sweep in that list
 ASK_SLURM_EVERY_S = 10.0
 NOTIFY_EVERY_S = 60.0  # while runs move; at their end at once
 
@@ -171,7 +172,8 @@ failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
 "next", "notes", "damaged", "combinations"}], "left_out": [{"where", "message"}]}; each step has
 name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
-last_words, failed_tasks, artifact, held, held_by_administrator.
+last_words, failed_tasks, artifact, held, held_by_administrator; each combination has values,
+steps, state, result.
 
 \b
 Damaged files are named and left out; everything else is shown, and the exit code is 1.
@@ -190,6 +192,7 @@ def status(
     """Show the state, tasks, time, progress and last message of every step of a run.
 
     RUN is the name of a run, the beginning of one, or 'latest'. Without RUN: the newest runs.
+    The status of a sweep ends with the state and the result of each combination.
     With --watch, messages about runs that are due (profile key notify) are sent as well.
     """
     folder, notified = workspace(config_file, workspace_dir), -NOTIFY_EVERY_S
@@ -265,7 +268,8 @@ def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or try: l3hpc demo)"), False, code
-    text = "\n\n".join(display.run_text(each) for each in found)
+    text = "\n\n".join(display.run_text(each, None if run else COMBINATIONS)
+                       for each in found)
     hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
     if hidden > 0:
         text += f"\n\nand {hidden:,} older: l3hpc status --all"

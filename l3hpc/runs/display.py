@@ -17,6 +17,8 @@ from l3hpc.console import formatting, terminal
 from l3hpc.console.formatting import age, clock, describe_progress
 from l3hpc.errors import command_line
 from l3hpc.io.values import one_line
+from l3hpc.runs import combinations
+from l3hpc.runs.combinations import CombinationStatus
 from l3hpc.runs.status import RunStatus, StepStatus
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
@@ -30,14 +32,16 @@ REDRAW_S = 0.5
 LINE_S = 10.0
 
 
-def run_text(run: RunStatus) -> str:
-    """Format the status of a run: its heading, one line per step, the last lines of errors, and
-    what to do next.
+def run_text(run: RunStatus, most: int | None = None) -> str:
+    """Format the status of a run: its heading, one line per step, the last lines of errors, what
+    to do next, and a result per combination of a sweep.
 
     Parameters
     ----------
     run
         The status.
+    most
+        Number of combinations to show; None for all.
     """
     lines = [one_line(f"{run.run}   {run.cluster}   {heading(run)}")]
     order = _in_groups(run)
@@ -53,11 +57,11 @@ def run_text(run: RunStatus) -> str:
         if id(step) in headings:
             lines.append(f"  {one_line(headings[id(step)])}")
         lines += [line, *_more(step, indent)]
-    lines += _finished(run)
     lines += [f"  note: {one_line(note)}" for note in run.notes]
     lines += [f"  damaged: {one_line(file)}" for file in run.damaged]
     if run.next:
         lines.append(f"  next: {run.next}")
+    lines += combinations.table(run, most)
     return "\n".join(lines)
 
 
@@ -67,29 +71,17 @@ def _in_groups(run: RunStatus) -> list[tuple[str, list[StepStatus]]]:
     if not run.combinations:
         return [("", run.steps)]
     by_name = {step.name: step for step in run.steps}
-    counts = Counter(name for each in run.combinations for name in set(each["steps"].values()))
+    counts = Counter(name for each in run.combinations for name in set(each.steps.values()))
     groups = [("", [step for step in run.steps if counts[step.name] > 1])]
     for each in run.combinations:
-        own = [by_name[name] for name in each["steps"].values() if counts[name] == 1]
+        own = [by_name[name] for name in each.steps.values() if counts[name] == 1]
         if any(not step.state.is_done for step in own):
             groups.append((_values(each), own))
     return groups
 
 
-def _finished(run: RunStatus) -> list[str]:
-    """One line about the combinations that are done."""
-    states = {step.name: step.state for step in run.steps}
-    done = [each for each in run.combinations
-            if all(states[name].is_done for name in each["steps"].values())]
-    if not run.combinations:
-        return []
-    shown = "; ".join(_values(each) for each in done[:4]) + ("; …" if len(done) > 4 else "")
-    return [f"  {len(done)} of {len(run.combinations)} combinations done"
-            + (f": {one_line(shown)}" if shown else "")]
-
-
-def _values(combination: dict[str, dict[str, str]]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in combination["values"].items())
+def _values(combination: CombinationStatus) -> str:
+    return ", ".join(f"{name}={value}" for name, value in combination.values.items())
 
 
 def heading(run: RunStatus) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from l3hpc import schedulers
 from l3hpc.errors import InputError, collect_damage, command_line
-from l3hpc.runs import logs, submission_lock
+from l3hpc.runs import combinations, logs, submission_lock
 from l3hpc.runs.task_state import TaskStatus, evaluate
 from l3hpc.schedulers.base import Hold, JobAnswer, JobQuery, LiveJob, StepJobs
 from l3hpc.workspace import artifacts, attempts, markers, records
@@ -106,8 +106,8 @@ class RunStatus:
     damaged : list of str
         Files of the run that cannot be used, each with what is wrong. Everything else was
         determined without them.
-    combinations : list of dict
-        Of a sweep: each with ``values`` and ``steps`` (base step → step).
+    combinations : list of CombinationStatus
+        Those of a sweep.
     """
 
     run: str
@@ -119,7 +119,7 @@ class RunStatus:
     next: str | None = None
     notes: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    combinations: list[dict[str, dict[str, str]]] = field(default_factory=list)
+    combinations: list[combinations.CombinationStatus] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as JSON values: its fields, those of its steps, and ``schema``."""
@@ -287,9 +287,9 @@ def _run_status(
         steps.append(_step_status(workspace, record, snapshot, own, parents, interrupted, answer,
                                   others_unfinished))
     state = _run_state(record, steps)
+    swept = combinations.collect(record.options.get("combinations", ()), steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
-                       notes=answer.notes(record),
-                       combinations=list(record.options.get("combinations", ())))
+                       notes=answer.notes(record), combinations=swept)
     if interrupted and state is not RunState.DONE:
         status.notes.insert(0, record.note or "the submitting process was killed before it had "
                                "submitted all jobs")

@@ -9,7 +9,7 @@ import pytest
 from l3hpc.config import settings
 from l3hpc.errors import InputError
 from l3hpc.pipelines import plan, preview, sweep
-from l3hpc.runs import display, status
+from l3hpc.runs import combinations, display, status
 from l3hpc.runs.status import RunStatus, StepStatus
 from l3hpc.workspace.states import RunState, StepState
 
@@ -128,20 +128,27 @@ def test_the_table_says_what_is_shared():
     assert "fit-128-random:" in preview.as_text(build("emb-dim=64,128", "sampling=dpp,random").plan)
 
 
-def test_status_groups_by_combination():
-    def one(name, state):
-        return StepStatus(name, name.partition("-")[0], "1", StepState(state), 0, 1)
+def test_status_groups_by_combination_and_ends_with_their_results():
+    def one(name, state, detail=""):
+        return StepStatus(name, name.partition("-")[0], "1", StepState(state), 0, 1, detail=detail)
 
-    shown = RunStatus("s", "upstream", "local", RunState.RUNNING, 0.0, [
-        one("extract", "done"), one("train-64", "done"), one("train-128", "running")],
-        combinations=[{"values": {"emb-dim": "64"}, "steps": {"extract": "extract",
-                                                              "train": "train-64"}},
-                      {"values": {"emb-dim": "128"}, "steps": {"extract": "extract",
-                                                               "train": "train-128"}}])
+    steps = [one("extract", "done", "3 rows"), one("train-64", "reused", "2 epochs, loss 0.5"),
+             one("train-128", "running", "3/9"), one("train-256", "failed", "no memory")]
+    found = combinations.collect([{"values": {"emb-dim": dim}, "steps": {
+        "extract": "extract", "train": f"train-{dim}"}} for dim in ("64", "128", "256")], steps)
+    shown = RunStatus("s", "upstream", "local", RunState.FAILED, 0.0, steps,
+                      next="l3hpc resume s", combinations=found)
     lines = display.run_text(shown).splitlines()
-    assert [line.split()[0] for line in lines[2:]] == [
-        "extract", "emb-dim=128", "train-128", "1"]
-    assert lines[-1] == "  1 of 2 combinations done: emb-dim=64"
+    assert [line.split()[0] for line in lines[2:-5]] == [
+        "extract", "emb-dim=128", "train-128", "emb-dim=256", "train-256", "next:"]
+    assert lines[-5:] == ["  1 of 3 combinations done",
+                          "  emb-dim  state    result",
+                          "  64       done     2 epochs, loss 0.5",
+                          "  128      running  –",
+                          "  256      failed   –"]
+    short = display.run_text(shown, most=1).splitlines()
+    assert short[:-3] == lines[:-4]
+    assert short[-1] == "  and 2 more: l3hpc status s"
 
 
 def test_a_sweep_runs_to_its_end_and_shares(chains, tmp_path, monkeypatch):
@@ -153,5 +160,7 @@ def test_a_sweep_runs_to_its_end_and_shares(chains, tmp_path, monkeypatch):
         {"values": {"x": "1"}, "steps": {"extract": "extract", "sample": "sample"}}]}})
     submit.submit(made)
     [found] = status.collect(tmp_path, ["demo"])
-    assert found.combinations[0]["values"] == {"x": "1"}
-    assert found.to_json()["combinations"] == found.combinations
+    assert found.combinations[0].values == {"x": "1"}
+    assert found.to_json()["combinations"] == [
+        {"values": {"x": "1"}, "steps": {"extract": "extract", "sample": "sample"},
+         "state": found.steps[1].state, "result": found.steps[1].detail}]
