@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from l3hpc.runs.usage import StepUsage
 
 Interval = tuple[float, float]
 
@@ -280,6 +284,59 @@ class StepFiles:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of the time of a task.
+
+    Attributes
+    ----------
+    kind
+        ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued`` (an attempt that
+        ended with a requeue, with its time in the queue), ``failed`` (that ended with an error) or
+        ``earlier`` (the time of an earlier submission, until the next one).
+    start, end
+        Unix seconds.
+    note
+        Why it was requeued, or failed.
+    """
+
+    kind: str
+    start: float
+    end: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TaskTimes:
+    """The time of a task: its index, the id of its latest job, and its parts in order."""
+
+    task: int
+    job: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """When the tasks of a step waited and ran.
+
+    Attributes
+    ----------
+    step
+        Name of the step.
+    tasks
+        Its tasks, at most ``timeline.MOST_TASKS`` of them.
+    left_out
+        How many more there are.
+    use
+        What it used of what it requested; None before a task has finished.
+    """
+
+    step: str
+    tasks: tuple[TaskTimes, ...]
+    left_out: int = 0
+    use: StepUsage | None = None
+
+
+@dataclass(frozen=True)
 class Link:
     """Another run that this one has to do with.
 
@@ -322,9 +379,9 @@ class ReportData:
         The chain in order.
     state, next_command
         State of the run, and the command that continues it if it needs one.
-    problems, files, changed, links
-        The steps that failed, what ran in the jobs of every step, the parameters that are not the
-        defaults, and other runs; each described at its class.
+    problems, timeline, files, changed, links
+        The steps that failed, when the jobs waited and ran, what ran in them, the parameters that
+        are not the defaults, and other runs; each described at its class.
     ledger
         Rows of the results tables.
     provenance
@@ -349,6 +406,7 @@ class ReportData:
     state: str = ""
     next_command: str = ""
     problems: tuple[Problem, ...] = ()
+    timeline: tuple[StepTimes, ...] = ()
     files: tuple[StepFiles, ...] = ()
     changed: tuple[Changed, ...] = ()
     links: tuple[Link, ...] = ()

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from l3hpc._version import __version__
+from l3hpc.config.units import format_memory, format_time
 from l3hpc.ledger.schema import TABS
-from l3hpc.report import charts
+from l3hpc.report import charts, timeline
 from l3hpc.report.data import (
     Correspondence,
     Interval,
@@ -78,7 +79,8 @@ def page(data: ReportData) -> str:
         random_teacher=RANDOM_TEACHER, clock=clock, number=number, between=between,
         lead=lead(data), tiles=tiles(data), steps=steps_table(data),
         seconds=sum(step.seconds or 0 for step in data.steps),
-        changed=changed_table(data),
+        timeline=timeline_figure(data), times=times_table(data), uses=use_table(data),
+        timeline_kinds=timeline_kinds(data), changed=changed_table(data),
         loss=loss_note(data), epochs=epochs_table(data),
         loss_figure=both_widths(lambda width: charts.loss_chart(data.epochs, width))
         if data.epochs else None,
@@ -146,6 +148,41 @@ def steps_table(data: ReportData) -> Table:
          f"{step.tasks_done}/{step.tasks}", clock(step.seconds), step.detail,
          element("code", step.fingerprint) if step.fingerprint else "–")
         for step in data.steps], numeric=(3,))
+
+
+def timeline_figure(data: ReportData) -> Markup | None:
+    """Return the timeline of the jobs; None if no task was submitted in this run."""
+    if timeline.figure(data.timeline, charts.PAGE) is None:
+        return None
+    return both_widths(lambda width: timeline.figure(data.timeline, width) or Markup(),
+                       charts.PAGE)
+
+
+def timeline_kinds(data: ReportData) -> list[tuple[str, str]]:
+    """Return class and description of each kind of bar in the timeline."""
+    there = {span.kind for step in data.timeline for task in step.tasks for span in task.spans}
+    return [(kind, words) for kind, words in timeline.KINDS.items() if kind in there]
+
+
+def times_table(data: ReportData) -> Table:
+    """Return the timeline as a table."""
+    return Table(("step", "task", "job", "", "from", "time", "note"),
+                 timeline.rows(data.timeline), numeric=(5,))
+
+
+def use_table(data: ReportData) -> Table | None:
+    """Return the table of cores, memory and time; None before a task has finished."""
+    uses = [step.use for step in data.timeline if step.use is not None]
+    if not uses:
+        return None
+    return Table(("step", "tasks", "cores", "memory", "time", "waited", "requeues", "core-hours",
+                  "suggestion"), [
+        (use.name, use.tasks, f"{use.cpus_used:.1f} of {use.cpus}",
+         f"{format_memory(round(use.mem_used_mb))} of {format_memory(use.mem_mb)}",
+         f"{clock(use.time_used_s)} of {format_time(use.time_min)}", clock(use.waited_s),
+         use.requeues, f"{use.core_hours:,.2f}" if use.core_hours >= 0.005 else "under 0.01",
+         use.suggestion or "fits") for use in uses],
+        numeric=(1, 2, 3, 4, 5, 6, 7))
 
 
 def changed_table(data: ReportData) -> Table | None:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from l3hpc.errors import InputError, L3hpcError, report_damage
 from l3hpc.io.files import read_json, write_text
 from l3hpc.io.values import log_text
+from l3hpc.report import timeline
 from l3hpc.report.collect import collect, loaded_step
 from l3hpc.report.data import Changed, Link, Problem, ReportData, StepFacts, StepFiles
 from l3hpc.report.page import page
@@ -69,6 +70,8 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
     files, note = _files(workspace, record)
     return replace(
         data, state=str(now.state), next_command=now.next or "", problems=_problems(now),
+        timeline=timeline.collect(
+            workspace, record, {step.name: step.state.is_active for step in now.steps}),
         files=files, changed=tuple(_changed(workspace, record)),
         links=tuple(_links(workspace, record, target)),
         notes=(*now.notes, *now.damaged, *note, *data.notes))

@@ -129,6 +129,30 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
+def time_ticks(seconds: float, count: int = 6) -> list[tuple[float, str]]:
+    """Return round times from 0 to at most ``seconds``, each with its label.
+
+    Parameters
+    ----------
+    seconds
+        The longest time, at least 0.
+    count
+        Largest number of times after 0.
+
+    Examples
+    --------
+    >>> time_ticks(250, 5)
+    [(0, '0'), (60, '1 min'), (120, '2 min'), (180, '3 min'), (240, '4 min')]
+    """
+    for unit, name, steps in ((1, "s", (1, 2, 5, 10, 20)), (60, "min", (1, 2, 5, 10, 20)),
+                              (3600, "h", (1, 2, 3, 6, 12)), (86400, "d", (1, 2, 5, 10, 20, 50))):
+        for step in steps:
+            if seconds <= step * unit * count:
+                return [(number * step * unit, f"{number * step} {name}" if number else "0")
+                        for number in range(int(seconds // (step * unit)) + 1)]
+    return [(0, "0"), (seconds, f"{seconds / 86400:,.0f} d")]
+
+
 def widen(values: Sequence[float], zero: bool = False, margin: float = 0.06) -> tuple[float, float]:
     """Return a range around ``values``, never empty.
 
