@@ -58,7 +58,7 @@ class DemoSettings:
     seed: int = 20180216
     weights: str = "untrained"
     options: Mapping[str, Any] = field(default_factory=lambda: {
-        "emb-dim": 32, "filters": [8, 8, 16, 16, 32, 32, 32, 32], "samples": 240, "epochs": 12,
+        "emb-dim": 32, "width": 0.125, "samples": 240, "epochs": 12,
         "batch-size": 32, "learning-rate": 1e-3, "classifier-epochs": 300})
     sets: tuple[str, ...] = ("extract.files_per_task=20", "classify.learning_rate=0.01")
 

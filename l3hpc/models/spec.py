@@ -18,12 +18,6 @@ from l3hpc.audio.frontends import Frontend, max_mels_without_empty
 from l3hpc.errors import InputError
 
 L3_FILTERS = (64, 64, 128, 128, 256, 256, 512, 512)
-STUDENT_FILTERS = {
-    512: L3_FILTERS,
-    256: (32, 32, 64, 64, 128, 128, 256, 256),
-    128: (32, 32, 64, 64, 128, 128, 128, 128),
-    64: (32, 32, 64, 64, 128, 128, 64, 64),
-}
 DEPTHS = (8, 7, 6, 5)  # convolutions
 TAILS = ("embedding", "student")
 HEADS = ("relu", "linear")
@@ -237,13 +231,16 @@ def openl3_spec(input_repr: str = "mel256", embedding_size: int = 512) -> Networ
     return NetworkSpec(48000, n_mels, 242, n_dft, tail="embedding", emb_dim=embedding_size)
 
 
-def student_filters(emb_dim: int) -> tuple[int, ...]:
-    """Filters of the published students.
+def student_filters(emb_dim: int, width: float | None = None) -> tuple[int, ...]:
+    """Filters of a student: those of L3 times a width, the last two as many as the embedding has.
 
     Parameters
     ----------
     emb_dim
-        512, 256, 128 or 64.
+        Length of the embedding.
+    width
+        Factor for the first six convolutions, above 0 and at most 1. None: as in the published
+        students, half the width up to 256 dimensions and the full one up to 512.
 
     Returns
     -------
@@ -253,15 +250,22 @@ def student_filters(emb_dim: int) -> tuple[int, ...]:
     Raises
     ------
     InputError
-        Another length; the message suggests filters to state.
+        More than 512 dimensions without a width, which no published student has.
+
+    Examples
+    --------
+    >>> student_filters(128)
+    (32, 32, 64, 64, 128, 128, 128, 128)
+    >>> student_filters(32, width=0.25)
+    (16, 16, 32, 32, 64, 64, 32, 32)
     """
-    if emb_dim in STUDENT_FILTERS:
-        return STUDENT_FILTERS[emb_dim]
-    raise InputError(f"no published student has embeddings of length {emb_dim}",
-                     where="--emb-dim",
-                     allowed="512, 256, 128, 64, or any length together with filters",
-                     hint=f"state the filters, for example: --filters 32,32,64,64,128,128,"
-                          f"{emb_dim},{emb_dim}")
+    if width is None and emb_dim > L3_FILTERS[-1]:
+        raise InputError(f"no published student has embeddings of length {emb_dim}",
+                         where="--emb-dim", allowed="at most 512, or any length with --width",
+                         hint="state the width, for example: --width 1")
+    if width is None:
+        width = 0.5 if emb_dim <= 256 else 1.0
+    return (*(max(1, round(width * count)) for count in L3_FILTERS[:6]), emb_dim, emb_dim)
 
 
 def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int = 1024,
@@ -278,7 +282,7 @@ def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int 
     emb_dim
         Length of the embedding.
     filters
-        Output channels of the eight convolutions; None: as published for ``emb_dim``.
+        Output channels of the eight convolutions; None: see ``student_filters``.
     head
         ``'linear'`` or ``'relu'``.
 
@@ -321,7 +325,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
     emb_dim
         Length of the embedding.
     filters
-        Output channels of the eight convolutions; None: as published for ``emb_dim``.
+        Output channels of the eight convolutions; None: see ``student_filters``.
 
     Raises
     ------

@@ -100,8 +100,10 @@ UPSTREAM = (
     Option("hop", "int", "Hop of the student's spectrogram, samples.", "160"),
     Option("fmax", "float", "Highest frequency of the mel bands, Hz.", "half the rate"),
     Option("emb-dim", "int", "Dimensions of the student's embedding.", "128", usual=True),
+    Option("width", "float", "Width of the student: 1 is that of L3, 0.25 a quarter of its "
+           "filters.", "0.5; above 256 dimensions 1", usual=True),
     Option("filters", "numbers", "Filters of the 8 convolutions, separated by commas.",
-           "the published ones for 512, 256, 128, 64"),
+           "from the width"),
     Option("head", "choice", "Last activation of the student; relu is the published one.",
            "linear", ("linear", "relu")),
     Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "

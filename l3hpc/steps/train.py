@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Input, Output, Params, PlanParams, ReportItem, Results, Step, Task
@@ -181,8 +181,13 @@ class TrainParams(EpochParams):
     fmax: float | None = Field(None, gt=0, description=(
         "Upper edge of the mel bands in Hz (none: half the sample rate)."))
     emb_dim: int = Field(128, ge=1, description="Size of the student's embedding.")
-    filters: tuple[int, ...] | None = Field(None, description=(
-        "Filters of the eight convolutions; required unless emb_dim is 512, 256, 128 or 64."))
+    # excluded: a plan holds the filters that follow, which give one network one fingerprint
+    width: float | None = Field(None, gt=0, le=1, exclude=True, description=(
+        "Width of the student: L3's filters (64 64 128 128 256 256) are multiplied by it, and the "
+        "last two convolutions have emb_dim filters (none: 0.5 up to 256 dimensions, 1 up to "
+        "512)."))
+    filters: tuple[int, ...] | None = Field(None, validate_default=True, description=(
+        "Filters of the eight convolutions, in place of a width (none: from the width)."))
     head: Literal["linear", "relu"] = Field("linear", description=(
         "Last activation: linear can reach the negative values of a PCA; relu is the published "
         "one."))
@@ -206,6 +211,22 @@ class TrainParams(EpochParams):
     cache: Literal["float32", "float16"] = Field("float32", description=(
         "Type of the log-mel spectra cached on disk during training; float16 halves the space."))
     tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
+
+    @field_validator("filters")
+    @classmethod
+    def _scale(cls, filters: tuple[int, ...] | None, info: ValidationInfo
+               ) -> tuple[int, ...] | None:
+        from l3hpc.models.spec import student_filters
+
+        width, emb_dim = info.data.get("width"), info.data.get("emb_dim")
+        if width is None or emb_dim is None:  # the second: it is invalid, and refused as such
+            return filters
+        if filters is not None:
+            raise ValueError("give either width or filters, not both")
+        filters = student_filters(emb_dim, width)
+        # stating the usual width must not make another artifact
+        usual = emb_dim <= 512 and filters == student_filters(emb_dim)
+        return None if usual else filters
 
     def rate_for(self, approx: str) -> float:
         """The initial learning rate for targets of this kind (``pca``, ``umap``, ``none``)."""

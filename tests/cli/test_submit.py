@@ -204,7 +204,7 @@ def test_what_a_person_says_is_more_than_the_recipe(say):
     (["--emb-dim", "1024"], ["--emb-dim 1024 is more than the teacher's 512 dimensions"]),
     (["--samples", "64"], ["--samples 64 is fewer than the 128 dimensions"]),
     (["--hop", "9000"], ["hop"]),
-    (["--emb-dim", "100"], ["100"]),
+    (["--width", "0.25", "--filters", "8,8,8,8,8,8,8,8"], ["either width or filters"]),
     (["--filters", "1,two"], ["--filters", "list of whole numbers"]),
     (["--cluster", "gren"], ["there is no cluster 'gren'", "did you mean 'greene'?"]),
     (["--set", "train.mem=9"], ["'9' is not an amount of memory"]),

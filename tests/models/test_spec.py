@@ -154,7 +154,7 @@ def test_neighbouring_bands_are_named_together():
     ((8000, 64, 160, 1023, None, 128), "--dft"), ((8000, 64, 160, 8002, None, 128), "--dft"),
     ((8000, 64, 2000, 1024, None, 128), "--hop"), ((8000, 64, 0, 1024, None, 128), "--hop"),
     ((8000, 64, 1200, 2048, None, 128), "--hop"), ((8000, 64, 160, 1024, 4001.0, 128), "--fmax"),
-    ((8000, 7, 160, 1024, None, 128), "--mels"), ((8000, 64, 160, 1024, None, 100), "--emb-dim"),
+    ((8000, 7, 160, 1024, None, 128), "--mels"), ((8000, 64, 160, 1024, None, 513), "--emb-dim"),
     ((500, 64, 160, 256, None, 128), "--asr"),
     ((8000, 64, 160, 1024, None, 32, (8,) * 8), "--emb-dim"),
     ((8000, 64, 160, 1024, None, 8, (8,) * 7), "filters")])
@@ -165,10 +165,18 @@ def test_impossible_students_are_refused_by_option(values, option):
     assert caught.value.allowed
 
 
-def test_other_lengths_need_filters():
-    with pytest.raises(InputError, match="filters"):
-        student_filters(32)
-    check_student(8000, 64, 160, 1024, None, 32, (32, 32, 64, 64, 128, 128, 32, 32))
+@pytest.mark.parametrize(("emb_dim", "width", "filters"), [
+    (512, None, (64, 64, 128, 128, 256, 256, 512, 512)),
+    (256, None, (32, 32, 64, 64, 128, 128, 256, 256)),
+    (128, None, (32, 32, 64, 64, 128, 128, 128, 128)),
+    (64, None, (32, 32, 64, 64, 128, 128, 64, 64)),
+    (32, None, (32, 32, 64, 64, 128, 128, 32, 32)),
+    (32, 0.25, (16, 16, 32, 32, 64, 64, 32, 32)), (512, 0.5, (32, 32, 64, 64, 128, 128, 512, 512)),
+    (1, 0.001, (1,) * 8), (1024, 1, (64, 64, 128, 128, 256, 256, 1024, 1024))])
+def test_filters_follow_from_the_width(emb_dim, width, filters):
+    """The first four are the published students."""
+    assert student_filters(emb_dim, width) == filters
+    check_student(8000, 64, 160, 1024, None, emb_dim, filters)
 
 
 @pytest.mark.parametrize("values", [

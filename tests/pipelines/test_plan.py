@@ -385,6 +385,22 @@ def test_a_list_may_be_set_with_commas_alone():
     assert step(made, "train").params["filters"] == [32, 32, 64, 64, 128, 128, 32, 32]
 
 
+def test_a_width_is_the_filters_that_follow_from_it():
+    """The plan holds the filters alone: one network has one fingerprint, however it is stated."""
+    narrow = build(options={"emb-dim": 32, "width": 0.25})
+    assert step(narrow, "train").params["filters"] == [16, 16, 32, 32, 64, 64, 32, 32]
+    assert "width" not in step(narrow, "train").params
+    assert prints(narrow) == prints(build(
+        options={"emb-dim": 32, "filters": [16, 16, 32, 32, 64, 64, 32, 32]}))
+    assert prints(build(options={"width": 0.5})) == prints(build())
+    assert prints(build(options={"width": 1.0}))["train"] != prints(build())["train"]
+    assert step(build(options={"emb-dim": 32}), "train").params["filters"] is None
+    with pytest.raises(InputError, match="either width or filters"):
+        build(options={"width": 0.25, "filters": [8] * 8, "emb-dim": 8})
+    with pytest.raises(InputError, match="less than or equal to 1"):
+        build(options={"width": 1.5})
+
+
 def test_each_of_two_students_has_its_own_row():
     Path("jobs").mkdir()
     Path("jobs/two.yaml").write_text(
