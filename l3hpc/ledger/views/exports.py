@@ -201,20 +201,24 @@ def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState
         Time of the page in seconds since the Unix epoch; by default the present.
     """
     moment = time.time() if now is None else now
-    data = {"made": moment, "tabs": [_tab(tab, rows, state, moment)
+    students = {row.key: (place, line) for place, (tab, rows) in enumerate(tables.items())
+                if tab.key == ("model_dir",) for line, row in enumerate(rows) if row.epochs}
+    data = {"made": moment, "tabs": [_tab(tab, rows, state, moment, students)
                                      for tab, rows in tables.items()]}
     write_text(path, render("ledger.html.j2", data=data))
 
 
-def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float) -> dict[str, object]:
-    """Return a tab as the page's script reads it."""
+def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float,
+         students: Mapping[tuple[str, ...], tuple[int, int]]) -> dict[str, object]:
+    """Return a tab as the page's script reads it; students: key → number of tab and row."""
     top = select.best_row(rows, tab)
     return {
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
         "key": [tab.index(name) for name in tab.key],
         "columns": [[column.label, column.kind, column.rule] for column in tab.columns],
         "swept": [tab.columns.index(column) for column in swept_columns(tab)],
-        "rows": [{**_row(row, tab, row is top, state, now), "name": name}
+        "rows": [{**_row(row, tab, row is top, state, now), "name": name,
+                  "student": students.get((str(row.extra.get("model_dir")),))}
                  for row, name in zip(rows, row_names(rows), strict=True)]}
 
 

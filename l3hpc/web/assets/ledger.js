@@ -12,7 +12,7 @@ const el = (name, props, ...inside) => {
 };
 const show = value => value === null ? '–' : value === true ? 'yes' : value === false ? 'no'
   : typeof value !== 'number' ? value : Number.isInteger(value) ? String(value)
-  : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4) : value.toPrecision(4);
+  : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4) : String(Number(value.toPrecision(4)));
 const number = value => typeof value === 'number';
 const tab = () => data.tabs[view.tab];
 const key = row => tab().key.map(index => show(row.cells[index])).join(' ');
@@ -33,7 +33,8 @@ function columns(rows) {
 function matches(row) {
   const words = view.filter.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return true;
-  row.text = row.text || [row.name, ...row.cells.map(show), row.note, ...row.marks].join(' ').toLowerCase();
+  row.text = row.text || [row.name, ...row.cells.map(show), row.note, ...row.marks]
+    .join(' ').toLowerCase();
   return words.every(word => row.text.includes(word));
 }
 
@@ -69,7 +70,7 @@ function drawTable() {
     const cell = el('th', {scope: 'col', className: index === RUN ? 'run' : ''}, title);
     if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     head.append(cell);
-    if (index === RUN) head.append(el('th', {scope: 'col'}, 'State, note'));
+    if (index === tab().rank) head.append(el('th', {scope: 'col'}, 'State, note'));
   }
   const body = document.createDocumentFragment();
   for (const row of rows) {
@@ -81,7 +82,7 @@ function drawTable() {
     const line = el('tr', {className: (row.best ? 'best ' : '') + (box.checked ? 'pick' : '')},
       el('td', {className: 'run', title: key(row)},
          el('label', {}, box, el('span', {title: row.best ? 'best' : ''}, row.best ? '★ ' : ''),
-            row.name)), state);
+            row.name)));
     box.onchange = () => {
       box.checked ? view.picked.add(row) : view.picked.delete(row);
       line.classList.toggle('pick', box.checked);
@@ -91,6 +92,7 @@ function drawTable() {
       const value = row.cells[index], text = show(value);
       line.append(el('td', {className: number(value) ? 'n' : 't',
                             title: text.length > 30 ? text : ''}, end(text, 60)));
+      if (index === tab().rank) line.append(state);
     }
     body.append(line);
   }
@@ -106,47 +108,117 @@ function chosen() {
   return own.length ? own : ordered(tab().rows).slice(0, 4);
 }
 
-function drawChosen() { drawCurves(); drawCompare(); }
+function drawChosen() {
+  const count = [...view.picked].filter(row => tab().rows.includes(row)).length;
+  $('chosen').hidden = !count;
+  document.body.classList.toggle('picking', count > 0);
+  $('ticked').textContent = count + ' ticked';
+  drawCurves();
+  drawCompare();
+}
+
+// A row without epochs of its own (a classifier's) shows those of its student.
+function curves(row) {
+  if (row.curves.epoch || !row.student) return row.curves;
+  return data.tabs[row.student[0]].rows[row.student[1]].curves;
+}
+
+// Multiples of 1, 2 or 5 times a power of ten: about `count` of them, at least `least` apart.
+function ticks(low, high, count, least = 0) {
+  const rough = Math.max((high - low) / count, least);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find(times => times * power >= rough * (1 - 1e-9));
+  const list = [];
+  for (let times = Math.ceil(low / step - 1e-9); times * step <= high + step * 1e-9; times++)
+    list.push(Number((times * step).toPrecision(12)));
+  return list;
+}
+
+// The same for a logarithmic axis: 1, 2 and 5 of each decade, or some of the decades.
+function logTicks(low, high) {
+  const decades = [];
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++)
+    decades.push(Number(('1e' + power)));
+  const within = list => list.filter(value => value >= low * 0.999 && value <= high * 1.001);
+  const fine = within(decades.flatMap(value =>
+    [1, 2, 5].map(times => Number((times * value).toPrecision(12)))));
+  if (fine.length < 3) return ticks(low, high, 4);
+  if (fine.length < 8) return fine;
+  const every = Math.ceil(decades.length / 7);
+  return within(decades.filter((value, place) => place % every === 0));
+}
+
+function labels(list) {
+  const digits = value => (String(value).split('.')[1] || '').length;
+  const most = Math.max(0, ...list.map(digits));
+  return list.map(value => value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e6)
+    ? value.toExponential() : view.log ? String(value) : value.toFixed(most));
+}
+
+function svg(kind, props, text) {
+  const node = document.createElementNS('http://www.w3.org/2000/svg', kind);
+  for (const [key, value] of Object.entries(props)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
 
 function drawCurves() {
-  const rows = chosen().filter(row => row.curves.epoch), metrics = new Set();
+  const wanted = chosen(), rows = wanted.filter(row => curves(row).epoch), metrics = new Set();
   for (const row of rows)
-    for (const metric of Object.keys(row.curves)) if (metric !== 'epoch') metrics.add(metric);
+    for (const metric of Object.keys(curves(row))) if (metric !== 'epoch') metrics.add(metric);
   const names = [...metrics].sort();
-  $('curves').hidden = !names.length;
-  if (!names.length) return;
+  $('curves').hidden = !wanted.length;
+  $('frame').hidden = !names.length;
+  const without = wanted.filter(row => !rows.includes(row)).map(row => row.name);
+  $('without').textContent = without.length ? 'No epochs: ' + without.join(', ') : '';
+  if (!names.length) { $('legend').replaceChildren(); $('metric').replaceChildren(); return; }
   if (!metrics.has(view.metric))
     view.metric = metrics.has('validation_loss') ? 'validation_loss' : names[0];
   $('metric').replaceChildren(...names.map(metric => el('option', {
     value: metric, selected: metric === view.metric}, metric.replaceAll('_', ' '))));
-  const lines = rows.map(row => (row.curves[view.metric] || []).map((value, place) =>
-    [row.curves.epoch[place], value]).filter(point => point[1] !== null
+  // journals count epochs from 0, everything that a person reads counts from 1
+  const lines = rows.map(row => (curves(row)[view.metric] || []).map((value, place) =>
+    [curves(row).epoch[place] + 1, value]).filter(point => point[1] !== null
       && (!view.log || point[1] > 0)));
+  drawPlot(lines);
+  $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length + ' runs');
+  $('legend').replaceChildren(...rows.map((row, place) => {
+    const line = el('i', {});
+    line.style.background = colours[place % colours.length];
+    return el('span', {title: key(row)}, line, row.name + (row.curves.epoch ? '' : ' (its student)')
+      + (row.note ? ' (' + row.note + ')' : ''));
+  }));
+}
+
+function drawPlot(lines) {
+  // as many units as the plot has pixels, so that text is never smaller on a narrow screen
+  const width = Math.max($('frame').clientWidth, 260), height = width < 500 ? 250 : 300;
+  const left = 58, right = width - 14, top = 12, bottom = height - 42;
   const points = lines.flat();
   const low = list => list.reduce((a, b) => Math.min(a, b), Infinity);
   const high = list => list.reduce((a, b) => Math.max(a, b), -Infinity);
   const scale = value => view.log ? Math.log10(value) : value;
   const x0 = low(points.map(p => p[0])), x1 = Math.max(high(points.map(p => p[0])), x0 + 1);
-  let y0 = low(points.map(p => scale(p[1]))), y1 = high(points.map(p => scale(p[1])));
-  if (y1 - y0 < 1e-12) { y0 -= 0.5; y1 += 0.5; }
-  const X = x => 56 + (x - x0) / (x1 - x0) * 570;
-  const Y = y => 250 - (scale(y) - y0) / (y1 - y0) * 235;
-  const svg = (kind, props, text) => {
-    const node = document.createElementNS('http://www.w3.org/2000/svg', kind);
-    for (const [key, value] of Object.entries(props)) node.setAttribute(key, value);
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const from = low(points.map(p => p[1])), to = high(points.map(p => p[1]));
+  let y0 = scale(from), y1 = scale(to);
+  const margin = y1 - y0 < 1e-12 ? (Math.abs(y0) || 1) / 2 : (y1 - y0) * 0.04;
+  y0 = !view.log && from >= 0 ? Math.max(0, y0 - margin) : y0 - margin;
+  y1 += margin;
+  const X = x => left + (x - x0) / (x1 - x0) * (right - left);
+  const Y = y => bottom - (scale(y) - y0) / (y1 - y0) * (bottom - top);
   const parts = [];
-  for (let step = 0; step <= 4; step++) {
-    const y = y0 + (y1 - y0) * step / 4, at = 250 - 235 * step / 4;
-    parts.push(svg('line', {x1: 56, x2: 626, y1: at, y2: at, class: 'grid'}),
-      svg('text', {x: 50, y: at + 4, 'text-anchor': 'end'},
-        (view.log ? 10 ** y : y).toPrecision(3)));
-    const x = Math.round(x0 + (x1 - x0) * step / 4);
-    parts.push(svg('text', {x: X(x), y: 268, 'text-anchor': 'middle'}, x));
+  if (points.length) {
+    const rungs = view.log ? logTicks(10 ** y0, 10 ** y1) : ticks(y0, y1, 6), texts = labels(rungs);
+    rungs.forEach((value, place) => parts.push(
+      svg('line', {x1: left, x2: right, y1: Y(value), y2: Y(value), class: 'grid'}),
+      svg('text', {x: left - 6, y: Y(value) + 4, 'text-anchor': 'end', class: 'y'}, texts[place])));
+    for (const value of ticks(x0, x1, Math.max(3, Math.round(width / 80)), 1))
+      parts.push(
+        svg('line', {x1: X(value), x2: X(value), y1: bottom, y2: bottom + 4, class: 'grid'}),
+        svg('text', {x: X(value), y: bottom + 17, 'text-anchor': 'middle', class: 'x'}, value));
+    parts.push(
+      svg('text', {x: (left + right) / 2, y: height - 8, 'text-anchor': 'middle'}, 'epoch'));
   }
-  parts.push(svg('text', {x: 340, y: 284, 'text-anchor': 'middle'}, 'epoch'));
   lines.forEach((line, place) => {
     const colour = colours[place % colours.length];
     if (line.length === 1)
@@ -155,14 +227,8 @@ function drawCurves() {
       'stroke-dasharray': place >= colours.length ? '5 3' : 'none',
       points: line.map(p => X(p[0]).toFixed(1) + ',' + Y(p[1]).toFixed(1)).join(' ')}));
   });
+  $('plot').setAttribute('viewBox', '0 0 ' + width + ' ' + height);
   $('plot').replaceChildren(...parts);
-  $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length + ' runs');
-  $('legend').replaceChildren(...rows.map((row, place) => {
-    const line = el('i', {});
-    line.style.background = colours[place % colours.length];
-    return el('span', {title: key(row)}, line, row.name
-      + (row.note ? ' (' + row.note + ')' : ''));
-  }));
 }
 
 function drawCompare() {
@@ -235,6 +301,7 @@ $('all').onchange = event => { view.all = event.target.checked; drawTable(); };
 $('log').onchange = event => { view.log = event.target.checked; drawCurves(); };
 $('metric').onchange = event => { view.metric = event.target.value; drawCurves(); };
 $('clear').onclick = () => { view.picked.clear(); draw(); };
+addEventListener('resize', () => { if (data.tabs.length) drawCurves(); });
 document.addEventListener('keydown', event => {
   if (event.key === '/' && document.activeElement !== $('filter')) {
     event.preventDefault();
