@@ -11,6 +11,8 @@ from postbox import TOKEN, postbox
 from l3hpc.cli import cli
 from l3hpc.runs import submit
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("apprise")
 
 

@@ -13,6 +13,8 @@ import l3hpc.steps
 from l3hpc.cli import cli, main
 from l3hpc.runs import submit
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):

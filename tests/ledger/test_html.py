@@ -16,6 +16,8 @@ from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import SyncState
 from l3hpc.ledger.views.exports import write_html
 
+pytestmark = pytest.mark.slow
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fakes"))
 
 MSE = TABS["embedding_approx_mse"]

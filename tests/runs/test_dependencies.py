@@ -13,6 +13,8 @@ from l3hpc.schedulers.base import DependencyGoneError, QueueFullError
 from l3hpc.schedulers.slurm.refusals import classify
 from l3hpc.workspace import records
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = "echo 'sbatch: error: Batch job submission failed: Job dependency problem' >&2; exit 1"
 FULL = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"
 

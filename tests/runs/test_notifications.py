@@ -13,6 +13,8 @@ from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("apprise")
 
 

@@ -13,6 +13,8 @@ from l3hpc.ledger.sheets.repair import (
     restore_headers,
 )
 
+pytestmark = pytest.mark.slow
+
 MSE = "embedding_approx_mse"
 TITLES = TABS[MSE].titles
 

@@ -18,6 +18,8 @@ from l3hpc.io.files import read_json, write_json
 from l3hpc.worker import execute
 from l3hpc.workspace import artifacts, markers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(chains, tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ from l3hpc.worker import execute, job_entry
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.local_jobs import LocalJobs
 
+pytestmark = pytest.mark.slow
+
 GROUP, ADA, BOB = 54_321, 54_001, 54_002
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two people")
 
