@@ -62,6 +62,18 @@ def pytest_xdist_make_scheduler(config, log):
     return workers.Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["share"] = workers.share(node.config, node.gateway.id)
+
+
+def pytest_ignore_collect(collection_path, config):
+    share = getattr(config, "workerinput", {}).get("share")
+    if config.getoption("quick"):
+        share = "others"
+    return None if workers.reads(collection_path, share) else True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     if config.getoption("quick"):

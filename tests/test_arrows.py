@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import workers
 
 PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
 # what every package may import, in this order: an arrow points to a later one
@@ -92,7 +93,8 @@ def test_the_order_is_one_from_the_person_down():
     assert not wrong
 
 
-@pytest.mark.parametrize("above", sorted(set(arrows()) - {"", "__main__", STUBS}))
+@pytest.mark.parametrize("above", sorted({package(name) for name in MODULES}
+                                         - {"", "__main__", STUBS}))
 def test_a_package_imports_what_is_drawn_and_nothing_else(above):
     """A new arrow is drawn first; one that has gone is rubbed out."""
     found = arrows()[above]
@@ -182,3 +184,11 @@ def test_reading_the_test_files_loads_no_tensorflow(collected):
 def test_tests_have_the_same_name_in_every_process(collected):
     """Workers that find other names than each other run nothing: no address, no time in a name."""
     assert not [name for name in collected[1] if re.search("0x[0-9a-f]{8,}", name)]
+
+
+def test_every_test_file_is_read_by_one_kind_of_worker():
+    """Between them, the workers with a real Slurm and the others leave nothing out."""
+    for path in sorted(workers.TESTS.rglob("test_*.py")):
+        shares = [share for share in ("slurm", "others")
+                  if all(workers.reads(part, share) for part in (path, *path.parents[:-1]))]
+        assert shares == ["slurm" if path.parent.name == "cluster" else "others"], path

@@ -1,14 +1,17 @@
 """Which worker gets which test. Those that compute get whole files, and with a file what its
 fixtures made. A test with a real Slurm mostly waits, so these go one by one to workers that come on
-top of the cores, each with clusters of its own. Who has nothing of its kind left helps the others.
+top of the cores, each with clusters of its own. These workers read the tests of Slurm alone, since
+importing all test files takes ten seconds of a core in each worker.
 """
 
 import os
 import shutil
+from pathlib import Path
 
 from xdist.scheduler import LoadFileScheduling
 
 WAITING = 6
+TESTS = Path(__file__).resolve().parent.parent
 SLURM = "tests/cluster/"
 WHOLE = ("test_clusters.py", "test_submit_limit.py")  # a second cluster or another configuration
 
@@ -29,6 +32,23 @@ def unit(nodeid):
     return nodeid if needs_slurm(nodeid) and not path.endswith(WHOLE) else path
 
 
+def share(config, worker):
+    """The tests that a worker (``gw0``) reads and runs: ``slurm``, ``others`` or None, all."""
+    if config.getoption("dist") != "loadfile" or len(config.getoption("tx")) <= WAITING:
+        return None
+    number = int(worker.removeprefix("gw"))
+    if number >= len(config.getoption("tx")):
+        return None  # it replaces one that crashed
+    return "slurm" if number < WAITING else "others"
+
+
+def reads(path, of):
+    """Whether a worker whose share is ``of`` reads this file or folder."""
+    folder = TESTS / "cluster"
+    within = path == folder or folder in path.parents
+    return within or path in folder.parents if of == "slurm" else not (of == "others" and within)
+
+
 class Scheduling(LoadFileScheduling):
     def __init__(self, config, log):
         super().__init__(config, log)
@@ -37,9 +57,46 @@ class Scheduling(LoadFileScheduling):
     def _split_scope(self, nodeid):
         return unit(nodeid)
 
-    def _assign_work_unit(self, node):
-        waits = self.nodes.index(node) < WAITING
-        own = next((key for key in self.workqueue if needs_slurm(key) == waits), None)
-        if own is not None:
-            self.workqueue.move_to_end(own, last=False)
-        super()._assign_work_unit(node)
+    def _check_nodes_have_same_collection(self):
+        """Workers with the same share have the same tests."""
+        everyone = self.registered_collections
+        shares = {share(self.config, node.gateway.id) for node in everyone}
+        same = True
+        for one in shares:
+            self.registered_collections = {node: tests for node, tests in everyone.items()
+                                           if share(self.config, node.gateway.id) == one}
+            same = super()._check_nodes_have_same_collection() and same
+        self.registered_collections = everyone
+        return same
+
+    def add_node_collection(self, node, collection):
+        self.registered_collections[node] = list(collection)
+
+    def schedule(self):
+        if self.collection is not None:
+            for node in self.nodes:
+                self._reschedule(node)
+            return
+        if not self._check_nodes_have_same_collection():
+            return
+        self.collection = list(dict.fromkeys(
+            test for tests in self.registered_collections.values() for test in tests))
+        self.config.pluginmanager.getplugin("session").testscollected = len(self.collection)
+        for test in self.collection:
+            self.workqueue.setdefault(unit(test), {})[test] = False
+        # Twice: a worker is given a second unit at once where the first is a single test.
+        for node in self.nodes * 2:
+            self._reschedule(node)
+
+    def _reschedule(self, node):
+        """Give a worker its next unit, or let it go where none of its share is left."""
+        if node.shutting_down:
+            return
+        of = share(self.config, node.gateway.id)
+        own = next((key for key in self.workqueue
+                    if of is None or needs_slurm(key) == (of == "slurm")), None)
+        if own is None:
+            node.shutdown()
+            return
+        self.workqueue.move_to_end(own, last=False)
+        super()._reschedule(node)
