@@ -6,6 +6,7 @@ from pathlib import Path
 import chains
 import pytest
 from click.shell_completion import ShellComplete
+from finished import Finished
 from postbox import TOKEN, postbox
 
 from l3hpc.cli import cli
@@ -16,25 +17,37 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("apprise")
 
 
-@pytest.fixture
-def box():
+@pytest.fixture(scope="module")
+def _box():
     with postbox() as made:
         yield made
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, box):
+def box(_box):
+    _box.empty()
+    return _box
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return Finished(tmp_path_factory.mktemp("notify"))
+
+
+@pytest.fixture
+def here(finished, monkeypatch, box):
     """A working folder with a run that is done."""
     chains.clean_environment(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    finished.empty()
+    monkeypatch.chdir(finished.folder)
+    monkeypatch.setenv("HOME", str(finished.folder / "home"))
     monkeypatch.delenv("OUTPUT_DIR", raising=False)
     Path("cluster.yaml").write_text(json.dumps({
         "paths": {"workspace": "ws"}, "clusters": {"local": {"notify": box.url}}}))
     Path("cluster.yaml").chmod(0o600)
-    submit.submit(chains.plan(tmp_path / "ws", "good", ("extract",),
-                              on=chains.profile(notify=box.url)))
-    return tmp_path
+    finished.submit(chains.plan(finished.workspace, "good", ("extract",),
+                                on=chains.profile(notify=box.url)))
+    return finished.folder
 
 
 def test_what_is_due_is_sent_once(say, here, box):

@@ -14,7 +14,7 @@ class Postbox:
 
     def __init__(self):
         box = self
-        self.messages, self.status, self.refused = [], 200, 0
+        self.empty()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
@@ -32,6 +32,10 @@ class Postbox:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02},
                          daemon=True).start()
+
+    def empty(self):
+        """Forget what came, and take what comes."""
+        self.messages, self.status, self.refused = [], 200, 0
 
     @property
     def url(self):

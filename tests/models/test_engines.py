@@ -5,12 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from lively import lively
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_json
 from l3hpc.models import engines, ncnn_engine, torch_engine, weights
 from l3hpc.models.embedder import Embedder
-from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
 
 SPECS = {
@@ -21,19 +21,6 @@ SPECS = {
                                                filters=(2, 2, 2, 2, 4, 4, 512, 512),
                                                emb_dim=6144),
 }
-
-
-def lively(spec, seed=3):
-    """An untrained network whose biases and normalisations are not neutral."""
-    rng = np.random.default_rng(seed)
-    layers = []
-    for (kind, _), arrays in zip(spec.layers(), untrained(spec, seed).layers, strict=True):
-        if kind == "conv":
-            layers.append((arrays[0], rng.normal(0, 0.1, arrays[1].shape).astype(np.float32)))
-        else:
-            layers.append(tuple(rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-                                for array in arrays))
-    return Parameters(spec, tuple(layers))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+from lively import lively
 
 torch = pytest.importorskip("torch", reason="the engine torch needs PyTorch (extra torch)")
 
@@ -17,7 +18,6 @@ from l3hpc.embedding.model import load_model  # noqa: E402
 from l3hpc.errors import InputError, L3hpcError  # noqa: E402
 from l3hpc.models import engines, precision, weights  # noqa: E402
 from l3hpc.models.embedder import Embedder  # noqa: E402
-from l3hpc.models.parameters import Parameters, untrained  # noqa: E402
 from l3hpc.models.spec import NetworkSpec, openl3_spec  # noqa: E402
 from l3hpc.models.torch_engine import TorchEngine, TorchFrontend  # noqa: E402
 
@@ -30,19 +30,6 @@ SPECS = {
                                                filters=(2, 2, 2, 2, 4, 4, 512, 512),
                                                emb_dim=6144),
 }
-
-
-def lively(spec, seed=3):
-    """An untrained network whose biases and normalisations are not neutral."""
-    rng = np.random.default_rng(seed)
-    layers = []
-    for (kind, _), arrays in zip(spec.layers(), untrained(spec, seed).layers, strict=True):
-        if kind == "conv":
-            layers.append((arrays[0], rng.normal(0, 0.1, arrays[1].shape).astype(np.float32)))
-        else:
-            layers.append(tuple(rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
-                                for array in arrays))
-    return Parameters(spec, tuple(layers))
 
 
 def noise(frames, rate=8000, seed=2):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakeslurm import queue_line
+from finished import Finished
 from postbox import TOKEN, postbox
 
 from l3hpc.errors import InputError, collect_damage
@@ -18,20 +19,33 @@ pytestmark = pytest.mark.slow
 pytest.importorskip("apprise")
 
 
-@pytest.fixture
-def box():
+@pytest.fixture(scope="module")
+def _box():
     with postbox() as made:
         yield made
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, box, chains):
-    """``here.write(urls)``: cluster.yaml with these addresses. ``here.plan(...)``: a run of it."""
-    monkeypatch.chdir(tmp_path)
+def box(_box):
+    _box.empty()
+    return _box
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return Finished(tmp_path_factory.mktemp("notifications"))
+
+
+@pytest.fixture
+def here(finished, monkeypatch, box, chains):
+    """``here.write(urls)``: cluster.yaml with these addresses. ``here.plan(...)``: a run of it.
+    ``here.submit(plan)``: it, finished."""
+    monkeypatch.chdir(finished.folder)
     monkeypatch.delenv("OUTPUT_DIR", raising=False)
+    finished.empty()
 
     class Here:
-        workspace = tmp_path / "ws"
+        workspace, submit = finished.workspace, finished.submit
 
         def write(self, *urls, **rest):
             self.notify = {"urls": list(urls), **rest}
@@ -51,8 +65,8 @@ def here(tmp_path, monkeypatch, box, chains):
 
 
 def test_done_failed_and_resumed_are_each_sent_once(here, box):
-    submit.submit(here.plan("good"))
-    submit.submit(here.plan("bad", params={"sample": {"fail": "scratch"}}))
+    here.submit(here.plan("good"))
+    here.submit(here.plan("bad", params={"sample": {"fail": "scratch"}}))
     assert box.messages == []
     assert [one.sent for one in here.send()] == [True, True]
     assert sorted(box.titles()) == ["bad failed on local", "good done on local"]
@@ -68,7 +82,7 @@ def test_done_failed_and_resumed_are_each_sent_once(here, box):
 
 
 def test_the_secret_is_in_no_file(here, box, tmp_path, capfd):
-    submit.submit(here.plan("good"))
+    here.submit(here.plan("good"))
     here.send()
     assert len(box.messages) == 1
     read = {path: path.read_bytes() for path in here.workspace.rglob("*") if path.is_file()}
@@ -82,7 +96,7 @@ def test_a_service_that_is_away_gets_it_later_and_the_others_at_once(here, box):
     with postbox() as other:
         here.write(box.url, other.url)
         box.status = 503
-        submit.submit(here.plan("good"))
+        here.submit(here.plan("good"))
         assert [one.sent for one in here.send()] == [False, True]
         assert (box.titles(), other.titles()) == ([], ["good done on local"])
         assert [one.sent for one in here.send()] == [False]
@@ -116,15 +130,15 @@ def test_requeues_are_told_while_the_run_goes_on(here, box, slurm, chains):
 
 def test_only_what_is_wanted(here, box):
     here.write(box.url, on=["failed"])
-    submit.submit(here.plan("good"))
-    submit.submit(here.plan("bad", ("extract",), params={"extract": {"fail": "error"}}))
+    here.submit(here.plan("good"))
+    here.submit(here.plan("bad", ("extract",), params={"extract": {"fail": "error"}}))
     assert [one.message.title for one in here.send()] == ["bad failed on local"]
     here.write(box.url)
     assert here.send() == []  # what was not wanted then is not sent later
 
 
 def test_runs_from_before_are_not_told(here, box, chains):
-    submit.submit(chains.plan(here.workspace, "old", ("extract",)))
+    here.submit(chains.plan(here.workspace, "old", ("extract",)))
     assert here.send() == [] and box.messages == []
 
 
@@ -141,7 +155,7 @@ def test_what_a_person_cancels_is_not_told(here, box, slurm, chains):
 
 
 def test_two_at_once_send_it_once(here, box):
-    submit.submit(here.plan("good", ("extract",)))
+    here.submit(here.plan("good", ("extract",)))
     other = Lease(Workspace(here.workspace).run("good").notify_lease)
     assert other.acquire()
     assert here.send() == []
@@ -151,14 +165,14 @@ def test_two_at_once_send_it_once(here, box):
 
 
 def test_dry_run_sends_and_notes_nothing(here, box):
-    submit.submit(here.plan("good", ("extract",)))
+    here.submit(here.plan("good", ("extract",)))
     assert [one.sent for one in here.send(dry_run=True)] == [None]
     assert box.messages == [] and len(here.send()) == 1
 
 
 def test_what_is_damaged_or_gone_stops_no_other_run(here, box):
     for run in ("one", "two", "three"):
-        submit.submit(here.plan(run, ("extract",)))
+        here.submit(here.plan(run, ("extract",)))
     Workspace(here.workspace).run("one").notified.write_text("[]")
     record = records.read(here.workspace, "two")
     record.cluster = "gone"
@@ -174,8 +188,8 @@ def test_what_is_damaged_or_gone_stops_no_other_run(here, box):
     {"requeues": {"sample": -1}}, {"requeues": {"sample": True}}, {"requeues": None},
     {"end": 5}, "x", None])
 def test_a_damaged_note_is_reported(here, box, note):
-    submit.submit(here.plan("one", ("extract",)))
-    submit.submit(here.plan("two", ("extract",)))
+    here.submit(here.plan("one", ("extract",)))
+    here.submit(here.plan("two", ("extract",)))
     [to] = notifications.destinations(here.plan("x").profile.notify)
     file = Workspace(here.workspace).run("one").notified
     file.write_text(json.dumps({"schema": 1, "sent": {to.key: note}}))
@@ -186,7 +200,7 @@ def test_a_damaged_note_is_reported(here, box, note):
 
 
 def test_an_address_that_cannot_be_used_is_an_error(here, box):
-    submit.submit(here.plan("good", ("extract",)))
+    here.submit(here.plan("good", ("extract",)))
     here.write("$NOT_SET_HERE")
     with pytest.raises(InputError, match="NOT_SET_HERE is not set"):
         here.send()
