@@ -19,7 +19,7 @@ WHOLE = ("test_clusters.py", "test_submit_limit.py")  # a second cluster or anot
 def count():
     """Workers for ``-n auto``."""
     found = shutil.which("slurmctld", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    return len(os.sched_getaffinity(0)) + (WAITING if found else 1)
+    return len(os.sched_getaffinity(0)) + 1 + (WAITING if found else 0)
 
 
 def needs_slurm(nodeid):
