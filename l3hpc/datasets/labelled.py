@@ -1,4 +1,4 @@
-"""UrbanSound8K and ESC-50 on disk: clips, folds and classes, and checks of a copy.
+"""Clips with folds and classes, and the two data sets whose tables are known by name.
 
 A folder is recognised by its table. UrbanSound8K (Salamon, Jacoby and Bello, ACM Multimedia 2014):
 ``metadata/UrbanSound8K.csv`` and ``audio/fold1/`` to ``audio/fold10/``. ESC-50 (Piczak, ACM
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +35,21 @@ class LabelledClip:
     file
         Path below the audio folder.
     fold
-        From 1.
+        Number of its fold.
     label
-        Index into the classes.
+        Index into the classes; the first of several labels.
     source
-        The longer recording that it was cut from (two clips of one source belong into one fold).
+        The longer recording that it was cut from, or another group (two clips of one source belong
+        into one fold).
+    labels
+        Indices of all labels where clips may have several, otherwise empty.
     """
 
     file: str
     fold: int
     label: int
     source: str
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,17 @@ class LabelledDataset:
     audio
         Its audio folder.
     classes
-        Names in the order of their published numbers.
+        Names in the order of their numbers.
     ids
         The published numbers of the classes.
     clips
         The clips, in the order of the table.
+    published
+        Folds, classes and clips of the data set as published; None for an own table.
+    several
+        Whether clips may have several labels.
+    columns
+        What the columns of an own table were taken for, in words.
     """
 
     kind: str
@@ -74,6 +84,9 @@ class LabelledDataset:
     classes: tuple[str, ...]
     ids: tuple[int, ...]
     clips: tuple[LabelledClip, ...]
+    published: tuple[int, int, int] | None = None
+    several: bool = False
+    columns: str = ""
 
     @property
     def folds(self) -> list[int]:
@@ -81,18 +94,13 @@ class LabelledDataset:
         return sorted({clip.fold for clip in self.clips})
 
     @property
-    def published(self) -> tuple[int, int, int]:
-        """Folds, classes and clips of the data set as published."""
-        layout = next(layout for layout in _LAYOUTS if self.kind in (layout.kind, layout.subset))
-        folds, classes, clips = layout.folds, layout.classes, layout.size
-        return (folds, *_ESC10_SIZE) if self.kind == layout.subset else (folds, classes, clips)
-
-    @property
     def part(self) -> str:
         """How much this is of the published data set; '' where it is all of it.
 
         For example ``9 of 10 folds, 7,859 of 8,732 clips``.
         """
+        if self.published is None:
+            return ""
         counts = (len(self.folds), len(self.classes), len(self.clips))
         return ", ".join(
             f"{count:,} of {total:,} {what}" for what, count, total in zip(
@@ -111,10 +119,11 @@ class LabelledDataset:
         """
         count = Counter(clip.fold for clip in self.clips)
         least = len(self.clips) / len(count) / 4
-        return [fold for fold in range(1, self.published[0] + 1) if count[fold] < least]
+        known = self.folds if self.published is None else range(1, self.published[0] + 1)
+        return [fold for fold in known if count[fold] < least]
 
     def digest(self) -> str:
-        """A digest that changes with a clip's name, fold, class or source.
+        """A digest that changes with a clip's name, fold, classes or source.
 
         Returns
         -------
@@ -122,7 +131,8 @@ class LabelledDataset:
             32 hexadecimal digits.
         """
         return digest([self.kind, self.ids, self.classes,
-                       [[clip.file, clip.fold, clip.label, clip.source] for clip in self.clips]])
+                       [[clip.file, clip.fold, clip.label, clip.source, *clip.labels]
+                        for clip in self.clips]])
 
     def recordings(self) -> list[Recording]:
         """The clips for ``embed``, in the order of their names.
@@ -132,14 +142,77 @@ class LabelledDataset:
         list of Recording
             A missing file has size -1.
         """
-        recordings = []
-        for name in sorted(clip.file for clip in self.clips):
-            path = self.audio / name
-            status = path.stat() if os.path.isfile(path) else None
-            recordings.append(Recording(name, "unknown", None, None,
-                                        status.st_size if status else -1,
-                                        status.st_mtime_ns if status else 0))
-        return recordings
+        return recordings_of(self.audio, (clip.file for clip in self.clips))
+
+
+def recordings_of(audio: Path, names: Iterable[str]) -> list[Recording]:
+    """Recordings of a folder by name.
+
+    Parameters
+    ----------
+    audio
+        The folder.
+    names
+        Paths below it.
+
+    Returns
+    -------
+    list of Recording
+        In the order of the names; a missing file has size -1.
+    """
+    recordings = []
+    for name in sorted(names):
+        path = audio / name
+        status = path.stat() if os.path.isfile(path) else None
+        recordings.append(Recording(name, "unknown", None, None, status.st_size if status else -1,
+                                    status.st_mtime_ns if status else 0))
+    return recordings
+
+
+def listed(table: Path, what: str, needed: Sequence[str], column: str,
+           check: Callable[[str, str], None],
+           keep: Callable[[Mapping[str, str]], bool] = lambda row: True,
+           ) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Read the rows of a table, each of another file.
+
+    Parameters
+    ----------
+    table
+        The CSV file.
+    what
+        What to call it in messages.
+    needed
+        The columns that it must have.
+    column
+        The one with the names of the files.
+    check
+        Refuses a name; called with the name and its ``file:line``.
+    keep
+        Whether a row counts.
+
+    Yields
+    ------
+    tuple
+        Name, ``file:line``, and the row.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or a name is invalid or listed twice.
+    """
+    seen: dict[str, int] = {}
+    for line, row in read_records(table, what, needed):
+        if not keep(row):
+            continue
+        where, name = f"{table}:{line}", row[column].strip()
+        check(name, where)
+        if name in seen:
+            raise InputError(f"'{name}' is listed twice (as in line {seen[name]})", where=where)
+        seen[name] = line
+        yield name, where, row
+
+
+# UrbanSound8K and ESC-50 --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -230,11 +303,12 @@ def read_labelled(folder: Path | str, subset: str = "all") -> LabelledDataset:
     clips, names = _clips(layout, table, subset)
     ids = tuple(sorted(names))
     label = {number: index for index, number in enumerate(ids)}
+    published = (layout.classes, layout.size) if subset == "all" else _ESC10_SIZE
     return LabelledDataset(
         layout.subset if subset == "esc10" else layout.kind, table, folder / "audio",
         tuple(names[number] for number in ids), ids,
         tuple(LabelledClip(file, fold, label[number], source)
-              for file, fold, number, source in clips))
+              for file, fold, number, source in clips), (layout.folds, *published))
 
 
 def _find_table(folder: Path) -> tuple[_Layout, Path] | None:
@@ -249,22 +323,13 @@ def _clips(layout: _Layout, table: Path, subset: str
            ) -> tuple[list[tuple[str, int, int, str]], dict[int, str]]:
     """(file, fold, class number, source) of every clip, and class number → name."""
     needed = [layout.name, "fold", layout.number, layout.label]
-    lines = read_records(table, f"table of {layout.kind}",
-                    [*needed, _ESC10] if subset == "esc10" else needed)
+    is_part = subset == "esc10"
+    rows = listed(table, f"table of {layout.kind}", [*needed, _ESC10] if is_part else needed,
+                  layout.name, _check_plain,
+                  lambda row: not is_part or row[_ESC10].strip().lower() == "true")
     clips: list[tuple[str, int, int, str]] = []
     names: dict[int, str] = {}
-    seen: dict[str, int] = {}
-    for line, row in lines:
-        where = f"{table}:{line}"
-        if subset == "esc10" and row[_ESC10].strip().lower() != "true":
-            continue
-        name = row[layout.name].strip()
-        # A table from elsewhere must not lead out of the folder.
-        if not _PLAIN.fullmatch(name) or name in (".", ".."):
-            raise InputError(f"'{name}' is not a plain file name", where=where)
-        if name in seen:
-            raise InputError(f"'{name}' is listed twice (as in line {seen[name]})", where=where)
-        seen[name] = line
+    for name, where, row in rows:
         fold = _whole_number(row["fold"], "fold", where)
         if not 1 <= fold <= layout.folds:
             raise InputError(f"fold {fold}", where=where, allowed=f"1 to {layout.folds}")
@@ -279,6 +344,12 @@ def _clips(layout: _Layout, table: Path, subset: str
     if not clips:
         raise InputError("lists no clips", where=str(table))
     return clips, names
+
+
+def _check_plain(name: str, where: str) -> None:
+    # A table from elsewhere must not lead out of the folder.
+    if not _PLAIN.fullmatch(name) or name in (".", ".."):
+        raise InputError(f"'{name}' is not a plain file name", where=where)
 
 
 def _check_name(layout: _Layout, name: str, row: Mapping[str, str], where: str) -> None:
@@ -351,6 +422,7 @@ def _check_counts(dataset: LabelledDataset, findings: Inspection) -> None:
     findings.add("class", "{n} combinations of class and fold have no clip", [
         f"{name} in fold {fold}" for label, name in enumerate(dataset.classes)
         for fold in dataset.folds if (fold, label) not in pairs], remark=True)
+    assert dataset.published is not None
     total, classes, size = dataset.published
     # A copy that holds ESC-10 alone is complete as such.
     if dataset.kind == "ESC-50" and len(dataset.classes) == _ESC10_SIZE[0]:

@@ -72,7 +72,8 @@ class PipelineFile(Section):
     include : list of str
         Pipelines whose steps and options are taken over.
     options : dict
-        Command-line option → the ``step.parameter`` that it sets.
+        Command-line option → the ``step.parameter`` that it sets; an empty list removes an option
+        of an included pipeline.
     steps : dict
         Name → step; an empty entry stands for all defaults.
     """
@@ -240,6 +241,8 @@ def _read(path: Path, folder: Path | None, including: tuple[Path, ...]
             raise InputError(f"unknown option {option!r}", where=where,
                              allowed=nearest(option, OPTIONS))
         options[option] = (tuple(own), where)
+        if not own:
+            del options[option]
     return content.description, steps, options
 
 

@@ -139,6 +139,25 @@ COMPRESS = (
            "compressed networks; needs --scenes.", "none"),
     Option("scenes", "text", "Folder of audio-visual batches, for --avc.", "none"),
 )
+CLIPS = (
+    Option("table", "text", "CSV file with a row per clip: its file, labels, and optionally fold.",
+           "none; clips needs it", usual=True),
+    Option("audio", "text", "Folder of the audio files of --table.", "the table's folder",
+           usual=True),
+    Option("file-column", "text", "Column of --table with the files.", "found by its name"),
+    Option("label-column", "text", "Column of --table with the labels, or several columns of 0 and "
+           "1, separated by commas.", "found by its name"),
+    Option("label-separator", "text", "Between several labels in a cell; none: one label each.",
+           "; or | if a cell contains one"),
+    Option("fold-column", "text", "Column of --table with the folds, whole numbers.",
+           "found by its name"),
+    Option("group-column", "text", "Column of --table with groups (recordings, sites) that --folds "
+           "keeps together.", "none"),
+    Option("folds", "int", "Make this number of folds, stratified by label.",
+           "those of --table, otherwise 5"),
+    Option("data-name", "text", "Name of the data set in results.",
+           "that of --table, or of its folder"),
+)
 FOLDS = (
     Option("subset", "choice", "Clips of ESC-50 to use.", "all", ("all", "esc10"), usual=True),
     Option("learner", "choice", "Clip classifier: multi-layer perceptron, support vector "
@@ -146,7 +165,7 @@ FOLDS = (
     Option("features", "choice", "Use a clip's windows one by one, or statistics over them.",
            "framewise", ("framewise", "stats")),
 )
-OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *FOLDS, *COMPRESS)}
+OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *CLIPS, *FOLDS, *COMPRESS)}
 
 # path in cluster.yaml → the option that overrides it
 PATH_OPTIONS = {

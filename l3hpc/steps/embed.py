@@ -1,4 +1,4 @@
-"""embed: the student's embeddings of SONYC-UST, UrbanSound8K, ESC-50, or any folder of audio."""
+"""embed: the student's embeddings of SONYC-UST, UrbanSound8K, ESC-50, or any other audio."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording
 
 BEST = "model_best_valid_loss.h5"
-SOURCES = ("sonyc_ust", "clips", "audio")  # parameters, of which exactly one is set
+SOURCES = ("sonyc_ust", "clips", "table", "audio")  # parameters, of which exactly one is set
 
 
 class EmbedParams(EmbeddingParams):
@@ -41,7 +41,12 @@ class EmbedParams(EmbeddingParams):
         "Or a folder of UrbanSound8K or ESC-50: embed the clips of its table."))
     subset: Literal["all", "esc10"] = Field("all", description=(
         "esc10: only the clips of ESC-50 that belong to ESC-10."))
-    audio: Path | None = Field(None, description="Or any folder of audio.")
+    table: Path | None = Field(None, description=(
+        "Or a table (CSV) of clips: embed its files, from the folder audio."))
+    file_column: str | None = Field(None, description=(
+        "Column of the table with the files (none: found by its name)."))
+    audio: Path | None = Field(None, description=(
+        "Or any folder of audio; with a table, that of its files (none: the table's folder)."))
     student: str | None = Field(None, description=(
         "Weights of the network (none: the student trained by train)."))
     hop: float = Field(0.1, gt=0, le=60, description="Hop between windows in seconds.")
@@ -57,7 +62,7 @@ class EmbedParams(EmbeddingParams):
 
 
 class Embed(Step[EmbedParams]):
-    """The student's embeddings of SONYC-UST, UrbanSound8K, ESC-50, or any folder of audio."""
+    """The student's embeddings of SONYC-UST, UrbanSound8K, ESC-50, or any other audio."""
 
     name = "embed"
     version = 3  # 3: loudness is not measured
@@ -65,7 +70,8 @@ class Embed(Step[EmbedParams]):
     params_type = EmbedParams
     inputs = {"train": Input(required=False, parameter="student")}
     not_in_fingerprint = frozenset({
-        "audio", "sonyc_ust", "clips", "subset", "student", "batch_size", "max_failed", "engine"})
+        "audio", "sonyc_ust", "clips", "subset", "table", "file_column", "student", "batch_size",
+        "max_failed", "engine"})
     output = Output.EMBEDDINGS
 
     def check(self, params: EmbedParams, plan: PlanParams) -> None:
@@ -95,6 +101,12 @@ class Embed(Step[EmbedParams]):
                              f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
                              allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
                              hint=f"What is missing: {command_line('data', 'check', params.clips)}")
+        if params.table is not None and missing:
+            raise InputError(
+                f"{len(missing):,} of {len(recordings):,} clips have no audio: "
+                f"{', '.join(missing[:3])}" + ", …" * (len(missing) > 3), where=str(params.table),
+                allowed=f"files below {_source(params)[0]}",
+                hint="Name the folder (--audio DIR), or remove these rows from the table.")
         size = params.files_per_task or len(recordings)
         ranges = ranges_from(recordings, params)
         return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}
@@ -117,7 +129,7 @@ class Embed(Step[EmbedParams]):
         network, identity, precision = load_network(
             student, params, task, folder, front_end(params.convention))
         note_network(task, "student", student, network, params)
-        if params.audio is not None:
+        if params.audio is not None and params.table is None:
             note_ignored_files(task, params.audio)
         target = task.output / "embeddings.h5"
         result = Extraction(
@@ -140,14 +152,21 @@ class Embed(Step[EmbedParams]):
 
 def _check_source(params: EmbedParams) -> None:
     """Refuse no or several sources of audio, and a subset of anything but clips."""
-    if sum(getattr(params, source) is not None for source in SOURCES) != 1:
-        raise InputError("embed needs exactly one of SONYC-UST, clips and a folder of audio",
-                         where=", ".join(f"embed.{source}" for source in SOURCES),
-                         hint="Use --sonyc-ust FOLDER, or --set embed.clips=FOLDER or "
-                              "embed.audio=FOLDER")
+    given = {source for source in SOURCES if getattr(params, source) is not None}
+    if "table" in given:
+        given.discard("audio")
+    if len(given) != 1:
+        raise InputError(
+            "embed needs exactly one of SONYC-UST, clips, a table of clips and a folder of audio",
+            where=", ".join(f"embed.{source}" for source in SOURCES),
+            hint="Use --table FILE (submit clips), --sonyc-ust FOLDER, or --set embed.clips=FOLDER "
+                 "or embed.audio=FOLDER")
     if params.subset != "all" and params.clips is None:
         raise InputError("subset needs clips, which are not set", where="embed.subset",
                          hint="--set embed.clips=FOLDER")
+    if params.file_column is not None and params.table is None:
+        raise InputError("file_column needs a table, which is not set", where="embed.file_column",
+                         hint="--table FILE, or --set embed.table=FILE")
 
 
 def _recordings(params: EmbedParams) -> list[Recording]:
@@ -167,6 +186,12 @@ def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Recording]]]:
 
         dataset = read_labelled(params.clips, params.subset)
         return dataset.audio, dataset.recordings
+    if params.table is not None:
+        from l3hpc.datasets.clip_tables import ClipTable, read_files
+        from l3hpc.datasets.labelled import recordings_of
+
+        source = ClipTable(params.table, params.audio, params.file_column)
+        return source.folder, lambda: recordings_of(source.folder, read_files(source))
     from l3hpc.datasets.corpus import scan_recordings
 
     folder = params.audio

@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.errors import InputError, L3hpcError
 from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.clip_data import (
+    CLIP_DATA,
+    ClipDataParams,
+    check_folds,
+    dataset,
+    own_data,
+    why_missing,
+)
 from l3hpc.steps.embed import Embed
 
 if TYPE_CHECKING:
@@ -31,12 +39,9 @@ GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
          "svm": ("C", "tol", "max_iterations"), "rf": ()}
 
 
-class FoldsParams(Params):
+class FoldsParams(ClipDataParams):
     """The clips, their features, the classifier, and how its parameters are selected."""
 
-    clips: Path = Field(description="Folder of UrbanSound8K or ESC-50: its table names the folds.")
-    subset: Literal["all", "esc10"] = Field("all", description=(
-        "esc10: only the clips of ESC-50 that belong to ESC-10."))
     model: Literal["mlp", "svm", "rf"] = Field("mlp", description=(
         "mlp: 512 and 128 ReLU units, softmax; svm: support vector machine; rf: random forest."))
     features: Literal["framewise", "stats"] = Field("framewise", description=(
@@ -85,27 +90,17 @@ class Folds(Step[FoldsParams]):
     title = "a clip classifier and its predictions for every test fold"
     params_type = FoldsParams
     inputs = {"embed": Input()}
-    not_in_fingerprint = frozenset({"clips", "subset", "max_missing", "partial"})
+    not_in_fingerprint = CLIP_DATA | {"max_missing", "partial"}
     tab = TAB
     ledger_folder = "output_dir"
 
     def check(self, params: FoldsParams, plan: PlanParams) -> None:
         """Refuse a part of a data set, too few folds, and clips that are not embedded."""
         data = dataset(params)
-        folds, small = data.folds, data.small_folds()
-        if small and not params.partial:
-            count = sum(clip.fold == small[0] for clip in data.clips)
-            raise InputError(
-                f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: {data.part} "
-                f"of {data.kind}", where=str(data.table),
-                allowed=f"clips of all {data.published[0]} folds",
-                hint="Get what is missing. To score this part, labelled as such: "
-                     "--set folds.partial=true")
-        least = 3 if params.valid_fold else 2
-        if len(folds) < least:
-            raise InputError(f"has clips of {len(folds)} folds", where=str(params.clips),
-                             allowed=f"{least} or more "
-                                     f"(valid_fold: {str(params.valid_fold).lower()})")
+        check_folds(params, data, partial=params.partial, least=3 if params.valid_fold else 2)
+        if data.several:
+            raise InputError("clips have several labels each", where=str(data.table),
+                             allowed="one label per clip")
         embed = Embed().params_in(plan)
         if params.subset == "all" and embed is not None and embed.subset != "all":
             raise InputError("only the clips of a subset are embedded", where="folds.subset",
@@ -119,7 +114,9 @@ class Folds(Step[FoldsParams]):
         if not params.valid_fold:
             where = f"{params.valid_ratio:.0%} of the others"
         part = f" ({found.part})" if found.part else ""
-        return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes; "
+        columns = f" ({found.columns})" if found.columns else ""
+        return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes"
+                f"{columns}; "
                 f"{params.model} on {params.features} features, {tried}, validated on {where}")
 
     def shards(self, params: FoldsParams, upstream: Upstream) -> list[Shard]:
@@ -176,7 +173,8 @@ class Folds(Step[FoldsParams]):
                 "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
         write_json(task.output / "fold.json", record)
         _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
-        task.recorder.record(TAB, _row(params, task, outcome, numbers, embedded, record["part"]))
+        row = _row(params, task, outcome, numbers, embedded, record["part"])
+        task.recorder.record(TAB, {**row, **own_data(data, row["note"])})
         return {"fold": task.shard["fold"], "model": params.model, "part": record["part"],
                 "chosen": outcome.chosen,
                 **{part: numbers[part]["accuracy"] for part in PARTS},
@@ -192,13 +190,6 @@ class Folds(Step[FoldsParams]):
         text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
                 f"accuracy {mean:.3f} on average")
         return f"{text}, {missing} clips missing" if missing else text
-
-
-def dataset(params: FoldsParams) -> LabelledDataset:
-    """The clips with their folds and classes."""
-    from l3hpc.datasets.labelled import read_labelled
-
-    return read_labelled(params.clips, params.subset)
 
 
 def grid(params: FoldsParams) -> tuple[dict[str, float], ...]:
@@ -233,8 +224,8 @@ def _check_folds(found: Features, data: LabelledDataset, params: FoldsParams,
         raise L3hpcError(
             f"{there[lost[0]]} of {listed[lost[0]]} clips of fold {lost[0]} have an embedding",
             where=str(task.inputs["embed"]), allowed="at least half of the clips of every fold",
-            hint=f"What is missing: {command_line('data', 'check', params.clips)}. To leave "
-                 "folds out, take their rows out of the table and --set folds.partial=true")
+            hint=f"{why_missing(params, task.inputs['embed'])}. To leave folds out, take their "
+                 "rows out of the table and --set folds.partial=true")
 
 
 def _numbers(outcome: FoldResult, label: Any, data: LabelledDataset) -> dict[str, dict[str, Any]]:

@@ -276,7 +276,7 @@ def test_the_help_names_units_and_true_defaults(say):
     code, out, _ = say("submit", "--help")
     assert code == 0
     flat = " ".join(out.split())
-    delivered = [definition.load_pipeline(name) for name in ("all", "esc50", "us8k", "compress")]
+    delivered = [definition.load_pipeline(name) for name in ("all", "esc50", "clips", "compress")]
     for name, option in OPTIONS.items():
         assert f"--{name} " in flat and option.help in flat
         found = next(one for one in delivered if name in one.options)

@@ -37,7 +37,8 @@ clusters:
 """
 STUDENT = ("--student", "student.h5")
 MORE = {"downstream": STUDENT, "us8k": (*STUDENT, "--set", "folds.partial=true"),
-        "esc50": (*STUDENT, "--set", "folds.partial=true")}
+        "esc50": (*STUDENT, "--set", "folds.partial=true"),
+        "clips": (*STUDENT, "--table", "esc50/meta/esc50.csv", "--audio", "esc50/audio")}
 DATA = ("--audio-dir", "city/audio", "--sonyc-ust", "city/sonyc_ust", "--us8k", "us8k",
         "--esc50", "esc50", "--weights", "untrained")
 

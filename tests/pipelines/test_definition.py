@@ -45,9 +45,18 @@ def test_all_connects_the_halves():
 
 
 def test_every_option_is_offered_by_a_delivered_pipeline():
-    offered = {option for name in ("all", "us8k", "esc50", "compress")
+    offered = {option for name in ("all", "clips", "esc50", "compress")
                for option in definition.load_pipeline(name).options}
     assert offered == set(OPTIONS)
+
+
+def test_an_empty_list_removes_an_included_option():
+    """us8k and esc50 are clips with a table of their own."""
+    write("include: upstream\noptions: {asr: []}\n", "narrow")
+    options = definition.load_pipeline("narrow").options
+    assert set(definition.load_pipeline("upstream").options) - set(options) == {"asr"}
+    clips, us8k = (definition.load_pipeline(name) for name in ("clips", "us8k"))
+    assert list(us8k.steps) == list(clips.steps) and list(us8k.options) == ["learner", "features"]
 
 
 def test_a_persons_own_comes_first():

@@ -191,6 +191,58 @@ def test_a_subset_embeds_its_clips_alone(runner, tmp_path, teacher):
     assert runner.results["embed"][0]["recordings"] == 12
 
 
+@pytest.fixture
+def own(tmp_path):
+    """A folder of clips with a table of its own: no folds, two labels, three clips to a site."""
+    folder = tmp_path / "birds"
+    rng, lines = np.random.default_rng(0), ["clip,species,site"]
+    for number in range(18):
+        label = ("owl", "wren")[number % 2]
+        layouts.tone(folder / f"audio/{label}{number}.wav", (400, 1600)[number % 2], 1.0, rng)
+        lines.append(f"{label}{number},{label},site{number // 3}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_any_table_of_clips(runner, own, teacher):
+    table = {"table": own / "labels.csv", "audio": own / "audio"}
+    runner.run("embed", {**table, "student": str(teacher), "hop": 0.5})
+    runner.run("folds", {**table, "model": "svm", "features": "stats", "fold_count": 3,
+                         "group_column": "site"})
+    assert runner.shards["folds"] == [{"fold": fold} for fold in (1, 2, 3)]
+    score = runner.run("score")
+    told = json.loads((score.folder / "0000/scores.json").read_text())
+    assert told["data"] == "birds" and told["pooled"]["clips"] == 18
+    assert score.text.startswith("birds, svm: accuracy ")
+    assert {(row["data"], row["note"]) for _, row, _ in runner.records.rows} == {
+        ("birds", f"data: birds; {RANDOM_WEIGHTS}")}
+
+
+def test_a_missing_file_is_refused_before_submission(own):
+    (own / "audio/owl0.wav").unlink()
+    embed = steps.step("embed")
+    with pytest.raises(InputError, match="1 of 18 clips have no audio: owl0\n") as refused:
+        embed.shards(embed.params_type(table=own / "labels.csv", audio=own / "audio"), {})
+    assert "--audio DIR" in refused.value.hint
+    with pytest.raises(InputError, match="file_column needs a table"):
+        embed.check(embed.params_type(audio=own, file_column="clip"), {})
+
+
+def test_a_table_of_its_own_needs_folds_of_similar_size(own):
+    folds = steps.step("folds")
+    with pytest.raises(InputError, match="has clips of 2 folds"):
+        folds.check(folds.params_type(table=own / "labels.csv", fold_count=2), {})
+    with pytest.raises(InputError, match="either a folder of UrbanSound8K or ESC-50, or a table"):
+        folds.check(folds.params_type(), {})
+    lines = (own / "labels.csv").read_text().splitlines()
+    (own / "labels.csv").write_text("\n".join(
+        [lines[0] + ",fold", *(f"{line},{9 if line.startswith('owl0') else 1 + index % 4 // 2}"
+                               for index, line in enumerate(lines[1:]))]))
+    with pytest.raises(InputError, match="lists 1 clip of fold 9: a fold has 6 on average"):
+        folds.check(folds.params_type(table=own / "labels.csv"), {})
+    folds.check(folds.params_type(table=own / "labels.csv", partial=True), {})
+
+
 def leave_out(folder, lines):
     table = next(folder.rglob("*.csv"))
     table.write_text("".join(line for line in table.read_text().splitlines(True)

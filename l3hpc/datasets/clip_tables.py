@@ -1,0 +1,398 @@
+"""Any folder of labelled clips: a table names their files, labels, folds and groups.
+
+A table is a CSV file with a row per clip. ``read_table`` finds its columns by their usual names, or
+takes those that are named. (UrbanSound8K and ESC-50 are tables whose columns are known: see
+``labelled``, which also has what a table becomes.)
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from l3hpc.datasets.corpus import AUDIO_SUFFIXES
+from l3hpc.datasets.labelled import LabelledClip, LabelledDataset, listed
+from l3hpc.errors import InputError
+from l3hpc.io.tables import read_rows
+
+# Usual names of columns in lower case; of several in one table, the first in this list counts.
+FILE_COLUMNS = ("file", "filename", "file_name", "fname", "filepath", "file_path", "path",
+                "audio_filename", "audio_file", "slice_file_name", "audio", "clip", "recording")
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "tags", "tag", "species",
+                 "primary_label", "event", "target", "y")
+FOLD_COLUMNS = ("fold", "folds", "fold_id", "fold_num", "cv_fold")
+SEPARATORS = (";", "|")  # between labels in one cell; a comma may belong to a name
+ONE_LABEL = "none"
+# Names of tables that say nothing about the data: the name of their folder is used then.
+_NO_NAME = re.compile(r"labels?|meta(data)?|annotations?|clips?|tables?|index|data", re.I)
+_NAMED = 3  # examples in a message
+
+_Row = tuple[str, str, dict[str, str]]  # name in the table, ``file:line``, cells
+
+
+@dataclass(frozen=True)
+class ClipTable:
+    """A table of clips, and what is said about its columns.
+
+    Attributes
+    ----------
+    table
+        The CSV file.
+    audio
+        The folder of audio (None: that of the table).
+    file_column, fold_column, group_column
+        Names of columns (None: found, or for groups none).
+    label_column
+        Name of the column of labels, or of several columns of 0 and 1, separated by commas.
+    label_separator
+        What separates several labels in a cell; ``none``: a cell is one label (None: found).
+    folds
+        Number of folds to make (None: those of the table, or 5).
+    seed
+        Seed of the folds that are made.
+    name
+        Name of the data set (None: by the file).
+    """
+
+    table: Path
+    audio: Path | None = None
+    file_column: str | None = None
+    label_column: str | None = None
+    label_separator: str | None = None
+    fold_column: str | None = None
+    group_column: str | None = None
+    folds: int | None = None
+    seed: int = 0
+    name: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of audio."""
+        return self.audio or self.table.absolute().parent
+
+    @property
+    def title(self) -> str:
+        """The name of the data set: given, or of the table, or of its folder."""
+        stem = self.table.stem
+        return self.name or (self.table.absolute().parent.name
+                             if _NO_NAME.fullmatch(stem) else stem) or stem
+
+
+def read_files(source: ClipTable) -> list[str]:
+    """The files of a table, whatever its other columns.
+
+    Parameters
+    ----------
+    source
+        The table.
+
+    Returns
+    -------
+    list of str
+        Paths below the folder of audio, in the order of the table.
+
+    Raises
+    ------
+    InputError
+        As ``read_table``, for the column of files.
+    """
+    column = _column(source, "file", source.file_column, FILE_COLUMNS, _header(source))
+    names = [name for name, _, _ in _rows(source, column)]
+    return list(_located(source, names).values())
+
+
+def read_table(source: ClipTable) -> LabelledDataset:
+    """Read the clips of a table with their labels and folds.
+
+    Parameters
+    ----------
+    source
+        The table and its columns.
+
+    Returns
+    -------
+    LabelledDataset
+        The clips; classes are in the order of their numbers where all are whole numbers, otherwise
+        of their names.
+
+    Raises
+    ------
+    InputError
+        A column is not found, files are listed twice, labels or folds are missing, or a class
+        cannot be both learned and tested; the message has counts and the first names.
+
+    Notes
+    -----
+    Folds that are made are stratified by label (of several, the rarest) and keep a group together.
+    """
+    header = _header(source)
+    file = _column(source, "file", source.file_column, FILE_COLUMNS, header)
+    labels = _label_columns(source, header)
+    fold = _fold_column(source, header)
+    group = source.group_column
+    if group is not None:
+        _column(source, "group", group, (), header)
+    rows = list(_rows(source, file))
+    if not rows:
+        raise InputError("lists no clips", where=str(source.table))
+    names = _located(source, [name for name, _, _ in rows])
+    found, several = _labels(source, labels, rows)
+    classes = sorted({one for own in found for one in own}, key=_class_order(found))
+    number = {name: index for index, name in enumerate(classes)}
+    own = [tuple(sorted(number[one] for one in each)) for each in found]
+    sources = [names[name] if group is None else row[group].strip() or names[name]
+               for name, _, row in rows]
+    made = source.folds or 5
+    folds = (_stated_folds(source, fold, rows) if fold else
+             _made_folds(source, own, sources if group else None, made))
+    clips = tuple(LabelledClip(names[name], folds[index], own[index][0], sources[index],
+                               own[index] if several else ())
+                  for index, (name, _, _) in enumerate(rows))
+    columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}",
+               f"folds of {fold!r}" if fold else
+               f"{made} folds made" + (f" with groups of {group!r}" if group else "")]
+    dataset = LabelledDataset(source.title, source.table, source.folder, tuple(classes),
+                              tuple(range(len(classes))), clips, several=several,
+                              columns=", ".join(columns))
+    _refuse_rare(dataset)
+    return dataset
+
+
+def _header(source: ClipTable) -> list[str]:
+    if not source.table.is_file():
+        raise InputError("no such table of clips", where=str(source.table),
+                         allowed="a CSV file with a row per clip", hint="Name it: --table FILE")
+    return next(read_rows(source.table, "table of clips"))[1]
+
+
+def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str],
+            header: Sequence[str]) -> str:
+    """The column that is named, or the first with a usual name."""
+    by_name = {column.strip().casefold(): column for column in reversed(header)}
+    if named is not None:
+        if named in header:
+            return named
+        raise InputError(f"has no column '{named}'", where=str(source.table),
+                         allowed=f"its columns: {', '.join(header)}",
+                         hint=f"Name one of them: --{what}-column NAME")
+    for name in usual:
+        if name in by_name:
+            return by_name[name]
+    raise InputError(f"no column of {what}s was found", where=str(source.table),
+                     allowed=f"its columns: {', '.join(header)}; found by itself: "
+                             f"{', '.join(usual)}",
+                     hint=f"Name the column: --{what}-column NAME")
+
+
+def _label_columns(source: ClipTable, header: Sequence[str]) -> list[str]:
+    named = source.label_column
+    if named is None or named in header:
+        return [_column(source, "label", named, LABEL_COLUMNS, header)]
+    return [_column(source, "label", one.strip(), (), header) for one in named.split(",")]
+
+
+def _fold_column(source: ClipTable, header: Sequence[str]) -> str | None:
+    """The column of folds; None where they are made."""
+    if source.fold_column is not None:
+        if source.folds is not None:
+            raise InputError("a column of folds and a number of folds to make exclude each other",
+                             where="--fold-column, --folds", hint="Give one of them.")
+        return _column(source, "fold", source.fold_column, (), header)
+    if source.folds is not None:
+        return None
+    usual = {column.strip().casefold(): column for column in reversed(header)}
+    return next((usual[name] for name in FOLD_COLUMNS if name in usual), None)
+
+
+def _rows(source: ClipTable, column: str) -> Iterator[_Row]:
+    def check(name: str, where: str) -> None:
+        path = PurePosixPath(name)
+        # A table from elsewhere must not lead out of the folder.
+        outside = path.is_absolute() and not path.is_relative_to(source.folder.absolute())
+        if not name or outside or ".." in path.parts or name in (".", "/"):
+            raise InputError(f"'{name}' is not a file below the folder of audio", where=where,
+                             allowed=f"paths below {source.folder}",
+                             hint="Name the folder: --audio DIR")
+
+    return listed(source.table, "table of clips", [column], column, check)
+
+
+def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
+    """Name in the table → path below the folder of audio.
+
+    A name may lack its folder and its suffix where a single file fits; a name without a file is
+    left as it is.
+    """
+    folder = source.folder
+    absolute = folder.absolute()
+    result = {name: PurePosixPath(name).relative_to(absolute).as_posix()
+              if name.startswith("/") else PurePosixPath(name).as_posix() for name in names}
+    if all(os.path.isfile(folder / path) for path in result.values()):
+        return result
+    by_name: dict[str, set[str]] = defaultdict(set)
+    for parent, _, files in os.walk(folder, followlinks=True):
+        for file in files:
+            if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES and not file.startswith("."):
+                there = PurePosixPath(os.path.relpath(os.path.join(parent, file), folder))
+                for one in {there.name, there.stem, there.with_suffix("").as_posix()}:
+                    by_name[one].add(there.as_posix())
+    for name, path in result.items():
+        if os.path.isfile(folder / path):
+            continue
+        fitting = sorted(by_name[path])
+        if len(fitting) > 1:
+            raise InputError(f"'{name}' may be {fitting[0]} or {fitting[1]}",
+                             where=str(source.table), allowed="names that one file has",
+                             hint=f"Write the paths below {folder} into the table.")
+        result[name] = fitting[0] if fitting else path
+    twice = [path for path, count in Counter(result.values()).items() if count > 1]
+    if twice:
+        both = [name for name, path in result.items() if path == twice[0]]
+        raise InputError(f"'{both[0]}' and '{both[1]}' are the same file: {twice[0]}",
+                         where=str(source.table), allowed="one row per clip")
+    return result
+
+
+def _labels(source: ClipTable, columns: Sequence[str], rows: Sequence[_Row],
+            ) -> tuple[list[list[str]], bool]:
+    """The labels of every clip, and whether clips may have several."""
+    if len(columns) > 1:
+        found = [[column for column in columns if _is_marked(row[column], column, where)]
+                 for _, where, row in rows]
+        several = True
+    else:
+        separator = _separator(source, [row[columns[0]] for _, _, row in rows], columns[0])
+        several = separator is not None
+        found = [[part.strip() for part in row[columns[0]].split(separator) if part.strip()]
+                 if separator else [row[columns[0]].strip()] * bool(row[columns[0]].strip())
+                 for _, _, row in rows]
+        found = [list(dict.fromkeys(own)) for own in found]
+    _refuse_rows("{n} of {total} clips have no label", source, rows,
+                 [index for index, own in enumerate(found) if not own],
+                 allowed="a label for every clip", hint="Complete the table, or remove these rows.")
+    return found, several
+
+
+def _is_marked(cell: str, column: str, where: str) -> bool:
+    text = cell.strip().lower()
+    if text in ("1", "1.0", "true"):
+        return True
+    if text in ("", "0", "0.0", "false"):
+        return False
+    raise InputError(f"{column} is '{cell}'", where=where,
+                     allowed="1 or 0 in each of several label columns")
+
+
+def _separator(source: ClipTable, cells: Sequence[str], column: str) -> str | None:
+    given = source.label_separator
+    if given is not None:
+        if not given:
+            raise InputError("the separator of labels is empty", where="--label-separator",
+                             allowed=f"one or more characters, or {ONE_LABEL}")
+        return None if given == ONE_LABEL else given
+    for separator in SEPARATORS:
+        if any(separator in cell for cell in cells):
+            return separator
+    comma = next((cell for cell in cells if "," in cell), None)
+    if comma is not None:
+        raise InputError(f"'{comma}' in the column '{column}' may be one label or several",
+                         where=str(source.table), allowed="a separator, or none",
+                         hint=f"Several: --label-separator ,   one: --label-separator {ONE_LABEL}")
+    return None
+
+
+def _class_order(found: Sequence[Sequence[str]]) -> Callable[[str], tuple[int, str]]:
+    """Numbers in their order, as published data sets number their classes; other names by name."""
+    numbers = all(re.fullmatch(r"\d{1,9}", one) for own in found for one in own)
+    return lambda name: (int(name) if numbers else 0, name)
+
+
+def _stated_folds(source: ClipTable, column: str, rows: Sequence[_Row]
+                  ) -> list[int]:
+    cells = [row[column].strip() for _, _, row in rows]
+    valid = [re.fullmatch(r"(\d{1,9})(\.0)?", cell) for cell in cells]
+    _refuse_rows(f"{{n}} of {{total}} clips have an unknown fold in the column '{column}'", source,
+                 rows, [index for index, one in enumerate(valid) if one is None],
+                 allowed="a whole number for every clip",
+                 hint="Correct the table, or have folds made: --folds 5", cells=cells)
+    return [int(one[1]) for one in valid if one is not None]
+
+
+def _refuse_rows(problem: str, source: ClipTable, rows: Sequence[_Row],
+                 wrong: Sequence[int], *, allowed: str, hint: str,
+                 cells: Sequence[str] | None = None) -> None:
+    """Refuse rows of a table, with their count, and the first names and lines."""
+    if not wrong:
+        return
+    first = [f"{rows[index][0]} (line {rows[index][1].rpartition(':')[2]}"
+             + (f": '{cells[index]}')" if cells else ")") for index in wrong[:_NAMED]]
+    more = ", …" * (len(wrong) > _NAMED)
+    raise InputError(f"{problem.format(n=len(wrong), total=len(rows))}: {', '.join(first)}{more}",
+                     where=str(source.table), allowed=allowed, hint=hint)
+
+
+def _made_folds(source: ClipTable, labels: Sequence[tuple[int, ...]],
+                groups: Sequence[str] | None, count: int) -> list[int]:
+    """Folds from 1, stratified by label (of several, the rarest)."""
+    often = Counter(label for own in labels for label in own)
+    strata = tuple(min(own, key=lambda label: (often[label], label)) for own in labels)
+    if groups is not None and len(set(groups)) < count:
+        raise InputError(f"{len(set(groups))} groups do not fill {count} folds",
+                         where=str(source.table), allowed=f"2 to {len(set(groups))} folds",
+                         hint="Use fewer (--folds N), or another --group-column.")
+    if max(Counter(strata).values()) < count:
+        raise InputError(f"no class has as many as {count} clips", where=str(source.table),
+                         allowed="at least one class with a clip for every fold",
+                         hint="Use fewer folds: --folds N")
+    return list(_stratified(strata, None if groups is None else tuple(groups), count, source.seed))
+
+
+# A plan reads a table several times, and thousands of groups take a second.
+@functools.lru_cache(maxsize=4)
+def _stratified(strata: tuple[int, ...], groups: tuple[str, ...] | None, count: int, seed: int
+                ) -> tuple[int, ...]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splitter = kind(count, shuffle=True, random_state=seed)
+    folds = np.zeros(len(strata), int)
+    with warnings.catch_warnings():
+        # A class with fewer clips than folds is allowed: it is in some folds only.
+        warnings.simplefilter("ignore", UserWarning)
+        for number, (_, tested) in enumerate(
+                splitter.split(np.zeros(len(strata)), strata, groups), 1):
+            folds[tested] = number
+    return tuple(folds.tolist())
+
+
+def _refuse_rare(dataset: LabelledDataset) -> None:
+    """Refuse classes that cannot be both learned and tested, and a single class."""
+    clips: dict[int, list[LabelledClip]] = defaultdict(list)
+    for clip in dataset.clips:
+        for label in clip.labels or (clip.label,):
+            clips[label].append(clip)
+    where = str(dataset.table)
+    if len(clips) < 2:
+        raise InputError(f"has a single class: '{dataset.classes[0]}'", where=where,
+                         allowed="two classes or more", hint="Is it the right --label-column?")
+    hint = "Remove or merge these classes in the table."
+    for problem, rare, allowed in (
+            ("one clip", [own for own in clips.items() if len(own[1]) == 1],
+             "two clips or more of every class"),
+            ("clips in one fold only", [own for own in clips.items() if len(dataset.folds) > 1
+                                        and len({clip.fold for clip in own[1]}) == 1],
+             "clips of every class in two folds or more: one to learn, one to test")):
+        if rare:
+            first = [f"'{dataset.classes[label]}' ({own[0].file})"
+                     for label, own in sorted(rare)[:_NAMED]]
+            raise InputError(
+                f"{len(rare)} of {len(clips)} classes have {problem}: {', '.join(first)}"
+                + ", …" * (len(rare) > _NAMED), where=where, allowed=allowed, hint=hint)

@@ -1,0 +1,175 @@
+"""Any table of clips: columns found or named, labels, folds given or made, and what is refused."""
+
+from collections import Counter
+
+import pytest
+
+from l3hpc.datasets.clip_tables import ClipTable, read_files, read_table
+from l3hpc.datasets.labelled import read_labelled
+from l3hpc.errors import InputError
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes birds/labels.csv of the given rows, and an empty file for each name in ``files``."""
+    def write(text, files=()):
+        folder = tmp_path / "birds"
+        for name in files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        folder.mkdir(exist_ok=True)
+        (folder / "labels.csv").write_text(text)
+        return folder / "labels.csv"
+    return write
+
+
+def rows(*lines):
+    return "\n".join(lines) + "\n"
+
+
+def many(classes="ab", per_class=6, header="file,label,site"):
+    """A table with ``per_class`` clips of each class, three to a site."""
+    return rows(header, *(f"{name}{number}.wav,{name},{name}{number // 3}"
+                          for name in classes for number in range(per_class)))
+
+
+PLAIN = rows("file,label,fold", "a.wav,owl,1", "b.wav,wren,1", "c.wav,owl,2", "d.wav,wren,2")
+
+
+def test_columns_are_found_by_their_usual_names(table):
+    found = read_table(ClipTable(table(PLAIN)))
+    assert (found.kind, found.classes, found.folds, found.part) == (
+        "birds", ("owl", "wren"), [1, 2], "")
+    assert [(clip.file, clip.fold, clip.label, clip.source) for clip in found.clips] == [
+        ("a.wav", 1, 0, "a.wav"), ("b.wav", 1, 1, "b.wav"), ("c.wav", 2, 0, "c.wav"),
+        ("d.wav", 2, 1, "d.wav")]
+    assert found.columns == "files of 'file', labels of 'label', folds of 'fold'"
+
+
+def test_columns_can_be_named(table):
+    path = table(PLAIN.replace("file,label,fold", "Take,what,part"))
+    with pytest.raises(InputError, match="no column of files was found") as refused:
+        read_table(ClipTable(path))
+    assert "Take, what, part" in refused.value.allowed and "--file-column" in refused.value.hint
+    named = {"file_column": "Take", "label_column": "what", "fold_column": "part"}
+    assert read_table(ClipTable(path, **named)).folds == [1, 2]
+    with pytest.raises(InputError, match="has no column 'when'"):
+        read_table(ClipTable(path, **{**named, "group_column": "when"}))
+
+
+@pytest.mark.parametrize(("stem", "given", "name"), [
+    ("labels", None, "birds"), ("owls-2024", None, "owls-2024"), ("labels", "Night", "Night")])
+def test_the_data_set_has_a_name(table, stem, given, name):
+    path = table(PLAIN)
+    path = path.rename(path.with_name(f"{stem}.csv"))
+    assert read_table(ClipTable(path, name=given)).kind == name
+
+
+def test_the_tables_of_the_known_data_sets_are_cases(esc50, us8k):
+    """Same clips, folds and order of the classes, found without naming anything but numbers."""
+    for folder, number, group in ((esc50(), "target", "src_file"), (us8k(), "classID", "fsID")):
+        known = read_labelled(folder)
+        found = read_table(ClipTable(known.table, known.audio, label_column=number,
+                                     group_column=group))
+        assert found.clips == known.clips
+        assert found.classes == tuple(map(str, known.ids))
+        assert set(read_table(ClipTable(known.table, known.audio)).classes) == set(known.classes)
+
+
+def test_a_name_may_lack_its_folder_or_suffix(table):
+    text = PLAIN.replace("a.wav", "a").replace("b.wav", "deep/b")
+    path = table(text, ["x/a.wav", "deep/b.flac", "y/c.wav", "d.wav", "a.txt"])
+    assert read_files(ClipTable(path)) == ["x/a.wav", "deep/b.flac", "y/c.wav", "d.wav"]
+    table(text, ["z/a.ogg"])
+    with pytest.raises(InputError, match=r"'a' may be x/a.wav or z/a.ogg"):
+        read_files(ClipTable(path))
+
+
+def test_absolute_names_below_the_folder(table):
+    path = table(PLAIN)
+    path.write_text(PLAIN.replace("a.wav", str(path.parent / "a.wav")))
+    assert read_files(ClipTable(path))[0] == "a.wav"
+
+
+def test_two_names_of_one_file_are_refused(table):
+    path = table(PLAIN.replace("b.wav", "x/a.wav"), ["x/a.wav", "c.wav", "d.wav"])
+    with pytest.raises(InputError, match="'a.wav' and 'x/a.wav' are the same file"):
+        read_files(ClipTable(path))
+
+
+@pytest.mark.parametrize(("column", "cells", "given"), [
+    ("tags", ("owl;wren", "wren", "owl", "owl ; rain", "rain"), {}),
+    ("tags", ("owl|wren", "wren|", "owl", "rain|owl|owl", "rain"), {}),
+    ("tags", ('"owl,wren"', "wren", "owl", '"owl,rain"', "rain"), {"label_separator": ","}),
+    ("owl,rain,wren", ("1,0,1", "0,0,1", "true,,False", "1.0,1,0", "0,1,0"),
+     {"label_column": "owl, rain,wren"})])
+def test_several_labels(table, column, cells, given):
+    lines = [f"{index}.wav,{index % 2},{cell}" for index, cell in enumerate(cells)]
+    found = read_table(ClipTable(table(rows(f"file,fold,{column}", *lines)), **given))
+    assert found.several and found.classes == ("owl", "rain", "wren")
+    assert [clip.labels for clip in found.clips] == [(0, 2), (2,), (0,), (0, 1), (1,)]
+
+
+def test_a_comma_is_not_taken_for_a_separator_unasked(table):
+    path = table(PLAIN.replace("owl", '"owl, barn"'))
+    with pytest.raises(InputError, match="may be one label or several") as refused:
+        read_table(ClipTable(path))
+    assert "--label-separator" in refused.value.hint
+    one = read_table(ClipTable(path, label_separator="none"))
+    assert one.classes == ("owl, barn", "wren") and not one.several
+
+
+def test_folds_that_are_made_are_stratified_and_repeatable(table):
+    path = table(many(per_class=10))
+    found = read_table(ClipTable(path))
+    assert found.folds == [1, 2, 3, 4, 5]
+    assert set(Counter((clip.fold, clip.label) for clip in found.clips).values()) == {2}
+    again, other = read_table(ClipTable(path)), read_table(ClipTable(path, seed=1))
+    assert again.digest() == found.digest() != other.digest()
+
+
+def test_folds_that_are_made_keep_groups_together(table):
+    found = read_table(ClipTable(table(many(per_class=12)), group_column="site", folds=4))
+    sites = {(clip.source, clip.fold) for clip in found.clips}
+    assert found.folds == [1, 2, 3, 4] and len(sites) == 8
+    assert {clip.source for clip in found.clips} >= {"a0", "b3"}
+    assert found.columns.endswith("4 folds made with groups of 'site'")
+
+
+def test_a_number_of_folds_replaces_those_that_were_found(table):
+    text = PLAIN + "e.wav,owl,1\nf.wav,wren,1\n"
+    assert len(read_table(ClipTable(table(text), folds=3)).folds) == 3
+    with pytest.raises(InputError, match="exclude each other"):
+        read_table(ClipTable(table(text), folds=3, fold_column="fold"))
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("b.wav,wren,1", "b.wav,wren,x", "1 of 4 clips have an unknown fold in the column 'fold': "
+                                     "b.wav (line 3: 'x')"),
+    (",1\n", ",\n", "2 of 4 clips have an unknown fold in the column 'fold': a.wav (line 2: '')"),
+    ("b.wav,wren", "b.wav, ", "1 of 4 clips have no label: b.wav (line 3)"),
+    ("d.wav,wren", "d.wav,rain", "2 of 3 classes have one clip: 'rain' (d.wav), 'wren' (b.wav)"),
+    ("wren,2", "wren,1", "1 of 2 classes have clips in one fold only: 'wren' (b.wav)"),
+    ("wren", "owl", "has a single class: 'owl'"),
+    ("b.wav", "a.wav", "'a.wav' is listed twice (as in line 2)"),
+    ("b.wav", "../b.wav", "'../b.wav' is not a file below the folder of audio"),
+    ("b.wav", "/etc/b.wav", "'/etc/b.wav' is not a file below the folder of audio"),
+    ("b.wav", "", "'' is not a file below the folder of audio"),
+    ("label,", "what,", "no column of labels was found"),
+])
+def test_what_is_refused(table, old, new, message):
+    with pytest.raises(InputError) as refused:
+        read_table(ClipTable(table(PLAIN.replace(old, new))))
+    assert refused.value.message.startswith(message)
+
+
+def test_too_few_groups_or_clips_for_the_folds(table):
+    with pytest.raises(InputError, match="4 groups do not fill 5 folds"):
+        read_table(ClipTable(table(many()), group_column="site"))
+    with pytest.raises(InputError, match="no class has as many as 7 clips"):
+        read_table(ClipTable(table(many()), folds=7))
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(InputError, match="no such table of clips"):
+        read_table(ClipTable(tmp_path / "none.csv"))
