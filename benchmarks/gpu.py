@@ -359,7 +359,7 @@ def files_to_embeddings(small: bool, work: Path) -> Table:
 class Nothing:
     """A network that takes no time."""
 
-    rate, dim = 48000, 512
+    rate, window_s, dim = 48000, 1.0, 512
 
     def embed(self, frames: Any, batch_size: Any = None, on_batch: Any = None) -> np.ndarray:
         """Zeros."""

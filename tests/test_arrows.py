@@ -29,8 +29,8 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "ledger": "workspace console web",
     "workspace": "config",
     "config": "steps arrays",
-    "steps": "compression avc classification tagging reduction sampling datasets models audio"
-             " arrays console",
+    "steps": "compression avc classification tagging reduction sampling teachers datasets models"
+             " audio arrays console",
     "hear": "embedding models audio",
     "export": "datasets embedding models audio console",
     "compression": "avc models audio arrays console",
@@ -40,7 +40,8 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "reduction": "datasets arrays console",
     "sampling": "datasets arrays console",
     "datasets": "models audio arrays console",
-    "embedding": "models audio arrays",
+    "embedding": "teachers models audio arrays",
+    "teachers": "models audio",
     "models": "audio arrays console",
     "audio": "arrays",
     "arrays": "",

@@ -1,8 +1,12 @@
-"""Cutting a signal into the one-second frames that the networks take, as in the published packages.
+"""Cutting a signal into the frames that the networks take, as in the published packages.
 
-As in openl3 0.4 and edgel3 0.2, centring adds half a second of zeros before the signal (and none
+As in openl3 0.4 and edgel3 0.2, centring adds half a frame of zeros before the signal (and none
 after it), and then the end is padded with zeros to a whole number of hops, so that no sample is
-lost.
+lost. Frames last one second there; here they last ``window_s`` seconds.
+
+Two networks whose frames differ in length share their centres: with ``teacher_s``, frame i has the
+centre of the i-th frame of ``teacher_s`` seconds, and there are as many. Where frames begin
+``center``-ed, that is at ``i * hop_s``; otherwise half a frame of the teacher later.
 
 There is one difference. The packages cut every ``int(hop_s * rate)`` samples but give frame i the
 time ``i * hop_s``, so that the two drift apart if ``hop_s * rate`` is not a whole number or is
@@ -24,8 +28,49 @@ from l3hpc.errors import InputError
 MAX_DENOMINATOR = 10**6  # of a hop as a fraction of seconds: 0.1 is 1/10
 
 
-def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> int:
-    """Return the number of one-second frames that ``frame_audio`` cuts from a signal.
+def window_samples(window_s: float, rate: int) -> int:
+    """Return the number of samples of a frame.
+
+    Parameters
+    ----------
+    window_s
+        Its length in seconds.
+    rate
+        Hz.
+    """
+    return round(window_s * rate)
+
+
+def format_seconds(window_s: float) -> str:
+    """``one second each``, or ``3 s each``: the length of frames, for messages."""
+    return "one second each" if window_s == 1 else f"{window_s:g} s each"
+
+
+def zeros_before(rate: int, center: bool, window_s: float = 1.0,
+                 teacher_s: float | None = None) -> int:
+    """Return how many zeros precede the signal; negative: how many samples are left out.
+
+    Parameters
+    ----------
+    rate
+        Hz.
+    center, window_s, teacher_s
+        As for ``frame_audio``.
+
+    Examples
+    --------
+    >>> zeros_before(8000, True), zeros_before(8000, False, 1.0, 3.0)
+    (4000, -8000)
+    """
+    half = window_samples(window_s, rate) // 2
+    if center:
+        return half
+    return half - window_samples(window_s if teacher_s is None else teacher_s, rate) // 2
+
+
+def frame_count(samples: int, rate: int, hop_s: float, center: bool = True,
+                window_s: float = 1.0) -> int:
+    """Return the number of frames that ``frame_audio`` cuts from a signal.
 
     Parameters
     ----------
@@ -36,7 +81,9 @@ def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> i
     hop_s
         Seconds from one frame to the next.
     center
-        Add half a second of zeros before the signal.
+        Add half a frame of zeros before the signal.
+    window_s
+        Length of a frame in seconds (of the teacher's, where frames share their centres).
 
     Returns
     -------
@@ -50,12 +97,14 @@ def frame_count(samples: int, rate: int, hop_s: float, center: bool = True) -> i
     >>> frame_count(10 * 8000, 8000, 0.1), frame_count(10 * 8000, 8000, 0.1, center=False)
     (96, 91)
     """
-    return 1 + frames_before(samples + (rate // 2 if center else 0) - rate, rate, hop_s)
+    length = window_samples(window_s, rate)
+    return 1 + frames_before(samples + (length // 2 if center else 0) - length, rate, hop_s)
 
 
-def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
+def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True,
+                window_s: float = 1.0, teacher_s: float | None = None
                 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a signal into frames of one second.
+    """Cut a signal into frames.
 
     Parameters
     ----------
@@ -66,13 +115,17 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     hop_s
         Seconds from one frame to the next, at least one sample.
     center
-        Times are centres of frames, the first at 0; otherwise starts of frames.
+        Times are centres of frames, the first at 0; otherwise starts of frames (of the teacher's).
+    window_s
+        Length of a frame in seconds.
+    teacher_s
+        Length of the frames whose centres these share; None: their own.
 
     Returns
     -------
     frames
-        (frames, rate) float32. If the hop is a whole number of samples they are a read-only view,
-        so that overlapping frames take no further memory.
+        (frames, window) float32. If the hop is a whole number of samples they are a read-only
+        view, so that overlapping frames take no further memory.
     times
         (frames,) float64 seconds, multiples of ``hop_s``.
 
@@ -86,24 +139,27 @@ def frame_audio(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     >>> frames, times = frame_audio(np.ones(16000), 8000, 0.5)
     >>> frames.shape, times.tolist()
     ((4, 8000), [0.0, 0.5, 1.0, 1.5])
+    >>> frame_audio(np.ones(5 * 8000), 8000, 1.0, False, 1.0, teacher_s=3.0)[0].shape
+    (3, 8000)
     """
-    frames, times = cut_frames(signal, rate, hop_s, center)
+    frames, times = cut_frames(signal, rate, hop_s, center, window_s, teacher_s)
     return np.asarray(frames[:]), times
 
 
-def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
+def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True,
+               window_s: float = 1.0, teacher_s: float | None = None
                ) -> tuple[np.ndarray | CutFrames, np.ndarray]:
     """Cut frames as ``frame_audio`` does, but copy unevenly spaced ones only when sliced.
 
     Parameters
     ----------
-    signal, rate, hop_s, center
+    signal, rate, hop_s, center, window_s, teacher_s
         As for ``frame_audio``.
 
     Returns
     -------
     frames
-        (frames, rate) float32: a view, or ``CutFrames``.
+        (frames, window) float32: a view, or ``CutFrames``.
     times
         (frames,) float64 seconds.
 
@@ -116,21 +172,24 @@ def cut_frames(signal: np.ndarray, rate: int, hop_s: float, center: bool = True
     if signal.ndim != 1 or not len(signal):
         raise InputError(f"cannot frame audio of shape {signal.shape}",
                          allowed="one channel with at least one sample")
-    count = frame_count(len(signal), rate, hop_s, center)
-    before = rate // 2 if center else 0
+    window = window_samples(window_s, rate)
+    count = frame_count(len(signal), rate, hop_s, center,
+                        window_s if teacher_s is None else teacher_s)
+    before = zeros_before(rate, center, window_s, teacher_s)
+    signal, before = signal[max(-before, 0):], max(before, 0)
     starts = frame_starts(0, count, rate, hop_s)
     times = np.arange(count, dtype=np.float64) * hop_s
-    # With a hop of more than a second the last frame may start after the end of the signal.
+    # With a long hop, or a longer frame of the teacher, the last frame may start after the end.
     covered = int(min(starts[-1], before + len(signal)))
-    padded = np.zeros(covered + rate, np.float32)
+    padded = np.zeros(max(covered + window, before + len(signal)), np.float32)
     padded[before:before + len(signal)] = signal
-    frames = CutFrames(padded, starts, rate)
+    frames = CutFrames(padded, starts, window)
     return (frames[:] if frames.even else frames), times
 
 
 def frame_blocks(
-    blocks: Iterable[np.ndarray], rate: int, hop_s: float, center: bool = True, *,
-    size: int = 256, skip: int = 0,
+    blocks: Iterable[np.ndarray], rate: int, hop_s: float, center: bool = True,
+    window_s: float = 1.0, teacher_s: float | None = None, *, size: int = 256, skip: int = 0,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Cut a signal that comes in blocks as ``frame_audio`` does, with memory for one block.
 
@@ -138,7 +197,7 @@ def frame_blocks(
     ----------
     blocks
         Blocks (n,) of samples.
-    rate, hop_s, center
+    rate, hop_s, center, window_s, teacher_s
         As for ``frame_audio``.
     size
         Most frames at once.
@@ -150,7 +209,7 @@ def frame_blocks(
     number : int
         The number of the first frame.
     frames : numpy.ndarray
-        (m, rate) float32.
+        (m, window) float32.
     times : numpy.ndarray
         (m,) float64 seconds.
 
@@ -159,34 +218,41 @@ def frame_blocks(
     InputError
         The signal is empty, or the hop is below one sample.
     """
+    window = window_samples(window_s, rate)
+    counted_s = window_s if teacher_s is None else teacher_s
+    before = zeros_before(rate, center, window_s, teacher_s)
+    unused = max(-before, 0)  # samples before the first frame
     # The part of the padded signal from sample ``low`` on that is still needed.
-    held = np.zeros(rate // 2 if center else 0, np.float32)
+    held = np.zeros(max(before, 0), np.float32)
     low = number = total = 0
 
     def frames(stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         for first in range(max(number, skip), stop, size):
             last = min(first + size, stop)
-            windows = _windows(held, frame_starts(first, last, rate, hop_s) - low, rate)
+            windows = _windows(held, frame_starts(first, last, rate, hop_s) - low, window)
             yield first, windows, np.arange(first, last, dtype=np.float64) * hop_s
 
     for block in blocks:
-        held = np.concatenate((held, block))
+        held = np.concatenate((held, block[unused:]))
+        unused = max(unused - len(block), 0)
         total += len(block)
-        ready = frames_before(low + len(held) - rate + 1, rate, hop_s)
+        ready = frames_before(low + len(held) - window + 1, rate, hop_s)
+        if counted_s > window_s:  # a signal that ends here has fewer frames of the teacher
+            ready = max(number, min(ready, frame_count(total, rate, hop_s, center, counted_s)))
         yield from frames(ready)
         number = ready
         done = min(frame_start(number, rate, hop_s) - low, len(held))
         held, low = held[done:], low + done
     if not total:
         raise InputError("cannot frame audio without samples")
-    count = frame_count(total, rate, hop_s, center)
+    count = frame_count(total, rate, hop_s, center, counted_s)
     last = frame_start(count - 1, rate, hop_s) - low
-    held = np.pad(held, (0, max(min(last, len(held)) + rate - len(held), 0)))
+    held = np.pad(held, (0, max(min(last, len(held)) + window - len(held), 0)))
     yield from frames(count)
 
 
 class CutFrames:
-    """Frames of one signal, (n, rate); a slice is an array.
+    """Frames of one signal, (n, window); a slice is an array.
 
     Parameters
     ----------
@@ -194,8 +260,8 @@ class CutFrames:
         (samples,) float32, padded.
     starts
         (n,) first samples of the frames.
-    rate
-        Hz, and samples per frame.
+    window
+        Samples per frame.
 
     Attributes
     ----------
@@ -203,10 +269,10 @@ class CutFrames:
         Whether all frames together can be a view of the signal.
     """
 
-    def __init__(self, signal: np.ndarray, starts: np.ndarray, rate: int) -> None:
-        self._signal, self._starts, self._rate = signal, starts, rate
-        self.shape = (len(starts), rate)
-        self.even = len(np.unique(np.diff(starts))) < 2 and starts[-1] + rate <= len(signal)
+    def __init__(self, signal: np.ndarray, starts: np.ndarray, window: int) -> None:
+        self._signal, self._starts, self._window = signal, starts, window
+        self.shape = (len(starts), window)
+        self.even = len(np.unique(np.diff(starts))) < 2 and starts[-1] + window <= len(signal)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -214,17 +280,17 @@ class CutFrames:
     def __getitem__(self, rows: slice) -> np.ndarray:
         starts = self._starts[rows]
         if not len(starts):
-            return np.empty((0, self._rate), np.float32)
-        return _windows(self._signal, starts, self._rate)
+            return np.empty((0, self._window), np.float32)
+        return _windows(self._signal, starts, self._window)
 
 
 class JoinedFrames:
-    """Frames of several signals, one after the other, (n, rate); only slices are copied.
+    """Frames of several signals, one after the other, (n, window); only slices are copied.
 
     Parameters
     ----------
     arrays
-        The frames (m, rate) of each signal.
+        The frames (m, window) of each signal.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray | CutFrames]) -> None:
@@ -329,18 +395,18 @@ def hop_samples(rate: int, hop_s: float) -> Fraction:
     return hop
 
 
-def _windows(signal: np.ndarray, starts: np.ndarray, rate: int) -> np.ndarray:
-    """One second from each start, a view if evenly spaced; zeros follow the signal."""
-    inside = int(np.searchsorted(starts, len(signal) - rate, "right"))
+def _windows(signal: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """``length`` samples from each start, a view if evenly spaced; zeros follow the signal."""
+    inside = int(np.searchsorted(starts, len(signal) - length, "right"))
     if inside < len(starts):
-        frames = np.zeros((len(starts), rate), np.float32)
+        frames = np.zeros((len(starts), length), np.float32)
         if inside:
-            frames[:inside] = _windows(signal, starts[:inside], rate)
+            frames[:inside] = _windows(signal, starts[:inside], length)
         for row, start in zip(frames[inside:], starts[inside:].tolist(), strict=True):
-            part = signal[start:start + rate]
+            part = signal[start:start + length]
             row[:len(part)] = part
         return frames
-    windows = np.lib.stride_tricks.sliding_window_view(signal, rate)
+    windows = np.lib.stride_tricks.sliding_window_view(signal, length)
     steps = np.unique(np.diff(starts))
     if len(steps) > 1:
         return np.asarray(windows[starts])

@@ -30,25 +30,28 @@ class MelFrontend(keras.layers.Layer):
         As for ``Frontend``.
     convention
         ``kapre-0.1`` (or its letter) is the only one.
+    window_s
+        Length of a frame in seconds.
     **kwargs
         Passed to ``keras.layers.Layer``.
 
     Raises
     ------
     InputError
-        Another convention, or a geometry that does not fit one second.
+        Another convention, or a geometry that does not fit a frame.
     """
 
     def __init__(self, rate: int, n_dft: int, hop: int, n_mels: int | None,
-                 fmax: float | None = None, convention: str = "A", **kwargs: Any) -> None:
+                 fmax: float | None = None, convention: str = "A", window_s: float = 1.0,
+                 **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         if letter_of(convention) != "A":
             raise InputError(f"no layer for front-end convention {name_of(convention)!r}",
                              allowed=f"{name_of('A')!r}; for others call Frontend on the audio")
-        self.frontend = Frontend(rate, n_dft, hop, n_mels, fmax, convention)
+        self.frontend = Frontend(rate, n_dft, hop, n_mels, fmax, convention, window_s)
 
     def call(self, audio: tf.Tensor) -> tf.Tensor:
-        """Compute the spectrograms (batch, bands, times, 1) of one-second frames (batch, rate)."""
+        """Compute the spectrograms (batch, bands, times, 1) of frames (batch, samples)."""
         front = self.frontend
         before, after = front.padding()
         padded = tf.pad(tf.cast(audio, front.dtype), [[0, 0], [before, after]])
@@ -71,6 +74,7 @@ class MelFrontend(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Return the geometry, ready for JSON, from which Keras makes the layer again."""
         front = self.frontend
+        window = {} if front.window_s == 1 else {"window_s": front.window_s}
         return {**super().get_config(), "rate": front.rate, "n_dft": front.n_dft,
                 "hop": front.hop, "n_mels": front.n_mels, "fmax": front.fmax,
-                "convention": front.convention}
+                "convention": front.convention, **window}

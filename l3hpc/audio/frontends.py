@@ -1,4 +1,4 @@
-"""Decibel spectrograms of one-second frames, as the networks were trained on.
+"""Decibel spectrograms of frames of audio, as the networks were trained on.
 
 There are five conventions among published weights and packages (see ``conventions``). All use a
 periodic Hann window, triangular mel filters of unit area from 0 Hz, a floor of 1e-10 and a range of
@@ -21,6 +21,7 @@ import numpy as np
 
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.audio.conventions import letter_of, name_of
+from l3hpc.audio.framing import format_seconds, window_samples
 from l3hpc.errors import InputError
 
 ON_CORNER = 1e-10  # weights below this, relative to the height of the filter, are rounding errors
@@ -31,6 +32,7 @@ CHUNK_BYTES = 6 << 20  # windowed samples and spectrum per thread at one time
 # Multiply-adds per filter block. With more, OpenBLAS would start threads of its own, which would
 # slow down the threads over frames.
 BLOCK_PRODUCTS = 1 << 18
+LONGEST_FRAME_S = 60
 MAX_WEIGHTS = 1 << 25  # of a mel filterbank: 256 MB
 
 
@@ -41,9 +43,9 @@ class Frontend:
     Parameters
     ----------
     rate
-        Hz, and samples per frame (a frame lasts one second).
+        Hz.
     n_dft, hop
-        Window length (even) and step in samples, at most one second.
+        Window length (even) and step in samples, at most a frame.
     n_mels
         Number of mel bands; None for the linear spectrogram of ``n_dft // 2 + 1`` bins.
     fmax
@@ -51,16 +53,25 @@ class Frontend:
     convention
         Name or letter (see ``l3hpc.audio.conventions``). The attribute ``convention`` is the
         letter, ``name`` is the name.
+    window_s
+        Length of a frame in seconds.
+
+    Attributes
+    ----------
+    samples : int
+        Length of a frame in samples.
 
     Raises
     ------
     InputError
-        The geometry does not fit one second, or there is no such convention.
+        The geometry does not fit a frame, or there is no such convention.
 
     Examples
     --------
     >>> Frontend(8000, 1024, 160, 64).shape
     (64, 50)
+    >>> Frontend(8000, 1024, 160, 64, window_s=3.0).shape
+    (64, 150)
     """
 
     rate: int
@@ -69,15 +80,18 @@ class Frontend:
     n_mels: int | None
     fmax: float | None = None
     convention: str = "A"
+    window_s: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "convention", letter_of(self.convention))
         problem = None
         if self.rate < 1:
             problem = f"a rate of {self.rate} Hz"
-        elif self.n_dft < 2 or self.n_dft % 2 or self.n_dft > self.rate:
+        elif not 0 < self.window_s <= LONGEST_FRAME_S:
+            problem = f"frames of {self.window_s:g} s"
+        elif self.n_dft < 2 or self.n_dft % 2 or self.n_dft > self.samples:
             problem = f"a DFT of {self.n_dft} samples at {self.rate} Hz"
-        elif self.hop < 1 or self.hop > self.rate:
+        elif self.hop < 1 or self.hop > self.samples:
             problem = f"a hop of {self.hop} samples at {self.rate} Hz"
         elif self.n_mels is not None and self.n_mels < 1:
             problem = f"{self.n_mels} mel bands"
@@ -87,10 +101,15 @@ class Frontend:
             problem = f"fmax {self.fmax} Hz at {self.rate} Hz"
         if problem:
             raise InputError(f"no spectrogram can have {problem}",
-                             allowed="an even DFT of at most one second, a hop of at most one "
-                                     "second, at least 1 mel and at most "
+                             allowed=f"frames of at most {LONGEST_FRAME_S} s, an even DFT and a "
+                                     "hop of at most one frame, at least 1 mel and at most "
                                      f"{MAX_WEIGHTS // (self.n_dft // 2 + 1) or 1:,}, "
                                      "0 < fmax <= rate / 2")
+
+    @property
+    def samples(self) -> int:
+        """Samples of a frame."""
+        return window_samples(self.window_s, self.rate)
 
     @property
     def name(self) -> str:
@@ -106,7 +125,7 @@ class Frontend:
     def shape(self) -> tuple[int, int]:
         """(bands, times) of the spectrogram of one frame."""
         before, after = self.padding()
-        return self.bands, 1 + (self.rate + before + after - self.n_dft) // self.hop
+        return self.bands, 1 + (self.samples + before + after - self.n_dft) // self.hop
 
     def padding(self) -> tuple[int, int]:
         """Return the number of zeros before and after a frame."""
@@ -114,7 +133,7 @@ class Frontend:
             return self.n_dft // 2, self.n_dft // 2
         if self.n_mels is None:
             return 0, 0
-        total = max((-(-self.rate // self.hop) - 1) * self.hop + self.n_dft - self.rate, 0)
+        total = max((-(-self.samples // self.hop) - 1) * self.hop + self.n_dft - self.samples, 0)
         before = 0 if self.convention == "B" else total // 2
         return before, total - before
 
@@ -166,7 +185,7 @@ class Frontend:
 
     def __call__(self, frames: np.ndarray, threads: int | None = 1,
                  out: np.ndarray | None = None) -> np.ndarray:
-        """Compute the spectrograms of one-second frames, in decibels below the maximum.
+        """Compute the spectrograms of frames, in decibels below the maximum.
 
         Spectra that overlapping frames share are computed once, if the frames are a view of one
         signal (as from ``frame_audio``) and a whole number of hops apart. The result does not
@@ -175,7 +194,7 @@ class Frontend:
         Parameters
         ----------
         frames
-            (n, rate) floating-point samples.
+            (n, samples) floating-point samples.
         threads
             Number of threads; None for one per core that this process may use.
         out
@@ -193,9 +212,10 @@ class Frontend:
             The frames have another shape.
         """
         frames = np.asarray(frames)
-        if frames.ndim != 2 or frames.shape[1] != self.rate:
+        if frames.ndim != 2 or frames.shape[1] != self.samples:
             raise InputError(f"frames of shape {frames.shape} do not fit a front end at "
-                             f"{self.rate} Hz", allowed=f"(n, {self.rate}): one second each")
+                             f"{self.rate} Hz", allowed=f"(n, {self.samples}): "
+                             + format_seconds(self.window_s))
         bands, times = self.shape
         result = np.empty((len(frames), bands, times), np.float32) if out is None else out
         apart = self._spectra_apart(frames)
@@ -223,7 +243,7 @@ class Frontend:
         """The spectra of a frame whose windows contain no padding."""
         before, _ = self.padding()
         first = -(-before // self.hop)
-        last = (self.rate + before - self.n_dft) // self.hop
+        last = (self.samples + before - self.n_dft) // self.hop
         return range(first, max(last + 1, first))
 
     def _spectra_apart(self, frames: np.ndarray) -> int | None:
@@ -235,8 +255,8 @@ class Frontend:
 
     def _separately(self, frames: np.ndarray, out: np.ndarray) -> None:
         before, after = self.padding()
-        padded = np.zeros((len(frames), before + self.rate + after), self.dtype)
-        padded[:, before:before + self.rate] = frames
+        padded = np.zeros((len(frames), before + self.samples + after), self.dtype)
+        padded[:, before:before + self.samples] = frames
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.n_dft, axis=1)
         self._decibels(windows[:, ::self.hop], out)
 
@@ -248,7 +268,7 @@ class Frontend:
         samples = np.zeros((len(frames), len(ends), self.n_dft), self.dtype)
         for number, index in enumerate(ends):
             start = index * self.hop - before
-            low, high = max(start, 0), min(start + self.n_dft, self.rate)
+            low, high = max(start, 0), min(start + self.n_dft, self.samples)
             samples[:, number, low - start:high - start] = frames[:, low:high]
         padded = np.empty((len(frames), self.bands, len(ends)), np.float32)
         self._decibels(samples, padded)

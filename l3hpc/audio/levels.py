@@ -109,7 +109,7 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
         (m,) float32 in dB: the frames that became complete with the last block, perhaps none.
     """
     length = round(frame_s * rate)
-    before = rate // 2 if center else 0
+    before = length // 2 if center else 0
     energy = np.zeros(1)  # cumulative, of the samples from ``low`` on
     low = number = 0
 
@@ -127,12 +127,12 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
         energy = np.concatenate((energy, weighted))
         total = low + len(energy) - 1
         complete = frames_before(total + before - length + 1, rate, hop_s)
-        ready = max(min(complete, frame_count(total, rate, hop_s, center)), number)
+        ready = max(min(complete, frame_count(total, rate, hop_s, center, frame_s)), number)
         yield levels(ready)
         number = ready
         done = min(max(frame_start(number, rate, hop_s) - before - low, 0), len(energy) - 1)
         energy, low = energy[done:] - energy[done], low + done
-    yield levels(frame_count(low + len(energy) - 1, rate, hop_s, center))
+    yield levels(frame_count(low + len(energy) - 1, rate, hop_s, center, frame_s))
 
 
 def _a_gain(squared: np.ndarray) -> np.ndarray:

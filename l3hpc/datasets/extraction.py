@@ -24,7 +24,7 @@ import numpy as np
 
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5
-from l3hpc.audio.framing import JoinedFrames
+from l3hpc.audio.framing import JoinedFrames, window_samples
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.windows import Piece, read_pieces, window_count
@@ -48,11 +48,13 @@ class EmbeddingNetwork(Protocol):
     @property
     def rate(self) -> int: ...
     @property
+    def window_s(self) -> float: ...
+    @property
     def dim(self) -> int: ...
 
     def embed(self, frames: JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Windows (n, rate) → embeddings (n, dim) float32."""
+        """Windows (n, window_s * rate) → embeddings (n, dim) float32."""
 
 
 @dataclass
@@ -174,7 +176,8 @@ class Extraction:
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
         """Embed what is not done; returns the number of windows."""
         block = self.block or self._default_block()
-        counts = [window_count(self.folder / recording.file, self.hop, self.center)
+        counts = [window_count(self.folder / recording.file, self.hop, self.center,
+                               self.network.window_s)
                   for recording in self.recordings]
         self.progress.start("embedding", total=sum(counts), unit="windows")
         processed = {**done, **dict.fromkeys(skipped)}
@@ -191,7 +194,8 @@ class Extraction:
                                           block)
 
     def _default_block(self) -> int:
-        return max(64, BLOCK_BYTES // (4 * self.network.rate))
+        window = window_samples(self.network.window_s, self.network.rate)
+        return max(64, BLOCK_BYTES // (4 * window))
 
     def _embed_recordings(self, recordings: Iterable[tuple[int, _Read]],
                           done: Mapping[int, int | None], skipped: dict[int, str],
@@ -260,8 +264,9 @@ class Extraction:
         path = self.folder / recording.file
         if recording.size < 0:
             raise AudioError("no such file", where=str(path))
-        return read_pieces(path, self.network.rate, self.hop, self.center, levels=self.levels,
-                           skip=start, min_seconds=self.min_seconds, contents=contents)
+        return read_pieces(path, self.network.rate, self.hop, self.center,
+                           window_s=self.network.window_s, levels=self.levels, skip=start,
+                           min_seconds=self.min_seconds, contents=contents)
 
     def _exchange(self, block: _Block, skipped: dict[int, str]) -> _Block:
         """Start to embed a block, write the one before, and return an empty one."""
@@ -365,6 +370,7 @@ class Extraction:
             file.attrs["rate"] = self.network.rate
             file.attrs["hop"] = self.hop
             file.attrs["center"] = self.center
+            file.attrs["window"] = self.network.window_s
             file.attrs["audio"] = str(Path(self.folder).absolute())
         return rows
 

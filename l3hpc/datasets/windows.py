@@ -1,10 +1,10 @@
-"""Cut recordings into one-second windows at a network's rate, and their times into calendar
-numbers.
+"""Cut recordings into windows at a network's rate, and their times into calendar numbers.
 
 Teacher, student and training all cut audio by ``read_pieces``, so that row *i* of one is row *i* of
-the others. A few windows that represent many recordings (``evenly_spaced``, ``sample_windows``)
-determine the ranges and errors of reduced precision; which ones depends on the list of recordings
-alone, so that every task of an array takes the same.
+the others; windows of another length than the teacher's share its centres. A few windows that
+represent many recordings (``evenly_spaced``, ``sample_windows``) determine the ranges and errors of
+reduced precision; which ones depends on the list of recordings alone, so that every task of an
+array takes the same.
 
 ``calendar`` turns unix timestamps into local calendar numbers, for whole arrays, through changes of
 daylight saving time.
@@ -32,7 +32,7 @@ from l3hpc.audio.files import (
     row_blocks,
     usable_blocks,
 )
-from l3hpc.audio.framing import frame_blocks, frame_count
+from l3hpc.audio.framing import frame_blocks, frame_count, window_samples
 from l3hpc.audio.resample import resample_blocks, resample_rows
 from l3hpc.datasets.corpus import Recording
 from l3hpc.errors import InputError
@@ -236,7 +236,7 @@ class Piece:
     first
         Number of the first window in the recording.
     windows
-        (m, rate) float32.
+        (m, window) float32.
     starts
         (m,) seconds in the recording (of the window's centre where framing is centred).
     levels
@@ -250,15 +250,16 @@ class Piece:
 
 
 def read_pieces(
-    path: Path, rate: int, hop: float, center: bool, *, min_seconds: float = 1.0,
-    levels: bool = False, skip: int = 0, size: int = PIECE, contents: Contents | None = None,
+    path: Path, rate: int, hop: float, center: bool, *, window_s: float = 1.0,
+    teacher_s: float | None = None, min_seconds: float = 1.0, levels: bool = False,
+    skip: int = 0, size: int = PIECE, contents: Contents | None = None,
 ) -> Iterator[Piece]:
     """All windows of a recording at a network's rate.
 
     A sound file is read and resampled in blocks and framed as by ``frame_audio``. In an HDF5 file
-    every row of ``audio`` that lasts one second is one window (the published pairing of rows and
-    embeddings); longer rows are framed one by one. Memory: two blocks, whatever a recording's
-    length.
+    every row of ``audio`` that lasts one second (the published pairing of rows and embeddings), or
+    as long as a window of the teacher, is one window, cut or padded around its centre; other rows
+    are framed one by one. Memory: two blocks, whatever a recording's length.
 
     Parameters
     ----------
@@ -270,6 +271,10 @@ def read_pieces(
         Seconds from one window to the next.
     center
         As in ``frame_audio``.
+    window_s
+        Length of a window in seconds.
+    teacher_s
+        Length of the windows whose centres these share; None: their own.
     min_seconds
         A shorter sound file is refused.
     levels
@@ -296,13 +301,14 @@ def read_pieces(
         raise AudioError(f"has a sample rate of {source_rate} Hz, less than one sample per hop of "
                          f"{hop:g} s", where=str(path))
     if is_hdf5(path):
-        yield from _row_pieces(path, rate, hop, center, levels, skip, size)
+        yield from _row_pieces(path, rate, _Cut(hop, center, window_s, teacher_s), levels, skip,
+                               size)
         return
-    yield from _frames(usable_blocks(path, min_seconds, contents), source_rate, rate, hop, center,
-                       levels, skip, size)
+    yield from _frames(usable_blocks(path, min_seconds, contents), source_rate, rate,
+                       _Cut(hop, center, window_s, teacher_s), levels, skip, size)
 
 
-def window_count(path: Path, hop: float, center: bool) -> int:
+def window_count(path: Path, hop: float, center: bool, window_s: float = 1.0) -> int:
     """How many windows ``read_pieces`` gives, from the header alone.
 
     Parameters
@@ -313,6 +319,8 @@ def window_count(path: Path, hop: float, center: bool) -> int:
         Seconds from one window to the next.
     center
         As in ``frame_audio``.
+    window_s
+        Length of a window in seconds (of the teacher's, where windows share their centres).
 
     Returns
     -------
@@ -323,43 +331,73 @@ def window_count(path: Path, hop: float, center: bool) -> int:
         info = probe(path)
         if is_hdf5(path):
             rows = count_rows(path)
-            return rows * _windows_per_row(info.frames // max(rows, 1), info.rate, hop, center)
-        return frame_count(info.frames, info.rate, hop, center) if info.frames else 0
+            return rows * _windows_per_row(info.frames // max(rows, 1), info.rate,
+                                           _Cut(hop, center, window_s))
+        return frame_count(info.frames, info.rate, hop, center, window_s) if info.frames else 0
     except (AudioError, InputError):  # unreadable, or a rate of 1 Hz in a damaged header
         return 0
 
 
-def _windows_per_row(samples: int, rate: int, hop: float, center: bool) -> int:
-    return 1 if samples == rate else frame_count(samples, rate, hop, center)
+@dataclass(frozen=True)
+class _Cut:
+    """How a recording is cut into windows, see ``read_pieces``."""
+
+    hop: float
+    center: bool
+    window_s: float = 1.0
+    teacher_s: float | None = None
+
+    @property
+    def counted_s(self) -> float:
+        """Length of the windows that decide how many there are."""
+        return self.window_s if self.teacher_s is None else self.teacher_s
 
 
-def _row_pieces(
-    path: Path, rate: int, hop: float, center: bool, levels: bool, skip: int, size: int,
-) -> Iterator[Piece]:
+def _windows_per_row(samples: int, rate: int, cut: _Cut) -> int:
+    if _is_one_window(samples, rate, cut):
+        return 1
+    return frame_count(samples, rate, cut.hop, cut.center, cut.counted_s)
+
+
+def _is_one_window(samples: int, rate: int, cut: _Cut) -> bool:
+    return samples in (rate, window_samples(cut.counted_s, rate))
+
+
+def _around_centre(rows: np.ndarray, length: int) -> np.ndarray:
+    """``length`` samples around the centre of each row, with zeros where a row is shorter."""
+    first = rows.shape[1] // 2 - length // 2
+    part = rows[:, max(first, 0):max(first + length, 0)]
+    before = max(-first, 0)
+    return np.pad(part, ((0, 0), (before, length - before - part.shape[1])))
+
+
+def _row_pieces(path: Path, rate: int, cut: _Cut, levels: bool, skip: int, size: int
+                ) -> Iterator[Piece]:
     count, info = count_rows(path), probe(path)
     if not info.frames:
         raise AudioError("contains no samples", reason="empty", where=str(path))
     samples, source_rate = info.frames // count, info.rate
-    if samples != source_rate:
-        per_row = _windows_per_row(samples, source_rate, hop, center)
+    if not _is_one_window(samples, source_rate, cut):
+        per_row = _windows_per_row(samples, source_rate, cut)
         for number in range(skip // per_row, count):
             before = number * per_row
-            for piece in _frames(row_blocks(path, number), source_rate, rate, hop, center, levels,
+            for piece in _frames(row_blocks(path, number), source_rate, rate, cut, levels,
                                  max(skip - before, 0), size):
                 yield Piece(before + piece.first, piece.windows,
                             number * samples / source_rate + piece.starts, piece.levels)
         return
+    window = window_samples(cut.window_s, rate)
     for first in range(skip, count, size):
         numbers = np.arange(first, min(first + size, count))
-        windows = np.empty((len(numbers), rate), np.float32)
+        windows = np.empty((len(numbers), window), np.float32)
         measured = np.empty(len(numbers), np.float32) if levels else None
         for start in range(0, len(numbers), ROWS):
             part = slice(start, min(start + ROWS, len(numbers)))
             rows = _read_rows(path, first + part.start, first + part.stop)
-            windows[part] = resample_rows(rows, source_rate, rate)
+            windows[part] = _around_centre(resample_rows(rows, source_rate, rate), window)
             if measured is not None:
                 measured[part] = _levels_of_rows(rows, source_rate)
-        yield Piece(first, windows, numbers.astype(np.float64), measured)
+        yield Piece(first, windows, numbers * (samples / source_rate), measured)
 
 
 def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:
@@ -371,22 +409,24 @@ def _read_rows(path: Path, start: int, stop: int) -> np.ndarray:
 def _levels_of_rows(rows: np.ndarray, rate: int) -> np.ndarray:
     from l3hpc.audio.levels import frame_levels
 
-    return np.array([frame_levels(row, rate, hop_s=1.0, center=False)[0] for row in rows],
-                    np.float32)
+    seconds = rows.shape[1] / rate
+    return np.array([frame_levels(row, rate, seconds, hop_s=seconds, center=False)[0]
+                     for row in rows], np.float32)
 
 
 def _frames(
-    blocks: Iterable[np.ndarray], source_rate: int, rate: int, hop: float, center: bool,
-    levels: bool, skip: int, size: int,
+    blocks: Iterable[np.ndarray], source_rate: int, rate: int, cut: _Cut, levels: bool, skip: int,
+    size: int,
 ) -> Iterator[Piece]:
     from l3hpc.audio.levels import level_blocks
 
     measured = None
     if levels:  # memory: the two readers are never more than two blocks apart
         blocks, again = itertools.tee(blocks)
-        measured = _Levels(level_blocks(again, source_rate, hop_s=hop, center=center))
+        measured = _Levels(level_blocks(again, source_rate, cut.counted_s, cut.hop, cut.center))
     sound = resample_blocks(blocks, source_rate, rate)
-    for first, windows, starts in frame_blocks(sound, rate, hop, center, size=size, skip=skip):
+    for first, windows, starts in frame_blocks(sound, rate, cut.hop, cut.center, cut.window_s,
+                                               cut.teacher_s, size=size, skip=skip):
         yield Piece(first, windows, starts,
                     measured.take(first, first + len(windows)) if measured else None)
 
@@ -436,7 +476,8 @@ def evenly_spaced(recordings: Sequence[Recording], count: int) -> list[Recording
 
 
 def sample_windows(folder: Path, recordings: Sequence[Recording], rate: int, hop: float,
-                   center: bool, count: int, min_seconds: float = 1.0) -> np.ndarray:
+                   center: bool, count: int, min_seconds: float = 1.0, window_s: float = 1.0
+                   ) -> np.ndarray:
     """Read about ``count`` windows, as many of each recording, spread evenly through it.
 
     Of a long recording the first 256 windows are used. Recordings that cannot be read are left out.
@@ -457,18 +498,21 @@ def sample_windows(folder: Path, recordings: Sequence[Recording], rate: int, hop
         How many windows, about.
     min_seconds
         A shorter sound file is left out.
+    window_s
+        Length of a window in seconds.
 
     Returns
     -------
     numpy.ndarray
-        (n, rate) float32; n is 0 where nothing can be read.
+        (n, window) float32; n is 0 where nothing can be read.
     """
     per_recording = -(-count // max(len(recordings), 1))
-    windows = [np.empty((0, rate), np.float32)]
+    windows = [np.empty((0, window_samples(window_s, rate)), np.float32)]
     for recording in recordings:
         path = Path(folder) / recording.file
         try:
-            first = next(read_pieces(path, rate, hop, center, min_seconds=min_seconds), None)
+            first = next(read_pieces(path, rate, hop, center, window_s=window_s,
+                                     min_seconds=min_seconds), None)
         except (AudioError, OSError):  # the step lists it with the reason
             continue
         if first is None:

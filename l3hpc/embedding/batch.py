@@ -300,7 +300,7 @@ def _read(task: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
         signal, rate = read_audio(task.recording, contents=contents)
         resampled = get_resampler(settings.resampler)(signal, rate, model.rate)
         frames, times = cut_frames(resampled, model.rate, settings.hop_size,
-                                   bool(settings.center))
+                                   bool(settings.center), model.window_s)
         return _Read(task, frames, times, "; ".join(contents.warnings()))
     except (L3hpcError, OSError) as error:
         return _Read(task, error=_message(error, task))

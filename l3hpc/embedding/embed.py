@@ -1,10 +1,11 @@
 """From audio to embeddings in one call: ``get_embedding``, called as in openl3 and edgel3.
 
 As in these packages, channels are averaged, the signal is resampled to the rate of the model,
-``center`` adds half a second of zeros at the start, zeros at the end keep every sample, frames of
-one second are cut every ``hop_size`` seconds, and times are the centres of frames (or their
-starts). Empty audio is an error; silence and audio shorter than a second are warnings. Unlike in
-these packages, samples that are not finite and arrays of ambiguous scale or shape are refused.
+``center`` adds half a frame of zeros at the start, zeros at the end keep every sample, frames (of
+one second, or as long as the model's) are cut every ``hop_size`` seconds, and times are the centres
+of frames (or their starts). Empty audio is an error; silence and audio shorter than a second are
+warnings. Unlike in these packages, samples that are not finite and arrays of ambiguous scale or
+shape are refused.
 
 ``EmbedSettings`` checks the arguments, for Python and for the command line. ``embed_file`` and
 ``embed_pieces`` embed one sound file piece by piece, with memory for a few seconds of it.
@@ -214,7 +215,8 @@ def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings
     signal = BLOCK_RESAMPLERS[settings.resampler](blocks, rate, model.rate)
     pieces: Iterable[Embedding] = (
         (frames, times) for _, frames, times in frame_blocks(
-            signal, model.rate, settings.hop_size, bool(settings.center), size=PIECE))
+            signal, model.rate, settings.hop_size, bool(settings.center), model.window_s,
+            size=PIECE))
     if model.batch_wide:  # embeddings depend on the batch, so use the batches of the whole signal
         size = int(settings.batch_size or KERAS_BATCH)
         pieces = _regrouped(pieces, size * max(PIECE // size, 1))
@@ -408,7 +410,7 @@ class _Request:
     def _cut(self, mono: np.ndarray, rate: int) -> tuple[np.ndarray | CutFrames, np.ndarray]:
         resampled = get_resampler(self._settings.resampler)(mono, rate, self._model.rate)
         return cut_frames(resampled, self._model.rate, self._settings.hop_size,
-                          bool(self._settings.center))
+                          bool(self._settings.center), self._model.window_s)
 
 
 def _joined(pieces: Iterable[Embedding]) -> Embedding:

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,18 +16,12 @@ from l3hpc.audio.frontends import Frontend
 from l3hpc.embedding.model_files import PATTERNS, Recognised, find_model, geometry_of, recognise
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
+from l3hpc.teachers import find as teachers
+from l3hpc.teachers.base import Options, Teacher
 
 KERAS_BATCH = 32  # frames per batch in the published packages
 ENGINES = ("auto", "ncnn", "tensorflow", "torch")
 BATCH_WIDE = "A'"  # the convention in which spectrograms depend on the whole batch
-
-
-class FrameEmbedder(Protocol):
-    """An ``Embedder`` or a ``TfliteEmbedder``."""
-
-    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
-              on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Compute the embeddings (n, dim) of frames (n, rate)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Model:
     ----------
     recognised : Recognised
         Network, front end and dimension.
-    runner : FrameEmbedder
+    runner : Teacher
         Computes the embeddings.
     engine : str
         The library that computes the network.
@@ -50,7 +44,7 @@ class Model:
     """
 
     recognised: Recognised
-    runner: FrameEmbedder
+    runner: Teacher
     engine: str
     source: Mapping[str, Any] | None = None
 
@@ -61,8 +55,13 @@ class Model:
 
     @property
     def rate(self) -> int:
-        """Sampling rate of the input in Hz, and samples per frame."""
+        """Sampling rate of the input in Hz."""
         return self.recognised.rate
+
+    @property
+    def window_s(self) -> float:
+        """Length of a frame in seconds."""
+        return self.recognised.window_s
 
     @property
     def dim(self) -> int:
@@ -81,7 +80,7 @@ class Model:
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Compute the embeddings of one-second frames.
+        """Compute the embeddings of frames.
 
         Parameters
         ----------
@@ -166,17 +165,11 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
                          allowed=f"a file with the weights of {model}")
     source = {"model": file if weights.untrained_seed(file) is not None else Path(file).absolute(),
               **options, "frontend": frontend, "geometry": geometry, "threads": threads}
-    if info.network == "tflite":
-        from l3hpc.models.tflite import TfliteEmbedder
-
-        stated = geometry_of(None, frontend, geometry)
-        return Model(info, TfliteEmbedder(Path(file), geometry=stated, threads=threads), "tflite",
-                     {**source, "engine": engine})
-    embedder = weights.load(
-        file, embedding_size=info.dim, threads=threads, engine=engine,
-        geometry=geometry_of(options["input_repr"], frontend, geometry))  # type: ignore[arg-type]
-    return Model(info, embedder, embedder.engine.name,
-                 {**source, "engine": embedder.engine.name})
+    stated = geometry_of(options["input_repr"], frontend, geometry)  # type: ignore[arg-type]
+    teacher = teachers.load(str(file), Options(stated, info.dim, engine, threads))
+    # Only a chosen engine is named again: others are not choices of ``engine``.
+    chosen = teacher.engine_name if teacher.engine_name in ENGINES else engine
+    return Model(info, teacher, teacher.engine_name, {**source, "engine": chosen})
 
 
 def _load_again(source: dict[str, Any]) -> Model:

@@ -258,6 +258,8 @@ class Recognised:
         Remarks on what the file does not state.
     random_weights : bool
         Whether the weights are random.
+    window_s : float
+        Length of a frame in seconds.
     """
 
     file: Path | None
@@ -271,6 +273,7 @@ class Recognised:
     evidence: str
     notes: tuple[str, ...] = ()
     random_weights: bool = False
+    window_s: float = 1.0
 
     def __str__(self) -> str:
         front = self.frontend
@@ -334,7 +337,7 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
         spec.filters[-1], 12 * spec.filters[-1])
     return Recognised(info.file, info.format, info.network, spec.rate, spec.frontend, spec.dim,
                       dims, info.label, info.evidence, (*info.notes, *_by_name(info)),
-                      info.random_weights)
+                      info.random_weights, spec.window_s)
 
 
 def geometry_of(input_repr: str | None, frontend: str | None,
@@ -386,4 +389,5 @@ def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognis
         notes = ("the file does not state its front end; the shape of its input is that of a "
                  "published one",)
     return Recognised(file, f"TFLite, {info.input_type}", "tflite", info.rate, info.frontend,
-                      info.dim, (info.dim,), info.label, info.evidence, notes)
+                      info.dim, (info.dim,), info.label, info.evidence, notes,
+                      window_s=info.window_s)

@@ -13,7 +13,7 @@ import numpy as np
 
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import to_float
-from l3hpc.audio.framing import CutFrames, JoinedFrames
+from l3hpc.audio.framing import CutFrames, JoinedFrames, format_seconds, window_samples
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
@@ -88,20 +88,48 @@ class AudioEngine(Engine, Protocol):
 
 
 class EmbedsFrames(Protocol):
-    """A network that embeds one-second frames: ``Embedder``, ``TfliteEmbedder`` or another one.
+    """A network that embeds frames of audio: ``Embedder``, ``TfliteEmbedder`` or another one.
 
     Attributes
     ----------
     rate
-        Hz, samples per frame.
+        Hz.
+    window_s
+        Length of a frame in seconds.
     """
 
     @property
     def rate(self) -> int:
         """Samples per second of its input."""
 
+    @property
+    def window_s(self) -> float:
+        """Seconds per frame."""
+
     def embed(self, frames: JoinedFrames) -> np.ndarray:
-        """Frames (n, rate) → embeddings (n, dim)."""
+        """Frames (n, samples) → embeddings (n, dim)."""
+
+
+def check_frames(frames: np.ndarray | CutFrames | JoinedFrames, rate: int, window_s: float) -> None:
+    """Check the shape of frames for a network.
+
+    Parameters
+    ----------
+    frames
+        To be embedded.
+    rate, window_s
+        Of the network.
+
+    Raises
+    ------
+    InputError
+        They have another shape than (n, samples).
+    """
+    samples = window_samples(window_s, rate)
+    if len(frames.shape) != 2 or frames.shape[1] != samples:
+        raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",
+                         allowed=f"(n, {samples}): {format_seconds(window_s)} at {rate} Hz",
+                         hint="frame_audio cuts a signal into such frames")
 
 
 def check_network(network: EmbedsFrames, where: str | None = None) -> None:
@@ -112,7 +140,7 @@ def check_network(network: EmbedsFrames, where: str | None = None) -> None:
     Parameters
     ----------
     network
-        An ``Embedder``, or anything with its ``rate`` and ``embed``.
+        An ``Embedder``, or anything with its ``rate``, ``window_s`` and ``embed``.
     where
         What to name in the message.
 
@@ -121,7 +149,8 @@ def check_network(network: EmbedsFrames, where: str | None = None) -> None:
     InputError
         It gives NaN or infinity.
     """
-    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, network.rate)).astype(np.float32)
+    samples = window_samples(network.window_s, network.rate)
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (1, samples)).astype(np.float32)
     if not np.isfinite(network.embed(JoinedFrames([noise]))).all():
         raise InputError("the network gives non-finite embeddings for any sound", where=where,
                          hint="Its weights are damaged: use another copy, or train it again.")
@@ -146,7 +175,7 @@ class Embedder:
     Attributes
     ----------
     spec
-        The network; ``rate`` (Hz, samples per frame) and ``dim`` are copied from it.
+        The network; ``rate`` (Hz), ``window_s`` (seconds per frame) and ``dim`` are copied from it.
     """
 
     def __init__(self, parameters: Parameters, label: str, *, trained: bool = True,
@@ -157,14 +186,20 @@ class Embedder:
             engine = TensorFlowEngine(parameters.folded(), threads)
         self.spec: NetworkSpec = parameters.spec
         self.rate, self.dim = self.spec.rate, self.spec.dim
+        self.window_s = self.spec.window_s
         self.label, self.trained = label, trained
         self.engine = engine
         self.threads = threads
         self._frontend = self.spec.frontend
 
+    @property
+    def engine_name(self) -> str:
+        """The library that computes the network."""
+        return self.engine.name
+
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings of one-second frames.
+        """Embeddings of frames.
 
         One batch at a time is copied, and its spectrograms are computed while the network processes
         the batch before. A frame's embedding does not depend on the others, whatever
@@ -174,7 +209,7 @@ class Embedder:
         Parameters
         ----------
         frames
-            (n, rate) samples in [-1, 1], or integers. They may be a view (as from ``frame_audio``),
+            (n, samples) in [-1, 1], or integers. They may be a view (as from ``frame_audio``),
             several signals joined, or an HDF5 data set.
         batch_size
             Frames computed at once; None: by memory.
@@ -191,10 +226,7 @@ class Embedder:
         InputError
             Frames of another shape, or a batch size below 1.
         """
-        if len(frames.shape) != 2 or frames.shape[1] != self.rate:
-            raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",
-                             allowed=f"(n, {self.rate}): one second each at {self.rate} Hz",
-                             hint="frame_audio cuts a signal into such frames")
+        check_frames(frames, self.rate, self.window_s)
         size = batch_size or self.engine.batch_size(activation_bytes(self.spec))
         if size < 1:
             raise InputError(f"a batch size of {size} frames", allowed="at least 1")

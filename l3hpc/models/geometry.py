@@ -18,7 +18,7 @@ from l3hpc.errors import InputError, check_choice
 from l3hpc.models.spec import is_valid_value, openl3_spec
 from l3hpc.models.weight_files import StoredLayer, StoredNetwork
 
-KEYS = ("rate", "n_mels", "hop", "n_dft", "fmax", "convention", "head")
+KEYS = ("rate", "n_mels", "hop", "n_dft", "fmax", "convention", "window_s", "head")
 MAX_RATE = 10**6
 USUAL_HOPS = {48000: 242, 8000: 160}
 STATED, CONFIGURATION, MATRICES, UNUSED_SPACE, NAME, USUAL = EVIDENCE = (

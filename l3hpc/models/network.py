@@ -86,7 +86,7 @@ def build(spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM, *,
 
 
 def build_with_frontend(spec: NetworkSpec) -> keras.Model:
-    """Build a network from audio (batch, rate) in [-1, 1] to embeddings (batch, dim).
+    """Build a network from audio (batch, samples) in [-1, 1] to embeddings (batch, dim).
 
     The weights (and their order) are those of ``build``: the front end has none.
 
@@ -100,9 +100,9 @@ def build_with_frontend(spec: NetworkSpec) -> keras.Model:
     keras.Model
         ``MelFrontend``, then the layers of ``build``.
     """
-    audio = keras.Input((spec.rate,), name="audio")
+    audio = keras.Input((spec.frontend.samples,), name="audio")
     front = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention,
-                        name="frontend")
+                        spec.window_s, name="frontend")
     return keras.Model(audio, _embed(front(audio), spec), name="l3_student")
 
 

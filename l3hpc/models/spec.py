@@ -31,7 +31,7 @@ class NetworkSpec:
 
     Parameters
     ----------
-    rate, n_mels, hop, n_dft, fmax, convention
+    rate, n_mels, hop, n_dft, fmax, convention, window_s
         The front end (see ``Frontend``).
     filters
         Output channels of the eight convolutions; five to seven for a teacher cut in depth.
@@ -66,6 +66,7 @@ class NetworkSpec:
     head: str = "relu"
     emb_dim: int | None = None
     convention: str = "A"
+    window_s: float = 1.0
 
     def __post_init__(self) -> None:
         # People write names of conventions; files and fingerprints hold the letter.
@@ -109,7 +110,8 @@ class NetworkSpec:
     @property
     def frontend(self) -> Frontend:
         """The spectrogram this network takes."""
-        return Frontend(self.rate, self.n_dft, self.hop, self.n_mels, self.fmax, self.convention)
+        return Frontend(self.rate, self.n_dft, self.hop, self.n_mels, self.fmax, self.convention,
+                        self.window_s)
 
     @property
     def maps(self) -> tuple[tuple[int, int], ...]:
@@ -167,7 +169,11 @@ class NetworkSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values, which ``from_dict`` reads."""
-        return {**asdict(self), "filters": list(self.filters)}
+        values = {**asdict(self), "filters": list(self.filters)}
+        # Files of one-second networks stay those of earlier versions.
+        if self.window_s == 1:
+            del values["window_s"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkSpec:
@@ -468,7 +474,7 @@ def is_valid_value(key: str, value: Any) -> bool:
     if value is None:
         return key in ("n_mels", "fmax", "emb_dim")
     if isinstance(value, float):
-        return key == "fmax"
+        return key in ("fmax", "window_s") and np.isfinite(value)
     # bool is a subclass of int, and JSON's true is no number of samples.
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return is_integer and abs(int(value)) <= MAX_NUMBER

@@ -33,6 +33,7 @@ from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, read_json, write_json
+from l3hpc.models.embedder import check_frames
 from l3hpc.models.engines import cache_file, refuse_fork
 from l3hpc.models.geometry import KEYS, STATED
 from l3hpc.models.spec import is_valid_value
@@ -52,8 +53,6 @@ CHECKED_FILES = "tflite-tried.json"  # digests of files that have run once witho
 MAX_CHECKED = 1000
 
 Tensor = tuple[tuple[int, ...], str]  # shape and type
-
-  # shape and type
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,11 @@ class TfliteInfo:
     input_type: str
     output_type: str
     evidence: str
+
+    @property
+    def window_s(self) -> float:
+        """Length of a window in seconds: an input of audio is taken for one second."""
+        return 1.0 if self.frontend is None else self.frontend.window_s
 
     @property
     def label(self) -> str:
@@ -253,7 +257,7 @@ class TfliteEmbedder:
     Attributes
     ----------
     info
-        What the file holds; ``rate``, ``dim`` and ``label`` are copied from it.
+        What the file holds; ``rate``, ``window_s``, ``dim`` and ``label`` are copied from it.
 
     Raises
     ------
@@ -265,6 +269,7 @@ class TfliteEmbedder:
                  threads: int | None = None) -> None:
         self.info: TfliteInfo = describe_tflite(Path(path), geometry)
         self.rate, self.dim, self.label = self.info.rate, self.info.dim, self.info.label
+        self.window_s, self.engine_name = self.info.window_s, "tflite"
         self.trained = True
         self.threads = threads
         count = threads or allocated_cores()
@@ -275,12 +280,12 @@ class TfliteEmbedder:
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Embeddings of one-second frames.
+        """Embeddings of frames.
 
         Parameters
         ----------
         frames
-            (n, rate), see ``Embedder.embed``.
+            (n, samples), see ``Embedder.embed``.
         batch_size
             Frames computed at once; None: a few per thread.
         on_batch
@@ -296,9 +301,7 @@ class TfliteEmbedder:
         InputError
             Frames of another shape, or a batch size below 1.
         """
-        if len(frames.shape) != 2 or frames.shape[1] != self.rate:
-            raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",
-                             allowed=f"(n, {self.rate}): one second each at {self.rate} Hz")
+        check_frames(frames, self.rate, self.window_s)
         size = FRAMES_PER_THREAD * len(self._interpreters) if batch_size is None else batch_size
         if size < 1:
             raise InputError(f"a batch size of {size} frames", allowed="at least 1")

@@ -13,6 +13,7 @@ from l3hpc.steps.base import Input, Output, PlanParams, Results, Shard, Step, Ta
 from l3hpc.steps.extract import (
     EmbeddingParams,
     block_of,
+    check_network,
     check_precision,
     front_end,
     load_network,
@@ -22,7 +23,6 @@ from l3hpc.steps.extract import (
     precision_summary,
     ranges_from,
     task_recordings,
-    weights_digest,
 )
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ class Embed(Step[EmbedParams]):
         check_precision(params, self.name)
         _check_source(params)
         if params.student is not None:
-            from l3hpc.models.weights import describe_weights
-
-            describe_weights(params.student)
+            check_network(params, params.student, self.name)
 
     def packages(self, params: EmbedParams) -> dict[str, str]:
         """Importable name of what this needs beyond the core dependencies → how to install it."""
@@ -115,9 +113,10 @@ class Embed(Step[EmbedParams]):
     def digests(self, params: EmbedParams) -> dict[str, Any]:
         """The audio by its listing, a named student by its bytes."""
         from l3hpc.datasets.corpus import manifest_digest
+        from l3hpc.teachers.find import fingerprint
 
         return {"audio": manifest_digest(_recordings(params)),
-                "student": weights_digest(params.student) if params.student else None}
+                "student": fingerprint(params.student) if params.student else None}
 
     def run(self, params: EmbedParams, task: Task) -> dict[str, Any]:
         """Embed this task's recordings into ``embeddings.h5`` (and npz files, if requested)."""
@@ -139,7 +138,7 @@ class Embed(Step[EmbedParams]):
         ).run(target, task.output / "skipped.csv")
         if params.npz:
             result["npz"] = write_npz_files(target, task.output / "npz")
-        return {**result, **precision, "engine": network.engine.name}
+        return {**result, **precision, "engine": network.engine_name}
 
     def summary(self, results: Results) -> str:
         """``18,510 recordings``."""

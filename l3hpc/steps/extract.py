@@ -1,4 +1,4 @@
-"""extract: audio → teacher embeddings, one row per window of one second, with provenance.
+"""extract: audio → teacher embeddings, one row per window, with provenance.
 
 One task embeds ``files_per_task`` recordings; a killed task resumes after the last finished one.
 
@@ -18,7 +18,6 @@ from pydantic import BeforeValidator, Field
 
 from l3hpc.audio.conventions import ALIASES, name_of
 from l3hpc.errors import InputError
-from l3hpc.io.files import digest_file
 from l3hpc.steps.base import (
     Output,
     Params,
@@ -34,6 +33,7 @@ from l3hpc.steps.base import (
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording
     from l3hpc.models.embedder import Embedder
+    from l3hpc.teachers.base import Description, Teacher
 
 RECORDINGS = 16  # from which windows for int8 and for the deviation are taken
 RANGE_WINDOWS = 48
@@ -107,6 +107,7 @@ class Extract(Step[ExtractParams]):
     def check(self, params: ExtractParams, plan: PlanParams) -> None:
         """Refuse a hop shorter than a sample, and an engine without the precision."""
         check_precision(params, self.name)
+        check_network(params, params.weights, self.name)
         if params.hop * 8000 < 1:
             raise InputError(f"hop {params.hop} s is shorter than one sample", where="extract.hop",
                              allowed="at least 0.000125 s; published: 0.5")
@@ -140,9 +141,10 @@ class Extract(Step[ExtractParams]):
     def digests(self, params: ExtractParams) -> dict[str, Any]:
         """The audio by its listing (names, sizes, times), the teacher by its bytes."""
         from l3hpc.datasets.corpus import manifest_digest, scan_recordings
+        from l3hpc.teachers.find import fingerprint
 
         return {"audio": manifest_digest(scan_recordings(params.audio)),
-                "weights": weights_digest(params.weights)}
+                "weights": fingerprint(params.weights)}
 
     def run(self, params: ExtractParams, task: Task) -> dict[str, Any]:
         """Embed this task's recordings into ``embeddings.h5``; unusable ones: ``skipped.csv``."""
@@ -157,7 +159,7 @@ class Extract(Step[ExtractParams]):
             params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
             task.progress, block_of(network), threads=task.threads,
         ).run(task.output / "embeddings.h5", task.output / "skipped.csv")
-        return {**result, "teacher": teacher, **precision, "engine": network.engine.name}
+        return {**result, "teacher": teacher, **precision, "engine": network.engine_name}
 
     def summary(self, results: Results) -> str:
         """``1,024 rows of 64 recordings, 2 skipped``."""
@@ -177,44 +179,18 @@ class Extract(Step[ExtractParams]):
         return [(f"teacher ({teacher.get('kind')})", teacher["spec"])]
 
 
-def weights_digest(weights: str | Path) -> str:
-    """What identifies a network's weights.
-
-    Parameters
-    ----------
-    weights
-        A weight file, or ``untrained…``.
-
-    Returns
-    -------
-    str
-        ``untrained…`` unchanged, or the digest of the file.
-
-    Raises
-    ------
-    InputError
-        For a file that does not exist.
-    """
-    name = str(weights)
-    if name == "untrained" or name.startswith("untrained:"):
-        return name
-    if not Path(name).is_file():
-        raise InputError(f"no weight file {name}", where="--weights",
-                         allowed="a file of openl3, edgel3, Keras or l3hpc weights, or 'untrained'",
-                         hint="See what a file holds: l3hpc doctor")
-    return digest_file(Path(name))
-
-
-def block_of(network: Embedder) -> int | None:
+def block_of(network: Teacher) -> int | None:
     """Windows that are collected before the network is called; None for the default."""
+    from l3hpc.audio.framing import window_samples
     from l3hpc.datasets.extraction import GPU_BLOCK_BYTES
 
     # A GPU needs enough work to stay busy while the next windows are collected.
-    on_gpu = getattr(network.engine, "device", "cpu") == "gpu"
-    return GPU_BLOCK_BYTES // (4 * network.rate) if on_gpu else None
+    on_gpu = getattr(getattr(network, "engine", None), "device", "cpu") == "gpu"
+    samples = window_samples(network.window_s, network.rate)
+    return GPU_BLOCK_BYTES // (4 * samples) if on_gpu else None
 
 
-def note_network(task: Task, who: str, weights: str, network: Embedder,
+def note_network(task: Task, who: str, weights: str, network: Teacher,
                  params: EmbeddingParams) -> None:
     """Log network and engine, why this engine, and what the weight file leaves undetermined.
 
@@ -232,14 +208,15 @@ def note_network(task: Task, who: str, weights: str, network: Embedder,
         Parameters of the step.
     """
     from l3hpc.models import engines
-    from l3hpc.models.weights import describe_weights
+    from l3hpc.teachers.find import describe
 
+    known = describe(weights)
     why = ""
-    if params.precision == "float32":
-        why = f" ({engines.reason(network.spec, task.threads, params.engine)})"
-    task.progress.note(f"{who}: {network.label}, engine {network.engine.name}{why}, "
+    if params.precision == "float32" and known.spec is not None:
+        why = f" ({engines.reason(known.spec, task.threads, params.engine)})"
+    task.progress.note(f"{who}: {network.label}, engine {network.engine_name}{why}, "
                        f"{task.threads} threads")
-    for note in describe_weights(weights).notes:
+    for note in known.notes:
         task.progress.note(f"{who}: {note}")
 
 
@@ -280,6 +257,36 @@ def check_precision(params: EmbeddingParams, step: str) -> None:
         precision.check_engine(params.precision, params.engine, step)
 
 
+def check_network(params: EmbeddingParams, weights: str, step: str) -> None:
+    """Refuse a network that cannot be used, and settings that only the L3 family has.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    weights
+        The weight file, or another name of a network.
+    step
+        The step's name, for the message.
+
+    Raises
+    ------
+    InputError
+        With what is wrong in the file, or the parameter to change.
+    """
+    from l3hpc.teachers.base import Options
+    from l3hpc.teachers.find import describe
+
+    known = describe(weights, Options(front_end(params.convention)))
+    if known.spec is not None:
+        return
+    stated = {"precision": (params.precision, "float32"), "engine": (params.engine, "auto")}
+    for name, (value, default) in stated.items():
+        if value != default:
+            raise InputError(f"{name} {value} is for networks of the L3 family, not for "
+                             f"{known.label}", where=f"{step}.{name}", allowed=default)
+
+
 def precision_packages(params: EmbeddingParams) -> dict[str, str]:
     """Importable name of the packages that precision and engine need → how to install them."""
     if params.precision == "float32" and params.engine != "torch":
@@ -301,13 +308,13 @@ def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
 
 def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path,
                  geometry: Mapping[str, Any]
-                 ) -> tuple[Embedder, dict[str, Any], dict[str, Any]]:
+                 ) -> tuple[Teacher, dict[str, Any], dict[str, Any]]:
     """Load the network of a task in the requested precision.
 
     Parameters
     ----------
     weights
-        A weight file, or ``untrained…``.
+        A weight file, ``untrained…``, or another name of a teacher.
     params
         Parameters of the step.
     task
@@ -319,10 +326,10 @@ def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path
 
     Returns
     -------
-    network : Embedder
+    network : Teacher
         Ready to embed.
     identity : dict
-        Label, kind, digest and spec of the network, JSON values.
+        Label, kind and digest of the network, and its spec if it is of the L3 family; JSON values.
     precision : dict
         ``{"precision": …}`` with the measured deviation; empty for float32.
 
@@ -331,19 +338,21 @@ def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path
     L3hpcError
         Where no recording can be used to measure ranges, or the deviation is too large.
     """
-    from l3hpc.models.weights import identity, load
+    from l3hpc.teachers.base import Options
+    from l3hpc.teachers.find import describe, identity, load
 
-    known = identity(weights, geometry=geometry)
+    options = Options(geometry, engine=params.engine, threads=task.threads)
+    known = identity(weights, options)
     if params.precision == "float32":
-        return load(weights, geometry=geometry, threads=task.threads,
-                    engine=params.engine), known, {}
+        return load(weights, options), known, {}
     known.update(precision=params.precision, label=f"{known['label']}, {params.precision}")
-    embedder, deviation = _reduced(weights, params, task, folder, geometry, known["spec"]["rate"])
+    embedder, deviation = _reduced(weights, params, task, folder, geometry,
+                                   describe(weights, options))
     return embedder, known, {"precision": deviation}
 
 
 def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
-             geometry: Mapping[str, Any], rate: int) -> tuple[Embedder, dict[str, Any]]:
+             geometry: Mapping[str, Any], known: Description) -> tuple[Embedder, dict[str, Any]]:
     """The network in reduced precision, and its deviation from float32."""
     from l3hpc.datasets.corpus import Recording
     from l3hpc.datasets.windows import evenly_spaced, sample_windows
@@ -351,8 +360,8 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
     from l3hpc.models import precision
 
     def windows(recordings: Sequence[Recording], count: int) -> Any:
-        return sample_windows(folder, recordings, rate, params.hop, params.center, count,
-                          params.min_seconds)
+        return sample_windows(folder, recordings, known.rate, params.hop, params.center, count,
+                              params.min_seconds, known.window_s)
 
     ranges = [Recording.from_json(values) for values in task.shard.get("ranges_from", [])]
     frames = windows(ranges, RANGE_WINDOWS)

@@ -22,7 +22,6 @@ from pydantic import BeforeValidator, Field
 from l3hpc.compression import plans
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
-from l3hpc.steps.extract import weights_digest
 
 EMBEDDING, CORRESPONDENCE = "embedding", "correspondence"
 MEASURE_TEXT = {
@@ -135,8 +134,9 @@ def check_branch(spec: Any, avc: Path) -> None:
 def digests(own: JudgeParams) -> dict[str, Any]:
     """Teacher and correspondence network by their bytes, audio and scenes by their listings."""
     from l3hpc.datasets.corpus import manifest_digest, scan_recordings
+    from l3hpc.teachers.find import fingerprint
 
-    return {"weights": weights_digest(own.weights),
+    return {"weights": fingerprint(own.weights),
             "audio": manifest_digest(scan_recordings(own.audio)),
             **scene_digests(own.avc, own.scenes)}
 
@@ -173,7 +173,8 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
     from l3hpc.datasets.windows import evenly_spaced, sample_windows
 
     recordings = evenly_spaced(scan_recordings(own.audio), RECORDINGS)
-    frames = sample_windows(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows)
+    frames = sample_windows(own.audio, recordings, teacher.spec.rate, 0.5, True, own.windows,
+                            window_s=teacher.spec.window_s)
     if not len(frames):
         raise InputError("no recording of at least one second can be read", where=str(own.audio),
                          hint="check the folder: l3hpc data check FOLDER")
@@ -283,7 +284,9 @@ class Prune(Step[PruneParams]):
 
     def digests(self, params: PruneParams) -> dict[str, Any]:
         """The teacher by its bytes."""
-        return {"weights": weights_digest(params.weights)}
+        from l3hpc.teachers.find import fingerprint
+
+        return {"weights": fingerprint(params.weights)}
 
     def run(self, params: PruneParams, task: Task) -> dict[str, Any]:
         """Reduce and prune; write ``network.h5`` and its description, ``prune.json``."""

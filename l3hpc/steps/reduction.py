@@ -292,9 +292,9 @@ def teacher_dim(weights: str) -> int:
     """
     if weights == "untrained" or weights.startswith("untrained:"):
         return UNTRAINED_DIM
-    from l3hpc.models.weights import embedding_dim
+    from l3hpc.teachers.find import describe
 
-    return embedding_dim(weights)
+    return describe(weights).dim
 
 
 def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> Phi:

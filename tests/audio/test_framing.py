@@ -168,3 +168,31 @@ def test_joined_frames_are_what_their_concatenation_is():
     parts = joined.parts(3, 5)
     assert [len(part) for part in parts] == [1, 1]
     assert np.shares_memory(parts[0], arrays[0]) and np.shares_memory(parts[1], arrays[2])
+
+
+@pytest.mark.parametrize(("rate", "hop", "center", "window_s", "teacher_s"), [
+    (8000, 0.5, True, 1.0, 3.0), (8000, 0.5, False, 1.0, 3.0), (8000, 0.7, False, 3.0, 1.0),
+    (8000, 0.3, True, 3.0, 1.0), (11025, 0.25, False, 0.96, 3.0), (8000, 2.5, True, 0.5, 3.0),
+])
+def test_a_window_sees_exactly_the_samples_around_the_teachers_centre(rate, hop, center, window_s,
+                                                                      teacher_s):
+    """Frame i of both has its centre at one moment; the numbers of the samples are the signal."""
+    for samples in (1, rate // 2, 4 * rate + 123, 10 * rate):
+        signal = np.arange(1, samples + 1, dtype=np.float32)
+        frames, times = frame_audio(signal, rate, hop, center, window_s, teacher_s)
+        of_teacher, its_times = frame_audio(signal, rate, hop, center, teacher_s)
+        assert len(frames) == len(of_teacher) == frame_count(samples, rate, hop, center, teacher_s)
+        np.testing.assert_array_equal(times, its_times)
+        own, theirs = round(window_s * rate), round(teacher_s * rate)
+        for number, (frame, wide) in enumerate(zip(frames, of_teacher, strict=True)):
+            centre = frame_start(number, rate, hop) + (0 if center else theirs // 2)
+            for seen, length in ((frame, own), (wide, theirs)):
+                expected = np.arange(length) + centre - length // 2 + 1
+                expected[(expected < 1) | (expected > samples)] = 0
+                np.testing.assert_array_equal(seen, expected)
+        for size, cut in ((1, 700), (3, rate), (256, 5)):
+            blocks = np.split(signal, range(cut, samples, max(cut, samples // 7)))
+            found = list(frame_blocks(blocks, rate, hop, center, window_s, teacher_s, size=size))
+            np.testing.assert_array_equal(np.concatenate([one for _, one, _ in found]), frames)
+        covered = of_teacher[of_teacher > 0]
+        assert hop > teacher_s or covered.max() == samples  # no sample is lost

@@ -18,7 +18,7 @@ RATE = 2000
 class Network:
     """An embedding that shows its input: mean and maximum."""
 
-    rate, dim = RATE, 2
+    rate, window_s, dim = RATE, 1.0, 2
 
     def embed(self, frames, batch_size=None, on_batch=None):
         frames = frames[:]

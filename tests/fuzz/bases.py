@@ -147,7 +147,7 @@ def workspace(folder: Path) -> dict[str, str]:
 class Network:
     """Stands for a network where its numbers do not matter: eight levels of each second."""
 
-    rate, dim = RATE, 8
+    rate, window_s, dim = RATE, 1.0, 8
 
     def embed(self, frames: Any, batch_size: int | None = None, on_batch: Any = None
               ) -> np.ndarray:

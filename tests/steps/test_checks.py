@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.steps.embed import student_file
-from l3hpc.steps.extract import weights_digest
+from l3hpc.teachers.find import fingerprint
 
 classify, embed, evaluate, extract, fit, sample, train = map(steps.step, (
     "classify", "embed", "evaluate", "extract", "fit", "sample", "train"))
@@ -91,8 +91,8 @@ def test_umap_needs_more_rows_than_neighbours():
 
 def test_missing_weight_file(tmp_path):
     with pytest.raises(InputError, match="no weight file"):
-        weights_digest(tmp_path / "none.h5")
-    assert weights_digest("untrained:3") == "untrained:3"
+        fingerprint(tmp_path / "none.h5")
+    assert fingerprint("untrained:3") == "untrained:3"
 
 
 def test_embed_needs_exactly_one_kind_of_audio():

@@ -22,7 +22,7 @@ RATE = 2000
 class Network:
     """An embedding that shows its input: mean, maximum, first and last sample."""
 
-    rate, dim = RATE, 4
+    rate, window_s, dim = RATE, 1.0, 4
 
     def __init__(self, stop_after=None):
         self.left = stop_after
