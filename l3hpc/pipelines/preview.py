@@ -1,10 +1,12 @@
 """The preview of a plan before it is submitted: steps, tasks, resources, state and cost.
 
-The cost is the most that the plan can use, and what the last run of the same pipeline used.
+The cost is a limit, which is reached where every task runs as long as it may, and what the same
+steps used in the last run of the pipeline.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from l3hpc.console import formatting
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.steps import Output
 from l3hpc.workspace import artifacts, records
-from l3hpc.workspace.states import RunState
 
 CONFIRM_CORE_HOURS = 1000.0
 CONFIRM_GPU_HOURS = 100.0
@@ -46,23 +47,40 @@ def maximum_cost(plan: Plan) -> Cost:
     return Cost(cores, gpus)
 
 
-def last_cost(plan: Plan) -> Cost | None:
-    """What the newest finished run of this pipeline used; None where there is none."""
-    for record in records.read_all(plan.workspace, broken=[]):
-        if record.pipeline != plan.pipeline or record.state != RunState.SUBMITTED:
+def last_cost(plan: Plan) -> tuple[str, Cost] | None:
+    """What the tasks that a plan has to run used in the last run of its pipeline.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+
+    Returns
+    -------
+    (str, Cost) or None
+        The newest run in which all steps of these kinds are finished, and the mean of their tasks
+        times the number of tasks to run. None where there is no such run.
+    """
+    missing: Counter[str] = Counter()
+    for step in plan.steps:
+        missing[step.kind] += len(step.missing)
+    missing = +missing
+    for record in records.read_all(plan.workspace, broken=[]) if missing else ():
+        past = [old for old in record.steps if old.kind in missing]
+        if record.pipeline != plan.pipeline or {old.kind for old in past} != set(missing) or any(
+                len(artifacts.finished(Path(old.artifact))) < old.tasks for old in past):
             continue
         cores = gpus = 0.0
-        complete = True
-        for step in record.steps:
-            submitted = set(step.submitted_tasks)
-            results = [result for result in artifacts.results(Path(step.artifact))
-                       if result.get("index") in submitted]
-            complete = complete and len(results) == len(submitted)
-            hours = sum(result.get("elapsed_s", 0.0) for result in results) / 3600
-            cores += hours * step.resources.get("cpus", 1)
-            gpus += hours * step.resources.get("gpus", 0)
-        if complete and cores:
-            return Cost(cores, gpus)
+        for kind, count in missing.items():
+            done = [(old, artifacts.results(Path(old.artifact)))
+                    for old in past if old.kind == kind]
+            share = count / max(1, sum(len(results) for _, results in done))
+            for old, results in done:
+                hours = sum(result.get("elapsed_s", 0.0) for result in results) / 3600 * share
+                cores += hours * old.resources.get("cpus", 1)
+                gpus += hours * old.resources.get("gpus", 0)
+        if cores:
+            return record.run, Cost(cores, gpus)
     return None
 
 
@@ -115,17 +133,18 @@ def descriptions(plan: Plan) -> dict[str, str]:
 
 
 def cost_text(plan: Plan) -> str:
-    """``at most 4,320 core-hours and 336 GPU-hours; the last run like this used …``."""
+    """``limit: 4,320 core-hours and 336 GPU-hours; last like this used 12 … (RUN)``."""
     if not any(step.missing for step in plan.steps):
         return "nothing is left to compute"
-    text = f"at most {maximum_cost(plan).as_text()}"
+    text = f"limit: {maximum_cost(plan).as_text()}"
     last = last_cost(plan)
-    return f"{text}; the last run like this used {last.as_text()}" if last else text
+    return f"{text}; last like this used {last[1].as_text()} ({last[0]})" if last else text
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan for ``--json``, schema 1."""
-    most, last = maximum_cost(plan), last_cost(plan)
+    most, past = maximum_cost(plan), last_cost(plan)
+    last = {**vars(past[1]), "run": past[0]} if past else None
     return {
         "schema": 1, "run": plan.run, "pipeline": plan.pipeline, "cluster": plan.profile.name,
         "workspace": str(plan.workspace),
@@ -138,7 +157,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
             "resources": vars(step.resources),
         } for step in plan.steps],
-        "cost": {"at_most": vars(most), "last": vars(last) if last else None},
+        "cost": {"at_most": vars(most), "last": last},
     }
 
 

@@ -73,7 +73,7 @@ def test_dry_run_shows_everything_and_writes_nothing(say, submitted):
     assert "sample:  dpp, 5,000 rows, by day, seed 20180216" in out
     assert "train:   student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters" in out
     # 4 × 4 h + 2 × 1 h × 3 + 4 × 24 h cores; 4 h + 24 h GPUs
-    assert "at most 118 core-hours and 28 GPU-hours" in out
+    assert "  limit: 118 core-hours and 28 GPU-hours\n" in out  # nothing like this has run yet
     assert out.endswith("nothing was submitted (--dry-run)\n")
     assert not Path("workspace").exists()
 

@@ -401,6 +401,41 @@ def test_a_width_is_the_filters_that_follow_from_it():
         build(options={"width": 1.5})
 
 
+def test_the_cost_names_the_last_run_in_which_the_same_steps_are_done():
+    def done(made, hours):
+        for item in made.steps:
+            finish(item)
+            for path in item.artifact.glob("*/result.json"):
+                path.write_text(json.dumps(
+                    {"started": 0.0, "finished": 1.0, "elapsed_s": hours * 3600}))
+
+    def with_resources(made):
+        for path in made.workspace.glob("runs/*/run.json"):
+            text = json.loads(path.read_text())
+            for entry in text["steps"]:
+                entry["resources"] = {"cpus": 2, "gpus": 1}
+            path.write_text(json.dumps(text))
+
+    first = build()
+    assert preview.cost_text(first).startswith("limit: ")
+    assert preview.last_cost(first) is None
+    record(first)
+    done(first, 0.5)
+    with_resources(first)
+    assert preview.cost_text(build()) == "nothing is left to compute"
+    again = build(options={"asr": 16000})  # train alone is to run: one task of the last run's six
+    assert preview.last_cost(again) == (first.run, preview.Cost(1.0, 0.5))
+    assert preview.cost_text(again).endswith(
+        f"; last like this used 1 core-hours and 0.5 GPU-hours ({first.run})")
+    assert preview.as_json(again)["cost"]["last"] == {
+        "core_hours": 1.0, "gpu_hours": 0.5, "run": first.run}
+    more = build(sets=["extract.files_per_task=2"])  # three tasks of extract; another sample
+    assert preview.last_cost(more)[1].gpu_hours == pytest.approx(0.5 * sum(
+        len(item.missing) for item in more.steps))
+    record(again, created=2.0)  # it has not finished train, and so says nothing
+    assert preview.last_cost(build(options={"hop": 80}))[0] == first.run
+
+
 def test_each_of_two_students_has_its_own_row():
     Path("jobs").mkdir()
     Path("jobs/two.yaml").write_text(
