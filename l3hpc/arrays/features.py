@@ -119,6 +119,7 @@ def features(
         lengths = np.abs(result).sum(axis=1)
     else:
         lengths = np.ones(len(result), kind)
+    # Such rows are rare, so a block that has one is computed in double precision and rounded.
     if kind != np.float64 and not (
             (lengths > SAFE_NORMS[0]) & (lengths < SAFE_NORMS[1])).all():
         return features(x, quality, norm).astype(kind)

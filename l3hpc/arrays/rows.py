@@ -156,6 +156,7 @@ class ArrayRows:
             return self.array[indices]
         if is_contiguous(indices):
             return np.asarray(self.array[int(indices[0]):int(indices[-1]) + 1])
+        # HDF5 reads ascending row numbers only, each once.
         distinct, back = np.unique(indices, return_inverse=True)
         rows = np.empty((len(distinct), self._shape[1]), self.array.dtype)
         for start, stop in _runs(distinct):
@@ -289,6 +290,8 @@ class ConcatRows:
 
     def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
         """Yield all rows in order, in blocks of ``size`` across the parts."""
+        # Across the borders of parts, so that a result does not depend on how a sensor was cut into
+        # shards.
         return rechunk((chunk for part in self.parts for chunk in part.chunks(size)), size)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -375,6 +378,8 @@ class RowFile:
         self._handle = _Handle(Path(path), mode)
         self._offset = 0
         if mode == "w+":
+            # Rows are written in any order; the file has its whole length from the start, so that a
+            # part of it can be read while others are missing.
             os.ftruncate(self._handle.number, self.nbytes)
         elif os.fstat(self._handle.number).st_size < self.nbytes:
             raise OSError(f"{path} is too short for an array of shape {self.shape}")
@@ -390,6 +395,8 @@ class RowFile:
     def __getitem__(self, rows: RowIndex) -> np.ndarray:
         if isinstance(rows, (int, np.integer)):
             return self[np.array([rows])][0]
+        # preadv takes the position with the call, so threads can share the file: there is no seek
+        # that another thread could undo.
         out = np.empty((self._count(rows), *self.shape[1:]), self.dtype)
         self._transfer(rows, out, os.preadv)
         return out

@@ -169,6 +169,7 @@ class Libsndfile(Decoder):
             raise
         self.rate, self.channels = int(self._sound.samplerate), int(self._sound.channels)
         frames = int(self._sound.frames)
+        # Of files that were joined, libsndfile counts the first alone.
         if self.there is None and 0 <= frames <= MAX_SAMPLES and not self._more:
             self.there = frames
 
@@ -179,6 +180,8 @@ class Libsndfile(Decoder):
         self._close_source()
 
     def blocks(self) -> Iterator[np.ndarray]:
+        # Opened for its header alone, or not yet: now the samples come from a copy in memory or a
+        # pipe.
         if self._sound is None or self._feed is not None:
             if self._sound is not None:
                 self._sound.close()
@@ -328,11 +331,15 @@ def _pipe(stream: io.FileIO, patches: tuple[tuple[int, bytes], ...]) -> int:
     From a pipe libsndfile cannot guess the length by the size of the file.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    # A descriptor of the thread's own: the file may be closed before the thread has seen that
+    # nobody reads on.
     source = os.fdopen(os.dup(stream.fileno()), "rb")
 
     def feed() -> None:
+        # The reader closes the pipe as soon as it has what it needs, such as the header alone.
         with contextlib.suppress(BrokenPipeError), source, os.fdopen(writer, "wb") as target:
             position = 0
+            # pread, because the copy of the descriptor shares its position with the original.
             while data := os.pread(source.fileno(), 1 << 16, position):
                 target.write(_patch(data, position, patches))
                 position += len(data)
@@ -374,9 +381,12 @@ class Ffmpeg(Decoder):
         if program is None:
             raise AudioError(f"{self.path.suffix} files are decoded by ffmpeg, which is not "
                              "installed", where=str(path), hint=f"Install it: {INSTALL}")
+        # Messages go to a file: a pipe that nobody reads fills up, and ffmpeg would stop at it.
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         # The output is AU, whose header has rate and channels and whose samples are 32-bit floats.
         self._process = subprocess.Popen(
+            # One thread, because the steps decode on every core of the task already. The first
+            # audio stream: left to itself, ffmpeg takes the one with most channels.
             [program, "-hide_banner", "-nostdin", "-nostats", "-threads", "1",
              *ffmpeg_source(path), "-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages)
@@ -388,6 +398,7 @@ class Ffmpeg(Decoder):
             self.close()
             raise AudioError(f"not a readable sound file: {reason}", where=str(path))
         start, _, _, self.rate, self.channels = struct.unpack(">5I", head[4:])
+        # AU allows a text between header and samples.
         self._output.read(start - 24)
         # A raw AAC stream states no length; ffmpeg would only guess one.
         self.there = None if self.path.suffix.lower() == ".aac" else self._duration()
@@ -411,6 +422,8 @@ class Ffmpeg(Decoder):
             read += whole // width
             yield np.frombuffer(data[:whole], ">f4").astype(np.float32).reshape(-1, self.channels)
         code = self._process.wait()
+        # What was decoded before the damage is used, as for other formats; nothing at all is an
+        # error.
         if code and not read:
             raise AudioError(f"damaged: {self._reason()}", where=str(self.path))
         self.cut = bool(code)

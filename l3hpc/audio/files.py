@@ -471,6 +471,7 @@ class _open_rows:
             for name in ("rate", "sample_rate", "sr"):
                 if name in values:
                     return audio, _rate(values[name], name, path)
+        # The published corpora state no rate: each of their rows is one second.
         return audio, int(audio.shape[-1]) or EMPTY_RATE
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,

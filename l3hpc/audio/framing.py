@@ -369,6 +369,8 @@ def frames_before(sample: int, rate: int, hop_s: float) -> int:
         As for ``frame_audio``.
     """
     hop = hop_samples(rate, hop_s)
+    # A frame begins before a sample if its time, rounded half up, is less: compared in halves of a
+    # sample to stay in whole numbers.
     halves = (2 * sample - 1) * hop.denominator
     return max(-(-halves // (2 * hop.numerator)), 0)
 
@@ -388,6 +390,8 @@ def hop_samples(rate: int, hop_s: float) -> Fraction:
     """
     hop = Fraction()
     if 0 < hop_s < math.inf:
+        # The float 0.1 is not a tenth: as a fraction with a small denominator, the hop is what was
+        # meant, and frames do not drift after hours.
         hop = Fraction(float(hop_s)).limit_denominator(MAX_DENOMINATOR) * rate
     if hop < 1:
         raise InputError(f"a hop of {hop_s} s is less than one sample at {rate} Hz",

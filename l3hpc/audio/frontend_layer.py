@@ -44,6 +44,8 @@ class MelFrontend(keras.layers.Layer):
     def __init__(self, rate: int, n_dft: int, hop: int, n_mels: int | None,
                  fmax: float | None = None, convention: str = "A", window_s: float = 1.0,
                  **kwargs: Any) -> None:
+        # Decibels of small energies lose their digits in float16, so a policy of mixed precision
+        # does not apply here.
         super().__init__(**{**kwargs, "dtype": "float32"})
         if letter_of(convention) != "A":
             raise InputError(f"no layer for front-end convention {name_of(convention)!r}",
@@ -54,6 +56,7 @@ class MelFrontend(keras.layers.Layer):
         """Compute the spectrograms (batch, bands, times, 1) of frames (batch, samples)."""
         front = self.frontend
         before, after = front.padding()
+        # Padded here: kapre's "same" zeros are not those that tf.signal.frame would add at the end.
         padded = tf.pad(tf.cast(audio, front.dtype), [[0, 0], [before, after]])
         window = tf.constant(hann(front.n_dft).astype(front.dtype))
         windows = tf.signal.frame(padded, front.n_dft, front.hop) * window

@@ -131,6 +131,8 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
         yield levels(ready)
         number = ready
         done = min(max(frame_start(number, rate, hop_s) - before - low, 0), len(energy) - 1)
+        # Subtracted, so that the sums start near 0 again: over a day of audio they would lose
+        # digits.
         energy, low = energy[done:] - energy[done], low + done
     yield levels(frame_count(low + len(energy) - 1, rate, hop_s, center, frame_s))
 
@@ -150,6 +152,7 @@ def _a_weighted(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]
     for following in itertools.chain(blocks, [np.empty(0, np.float32)]):
         if block is not None:
             yield _filtered(before, block, following[:context], rate)
+            # Blocks may be shorter than the context; then it reaches into the ones before.
             before = np.concatenate((before[-context:], block[-context:]))[-context:]
         block = following
 
@@ -169,6 +172,7 @@ def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: in
     whole[:len(before)] *= np.linspace(0.0, 1.0, len(before))
     whole[len(whole) - len(after):] *= np.linspace(1.0, 0.0, len(after))
     rows = np.lib.stride_tricks.sliding_window_view(part, length + 2 * context)[::length]
+    # The context on both sides takes what a circular convolution wraps around.
     size = fft.next_fast_len(length + 2 * context, real=True)
     spectrum = fft.rfft(rows, size)
     spectrum *= _gains(size, rate)

@@ -136,6 +136,8 @@ def resample_blocks(
         given += len(result)
         if len(result):
             yield result
+    # soxr may give a sample more or less at the end, depending on the blocks. The length is fixed
+    # here.
     missing = max(-(-taken * target_rate // source_rate) - given, 0)
     rest = stream.resample_chunk(np.empty(0, np.float32), last=True)[:missing]
     yield np.pad(rest, (0, missing - len(rest)))
@@ -220,6 +222,7 @@ def resample_kaiser_blocks(
             yield _converted(held, groups * up, up, down, side)
             given += groups * up
             held = held[groups * down:]
+    # resampy rounds the length down, soxr's is rounded up.
     length = taken * up // down
     if not length:
         raise InputError(f"{taken} samples at {source_rate} Hz are less than one sample at "
@@ -233,6 +236,8 @@ def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * side + 1)
     result = np.empty(length, np.float32)
     for phase in range(min(up, length)):
+        # Outputs ``up`` apart lie at the same distance from their samples, so they share one set of
+        # weights and are one matrix product.
         first, rest = divmod(phase * down, up)
         count = len(result[phase::up])
         rows = windows[first + 1:first + 1 + (count - 1) * down + 1:down]
@@ -242,6 +247,8 @@ def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -
 
 def _step(up: int, down: int) -> int:
     """The distance in the table between the weights of neighbouring samples."""
+    # Cut to a whole number, as resampy does (see the module): a bug that published embeddings
+    # contain.
     return max(int(min(1.0, up / down) * PER_CROSSING), 1)
 
 

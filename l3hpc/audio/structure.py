@@ -107,6 +107,7 @@ def _riff(stream: FileIO, size: int) -> SoundStructure | None:
     if not block:
         return None
     start, stated = position + 8, length
+    # For libsndfile a size of 0xFFFFFFFF means: up to the end of the file.
     patches = ((position + 4, b"\xff" * 4),)
     if wide and length == 0xFFFFFFFF:
         stated = unpack("<Q", _read_at(stream, wide + 8, 8).ljust(8, b"\0"))[0]
@@ -165,6 +166,7 @@ def _aiff(stream: FileIO, size: int) -> SoundStructure | None:
                 return None  # compressed: bytes do not give the number of samples
         elif name == b"SSND":
             sound = position, length
+            # A chunk that was not finished: what follows are samples, not another chunk.
             if not length or position + 8 + length > size:
                 break
         position += 8 + length + length % 2
@@ -295,10 +297,13 @@ def _mp3(stream: FileIO, size: int) -> SoundStructure | None:
                       channels=first.channels)
     at, stated = header
     count -= 1  # the frame with the Xing header contains no sound
+    # A frame more or less is common: some encoders count the one with the header among the frames.
     if stated is not None and count <= stated + 1:
         return SoundStructure(stated * first.samples, count * first.samples, cut=count < stated - 1,
                       rate=first.rate, channels=first.channels)
     return SoundStructure(None if stated is None else stated * first.samples, count * first.samples,
+                  # The tag's name is overwritten, so that the decoder does not believe its number
+                  # of frames.
                   ((start + at, bytes(4)),), piped=True, cut=cut, rate=first.rate,
                   channels=first.channels)
 
@@ -310,6 +315,8 @@ def _first_frame(stream: FileIO, position: int) -> tuple[int, _Frame | None]:
     while 0 <= at < MP3_SEARCH:
         frame = _frame(data[at:at + 4])
         if frame is not None:
+            # Eleven bits of sync word occur in any data: only a second frame at the right place
+            # confirms one.
             following = _frame(data[at + frame.length:at + frame.length + 4])
             if following is not None and following.kind == frame.kind:
                 return position + at, frame
@@ -330,6 +337,8 @@ def _count_frames(stream: FileIO, start: int, size: int, kind: int) -> tuple[int
         frame = _frame(data[at:at + 4])
         if frame is None or frame.kind != kind:
             after = data.find(b"\xff", at + 1)
+            # Damage in the middle: the decoder finds its way back at the next sync word, and so
+            # does the count.
             position = low + after if after >= 0 else low + len(data)
             continue
         if position + frame.length > size:

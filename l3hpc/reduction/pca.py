@@ -116,6 +116,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._check_params()
         fitted = self._moments_of(X, on_rows, threads, reset=True, min_rows=2)
         self._solve(fitted)
+        # Kept so that partial_fit can go on from here.
         self._moments = fitted
         return self
 
@@ -219,10 +220,14 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if self.standardize:
             self.scale_[~constant] = deviation[~constant]
         covariance = fitted.scatter / np.outer(self.scale_, self.scale_) / (n - 1)
+        # A constant column has scale 1, and what its row and column hold is rounding error.
         covariance[constant, :] = 0.0
         covariance[:, constant] = 0.0
         with reproducible_blas(d):
+            # eigh reads one triangle; of the mean, both count.
             values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        # Rounding makes small eigenvalues negative, and a negative share of the variance would be
+        # reported.
         values = np.maximum(values[::-1], 0.0)
         vectors = vectors[:, ::-1][:, :kept]
         self.components_ = np.ascontiguousarray((vectors * signs(vectors)).T)
@@ -291,9 +296,11 @@ def _chunks(x: Any) -> Iterable[np.ndarray] | None:
     """The chunks of X; None where it is, or can be converted to, one array."""
     if callable(x) and not hasattr(x, "shape"):
         return x()
+    # An HDF5 dataset is read in blocks: converted to an array, as below, it would be read whole.
     if hasattr(x, "take") and hasattr(x, "chunks") or type(x).__module__.startswith("h5py."):
         return as_rows(x).chunks()
     if isinstance(x, (list, tuple)):
+        # A list of matrices is chunks; a list of lists of numbers is one matrix.
         return x if len(x) and all(np.ndim(one) == 2 for one in x[:1]) else None
     if hasattr(x, "__iter__") and not hasattr(x, "__array__") and not hasattr(x, "shape") \
             and not isinstance(x, (str, bytes)):

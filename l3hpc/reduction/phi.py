@@ -185,6 +185,7 @@ class Phi:
         state = hashlib.blake2b(canonical_json(self._header()).encode(), digest_size=16)
         for name in sorted(self.arrays):
             array = np.ascontiguousarray(self.arrays[name])
+            # The same bytes in another shape or type are another φ.
             state.update(f"{name}{array.shape}{array.dtype.str}".encode())
             state.update(array.tobytes())
         return state.hexdigest()
@@ -318,6 +319,8 @@ def save_phi(path: Path, phi: Phi) -> None:
     phi
         The reduction.
     """
+    # HDF5 writes a file in many places and steps. Made in memory, it reaches the disk whole or not
+    # at all.
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.attrs["format"] = FORMAT
@@ -355,6 +358,8 @@ def load_phi(path: Path) -> Phi:
         try:
             header = json.loads(attrs["header"])
             fields = {name: header[name] for name in HEADER}
+            # Types are checked here because the checks of Phi compute with these values: a damaged
+            # file is named, instead of ending in a TypeError.
             for name, value in fields.items():
                 if not isinstance(value, HEADER_TYPES.get(name, str)):
                     raise ValueError(f"{name} is {value!r}")
@@ -410,6 +415,7 @@ def reduce_part(
     teacher = attributes.get("teacher") or None
     phi.check(part.dim, teacher, where=str(part.path))
     target.parent.mkdir(parents=True, exist_ok=True)
+    # HDF5 has no chunks of length 0.
     chunks = (min(CHUNK_ROWS, part.rows), phi.out_dim) if part.rows else None
     with h5py.File(target, "w") as file:
         data = file.create_dataset(phi.key, (part.rows, phi.out_dim), "f4", chunks=chunks)

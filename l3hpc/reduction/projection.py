@@ -35,6 +35,8 @@ class Projection:
         """Centre (d,), weights (d, kept) and what is added to every score (kept,), as ``kind``."""
         if kind not in self._ready:
             weights = (self._components / self._scale).T
+            # Centred first and multiplied then: with a large mean, the products would cancel and
+            # lose digits.
             centre = self._mean.astype(kind)
             # The part of the mean that is lost in float32 is added to the scores instead.
             rest = (centre - self._mean) @ weights
@@ -110,6 +112,7 @@ class Projection:
         kind = np.dtype(np.float32)
         centre = self._parts(kind)[0]
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        # Blocks of one size: BLAS may add in another order for another number of rows.
         for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
             self._check(rows)
             if len(pairs) < buffers:

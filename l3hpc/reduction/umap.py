@@ -99,6 +99,7 @@ class StandardizedUMAP:
         self.scale_[(x == x[0]).all(axis=0) | (self.scale_ == 0)] = 1.0
         self.training_rows_ = ((x - self.mean_) / self.scale_).astype(np.float32)
         self.params_["umap_learn"] = str(umap.__version__)
+        # With a seed umap-learn uses one thread anyway; saying so avoids its warning.
         model = umap.UMAP(n_components=self.n_components, n_jobs=1, **_settings(self.params_))
         model.fit(self.training_rows_)
         self.training_embedding_ = np.asarray(model.embedding_, dtype=np.float32)
@@ -133,7 +134,9 @@ class RebuiltUMAP:
         model = umap.UMAP(n_components=embedding.shape[1], n_epochs=0, init=embedding, n_jobs=1,
                           **_settings(params))
         model.fit(arrays["training_rows"])
+        # Back to the default, or transform would not optimise the new rows either.
         model.n_epochs = None
+        # fit has rescaled the layout that it was given as the start.
         model.embedding_ = embedding
         self.model = model
 

@@ -168,6 +168,7 @@ class KDPP:
             self._log_symmetric = log_symmetric(self._log_values, largest)
         sizes = np.arange(largest + 1)
         powers = np.zeros(largest + 1)
+        # With ε = 0 the logarithm is −∞, and 0 · −∞ would be NaN: ε⁰ stays 1.
         np.multiply(k - sizes, self.log_epsilon, out=powers, where=sizes < k)
         weights = self._log_symmetric[:largest + 1] + powers + _log_choose(self.n_, int(k), largest)
         if not np.isfinite(weights).any():
@@ -402,6 +403,7 @@ def choose_values(
         if left == 0:
             break
         log_probability = log_values[number - 1] + table[number - 1, left - 1] - table[number, left]
+        # When as many values are left as are needed, all are taken: rounding must not skip one.
         if left == number or uniform[number - 1] < log_probability:
             chosen.append(number - 1)
             left -= 1

@@ -23,6 +23,7 @@ from l3hpc.errors import L3hpcError
 BLOCK_PROPOSALS = 128
 TAKE_BYTES = 64 << 20  # memory of the proposed rows that are read at once
 MIN_ROTATED = 32  # with fewer dimensions, a rotation costs more than it saves
+# only a basis that is not orthonormal, of which no further row is accepted, comes this far
 MAX_ROUNDS = 10_000
 
 
@@ -55,6 +56,8 @@ def sample_projection(
     """
     d, size = mapping.shape
     cumulative = np.cumsum(bounds, dtype=np.float64)
+    # Exact leverage scores add up to m. Bounds add up to more, and as many more proposals are
+    # rejected.
     inflation = cumulative[-1] / max(size, 1)
     chain = _Chain(mapping)
     at_once = max(BLOCK_PROPOSALS, TAKE_BYTES // (8 * d))
@@ -68,6 +71,7 @@ def sample_projection(
         expected = inflation * size * (np.log(left) + 1.0 / left + 0.5772)
         count = int(expected + 2.0 * inflation * size + 16)
         picks = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+        # Rounding may put the product at the very end of the last interval.
         picks = np.minimum(picks, len(bounds) - 1)
         accept = rng.random(count) * bounds[picks]
         for first in range(0, count, at_once):
@@ -100,6 +104,8 @@ class _Chain:
         rows = rows @ self.mapping
         shares = rows @ basis.T
         left = np.einsum("ij,ij->i", rows, rows) - np.einsum("ij,ij->i", shares, shares)
+        # The orthogonal part of a chosen row is zero only up to rounding, and a row must not come
+        # twice.
         left[np.isin(picks, self.chosen)] = 0.0
         # The orthogonal part only shrinks as rows are chosen: the others stay rejected.
         candidates = np.flatnonzero(accept < left)

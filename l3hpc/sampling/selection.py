@@ -87,6 +87,8 @@ def time_frames(
     if timestamps.ndim != 1:
         raise InputError(f"expected one timestamp per row, found shape {timestamps.shape}")
     keys = calendar_keys(timestamps, timezone, _KEYS[timescale], _UNDATED_KEY)
+    # Stable: the rows of a frame stay in ascending order, so that most frames can be read by
+    # slices.
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     cuts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
@@ -189,6 +191,7 @@ def relative_loudness(
         values = levels[rows].astype(np.float64)
         if decimals is not None:
             values = np.round(values, decimals)
+        # Without any rows, np.split still returns one empty group: hence the maximum with 1.
         result[rows] = (np.searchsorted(np.sort(values), values) + 1) / max(len(rows), 1)
     return result
 
@@ -295,6 +298,7 @@ def select(
         return Selection(method, rows.astype(np.int64), k, n)
     source = _read_rows(embeddings)
     n = source.shape[0]
+    # KDPP refuses a matrix without rows; a frame without rows is a selection without rows.
     if n == 0:
         return Selection(method, np.empty(0, dtype=np.int64), k, 0)
     dpp = KDPP(FeatureRows(source, weights if method == "dpp" else None, norm), epsilon)
@@ -335,6 +339,8 @@ def weighted_without_replacement(
     """
     weights = np.asarray(weights, dtype=np.float64)
     with np.errstate(divide="ignore", over="ignore"):
+        # A weight of 0 gives an infinite time: the row never finishes. So does one too small to be
+        # divided by, and the two are drawn alike, after all others.
         times = rng.standard_exponential(len(weights)) / weights
     positive = int(np.isfinite(times).sum())
     if k >= positive:

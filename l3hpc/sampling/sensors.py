@@ -48,6 +48,7 @@ def haversine_km(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
     across = np.sin((latitude[:, None] - latitude) / 2) ** 2
     along = np.sin((longitude[:, None] - longitude) / 2) ** 2
     inner = across + np.cos(latitude[:, None]) * np.cos(latitude) * along
+    # For opposite points rounding may give slightly more than 1, of which arcsin is NaN.
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(inner, 0.0, 1.0)))
 
 
@@ -77,6 +78,7 @@ def sensor_kernel(
     distances = haversine_km(latitudes, longitudes)
     if length_km is None:
         pairs = distances[np.triu_indices(len(distances), 1)]
+        # All sensors in one place, or one sensor: every length gives the same kernel.
         length_km = float(np.median(pairs)) if pairs.size and np.median(pairs) > 0 else 1.0
     if not (np.isfinite(length_km) and length_km > 0):
         raise InputError(f"length {length_km} km is not allowed", allowed="a positive number")

@@ -232,6 +232,8 @@ def select_frames(
     progress.start(f"sampling {sensor}", total=len(frames), unit=f"{timescale}s")
     selections = []
     for label, members in frames:
+        # A generator for each frame: its sample does not change with the other sensors and frames
+        # that the same task happens to have.
         rng = np.random.default_rng(np.random.SeedSequence(
             [seed, int(digest(sensor), 16), int(digest(label), 16)]))
         selection = select(method, _frame_rows(corpus, own[members]),
@@ -283,6 +285,8 @@ def write_sample(
     sensors = columns.pop("sensor")[first]
     teacher = corpus.parts[0].attributes().get("teacher") or {}
     with h5py.File(path, "w") as file:
+        # Chunks of whole rows: rows are what every reader asks for, and h5py's own choice of chunks
+        # was several times slower to read by rows.
         data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
                                    chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim))
         for start in range(0, len(rows), BLOCK_ROWS):
@@ -294,6 +298,7 @@ def write_sample(
         table = file.create_group("recordings")
         table.create_dataset("file", data=files.astype(object), dtype=text)
         table.create_dataset("sensor", data=sensors, dtype=text)
+        # When a recording began: the time of any of its rows, minus where the row starts.
         table.create_dataset("timestamp", data=(columns["timestamp"] - columns["start"])[first])
         _write_frames(file.create_group("frames"), selections, text)
         file.attrs["teacher"] = json.dumps(dict(teacher))
