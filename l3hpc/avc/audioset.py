@@ -267,7 +267,10 @@ def video_id(file: str | Path, ids: Collection[str]) -> str | None:
         None for any other name.
     """
     stem = Path(file).stem
+    # Some downloaders put a Y before the id.
     for text in (stem, stem[1:] if stem.startswith("Y") else ""):
+        # Ids may contain "_" and "-", so the end of an id cannot be told from the name alone: it
+        # must be one of the list.
         match = _ID.match(text)
         if match and text[11:12] in ("", "_", ".") and match[0] in ids:
             return match[0]
@@ -370,6 +373,7 @@ def group_items(items: Sequence[Item], size: int) -> list[list[Item]]:
     list of list
         No group has a single item, unless there is only one.
     """
+    # No group of one video: it would have no non-matching pairs.
     count = max(1, min(-(-len(items) // size), len(items) // MIN_VIDEOS))
     edges = np.linspace(0, len(items), count + 1).round().astype(int)
     return [list(items[low:high]) for low, high in zip(edges[:-1], edges[1:], strict=True)]

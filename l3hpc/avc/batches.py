@@ -83,6 +83,7 @@ def _create_datasets(file: h5py.File, count: int, audio: np.ndarray, picture: np
     for name, shape, kind in (("audio", (1, *audio.shape), np.int16),
                               ("video", picture.shape, np.uint8), ("label", (2,), np.uint8)):
         chunk = (count if name == "label" else 1, *shape)
+        # lzf, because it is fast to unpack, and every example is read once per epoch.
         packing = {} if name == "label" else {"compression": "lzf", "shuffle": name == "audio"}
         file.create_dataset(name, (count, *shape), kind, chunks=chunk, track_times=False, **packing)
 
@@ -326,6 +327,7 @@ def _inspect(path: Path) -> tuple[int, int, int]:
                 f"has audio {audio} {kinds[0]}, video {video} {kinds[1]}, label {label}",
                 where=str(path), allowed="audio (n, 1, samples) int16, video (n, size, size, 3) "
                 "uint8, label (n, 2)")
+        # Now that shapes fit: no links, foreign storage or filters that cannot be read.
         for key in KEYS:
             numeric_dataset(file, key)
     return audio[0], audio[2], video[1]

@@ -179,6 +179,8 @@ def build_avc(
     else:
         audio_branch = audio
     vision_branch = build_vision(vision, bn_momentum, fused=fused)
+    # Drawn by our own generator, as the audio branch: Keras's initial values change with its
+    # version.
     _assign(vision_branch, arrays or random_layers(vision.layers(), seed, VISION_SEED))
     vision_branch.trainable = not freeze_vision
     model = _join_branches(audio_branch, vision_branch)

@@ -141,6 +141,7 @@ def saturated(values: np.ndarray, factor: float) -> np.ndarray:
     """
     high, low = values.max(axis=-1, keepdims=True), values.min(axis=-1, keepdims=True)
     spread = high - low
+    # More saturation than this would need a colour below 0.
     most = np.divide(high, spread, out=np.ones_like(high), where=spread > 0)
     return high - (high - values) * np.minimum(np.float32(factor), most)
 
@@ -252,15 +253,18 @@ def plan_pairs(seconds: Sequence[float], count: int, seed: Sequence[int], augmen
     for matching, total in ((True, count - count // 2), (False, count // 2)):
         for first in range(0, total, n):
             order = rng.permutation(n)
+            # A shift by 1 to n - 1 gives every video another one's sound, and each sound once.
             shifted = order if matching else np.roll(order, rng.integers(1, n))
             for picture, sound in list(zip(order, shifted, strict=True))[:total - first]:
                 start = rng.uniform(0, seconds[sound] - ONE_SECOND)
                 around = start if matching else rng.uniform(0, seconds[picture] - ONE_SECOND)
+                # At the very end of a video there is no frame to decode.
                 time = min(around + rng.uniform(0, ONE_SECOND),
                            max(seconds[picture] - LAST_FRAME_S, 0))
                 pairs.append(Pair(int(picture), float(time), (rng.random(), rng.random()),
                                   int(sound), float(start),
                                   Augmentation.draw(rng) if augment else None))
+    # Mixed, so that every file has both halves.
     return [pairs[number] for number in rng.permutation(len(pairs))]
 
 
@@ -396,6 +400,7 @@ class PairMaker:
                 name = list(sources)[error.number]
                 del sources[name]
                 self._skip(name, error, skipped, state)
+        # Made in the scratch folder, which survives a killed attempt, and moved when all are there.
         for path in files:
             shutil.move(path, output / path.name)
         table = io.StringIO()

@@ -91,6 +91,8 @@ class Scene:
         self.number, self.seed = number, seed
         self.kind = KINDS[number % len(KINDS)]
         self.name = f"scene-{number:05d}"
+        # A generator each for the scene, the grain of a frame and the sound (1, 2, 3): what is
+        # drawn first does not change the others.
         rng = np.random.default_rng([seed, 1, number])
         self._radius = rng.uniform(0.18, 0.3)  # in heights of the frame
         self._rates = rng.uniform(0.05, 0.25, 2)  # turns per second, across and down
@@ -175,6 +177,7 @@ class Scene:
                 n = round(self.seconds * rate)
                 clip = 10 ** (rng.uniform(-24, -16) / 20) * self.kind.sound(rng, n, rate)
                 clip = clip + 10 ** (rng.uniform(-52, -44) / 20) * sounds.background(rng, n, rate)
+                # tanh, so that loud peaks are bent instead of clipped.
                 self._sounds[rate] = np.round(32767 * np.tanh(clip)).astype(np.int16)
             return self._sounds[rate]
 

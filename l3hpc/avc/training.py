@@ -105,6 +105,8 @@ class AvcEngine(TrainingEngine):
         losses = self.model.losses
         penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else 0.0
         probability = tf.reduce_sum(predicted * y, axis=-1)  # of the right answer
+        # As Keras's cross-entropy, which also stops at 1e-7: a probability of 0 would be an
+        # infinite loss.
         return (-tf.math.log(tf.maximum(probability, 1e-7)), tf.cast(wrong, tf.float32),
                 tf.convert_to_tensor(penalty))
 

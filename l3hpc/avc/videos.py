@@ -141,6 +141,7 @@ def decode_picture(path: Path, time: float, size: int, scaled: int, place: tuple
     longer = [f"ceil({scaled}*{side}/min(iw\\,ih))" for side in ("iw", "ih")]
     filters = (f"scale={longer[0]}:{longer[1]}:flags=bicubic,format=rgb24,"
                f"crop={size}:{size}:trunc({across:.6f}*(iw-ow)):trunc({down:.6f}*(ih-oh)):exact=1")
+    # The picture may end before the sound does: then the one a second before is taken.
     for moment in (time, max(time - BACK_S, 0.0)):
         data = _decode(path, moment, ["-map", "0:v:0", "-frames:v", "1", "-vf", filters,
                                       "-f", "rawvideo", "-pix_fmt", "rgb24"])
@@ -171,6 +172,7 @@ def decode_sound(path: Path, start: float, rate: int) -> np.ndarray:
     VideoError
         Less than nine tenths of the second exist, or they cannot be read in time.
     """
+    # A margin: cut at exactly one second, the resampled sound could be a few samples short.
     data = _decode(path, start, ["-map", "0:a:0", "-t", "1.1", "-ac", "1", "-ar", str(rate),
                                  "-f", "s16le"])
     samples = np.frombuffer(data[:2 * (len(data) // 2)], "<i2")[:rate].astype(np.int16)
@@ -217,6 +219,7 @@ def _probed(output: dict[str, Any], path: Path) -> VideoProbe:
                if kind in ("video", "audio") and "duration" in stream]
     lengths = lengths or [output.get("format", {}).get("duration", "N/A")]
     try:
+        # Pairs need both, so the shorter of sound and pictures counts, not the file's own length.
         seconds = min(float(length) for length in lengths)
     except ValueError:
         raise VideoError("does not state its duration", where=str(path)) from None

@@ -117,6 +117,7 @@ def fusion_head(network: AvcNetwork, audio: Parameters, seed: int) -> tuple[Head
     own = Head(network.head)
     joint = network.vision_spec.dim + audio.spec.dim
     if own.joint == joint:
+        # The branch is as wide as it was, so what the head has learnt about it still fits.
         return own, False
     hidden = own.layers[0][0].shape[1]
     return Head(random_layers(head_layers(joint, hidden), seed, HEAD_SEED)), True
@@ -257,6 +258,7 @@ def embed_pictures(network: AvcNetwork, batches: Batches, rows: np.ndarray, fron
                                  "input of the vision network")
     progress = progress or Progress()
     folder.mkdir(parents=True, exist_ok=True)
+    # Everything that the rows in the scratch files depend on: after a change they are made anew.
     key = digest([settings, asdict(frontend), [_file_state(path) for path in batches.files],
                   rows.tolist()])
     state = folder / "seen.json"

@@ -131,6 +131,7 @@ def plan_title(text: str, layers: int = 8) -> str:
     if not any(values):
         return NO_PRUNING
     for name, published in PUBLISHED.items():
+        # A published plan that was typed as numbers has the published name in tables, too.
         if values == tuple(map(float, published)):
             return name
     return plan_text(values)

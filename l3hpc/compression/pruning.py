@@ -150,6 +150,7 @@ def prune(parameters: Parameters, plan: Sequence[float], rank: Rank = "linear") 
     for index, percent in zip(where, plan, strict=True):
         kernel, bias = layers[index]
         if percent:
+            # float32, since a plain 0 could widen the array.
             kernel = np.where(keep_mask(kernel, percent, rank), kernel, np.float32(0))
         layers[index] = (kernel, bias)
     return Parameters(parameters.spec, tuple(layers))
@@ -205,6 +206,8 @@ def largest_filters(kernel: np.ndarray, count: int) -> np.ndarray:
         Output channels, ascending; of equal filters the first ones.
     """
     sums = np.abs(kernel.astype(np.float64)).sum(axis=(0, 1, 2))
+    # Stable, so that of equal filters the same ones stay everywhere; sorted, so that they keep
+    # their order.
     return np.sort(np.argsort(-sums, kind="stable")[:count])
 
 

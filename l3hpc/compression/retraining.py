@@ -145,6 +145,8 @@ class CorrespondenceEngine(MaskedEngine):
             [vision, self._audio(sound)])
         self._dense = []
         for (kernel, bias), name, activation in zip(
+                # No softmax: the loss is computed from logits, which keeps its digits where the
+                # network is sure.
                 self.first_head.layers, ("fusion", "correspondence"), ("relu", None), strict=True):
             layer = keras.layers.Dense(len(bias), activation, name=name, dtype="float32",
                                        kernel_regularizer=keras.regularizers.L2(WEIGHT_DECAY))

@@ -147,6 +147,7 @@ def read_frames(folder: Path, rate: int) -> CalibrationFrames:
         The folder holds no usable audio.
     """
     recordings = scan_recordings(folder)
+    # Different recordings, so that the accuracy is not measured on what the ranges were fitted to.
     ranges = _windows(folder, recordings[0::2], rate, RANGE_FRAMES)
     check = _windows(folder, recordings[1::2] or recordings, rate, CHECK_FRAMES)
     if not len(ranges) or not len(check):

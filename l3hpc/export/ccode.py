@@ -132,6 +132,8 @@ def frontend_tables(front: Frontend) -> FrontendTables:
         first.append(low)
         count.append(high - low)
         weights.append(np.rint(band[low:high] / (top or 1.0) * Q15))
+    # A band without a bin has no logarithm of its own; any value will do, as its energy is always
+    # 0.
     scale = np.log2(np.where(largest > 0, largest, largest.max()) / largest.max())
     return FrontendTables(np.rint(hann(front.n_dft) * Q15).astype(np.int16), np.array(first),
                  np.array(count), np.concatenate(weights).astype(np.int16),

@@ -150,6 +150,8 @@ def _forward(network: FoldedNetwork) -> Callable[[Any], Any]:
                 x = tf.nn.relu(x)
             if index in network.spec.halvings:
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+        # The pool divides the map exactly (NetworkSpec checks it), so VALID and the published SAME
+        # agree.
         x = tf.nn.max_pool2d(x, spec.pool, spec.pool, "VALID")
         return tf.reshape(x, [1, spec.dim])
 
@@ -253,6 +255,8 @@ def join_graphs(front: Graph, body: Graph) -> Graph:
     def moved(tensor: int) -> int:
         """The number of one of ``body``'s tensors in the result; -1 (no tensor) stays."""
         number = int(tensor)
+        # In floats the front end's output is the network's input: one tensor, with no operator
+        # between.
         if number == target and not quantised:
             return source
         return number + offset if number >= 0 else number

@@ -197,6 +197,7 @@ def layout(lives: Sequence[Lifetime]) -> dict[int, int]:
     inference", 2020.
     """
     placed: list[tuple[int, int, Lifetime]] = []  # (begin, end, map)
+    # TFLite Micro's own order, also among equals: another one gives another arena.
     for life in sorted(lives, key=lambda life: (-_aligned(life.nbytes), -life.tensor)):
         size, offset = _aligned(life.nbytes), 0
         beside = sorted((begin, end) for begin, end, other in placed

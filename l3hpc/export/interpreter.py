@@ -199,6 +199,8 @@ def run_micro(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded
         model, inputs, outputs = (Path(folder) / name for name in
                                   ("model.tflite", "inputs.npy", "outputs.npy"))
         model.write_bytes(flatbuffer)
+        # By files, because the other Python may have another version of NumPy, and none of this
+        # package.
         np.save(inputs, rows, allow_pickle=False)
         child = Path(__file__).with_name("micro_child.py")
         done = subprocess.run(

@@ -121,6 +121,7 @@ def split_block(height: int, count: int) -> list[Strip]:
     bounds = [round(bound) for bound in np.linspace(0, pooled, count + 1)]
     strips = []
     for low, high in zip(bounds, bounds[1:], strict=False):
+        # Each 3x3 convolution needs one more row at either side.
         hidden = Rows.clipped(2 * low - 1, 2 * high + 1, height)
         source = Rows.clipped(hidden.first - 1, hidden.last + 1, height)
         strips.append(Strip(high - low, hidden, source))

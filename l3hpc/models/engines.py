@@ -203,6 +203,7 @@ def seconds_per_frame(name: str, spec: NetworkSpec, threads: int | None) -> floa
     try:
         done = subprocess.run(command, input=json.dumps(spec.to_dict()), encoding="utf-8",
                               capture_output=True, timeout=TIMING_TIMEOUT_S)
+        # An engine that fails or hangs is infinitely slow, and so never chosen.
         return float(done.stdout.split()[-1]) if done.returncode == 0 else float("inf")
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
         return float("inf")
@@ -226,11 +227,13 @@ def time_engine(engine: Engine, spec: NetworkSpec) -> float:
     frames = np.random.default_rng(0).uniform(
         -80, 0, (engine.batch_size(activation_bytes(spec)), *spec.frontend.shape))
     frames = frames.astype(np.float32)
+    # Not timed: the first run traces the graph and allocates memory.
     engine.run(frames)
     best = float("inf")
     for _ in range(TIMED_RUNS):
         start = time.perf_counter()
         engine.run(frames)
+        # The best, not the mean: whatever else runs on the node can only make a run slower.
         best = min(best, time.perf_counter() - start)
     return best / len(frames)
 
@@ -333,6 +336,7 @@ def _key(spec: NetworkSpec, threads: int | None) -> str:
 def _cached_speeds(spec: NetworkSpec, threads: int | None) -> dict[str, float]:
     """Frames per second by engine, from the cache ({} without a measurement)."""
     speeds = _read_cache().get(_key(spec, threads))
+    # An earlier version may have measured other engines.
     if not isinstance(speeds, dict) or set(speeds) != set(CPU_ENGINES):
         return {}
     is_measured = all(isinstance(speed, (int, float)) for speed in speeds.values())
@@ -349,11 +353,15 @@ def _read_cache() -> dict[str, Any]:
 
 def _add_to_cache(key: str, speeds: dict[str, float]) -> None:
     with contextlib.suppress(OSError):  # a home folder that is full or read-only: measure again
+        # Two jobs that measure at the same time may lose one entry of the two; it is measured
+        # again.
         write_json(cache_file(), {**_read_cache(), key: speeds})
 
 
 def has_gpu() -> bool:
     """Whether this process may use an NVIDIA GPU."""
+    # By the device file: asking TensorFlow or PyTorch would load them only to hear that there is
+    # none.
     return (Path("/dev/nvidiactl").exists()
             and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"))
 

@@ -299,6 +299,7 @@ def _triangle(column: np.ndarray) -> tuple[float, float]:
     used = np.flatnonzero(column > 1e-6 * column.max()) if column.any() else np.array([], int)
     if len(used) < 6:
         return 0.0, 0.0
+    # The slopes of the two sides, each from two neighbouring bins of it.
     rise = column[used[1]] - column[used[0]]
     fall = column[used[-2]] - column[used[-1]]
     if rise <= 0 or fall <= 0:

@@ -112,6 +112,7 @@ class NcnnEngine:
         status, embedding = extractor.extract("embedding")
         if status != 0:
             raise RuntimeError(f"ncnn failed with status {status}")
+        # ncnn has channels first; published embeddings are flattened as (band, time, channel).
         return np.array(embedding).transpose(1, 2, 0).reshape(-1)
 
 
@@ -159,8 +160,10 @@ def _load(network: FoldedNetwork) -> Any:
     import ncnn
 
     net = ncnn.Net()
+    # Frames run side by side, one per thread; threads within a frame would compete with them.
     net.opt.num_threads = 1
     net.opt.use_vulkan_compute = False
+    # ncnn's defaults use half precision wherever the processor has it.
     for option in REDUCED_PRECISION_OPTIONS:
         setattr(net.opt, option, False)
     weights = b"".join(

@@ -89,6 +89,8 @@ class OpenVinoEngine:
         result = np.empty((len(spectrograms), self._dim), np.float32)
         for start in range(0, len(spectrograms), self._size):
             rows = result[start:start + self._size]
+            # A new array each time: OpenVINO still reads the earlier ones. What the last frames do
+            # not fill is zero, and its results are not copied.
             batch = np.zeros(self._compiled.input(0).shape, np.float32)
             batch[:len(rows), 0] = spectrograms[start:start + len(rows)]
             self._queue.start_async({0: batch}, rows)

@@ -201,10 +201,14 @@ def random_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], see
             drawn.append(tuple(np.full(shape, value, np.float32)
                                for shape, value in zip(shapes, (1, 0, 0, 1), strict=True)))
         else:
+            # A generator for each layer: its weights do not depend on the sizes of the layers
+            # before it.
             generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
             uniform = low + (high - low) * generator.random(shapes[0])
             # 0.88 is the standard deviation of a standard normal truncated at two of its own.
             deviation = np.sqrt(2.0 / np.prod(shapes[0][:-1])) / 0.8796256610342398
+            # From uniform numbers, because the way in which NumPy draws normal ones may change with
+            # its version.
             kernel = (ndtri(uniform) * deviation).astype(np.float32)
             drawn.append((kernel, np.zeros(shapes[1], np.float32)))
     return tuple(drawn)

@@ -218,6 +218,7 @@ def deviation_of(embeddings: np.ndarray, exact: np.ndarray) -> Deviation | None:
     Deviation or None
         None where all exact embeddings are 0.
     """
+    # Students give zeros for silence, and an error relative to zero says nothing.
     audible = exact.any(axis=1)
     embeddings = embeddings[audible].astype(np.float64)
     exact = exact[audible].astype(np.float64)
@@ -286,6 +287,7 @@ def _engines(network: FoldedNetwork, precision: str, frames: np.ndarray | None,
 def _granted_gpu() -> bool:
     """Whether this task was granted a GPU, not only whether the machine has one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    # Slurm sets NoDevFiles for tasks without a GPU on nodes that have some.
     return visible not in ("", "-1", "NoDevFiles") or bool(os.environ.get("SLURM_JOB_GPUS"))
 
 

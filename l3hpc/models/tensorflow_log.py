@@ -86,8 +86,10 @@ def _without_startup_lines() -> Iterator[None]:
     if sys.stderr is None:  # closed: nothing is shown anyway
         yield
         return
+    # What Python still holds would otherwise be written into the file, and show after what follows.
     sys.stderr.flush()
     with tempfile.TemporaryFile() as kept:
+        # The descriptor, not sys.stderr: the messages are written by C++.
         stderr = os.dup(2)
         os.dup2(kept.fileno(), 2)
         try:

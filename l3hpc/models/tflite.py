@@ -275,6 +275,8 @@ class TfliteEmbedder:
         count = threads or allocated_cores()
         refuse_fork()
         _refuse_crashing_file(Path(path))
+        # One for each thread, because an interpreter holds the values of the frame that it
+        # computes.
         self._interpreters = [_interpreter(Path(path)) for _ in range(count)]
         self._pool = ThreadPoolExecutor(count)
 
@@ -343,6 +345,7 @@ def _refuse_crashing_file(path: Path) -> None:
                               stdin=subprocess.DEVNULL, timeout=CHECK_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):  # slow is not damaged
         return
+    # Ended by a signal. Errors with a message are raised again, and shown, where the file is used.
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         raise InputError(f"is damaged: TensorFlow Lite crashes on it ({name})", where=str(path),

@@ -281,6 +281,8 @@ class _Device:
             if self._gpu:
                 stack.enter_context(torch.cuda.device(self.place))
                 stack.enter_context(_precision(torch.backends.cudnn.conv, self._tf32))
+                # The one matrix product in float32 is that with the mel filters: only convolutions
+                # are cut.
                 stack.enter_context(_precision(torch.backends.cuda.matmul, False))
             yield
 
@@ -307,6 +309,7 @@ class _Device:
             computing.wait_stream(self._copies)
             slot.events = (torch.cuda.Event(enable_timing=True),
                            torch.cuda.Event(enable_timing=True))
+            # After the wait for the copy, so that the time between the events is that of computing.
             slot.events[0].record()
             found = self._embed(there[:slot.length], slot)
             slot.result[:slot.count].copy_(found, non_blocking=True)

@@ -62,6 +62,8 @@ class StoredLayer:
     def is_frontend(self) -> bool:
         """Whether this is a spectrogram layer, whose weights are kapre's DFT and mel matrices."""
         kernels = self.shapes[:2]
+        # By shape too, because layers may have been renamed: kapre's DFT is a convolution over
+        # time.
         return "spectrogram" in self.name.lower() or (
             len(kernels) == 2 and kernels[0] == kernels[1] and len(kernels[0]) == 4
             and kernels[0][1:3] == (1, 1))
@@ -286,6 +288,7 @@ def _keras3_layers(contents: GuardedFile, file: h5py.File) -> list[StoredLayer]:
 
     def visit(group: h5py.Group, path: str) -> None:
         for name, child in contents.children(group):
+            # The optimizer's moments have the shapes of weights.
             if not isinstance(child, h5py.Group) or (not path and name.startswith("optimizer")):
                 continue
             if name == "vars":

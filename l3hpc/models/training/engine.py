@@ -76,6 +76,7 @@ class TrainingEngine:
         finally:
             keras.mixed_precision.set_dtype_policy(before)
         self.position = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # float64, because an epoch adds tens of thousands of batches.
         self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)  # loss, MAE, windows
         batch, flag = self._batch_signature(), tf.TensorSpec((), tf.bool)
         self._train = tf.function(self._train_step, reduce_retracing=True,
@@ -180,6 +181,7 @@ class TrainingEngine:
         with tf.GradientTape() as tape:
             squared, absolute, penalty = self._errors(x, y, training=True)
             loss = tf.reduce_sum(squared) / tf.cast(whole_batch, tf.float32)
+            # Summed over the replicas, the penalty counts once.
             loss += penalty / self.replicas
             scaled = self.optimizer.scale_loss(loss)
         gradients = self._gradients(tape.gradient(scaled, self.model.trainable_variables))

@@ -224,6 +224,7 @@ class Training:
                 due = (number - first) % self.checkpoint_batches == 0
             else:
                 due = now - saved > CHECKPOINT_EVERY_S
+            # Not after the last batch: validation follows, and then the epoch's own checkpoint.
             if due and number < first + size:
                 self.save()
                 saved = now
@@ -232,12 +233,16 @@ class Training:
                 self.progress.advance(0, batch=f"{number - first}/{size}",
                                       loss=self.engine.averages()[0])
         train, validation = self.engine.averages(), self._validation()
+        # Before anything is written, so that the latest model and the checkpoint are those of the
+        # epoch before.
         if not all(math.isfinite(value) for value in (*train, *validation)):
             raise L3hpcError(
                 f"the loss is not finite in epoch {self.status.epoch + 1} "
                 f"(training {train[0]}, validation {validation[0]})",
                 hint="Lower the learning rate: --learning-rate 1e-5")
         after = self.status.after(self.schedule, train, validation)
+        # Models first: killed in between, the run repeats this epoch's validation and writes the
+        # same files. The other way round, a best model could be missing for ever.
         self._save_models(after)
         self.status = after
         self._write_history()
@@ -266,6 +271,7 @@ class Training:
 
     def _save_models(self, after: Status) -> None:
         parameters = self.engine.parameters()
+        # Files count epochs from 0, as Keras and the published ones do.
         provenance = {**self.provenance, "epoch": after.epoch - 1,
                       "val_loss": after.history[-1]["val_loss"],
                       "val_mean_absolute_error": after.history[-1]["val_mean_absolute_error"]}

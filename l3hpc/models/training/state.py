@@ -133,12 +133,18 @@ class Status:
             new |= {"best_loss": loss, "best_loss_epoch": epoch}
         if mae < self.best_mae:
             new |= {"best_mae": mae, "best_mae_epoch": epoch}
+        # Keras adds the margin on this side in EarlyStopping, and on the other one in
+        # ReduceLROnPlateau, below. The two round differently, and published runs stopped by this
+        # rule.
         if loss + schedule.min_delta < self.stop_best:
             new |= {"stop_best": loss, "stop_wait": 0}
         else:
             wait = self.stop_wait + 1
+            # Keras never stops after the first epoch, whatever the patience.
             new |= {"stop_wait": wait, "stopped": wait >= schedule.patience and epoch > 0}
         if schedule.rule == "cosine":
+            # From the history, because self.rate has been lowered since, also by runs that were cut
+            # off.
             first = new["history"][0]["learning_rate"]
             new |= {"rate": first * (1 + math.cos(math.pi * (epoch + 1) / schedule.epochs)) / 2}
         elif loss < self.plateau_best - schedule.min_delta:
@@ -217,6 +223,7 @@ class Checkpoint:
             Of the engine.
         """
         stream = io.BytesIO()
+        # Text as an array of characters: an object would have to be pickled.
         contents: dict[str, Any] = {**arrays, "status": np.array(status.to_json()),
                                     "settings": np.array(self.settings)}
         np.savez(stream, **contents)
@@ -311,6 +318,7 @@ class BatchOrder:
             start = position * self.batch_size
             return self._pass(turn)[start:start + self.batch_size]
         parts = []
+        # Computed from the number alone, so that a restart in mid-epoch finds the same rows.
         position, missing = number * self.batch_size, self.batch_size
         while missing:
             turn, start = divmod(position, len(self.rows))
