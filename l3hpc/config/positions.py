@@ -201,6 +201,8 @@ def explain(
     entries = error.errors(include_url=False)
     first = entries[0]
     if first["type"] == "missing":
+        # a missing key next to an unknown one is usually one misspelt key: that is the message that
+        # helps
         first = next((one for one in entries if one["type"] == "extra_forbidden"
                       and one["loc"][:-1] == first["loc"][:-1]), first)
     # pydantic puts the names of validators into the path

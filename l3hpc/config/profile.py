@@ -335,6 +335,7 @@ class ClusterProfile(Section):
         kind
             Kind of step.
         """
+        # by name, so that the step's value of an option replaces the profile's
         by_name = {item.partition("=")[0]: item for item in (*self.extra, *self.at(kind).extra)}
         return list(by_name.values())
 

@@ -72,6 +72,7 @@ def pipelines(folder: Path | None = None) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for jobs in (defaults_folder() / "jobs", (folder or Path.cwd()) / "jobs"):
+        # the user's own come second and replace delivered ones of the same name
         found.update({path.stem: path for path in sorted(jobs.glob("*.yaml"))})
     return found
 

@@ -195,4 +195,5 @@ def slurm_time(minutes: int) -> str:
     """
     days, rest = divmod(minutes, 1440)
     hours, left = divmod(rest, 60)
+    # with days and seconds, since Slurm reads 2:30 as minutes and seconds
     return f"{days}-{hours:02d}:{left:02d}:00"

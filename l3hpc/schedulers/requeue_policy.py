@@ -220,6 +220,7 @@ def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
     """
     before = sum(entry.get("reason") == cause for entry in requeues)
     mem, time = granted_resources(policy, requeues)
+    # without a limit: preemption is the site's decision, and says nothing about the task
     if cause == PREEMPTED:
         return Decision(True, PREEMPTED)
     allowed = {MEMORY: policy.memory, TIME: policy.time, NODE: policy.nodes}[cause]

@@ -259,8 +259,10 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     profile: ClusterProfile = plan.profile
     overrides = profile.at(step.kind)
     resources = step.resources
+    # Slurm expands % in paths of logs
     logs = str(plan.step_folder(step.name).logs).replace("%", "%%")
     is_array = step.tasks > 1
+    # the names that submitit gives; in an array %j would be the raw id of each task
     stem = "%A_%a_0_log" if is_array else "%j_0_log"
     lines = [directive("job-name", f"l3-{plan.run}-{step.name}")]
     for name in ("account", "partition", "qos", "constraint", "reservation", "wckey", "exclude"):
@@ -288,6 +290,9 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     if is_array:
         lines.append(directive("array", array_spec((part or parts(plan, step)[0]).indices,
                                                    profile.array_parallelism)))
+    # append, because a requeue would truncate the log; B: sends the warning to the batch shell,
+    # which forwards it (without B: only steps of srun get it); requeue, because a site may have
+    # turned it off by default
     lines += [directive("output", f"{logs}/{stem}.out"), directive("error", f"{logs}/{stem}.err"),
               directive("open-mode", "append"), directive("signal", f"B:USR2@{SIGNAL_DELAY_S}"),
               directive("requeue")]
@@ -418,6 +423,7 @@ def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> Job
     if not is_array and len(request.calls) != 1:
         raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
                            hint="The --array line is missing from its template.")
+    # before the submission, because a job waits only a minute for its call; their names need the id
     pickles = _pickled(request)
     try:
         job = submit()
@@ -425,6 +431,7 @@ def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> Job
         for pickle in pickles:
             pickle.unlink(missing_ok=True)
         raise
+    # a later attempt writes its script over this one: the job's own has to stay as it was submitted
     kept = StepFolder(request.script.parent).submitted_script(job.id)
     kept.unlink(missing_ok=True)
     share_file(request.script, kept)

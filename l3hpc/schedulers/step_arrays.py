@@ -106,6 +106,7 @@ def _header(text: str) -> list[str]:
 def _script_text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
     from markupsafe import Markup
 
+    # no logs of its own: each task writes to those of its step
     header = [
         directive("job-name", f"l3-{plan.run}-{steps[0].kind}"), *_header(first),
         directive("array", array_spec(range(len(steps)), plan.profile.array_parallelism)),

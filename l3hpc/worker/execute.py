@@ -221,6 +221,7 @@ def run_task(
     marks = markers_folder(config_path, config)
     marks.mkdir(parents=True, exist_ok=True)
     shown = StateProgress(markers.path(marks, index, "progress.json"), progress or LogProgress())
+    # status would show the error of the attempt before as that of this one
     markers.path(marks, index, "error.json").unlink(missing_ok=True)
     try:
         with _task_lease(artifact, index, config["run"], shown) as is_done:
@@ -341,6 +342,7 @@ def run_step(
     scratch.mkdir(parents=True, exist_ok=True)
     task = Task(output=output, scratch=scratch, inputs=dict(inputs), index=index,
                 shard=shard or {}, labels=labels or {}, progress=progress, recorder=recorder)
+    # before the step imports its libraries, which read the limits when they are loaded
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), _cpu_seconds()
     summary = step.run(typed, task)
@@ -422,6 +424,7 @@ def _compute(
             step, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
             output, index=index, shard=config["shards"][index], scratch=scratch,
             labels=config["labels"], progress=progress, recorder=recorder, where=config["name"])
+    # only now, with the result in place: a task killed before that continues from here
     shutil.rmtree(scratch, ignore_errors=True)
     artifacts.leave_summary(artifact, len(config["shards"]),
                             functools.partial(l3hpc.steps.summary_text, step))
@@ -448,6 +451,7 @@ def _task_lease(artifact: Path, index: int, run: str, progress: Progress) -> Ite
             yield True
             return
     try:
+        # asked again: the last holder may have finished it just before
         yield artifacts.is_done(artifact, index)
     finally:
         lease.release(forget=artifacts.is_done(artifact, index))

@@ -144,6 +144,7 @@ def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: s
         None if it stays here.
     """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    # each restart is noted once, by the attempt that asked for it or by the one after
     if len(marks.requeues) >= restarts:
         return None
     state, node = _last_attempt(attempts)
@@ -273,6 +274,7 @@ def requeue_now(folder: Path, task: int, decision: Decision | None) -> bool:
     except ClusterError as error:
         note_held(folder, task, error.message)
     try:
+        # also without a helper job: once the script ends, Slurm cancels what depends on it
         slurm.requeue(job_id(), hold=bool(changes))
     except ClusterError as error:
         note_refused(folder, task, error.message)
@@ -306,6 +308,7 @@ def _cancelled(folder: Path) -> bool:
 def _last_attempt(attempts: str) -> tuple[str, str]:
     """(state, node) of the attempt of the job before this one, ("", "") without accounting."""
     ended = [line.split("|") for line in attempts.splitlines()
+             # without an end: this attempt itself
              if line.count("|") == 2 and not line.endswith("|Unknown")]
     if not ended:
         return "", ""

@@ -128,6 +128,7 @@ def _replacing(output: Path) -> Iterator[None]:
     if not output.exists():
         yield
         return
+    # beside it, so that setting it aside is one rename within a file system
     previous = output.with_name(f".{output.name}.{uuid.uuid4().hex[:8]}.replaced")
     output.rename(previous)
     try:

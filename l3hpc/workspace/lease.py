@@ -47,7 +47,10 @@ def process_start(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    # after the last parenthesis, because the command's name before it may contain spaces and
+    # parentheses
     fields = text.rpartition(")")[2].split()
+    # a zombie works no more; field 22 of the file is the start, in ticks since boot
     return None if fields[0] == "Z" else int(fields[19])
 
 
@@ -197,6 +200,8 @@ class Lease:
             return False
         if state.get("host") == socket.gethostname() and "pid" in state and state.get("own", True):
             start = process_start(state["pid"])
+            # the id of a vanished process may have been given to another one, which started at
+            # another time
             if start is None or start != state.get("start"):
                 return False
         # by our own monotonic clock: the clocks of two machines may differ by minutes
@@ -207,6 +212,8 @@ class Lease:
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(self._every):
+            # somebody took the claim over, because this process was stopped for too long: writing
+            # on would revive the old claim
             if not self.still_ours():
                 return
             self._beat += 1

@@ -238,6 +238,7 @@ def give_up(folder: Path, index: int, reason: str, when: float) -> None:
 
 def _store(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -> bool:
     """Store the content of one marker; False if it is not of the expected form."""
+    # by the clock of the file server; a marker of an early version states no time of its own
     written = file.stat().st_mtime
     text = content.decode("utf-8", "replace")
     # an empty marker, as a full disk leaves it, still shows that the job began

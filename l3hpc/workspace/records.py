@@ -152,6 +152,7 @@ def _add_noted_attempts(path: Path, record: RunRecord) -> None:
             words = error.message if isinstance(error, InputError) else f"no step {error}"
             report_damage(InputError(f"damaged: {words}", where=f"{path}:{number}"))
             continue
+        # in both places, if the writer was killed after the record and before clearing these lines
         if attempt not in entry.attempts:
             add_attempt(entry, attempt, first=noted["first"])
 
@@ -291,6 +292,7 @@ def replace_damaged_config(artifact: Path) -> None:
     with contextlib.suppress(OSError), open_regular(path) as stream:
         begun = stream.read(1) == b"{"
         stream.seek(max(os.fstat(stream.fileno()).st_size - 2, 0))
+        # only the ends: a config of a large corpus is long, and a truncated write loses its end
         if not begun or stream.read(2) != b"}\n":
             path.unlink()
 
@@ -321,6 +323,7 @@ def names(workspace: Path) -> list[str]:
         raise _not_a_folder(workspace) from None
     return sorted(entry.name for entry in entries
                   if not entry.name.startswith(".")
+                  # also a broken link, so that a damaged run is named instead of missing
                   and os.path.lexists(RunFolder(entry.path).record))
 
 

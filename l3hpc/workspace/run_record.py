@@ -216,6 +216,7 @@ class RunRecord:
         value = asdict(self)
         for step, entry in zip(value["steps"], self.steps, strict=True):
             step["attempts"] = [attempt.to_json() for attempt in entry.attempts]
+        # records of Slurm and local are as they were before there could be other schedulers
         if not self.scheduler:
             del value["scheduler"]
         return value

@@ -153,6 +153,7 @@ def open_to_group(folder: Path, group: int) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir()
     _require_no_link(folder)
+    # by descriptor, so that the folder that is checked is the one whose mode is changed
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         state = os.fstat(handle)

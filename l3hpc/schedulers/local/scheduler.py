@@ -120,6 +120,7 @@ class LocalScheduler:
         jobs.take_up(record)
         live = [name for name, job in jobs.jobs.items() if job.state.is_active]
         if live:
+            # the request first: a runner that starts between the two lines finds it
             jobs.ask_to_stop()
             if jobs.runner() is None:
                 jobs.stop_orphans()
@@ -201,6 +202,7 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
                      for attempt in step.attempts for name in attempt.task_ids.values()
                      if name not in jobs.jobs}
     unfinished = bool(starting) or any(job.state.is_active for job in jobs.jobs.values())
+    # a run that has just been submitted gets its runner in a moment
     fresh = any(now - attempt.time < STARTING_S
                 for step in record.steps for attempt in step.attempts)
     orphaned = unfinished and not fresh and jobs.runner() is None

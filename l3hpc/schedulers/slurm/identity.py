@@ -99,6 +99,7 @@ class Identity:
         """
         if self.cluster and origin.cluster and self.cluster != origin.cluster:
             return False
+        # a job from before the submission had the id first
         if origin.submitted is not None and origin.submitted < self.submitted - CLOCKS_S:
             return False
         if self._is_script(origin.script) or self._ends_with_script(origin.line):
@@ -275,6 +276,7 @@ def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Or
     for step in record.steps:
         for task, job in of_step(workspace, record, step).items():
             recorded.setdefault(task.partition("_")[0], []).append(job)
+    # the last step first, so that cancelling a job does not let one start that waited for its end
     ranks = {step.name: rank for rank, step in enumerate(record.steps[::-1])}
     found: dict[JobId, int] = {}
     for task, origins in live.items():

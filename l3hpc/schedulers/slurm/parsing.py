@@ -152,6 +152,8 @@ def parse_squeue(
     """
     jobs: list[tuple[str, QueuedJob]] = []
     over: list[tuple[str, AccountedJob]] = []
+    # not splitlines: it also cuts at characters such as \x1e and \x85, which a job's name may
+    # contain
     for line in text.split("\n"):
         values = {name: line[column].strip() for name, column in _COLUMNS.items()}
         # a heading, or a message of the site
@@ -199,6 +201,7 @@ def parse_sacct(text: str) -> list[tuple[str, AccountedJob]]:
     jobs = []
     for line in text.split("\n"):
         parts = line.split("|", 8)
+        # a step of a job (12.batch), or a message of the site
         if len(parts) < 5 or "." in parts[0] or not parts[0][:1].isdigit():
             continue
         state = JobState(parts[1].split(" ")[0].rstrip("+"))  # "CANCELLED by 1000"

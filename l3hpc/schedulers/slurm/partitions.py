@@ -141,6 +141,7 @@ def parse_sinfo(text: str) -> dict[str, Partition]:
 
 def _gpus(gres: str) -> dict[str, int]:
     """Parse ``gpu:a100:2(S:0-1),shard:8`` into a100: 2."""
+    # in parentheses: the sockets or indices of the devices, which may contain commas
     counts: dict[str, int] = {}
     for entry in re.sub(r"\([^)]*\)", "", gres).split(","):
         name, *rest = entry.split(":")

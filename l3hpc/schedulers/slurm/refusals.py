@@ -163,6 +163,8 @@ def _most(profile: ClusterProfile, kind: str, limit: _Limit) -> int | None:
             rows = [row for row in rows if row[0] == profile.account]
     numbers = [_number(row[1]) for row in rows if len(row) > 1]
     limits = [number for number in numbers if number is not None]
+    # several rows: it is not known which of them Slurm applies, so the highest counts, and none if
+    # one row has no limit
     return max(limits) if limits and len(limits) == len(numbers) else None
 
 

@@ -104,6 +104,7 @@ def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool
     if words := ",".join(":".join([kind, *ids]) for kind, ids in kinds.items() if ids):
         command.append(f"--dependency={words}")
     if after:
+        # without it, a job whose parent has failed would stay pending for ever
         command.append(f"--kill-on-invalid-dep={'yes' if kill_on_invalid_dep else 'no'}")
     return [*command, str(script)]
 

@@ -110,6 +110,7 @@ class SlurmScheduler:
             refusal = refusals.classify(error)
             if isinstance(refusal, QueueFullError) and profile is not None \
                     and request.step is not None:
+                # waiting for room is in vain if the whole queue is smaller than this request
                 refusals.check_fits(profile, request.step.kind, len(request.calls), refusal,
                                     again=request.refusals > 0)
             raise refusal from None
