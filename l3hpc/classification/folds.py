@@ -235,6 +235,7 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     from sklearn.model_selection import StratifiedGroupKFold
 
     rest = np.flatnonzero(fold != test)
+    # Clips cut from one recording sound alike: apart, the validation would be too good.
     groups = np.unique([source[int(clip)] for clip in rest], return_inverse=True)[1]
     parts = StratifiedGroupKFold(max(2, round(1 / ratio)), shuffle=True, random_state=seed)
     train, valid = next(parts.split(rest, label[rest], groups))
@@ -381,6 +382,8 @@ def run_fold(features: Features, label: np.ndarray, parts: Split, setting: FitSe
         both = _samples(features, label, learned)
         standardize = Standardizer.fit(both[0])
         seen = standardize(both[0]), both[1]
+        # Without a validation fold nothing tells when to stop: as many epochs as the selected fit
+        # took.
         again = replace(setting, epochs=final.epochs) if setting.kind == "mlp" else setting
         final = fit(again, grid[number], seen)
     scores = final.scores(seen[0])

@@ -100,6 +100,8 @@ class Fitted:
             values = np.asarray(self.estimator.decision_function(x), np.float64)
             if values.ndim == 1:  # two classes
                 values = np.stack([-values, values], axis=1)
+            # A class without training samples has no score: below all others, so that it is never
+            # chosen.
             fill = float(values.min()) - 1.0 if values.size else 0.0
         else:
             values, fill = np.asarray(self.estimator.predict_proba(x), np.float64), 0.0
@@ -196,6 +198,7 @@ def _fit_mlp(setting: FitSettings, params: Mapping[str, float], train: Samples,
             fitted.epochs = epoch
         elif loss < best:
             best, fitted.epochs = loss, epoch
+            # Copied, because partial_fit changes these arrays in place.
             kept = [one.copy() for one in (*network.coefs_, *network.intercepts_)]
         elif epoch - fitted.epochs >= setting.patience:
             break

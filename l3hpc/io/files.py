@@ -63,6 +63,7 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Itera
         Open for writing and reading.
     """
     path = Path(path)
+    # In the same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     try:
@@ -474,6 +475,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
     """
     seen: set[str] = set()
     for base, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would never end.
         real = os.path.realpath(base)
         if real in seen:
             folders.clear()

@@ -86,6 +86,7 @@ def open_hdf5(path: Path | str, *, memory: BinaryIO | None = None) -> Hdf5File:
     identity = None
     if memory is None:
         status = refuse_special(path)
+        # Anything that changes when the file does: the checks then run again.
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
                     status.st_ctime_ns)
     try:
@@ -342,6 +343,8 @@ def _check_heaps(path: Path, memory: BinaryIO | None) -> None:
         else:
             file = stack.enter_context(open(path, "rb"))
             data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        # Heaps lie where strings were written, at the beginning or the end: large files are not
+        # searched whole.
         for first in {0, max(len(data) - SEARCHED, 0)}:
             start = data.find(HEAP, first, first + SEARCHED)
             while start >= 0:

@@ -110,6 +110,7 @@ def read_npy(path: Path | str) -> np.ndarray:
             _refuse_large(header.size, size, path)
             if not packed and header.size != size - stream.tell():
                 raise _mismatch("it", header, size - stream.tell())
+            # One byte more than there should be, to notice what follows the values.
             values = stream.read(header.size + 1)
             if len(values) != header.size:
                 raise _mismatch("it", header, len(values))

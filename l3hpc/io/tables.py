@@ -172,6 +172,7 @@ def read_cells(path: Path | str, what: str, *, skip_spaces: bool = False, commen
     try:
         with open(path, "rb") as stream:
             _refuse_other_formats(stream.read(_HEAD), path)
+        # utf-8-sig, because Excel puts a byte order mark before the name of the first column.
         with open(path, encoding="utf-8-sig", newline="") as text:
             yield from _parsed(_Lines(text, path), what, skip_spaces, comment)
     except OSError as error:
@@ -216,6 +217,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        # With a limit: a file without a line end would be read into memory as one line.
         line = self.text.readline(LONGEST_LINE)
         if not line:
             raise StopIteration

@@ -99,6 +99,7 @@ def encodable(text: str, encoding: str) -> str:
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
+        # Arrows and dashes of our own messages read better as ASCII than as escapes.
         if not _is_unicode(encoding):
             text = text.translate(_ASCII)
         text = text.encode(encoding, ESCAPED).decode(encoding)
@@ -224,6 +225,7 @@ def _check(hint: Any) -> Check:
         return lambda value: isinstance(value, int | float) and not isinstance(value, bool) \
             and abs(value) < 1e18 and math.isfinite(value)
     if hint is int:
+        # bool is a subclass of int, and larger numbers overflow where NumPy or a clock takes them.
         return lambda value: isinstance(value, int) and not isinstance(value, bool) \
             and abs(value) < 2**62
     if hint in (None, type(None)):

@@ -209,6 +209,8 @@ class _Values:
                                    f"key {_cut(key)} is written twice (first in line {first})")
             own[key] = key_node, item
         pairs = {**{key: pair for key, pair in merged.items() if key not in own}, **own}
+        # Aliases name the same node many times; without this, merges of merges would take
+        # exponential time.
         self._merged[id(node)] = pairs
         return pairs
 

@@ -106,6 +106,7 @@ class Annotations:
                 column = wanted[tags(row).index(unknown.args[0])]
                 raise InputError(f"{column} is '{unknown.args[0]}'", where=f"{where}:{line}",
                                  allowed="1, 0, or -1 for not annotated") from None
+            # The same few names in every row: interned, each is in memory once.
             kept.append((sys.intern(split), sys.intern(sensor), file, annotator))
         values = np.frombuffer(heard, np.int8).reshape(len(kept), len(wanted))
         split, sensor, file = (np.array([one[place] for one in kept], object) for place in range(3))
@@ -217,6 +218,7 @@ class _Presence(dict[str, int]):
             raise KeyError(cell) from None
         if value not in (-1, 0, 1):
             raise KeyError(cell)
+        # Kept, so that each spelling ("1", "1.0") is parsed once for millions of cells.
         self[cell] = int(value) % 256
         return self[cell]
 

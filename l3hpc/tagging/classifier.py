@@ -339,6 +339,7 @@ def standardizer(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
         square += np.square(block).sum(axis=0)
     mean = total / len(flat)
     spread = np.sqrt(np.maximum(square / len(flat) - mean ** 2, 0))
+    # Of a constant column rounding alone is left, which the division would blow up.
     spread[spread < 1e-7 * (1 + np.abs(mean + shift))] = 1
     return (mean + shift).astype(np.float32), spread.astype(np.float32)
 
@@ -384,6 +385,7 @@ class _Loop:
         batch_bytes = 4 * self.batch * math.prod(self.x.shape[1:])
         self.block = self.batch * max(1, _BLOCK_BYTES // batch_bytes)
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
+        # Outside the graph: a tf.function may create variables only when it is first traced.
         self.optimizer.build(self.model.trainable_variables)
         self._epoch = tf.function(self._train_graph)
         self._evaluate = tf.function(self._loss_graph)

@@ -242,6 +242,8 @@ def precision_recall(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
     precision, recall : ndarray, shape (..., thresholds)
         0 where the denominator is 0.
     """
+    # Where nothing is predicted or nothing is there, 0 / 0.5 = 0, as published. Other sums are 1 or
+    # more.
     precision = counts.tp / np.maximum(counts.tp + counts.fp, 0.5)
     recall = counts.tp / np.maximum(counts.tp + counts.fn, 0.5)
     return precision, recall

@@ -235,6 +235,7 @@ def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
     list of ndarray of float64, shape (samples, 3 + categories)
         One for each level.
     """
+    # Fewer thresholds for the thousand repetitions: the numbers are the same at these.
     rare = [([category.corners() for category in categories], together.corners())
             for categories, together in levels]
     clips = rare[0][1].clips
@@ -246,6 +247,7 @@ def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
     blocks: list[list[np.ndarray]] = [[] for _ in rare]
     for start in range(0, samples, rows):
         drawn = rng.integers(clips, size=(min(rows, samples - start), clips))
+        # How often each clip was drawn is all that the counts need: the events stay as they are.
         weight = np.stack([np.bincount(one, minlength=clips) for one in drawn]).astype(kind)
         for level, (categories, together) in enumerate(rare):
             blocks[level].append(scores([category.count(weight) for category in categories],

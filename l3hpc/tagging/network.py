@@ -73,6 +73,7 @@ def build(model: str, dim: int, tags: int, *, hidden_layers: int, hidden_size: i
     def dense(units: int, activation: str, number: int) -> keras.layers.Layer:
         return keras.layers.Dense(
             units, activation=activation, kernel_regularizer=keras.regularizers.L2(l2),
+            # A seed for each layer: with the same one, layers of one shape would start alike.
             kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 1000 + number))
 
     for number in range(hidden_layers):
@@ -117,5 +118,6 @@ class TagLoss:
 
 
 def _cross_entropy(target: Any, probability: Any) -> Any:
+    # log(0) would be infinite; 1e-7 is Keras's own limit.
     p = ops.clip(probability, 1e-7, 1 - 1e-7)
     return -(target * ops.log(p) + (1 - target) * ops.log(1 - p))

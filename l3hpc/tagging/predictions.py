@@ -183,6 +183,7 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     values = np.zeros((len(lines), len(names)))
     values[:, known] = np.frombuffer(numbers).reshape(len(lines), len(known))
     _refuse_improbable(values, names, list(lines.values()), where)
+    # What few digits have put just outside; all other values were refused.
     np.clip(values, 0, 1, out=values)
     fine = len(taxonomy.fine)
     warnings = [f"column '{name}' is missing: taken as 0" for name in absent]

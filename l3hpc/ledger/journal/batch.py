@@ -139,6 +139,7 @@ def pack(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for record in records:
         joined = _common(common or waiting[-1], record) if waiting and _same_layout(
             waiting[-1], record) else None
+        # what is common is stored once, so a further record must not make it less
         fits = joined is not None and (
             common is None or joined["values"].keys() == common["values"].keys())
         if waiting and (not fits or len(waiting) >= MAX_RECORDS):

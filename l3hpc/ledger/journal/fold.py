@@ -341,6 +341,8 @@ def _accept(row: Row, accepted: dict[str, Any]) -> None:
         known = row.accepted.setdefault(name, [])
         if agreed not in known:
             known.append(agreed)
+            # in the same order however the files are read; by repr, since numbers and text cannot
+            # be compared
             known.sort(key=repr)
 
 

@@ -117,6 +117,7 @@ def record_fault(record: Any) -> str | None:
         return f"{NEWER} (schema {schema}; this version reads up to {SCHEMA})"
     for name, types in _TYPES.items():
         value = record.get(name, None if _NONE in types and name != "key" else _MISSING)
+        # type, not isinstance: for that, true would be a number
         if type(value) not in types:
             if value is _MISSING:
                 return f"{name!r} is missing"

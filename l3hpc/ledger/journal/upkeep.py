@@ -391,6 +391,7 @@ def repair_file(damaged: DamagedFile) -> Path:
     stat = aside.stat()
     whole = path.with_name(name)
     write_bytes(whole, b"".join(line + b"\n" for line in lines), mode=0o666)
+    # compaction tells by this time whether a file is still in use
     os.utime(whole, (stat.st_atime, stat.st_mtime))
     kept = path.parent / "damaged" / f"{name}.{time.time_ns():x}"
     kept.parent.mkdir(exist_ok=True)

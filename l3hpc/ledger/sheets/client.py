@@ -270,6 +270,7 @@ def back_off(attempt: int) -> float:
 
     The wait doubles with each try, up to ``LONGEST_WAIT_S``, and has a random part.
     """
+    # a random part, so that syncers that were refused together do not come back together
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)
 
 
@@ -385,6 +386,7 @@ def _key(path: Path) -> dict[str, Any]:
         raise InputError("not a service account's key", where=str(path),
                          hint="Google Cloud console → Service accounts → Keys → Add key → JSON")
     target = urlparse(str(info.get("token_uri", "")))
+    # a request that is signed with the key goes to this address
     if target.scheme != "https" and target.hostname not in LOOPBACK:
         raise InputError("the key's token_uri is not an https address", where=str(path))
     return info

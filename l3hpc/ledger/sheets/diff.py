@@ -236,6 +236,7 @@ def _update(plan: SyncPlan, tab_plan: TabPlan, row: Row, grid_row: int, state: S
     accepted: dict[str, Any] = {}
     for index, (column, ours) in enumerate(zip(row.tab.columns, cells(row), strict=True)):
         theirs = shown[index]
+        # what the journals do not have is never cleared in the sheet: a person may have typed it
         if ours is None or cell_shows(column, theirs, ours):
             continue
         if any(cell_shows(column, theirs, value) for value in row.accepted.get(column.field, [])):

@@ -280,7 +280,9 @@ def restore_headers(store: Store, sheets: Sheets, agreed: dict[str, list[ColumnC
     HeaderDriftError
         The columns were changed again meanwhile.
     """
+    # the version first: if anybody writes after this reading, the batch is refused
     snapshot = parse_structure(sheets.structure())
+    # nothing else than what the person agreed to: what changed meanwhile is reported below
     if plan_header_repair(store, sheets) == agreed:
         sheets.batch([*api.next_version(snapshot), *(
             request for name, changes in agreed.items() for request in change_requests(

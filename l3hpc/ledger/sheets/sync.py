@@ -203,8 +203,10 @@ class _Sync:
         rollback.save_intent(path, intent)
         self._send_batch(plan, snapshot, targets, path)
         self.report.inserted += sum(len(tab.inserts) for tab in plan.tabs)
+        # the batch has added them: in the next round they are rows like any other
         self.restore = []
         is_complete = self._write(plan, targets, intent, path) if targets else True
+        # not "and": what was written has to be checked, also if some rows were left out
         is_complete &= self._check(snapshot, intent, path)
         path.unlink(missing_ok=True)
         if is_complete and not plan.left_over:
