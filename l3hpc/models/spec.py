@@ -92,7 +92,6 @@ class NetworkSpec:
                              "for three 2x2 poolings", allowed="at least 8 x 8")
         if self.dim == self.filters[-1]:
             return
-        # openl3's long embedding pools the last map to 4 x 3 instead of one value per channel.
         if self.tail != "embedding" or self.dim != 12 * self.filters[-1]:
             raise InputError(
                 f"an embedding of {self.dim} values cannot come from {self.filters[-1]} "
@@ -389,7 +388,6 @@ def parameter_count(spec: NetworkSpec, *, trainable: bool = False) -> int:
     """
     total = 0
     for kind, shapes in spec.layers():
-        # The moving mean and variance are counted, not trained.
         for shape in shapes[:2] if trainable and kind == "batch_norm" else shapes:
             size = 1
             for length in shape:
