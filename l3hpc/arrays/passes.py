@@ -87,6 +87,7 @@ def map_blocks(
         yield from map_in_order(prepared, items(), workers)
 
 
+# Looking through a process for its BLAS libraries takes longer than a small product.
 @cache
 def _libraries() -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController

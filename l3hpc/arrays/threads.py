@@ -40,6 +40,7 @@ def allocated_cores() -> int:
     asked = _number("SLURM_CPUS_PER_TASK")
     if asked is None and "SLURM_JOB_ID" in os.environ:
         alone = (_number("SLURM_NTASKS") or 1) == 1
+        # The cores on the node are those of all tasks of the job: with several, each has one.
         asked = _number("SLURM_CPUS_ON_NODE") if alone else 1
     return min(asked or bound, bound)
 

@@ -418,6 +418,7 @@ class Ffmpeg(Decoder):
         width, read = 4 * self.channels, 0
         size = min(FFMPEG_BLOCK, max(MAX_BLOCK // self.channels, 1))
         while data := self._output.read(size * width):
+            # ffmpeg may be ended in the middle of a sample.
             whole = len(data) // width * width
             read += whole // width
             yield np.frombuffer(data[:whole], ">f4").astype(np.float32).reshape(-1, self.channels)

@@ -117,6 +117,7 @@ def level_blocks(blocks: Iterable[np.ndarray], rate: int, frame_s: float = 1.0, 
         starts = frame_starts(number, stop, rate, hop_s) - before - low
         first = np.clip(starts, 0, len(energy) - 1)
         last = np.clip(starts + length, 0, len(energy) - 1)
+        # Over the samples inside the recording alone: framing's zeros would make its ends quieter.
         power = (energy[last] - energy[first]) / np.maximum(last - first, 1)
         floor = 10.0 ** (FLOOR_DB / 10.0)
         return (10.0 * np.log10(np.maximum(power, floor)) + offset_db).astype(np.float32)
@@ -152,7 +153,6 @@ def _a_weighted(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]
     for following in itertools.chain(blocks, [np.empty(0, np.float32)]):
         if block is not None:
             yield _filtered(before, block, following[:context], rate)
-            # Blocks may be shorter than the context; then it reaches into the ones before.
             before = np.concatenate((before[-context:], block[-context:]))[-context:]
         block = following
 

@@ -371,6 +371,7 @@ class ClusterProfile(Section):
             wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
         # a request above the machine would wait for ever in the local queue
         if not self.capabilities.remote:
+            # memory 0 stands for all memory of a node, which here is that of the slots
             wanted = Resources(min(wanted.cpus, self.slot_cpus()),
                                min(wanted.mem_mb or self.slot_mem_mb(), self.slot_mem_mb()),
                                wanted.gpus, wanted.time_min)
@@ -396,6 +397,7 @@ def machine_memory_mb() -> int:
             text = Path(name).read_text(encoding="ascii").strip()
         except OSError:
             continue
+        # version 2 writes "max" where there is no limit
         if text.isdigit():
             total = min(total, int(text))
     return max(total // 2**20, 1)

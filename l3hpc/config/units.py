@@ -140,6 +140,7 @@ def format_memory(mib: int) -> str:
     """
     for unit, size in (("TB", 1024 * 1024), ("GB", 1024)):
         if mib >= size:
+            # .3g would write 1000 as 1e+03
             return f"{mib / size:.3g} {unit}" if mib < 1000 * size else f"{mib // size:,} {unit}"
     return f"{mib} MB"
 

@@ -12,6 +12,8 @@ from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.errors import InputError, nearest
 
 MAX_VALUE = 1024
+# with Unicode's line separators, at which some programs cut, and lone surrogates: bytes that are
+# not UTF-8
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CLUSTER = re.compile(r"\w[\w.-]*", re.ASCII)
 _SBATCH_OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.+))?")
@@ -118,6 +120,7 @@ def variables(value: Any) -> dict[str, str]:
         # the job's own values of these would be lost
         if str(name).startswith(("SLURM_", "SBATCH_")):
             raise InputError(f"{name} is reserved for Slurm and cannot be set here")
+    # type, not isinstance: YAML's true is an int to Python, and would become the text True
     return {str(name): plain(str(item) if type(item) in (int, float) else item)
             for name, item in value.items()}
 

@@ -176,6 +176,7 @@ def _header(source: ClipTable) -> list[str]:
 def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str],
             header: Sequence[str]) -> str:
     """The column that is named, or the first with a usual name."""
+    # Reversed, so that of two columns that differ in case or spaces the first counts.
     by_name = {column.strip().casefold(): column for column in reversed(header)}
     if named is not None:
         if named in header:
@@ -238,6 +239,8 @@ def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
     if all(os.path.isfile(folder / path) for path in result.values()):
         return result
     by_name: dict[str, set[str]] = defaultdict(set)
+    # Only where a path of the table does not fit: a walk through a large data set takes minutes on
+    # a network disk.
     for parent, _, files in os.walk(folder, followlinks=True):
         for file in files:
             if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES and not file.startswith("."):

@@ -177,6 +177,7 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     bags = find_clips(folder, files)
     present = list(bags.lengths)
     row_of = {name: row for row, name in enumerate(present)}
+    # One array needs clips of one length; resampling may give a recording one window more or less.
     frames = min(bags.lengths.values())
     x: np.ndarray | RowFile | None = None
     for name, block in bags.blocks():

@@ -134,6 +134,8 @@ def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recor
                          hint="Rename them. To list them: "
                               + command_line("data", "check", folder))
     recordings = []
+    # Files of the table that are missing are listed as well: extract names them instead of passing
+    # over them.
     for name in sorted(files.keys() | table.keys()):
         status = files.get(name)
         sensor, timestamp, level = table.get(name) or (*sensor_and_time(name), None)
@@ -196,6 +198,7 @@ def printable(text: str) -> str:
     str
         Without surrogates.
     """
+    # Python keeps such a byte as a lone surrogate, which no terminal and no JSON file takes.
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
@@ -328,6 +331,7 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
                              allowed=f"did you mean '{_COLUMNS[3]}'?")
     for line, row in table:
         where, cells = f"{path}:{line}", dict(zip(columns, row, strict=True))
+        # Tables are also written on Windows.
         name = cells["file"].strip().replace("\\", "/")
         if not name or name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"'{name}' is not a path below the folder", where=where)

@@ -256,6 +256,7 @@ class EmbeddingFile:
             if AUDIO_KEY not in file:
                 return None
             shape = tuple(hdf5.numeric_dataset(file, AUDIO_KEY).shape)
+        # The published files have an axis for the one channel.
         if len(shape) == 3 and shape[1] == 1:
             shape = (shape[0], shape[2])
         if len(shape) != 2:

@@ -299,6 +299,8 @@ def _artifact_files(
     path: Path, tasks: Sequence[int] | None,
 ) -> tuple[str, list[tuple[Path, str | None]]] | None:
     if tasks is not None:
+        # Not listed: a task that needs two folders of a thousand does not ask the file server for
+        # all.
         folders = [path / f"{number:04d}" for number in sorted(tasks)]
         for folder in folders:
             if not is_task_folder(folder):

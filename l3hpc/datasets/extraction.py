@@ -151,6 +151,7 @@ class Extraction:
         self.scratch.mkdir(parents=True, exist_ok=True)
         state = self.scratch / "extraction.json"
         if not state.is_file() or read_json(state) != settings:
+            # Blocks of other settings would be joined with the new ones into one matrix.
             for old in self.scratch.glob("part-*.npz"):
                 old.unlink()
             write_json(state, settings)
@@ -256,6 +257,8 @@ class Extraction:
         try:
             pieces = self._pieces(self.recordings[index], start, contents)
             is_short = 4 * seconds * self.network.rate <= AHEAD_BYTES
+            # Short ones are decoded by the reading threads; of a long one that would be too much to
+            # hold.
             return (list(pieces) if is_short else pieces), contents
         except AudioError as error:
             return error
@@ -279,6 +282,7 @@ class Extraction:
         if not block.size:
             return np.empty((0, self.network.dim), np.float32)
         windows = JoinedFrames(block.windows)
+        # The samples are the largest part of the memory, and only their embeddings are needed now.
         block.windows.clear()
         return self.network.embed(windows, batch_size=self.batch_size, on_batch=self._advance)
 
@@ -338,6 +342,7 @@ class Extraction:
         parts = self._parts()
         rows = 0
         for path in parts:
+            # Counted first, because the data sets below have their size from the start.
             rows += int((~np.isin(read_npz(path, ["recording"])["recording"], skipped)).sum())
         moments = np.array([np.nan if recording.timestamp is None else recording.timestamp
                             for recording in self.recordings])
@@ -382,6 +387,7 @@ class Extraction:
             return
         which, loudness = file["recording"][()], file["loudness"][()].astype(np.float64)
         count = len(self.recordings)
+        # Averaged as energy: a sound level meter's value for a recording is one, too.
         energy = np.bincount(which, 10 ** (loudness / 10), count) / np.maximum(
             np.bincount(which, minlength=count), 1)
         shift = np.zeros(count)

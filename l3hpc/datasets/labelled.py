@@ -339,6 +339,8 @@ def _clips(layout: _Layout, table: Path, subset: str
             raise InputError(f"class {number} has two names: '{label}' here, '{names[number]}' in "
                              "an earlier line", where=where)
         _check_name(layout, name, row, where)
+        # Where the column of source recordings is missing, each clip counts as a recording of its
+        # own.
         source = row.get(layout.source, "").strip() or name
         clips.append((layout.file(name, fold), fold, number, source))
     if not clips:

@@ -364,6 +364,7 @@ def _unit(signal: np.ndarray) -> Signal:
     signal = np.asarray(signal, np.float32)
     pieces = signal[:len(signal) // 50 * 50].reshape(50, -1) if len(signal) >= 50 else signal[None]
     power = np.sort(np.mean(np.square(pieces), axis=1))[-max(1, len(pieces) // 10):].mean()
+    # A sound may be silent by chance; a tiny number added keeps it so.
     return np.asarray(signal / np.float32(np.sqrt(power) + 1e-9), np.float32)
 
 
@@ -426,6 +427,8 @@ def _periodic(rng: Rng, pitch: np.ndarray, rate: int, strength: np.ndarray) -> S
     spectrum[1:count + 1] = strength[:count] * np.exp(2j * np.pi * rng.random(count))
     table = np.fft.irfft(spectrum)
     table = (table / np.sqrt(np.mean(table ** 2))).astype(np.float32)
+    # float64: over ten seconds the phase grows to millions of steps, of which float32 loses the
+    # fraction.
     phase = np.cumsum(np.asarray(pitch, np.float64) * (_TABLE / rate))
     return table[phase.astype(np.int64) & (_TABLE - 1)]
 

@@ -118,6 +118,7 @@ def clip_events(rng: np.random.Generator, number: int) -> list[SoundEvent]:
     list of SoundEvent
         The sounds.
     """
+    # In turn, so that every category occurs however few clips there are.
     categories = [number % 8 + 1]
     others = [c for c in range(1, 9) if c not in categories]
     extra = int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))
@@ -235,6 +236,7 @@ def _annotations(rng: np.random.Generator, events: list[SoundEvent],
     """(annotator_id, tags, whether only categories) of every annotator of a clip."""
     annotations = []
     if split != "train":
+        # As in SONYC-UST: a negative id is a member of the team, 0 the agreed ground truth.
         annotations += [(-1 - int(rng.integers(5)), volunteer_tags(rng, events), False),
                         (0, agreed_tags(events), False)]
     for annotator in rng.choice(VOLUNTEERS, VOLUNTEERS_PER_CLIP, replace=False):

@@ -88,6 +88,7 @@ def convert(network: FoldedNetwork, form: str, spectrograms: np.ndarray | None =
     import tensorflow as tf
 
     module = tf.Module()
+    # Its loops run while it is traced, so there is nothing for autograph to convert.
     module.embed = tf.function(_forward(network), autograph=False, input_signature=[
         tf.TensorSpec((1, *network.spec.frontend.shape, 1), tf.float32, name="spectrogram")])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -241,6 +242,7 @@ def join_graphs(front: Graph, body: Graph) -> Graph:
     offset = len(front.tensors)
     buffers = len(front.model.buffers)
     front.model.buffers.extend(body.model.buffers)
+    # buffers, tensors and operator codes are numbered from 0 in each of the two graphs
     for tensor in body.tensors:
         tensor.buffer += buffers
     front.tensors.extend(body.tensors)

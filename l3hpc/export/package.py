@@ -155,6 +155,7 @@ def compare_outputs(plain: bytes, strips: bytes, spectrograms: np.ndarray | None
             continue
         expected, outputs = first.raw(inputs), second.raw(inputs)
         result[name] = len(inputs)
+        # As bytes: -0.0 equals 0.0, and NaN not even itself.
         result["bit_identical"] &= expected.tobytes() == outputs.tobytes()
         difference = float(np.abs(expected.astype(np.float64) - outputs).max())
         result["largest_difference"] = max(result["largest_difference"], difference)

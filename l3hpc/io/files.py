@@ -144,6 +144,7 @@ def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents, durably."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    # From the top: a folder whose parent has lost it is lost as well.
     for path in reversed(missing):
         fsync_folder(path.parent)
 

@@ -24,6 +24,7 @@ USUAL_HOPS = {48000: 242, 8000: 160}
 STATED, CONFIGURATION, MATRICES, UNUSED_SPACE, NAME, USUAL = EVIDENCE = (
     "stated", "configuration", "stored matrices", "room of removed matrices", "file name", "usual")
 OVERHEAD_BYTES = 1 << 18  # at most, for what a file holds besides arrays
+# Whole numbers only: the last digits of a date in the name are no rate.
 _NUMBERS = re.compile(r"(?<!\d)(\d{4,6})_(\d{1,4})_(\d{1,5})_(\d{2,6})(?!\d)")
 _FMAX = re.compile(r"_fmax_(\d+(?:\.\d+)?)")
 

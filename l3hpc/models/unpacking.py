@@ -152,6 +152,7 @@ class GuardedFile:
         InputError
             The file has too many entries.
         """
+        # HDF5 has 64 kB for the attributes of an object: Keras cuts longer lists.
         parts = [owner.attrs[key]] if key in owner.attrs else []
         while f"{key}{len(parts)}" in owner.attrs and key not in owner.attrs:
             parts.append(owner.attrs[f"{key}{len(parts)}"])

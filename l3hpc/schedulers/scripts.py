@@ -276,6 +276,7 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     elif profile.memory_request == "mem":
         lines.append(directive("mem", f"{resources.mem_mb}M"))
     elif profile.memory_request == "mem-per-cpu":
+        # rounded up, so that the task has no less than it requests
         lines.append(directive("mem-per-cpu", f"{-(-resources.mem_mb // resources.cpus)}M"))
     gpu_request = profile.gpu_request_of(step.kind)
     if resources.gpus and gpu_request != "none":

@@ -243,6 +243,7 @@ def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
                   for _, together in rare)
     rows = max(1, min(samples, BLOCK // max(largest, clips)))
     kind = weight_type(clips, largest)
+    # One generator for all levels: they are compared on the same resampled clips.
     rng = np.random.default_rng(seed)
     blocks: list[list[np.ndarray]] = [[] for _ in rare]
     for start in range(0, samples, rows):

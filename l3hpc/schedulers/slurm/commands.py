@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from l3hpc.errors import ClusterError
 
 CONFIG_S = 20.0
+# names the site's configuration, without which its commands may not find their controller
 _KEPT = {"SLURM_CONF"}
 # variables of Slurm's commands that are no options of sbatch, and so may be set
 _NO_OPTION = {*_KEPT, "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS",

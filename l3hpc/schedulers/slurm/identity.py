@@ -135,6 +135,7 @@ class Identity:
                    for match in re.finditer(r" /", line))
 
 
+# every component of a path is asked of the file server, and thousands of jobs lie in a few folders
 @functools.lru_cache(maxsize=8192)
 def _real(path: str) -> str:
     return os.path.realpath(path)

@@ -21,6 +21,7 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.slurm.commands import call, on_cluster
 
 SINFO_S = 20.0
+# --all, because a profile may name a partition that Slurm hides
 SINFO = ("sinfo", "--noheader", "--all", "-o", "%P|%a|%l|%m|%c|%G|%D")
 
 
@@ -127,6 +128,7 @@ def parse_sinfo(text: str) -> dict[str, Partition]:
             unclear.add(name)
             continue
         memory, cpus, nodes = map(int, amounts)
+        # a partition has a line for each kind of its nodes
         here = found.setdefault(name, Partition(
             name, time_min=None if limit is None else int(limit // 60)))
         here.up, here.default = here.up or parts[1] == "up", parts[0].endswith("*")

@@ -151,6 +151,7 @@ def submit(submission: Submission) -> JobId:
         raise
     except BaseException:  # Ctrl-C, or cancelled by another command, meanwhile
         with contextlib.suppress(ClusterError):
+            # its id is on no record: nobody else would find it
             cancel([job for job, _ in _find_jobs(submission)])
         raise
     if doubtful:
