@@ -138,7 +138,7 @@ def _arrays(plan: Plan) -> list[str]:
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """Return ``submitted RUN: sample 8812 → fit 8813`` and the next commands."""
     from l3hpc import steps
-    from l3hpc.runs import ledger_sync
+    from l3hpc.runs import last_job
     from l3hpc.runs.submit import describe_jobs
 
     chain = describe_jobs(record)
@@ -149,7 +149,7 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
     lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}" for tab in tabs]
-    sheet = ledger_sync.describe(plan, record)
+    sheet = last_job.describe(plan, record)
     if tabs and sheet:
         lines.append(f"to the sheet:    {sheet}")
     return "\n".join(lines)

@@ -259,6 +259,7 @@ class ClusterProfile(Section):
         default_factory=dict)
     slots: Slots = Field(default_factory=Slots)
     shared_group: bool = False
+    report: bool = True
     ledger_sync: LedgerSync = Field(default_factory=LedgerSync)
     notify: Annotated[Notify | None, BeforeValidator(checked(notify_settings))] = None
 

@@ -21,7 +21,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.io.files import make_durable, write_json
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import ledger_sync, status, submission_lock, submit, submit_jobs
+from l3hpc.runs import last_job, status, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import JobId, Scheduler, submitted_job
@@ -179,7 +179,7 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
     before, since = _mark_submitting(workspace, record), time.time()
     left_out = submit_jobs.submit_steps(todo.plan, todo.steps, texts, record, progress,
                                   live=todo.live, before=before, elsewhere=elsewhere)
-    ledger_sync.submit_job(workspace, record, progress, since)
+    last_job.submit_job(workspace, record, progress, since)
     return left_out
 
 

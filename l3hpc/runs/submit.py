@@ -23,14 +23,14 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import current_user, make_durable, share_file, write_json
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import ledger_sync, notifications, submission_lock
+from l3hpc.runs import last_job, notifications, submission_lock
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.submit_jobs import arrays_of, submit_steps, write_scripts
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
 from l3hpc.workspace import artifacts, records, sharing
-from l3hpc.workspace.layout import ArtifactFolder
+from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
@@ -94,7 +94,7 @@ def submit(
             with _durable(_written(plan, steps), progress or Progress()):
                 left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
                                      elsewhere=elsewhere)
-            ledger_sync.submit_job(plan.workspace, record, progress or Progress())
+            last_job.submit_job(plan.workspace, record, progress or Progress())
         finally:
             lock.release(forget=True)
         if on_submitted is not None:
@@ -184,7 +184,7 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
     """
     scheduler = schedulers.starting(schedulers.of_record(workspace, records.read(workspace, run)))
     if detach:
-        scheduler.start_runner(run, Path.cwd())
+        scheduler.start_runner(run, Path.cwd())  # which runs the script of the last job, too
         return
     from l3hpc.runs import display
 
@@ -199,6 +199,7 @@ def run_local(workspace: Path, run: str, *, detach: bool) -> None:
         shown.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
+    last_job.run_here(Workspace(workspace).run(run))
 
 
 def succeeded(workspace: Path, record: RunRecord) -> bool:
@@ -270,7 +271,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
     plan.folder.artifacts.mkdir()
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
-    ledger_sync.prepare(plan)
+    last_job.prepare(plan)
     notifications.prepare(plan)
     is_local = not plan.profile.capabilities.remote
     executor = plan.profile.executor

@@ -1,4 +1,4 @@
-"""A run on a real Slurm whose rows reach the sheet by a job of their own."""
+"""A run on a real Slurm, whose last job writes its report and brings its rows to the sheet."""
 
 import sys
 import threading
@@ -30,13 +30,14 @@ def world(tmp_path, monkeypatch):
     assert server.violations == []
 
 
-def test_the_sheet_shows_the_run_when_its_jobs_have_ended(slurm_plain, chains, world, tmp_path):
+def test_the_sheet_and_the_report_show_the_run_when_its_jobs_have_ended(slurm_plain, chains, world, tmp_path):
     world.init()
     root = Path(__file__).resolve().parents[2]
     on = ClusterProfile.model_validate({
         **slurm_plain.profile, "name": "test",
         "env": {"PYTHONPATH": f"{chains.FAKES}:{root}", "L3HPC_SHEETS_URL": world.server.url},
-        "ledger_sync": {"by": "job", "partition": "low", "mem": "500MB"}})
+        "ledger_sync": {"by": "job", "partition": "low", "mem": "500MB"},
+        "report": True})
     workspace = tmp_path / "ws"
     plan = replace(chains.plan(workspace, names=("extract",), on=on),
                    ledger=Ledger("book-one", world.key))
@@ -52,3 +53,6 @@ def test_the_sheet_shows_the_run_when_its_jobs_have_ended(slurm_plain, chains, w
     slurm_plain.until(lambda: not slurm_plain.jobs(), 60, "the jobs do not end")
     assert "1 rows added" in log.read_text()
     assert submit.succeeded(workspace, record)
+    page = (plan.folder.path / "report.html").read_text()
+    assert "fake: done" in page and 'class="t-running"' in page
+    assert "did not respond" not in page and record.steps[0].job in page

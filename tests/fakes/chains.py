@@ -19,7 +19,7 @@ NEEDS = {"extract": (), "sample": ("extract",), "fit": ("sample",), "reduce": ("
 
 def profile(**changes):
     values = {"name": "local", "slots": {"cpus": 2, "mem": "4GB"},
-              "env": {"PYTHONPATH": str(FAKES)}, **changes}
+              "env": {"PYTHONPATH": str(FAKES)}, "report": False, **changes}
     return ClusterProfile.model_validate(values)
 
 

@@ -55,7 +55,7 @@ class RealSlurm:
     def profile(self):
         """Settings of the cluster's entry in cluster.yaml."""
         return {"executor": "slurm", "partition": "cpu", "gpu_request": "gres",
-                "python": sys.executable}
+                "python": sys.executable, "report": False}
 
     def start(self):
         """Start everything and wait until jobs can run."""

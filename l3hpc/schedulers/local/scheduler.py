@@ -44,6 +44,10 @@ from l3hpc.workspace.states import JobState
 
 CHECK_S = 60.0
 START_S = 20.0
+# "$0": script of the last job, if there is one; "$1": its log; the rest: the runner. The shell ends
+# at once, so that the runner is not a child of this process.
+_DETACHED = """log=$1; shift
+("$@"; if [ -f "$0" ]; then exec bash "$0" >> "$log" 2>&1; fi) &"""
 STARTING_S = 30.0  # a runner may take this long to take up what has just been submitted
 FOLLOW_S = 0.5
 
@@ -279,9 +283,9 @@ def start_detached(workspace: Path, run: str, cwd: Path) -> None:
     folder = Workspace(workspace).run(run)
     record = records.read(workspace, run)
     with open(folder.runner_log, "ab") as log:
-        # the shell ends at once, so that the runner is not a child of this process
         subprocess.run(
-            ["sh", "-c", '"$@" &', "sh", sys.executable, "-m", "l3hpc.schedulers.local.runner",
+            ["sh", "-c", _DETACHED, str(folder.sync_script), str(folder.sync_log),
+             sys.executable, "-m", "l3hpc.schedulers.local.runner",
              str(workspace), run], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd,
             env=clean_environment(), start_new_session=True, check=True)
     end = time.monotonic() + START_S

@@ -1,17 +1,20 @@
-"""How the results sheet is synchronised after a submission: ``ledger_sync`` of the cluster profile.
+"""The job that follows a run, in whatever way its jobs end: report, messages, results sheet.
 
-By ``hand``, ``watch`` and ``cron`` need no job, and are only mentioned. With ``job``, a small Slurm
-job follows each run in a partition with internet access; it depends on the end of all jobs of the
-run, in whatever way they end, and sends the messages that are due about it as well. It belongs to
-no step: a run neither fails nor waits because of it.
+It writes the report (``report`` of the cluster profile); with ``ledger_sync: {by: job}``, it also
+sends the messages that are due and synchronises the sheet, in a partition with internet access. It
+belongs to no step: a run neither fails nor waits because of it. On ``local``, its script runs after
+the last job.
 """
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l3hpc import schedulers
+from l3hpc.config.profile import LedgerSync
 from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
@@ -21,13 +24,14 @@ from l3hpc.runs import status
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import JobId, JobRequest, OutcomeUnknownError, submitted_job
 from l3hpc.workspace import records
-from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.layout import RunFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
 GIVE_UP_S = 60.0  # short, because no step depends on the job
+HERE_S = 300.0  # a report of a large workspace takes seconds
 
 
 def needs_job(plan: Plan) -> bool:
@@ -38,6 +42,12 @@ def needs_job(plan: Plan) -> bool:
     plan
         The plan of the run.
     """
+    can_follow = plan.profile.capabilities.after_end or plan.profile.capabilities.runner
+    return can_follow and plan.profile.report or _needs_network(plan)
+
+
+def _needs_network(plan: Plan) -> bool:
+    """Whether the job synchronises the sheet or sends messages."""
     return (plan.profile.capabilities.after_end and plan.profile.ledger_sync.by == "job"
             and (_has_sheet(plan) or plan.profile.notify is not None))
 
@@ -53,20 +63,22 @@ def script_text(plan: Plan) -> str:
     Raises
     ------
     ValueError
-        If the plan has neither a results sheet nor addresses for messages.
+        If no job follows the runs of the plan.
     """
     from markupsafe import Markup
 
-    if not _has_sheet(plan) and plan.profile.notify is None:
-        raise ValueError(f"{plan.run} has no results sheet and no addresses for messages")
-    profile, ledger = plan.profile, plan.ledger
+    if not needs_job(plan):
+        raise ValueError(f"no job follows {plan.run}")
+    profile, ledger, network = plan.profile, plan.ledger, _needs_network(plan)
     program = [*profile.container, profile.python, "-m", "l3hpc"]
-    sync, notify = [], []
-    if ledger is not None and ledger.sheet_id is not None:
+    report, sync, notify = [], [], []
+    if profile.report:
+        report = [*program, "report", plan.run, "--workspace", str(plan.workspace)]
+    if network and ledger is not None and ledger.sheet_id is not None:
         sync = [*program, "ledger", "sync", "--workspace", str(plan.workspace),
                 "--sheet", ledger.sheet_id]
         sync += ["--key-file", str(ledger.key_file)] if ledger.key_file else []
-    if profile.notify is not None:
+    if network and profile.notify is not None:
         notify = [*program, "notify", "--workspace", str(plan.workspace)]
         # the addresses are secrets: the script names the file that has them
         notify += ["--config", str(plan.config_file.absolute())] if plan.config_file else []
@@ -74,7 +86,7 @@ def script_text(plan: Plan) -> str:
         "directives": [Markup(line) for line in _directives(plan)],
         "setup": [Markup(line) for line in profile.setup], "env": profile.env,
         "umask": "007" if profile.shared_group else "077",
-        "command": _shell(sync), "notify": _shell(notify)})
+        "report": _shell(report), "notify": _shell(notify), "command": _shell(sync)})
 
 
 def _has_sheet(plan: Plan) -> bool:
@@ -102,6 +114,8 @@ def prepare(plan: Plan) -> None:
 def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
     """Submit the job, depending on all jobs of a run. A refusal is noted, and nothing else happens.
 
+    Where a runner starts the jobs, it is not submitted: see ``run_here``.
+
     Parameters
     ----------
     workspace
@@ -114,12 +128,12 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
         When the submission of the jobs of the run began, unix seconds.
     """
     path = Workspace(workspace).run(record.run).sync_script
-    if not path.is_file():
+    if record.capabilities.runner or not path.is_file():
         return
     try:
         jobs = _jobs_to_follow(workspace, record, since)
     except ClusterError as error:
-        _note_failure(progress, error)
+        _note_failure(progress, record.run, path, error)
         return
     if not jobs:
         return
@@ -129,19 +143,48 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
             path, record.run, after_any=tuple(jobs), cluster=jobs[0].cluster,
             recorded=lambda: recorded, notify=progress.note, give_up_s=GIVE_UP_S))
     except OutcomeUnknownError as error:
-        progress.note(f"it is not known whether a job for the results sheet was submitted: "
-                      f"{error.message}; run l3hpc ledger sync later")
+        what, instead = _purpose(record.run, path)
+        progress.note(f"it is not known whether a job for {what} was submitted: "
+                      f"{error.message}; run {instead} later")
         return
     except ClusterError as error:
-        _note_failure(progress, error)
+        _note_failure(progress, record.run, path, error)
         return
     record.sync_job = job.id
     records.write(workspace, record)
 
 
-def _note_failure(progress: Progress, error: ClusterError) -> None:
-    progress.note(f"no job for the results sheet was submitted: {error.message}; run l3hpc ledger "
-                  "sync later")
+def _note_failure(progress: Progress, run: str, script: Path, error: ClusterError) -> None:
+    what, instead = _purpose(run, script)
+    progress.note(f"no job for {what} was submitted: {error.message}; run {instead} later")
+
+
+def _purpose(run: str, script: Path) -> tuple[str, str]:
+    """What the job is for, and the commands that do the same by hand."""
+    text = script.read_text(encoding="utf-8", errors="replace")
+    purposes = {" report ": ("the report", f"l3hpc report {run}"),
+                " ledger sync ": ("the results sheet", "l3hpc ledger sync")}
+    there = [words for sign, words in purposes.items() if f"-m l3hpc{sign}" in text]
+    return (" and ".join(what for what, _ in there) or "messages",
+            " and ".join(command for _, command in there) or "l3hpc notify")
+
+
+def run_here(folder: RunFolder) -> None:
+    """Run the script of the job on this machine, after the last job of a local run.
+
+    What it prints is in its log. It never fails.
+
+    Parameters
+    ----------
+    folder
+        The folder of the run.
+    """
+    if not folder.sync_script.is_file():
+        return
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired), \
+            open(folder.sync_log, "ab") as log:
+        subprocess.run(["bash", str(folder.sync_script)], stdin=subprocess.DEVNULL, stdout=log,
+                       stderr=log, check=False, timeout=HERE_S)
 
 
 def _jobs_to_follow(workspace: Path, record: RunRecord, since: float) -> list[JobId]:
@@ -187,8 +230,10 @@ def describe(plan: Plan, record: RunRecord) -> str | None:
 
 def _directives(plan: Plan) -> list[str]:
     profile = plan.profile
-    settings = profile.ledger_sync
-    lines = [scripts.directive("job-name", f"l3-{plan.run}-ledger-sync")]
+    # without network, the partition with internet access is not needed
+    settings = profile.ledger_sync if _needs_network(plan) else LedgerSync()
+    name = "ledger-sync" if _needs_network(plan) else "report"
+    lines = [scripts.directive("job-name", f"l3-{plan.run}-{name}")]
     for name in ("account", "partition", "qos", "constraint", "wckey"):
         value = getattr(settings, name, None) or getattr(profile, name)
         if value:

@@ -1,6 +1,7 @@
 """The job that brings rows to the sheet: behind all others, and in nobody's way."""
 
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from l3hpc.config.settings import Ledger
 from l3hpc.console.progress import Progress
-from l3hpc.runs import ledger_sync, resume, submit
+from l3hpc.runs import last_job, resume, submit
 from l3hpc.workspace import records
 
 
@@ -47,7 +48,7 @@ def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
         assert line in text.splitlines(), line
     assert f"-m l3hpc ledger sync --workspace {tmp_path} --sheet book-one " \
         "--key-file '/keys/a b.json'" in text
-    assert "by job 102" in ledger_sync.describe(made(), record)
+    assert "by job 102" in last_job.describe(made(), record)
 
 
 @pytest.mark.parametrize(("by", "sheet", "said"), [
@@ -57,7 +58,7 @@ def test_by_other_ways_or_without_a_sheet_there_is_no_job(made, slurm, by, sheet
     plan = made(by, sheet)
     record = submit.submit(plan)
     assert len(slurm.calls("sbatch")) == 2 and record.sync_job is None
-    words = ledger_sync.describe(plan, record)
+    words = last_job.describe(plan, record)
     assert words is None if said is None else said in words
 
 
@@ -94,3 +95,48 @@ def test_a_resumption_has_its_own(made, slurm, tmp_path):
     record = resume.resume(tmp_path, "demo", plan.profile)
     assert record.sync_job == "105"
     assert "--dependency=afterany:103:104" in slurm.calls("sbatch")[-1]
+
+
+def test_it_writes_the_report_of_every_run(chains, slurm, tmp_path):
+    on = chains.profile(name="greene", executor="slurm", slots={}, partition="cpu", report=True)
+    record = submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    assert record.sync_job == "102"
+    script = tmp_path / "runs/demo/ledger-sync.sbatch"
+    assert slurm.calls("sbatch")[-1].endswith(f"--dependency=afterany:100:101 {script}")
+    text = script.read_text()
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert "#SBATCH --job-name=l3-demo-report" in text and "#SBATCH --partition=cpu" in text
+    assert f"-m l3hpc report demo --workspace {tmp_path} || true" in text
+    assert "ledger sync" not in text and "l3hpc notify" not in text
+
+
+def test_the_report_and_the_sheet_share_one_job(made, slurm, tmp_path):
+    submit.submit(made(report=True))
+    text = (tmp_path / "runs/demo/ledger-sync.sbatch").read_text()
+    assert len(slurm.calls("sbatch")) == 3 and "#SBATCH --partition=internet" in text
+    assert text.index(" l3hpc report demo ") < text.index(" l3hpc ledger sync ")
+
+
+def test_a_refusal_names_the_command_that_writes_the_report(chains, slurm, tmp_path):
+    on = chains.profile(name="greene", executor="slurm", slots={}, report=True)
+    slurm.says("sbatch", 'case "$*" in *ledger-sync*) echo "sbatch: error: no more" >&2; exit 1;; '
+                         "esac; echo 100")
+    notes = Notes()
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=notes)
+    assert record.state == "submitted" and record.sync_job is None
+    assert notes.notes == ["no job for the report was submitted: sbatch: no more; run l3hpc report "
+                           "demo later"]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_local_run_ends_with_its_report_also_if_it_failed(chains, tmp_path, detach):
+    root = Path(__file__).resolve().parents[2]
+    on = chains.profile(report=True, env={"PYTHONPATH": f"{chains.FAKES}:{root}"})
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on, params={
+        "extract": {"fail": "error"}}), detach=detach)
+    report = tmp_path / "runs/demo/report.html"
+    end = time.monotonic() + 60
+    while detach and not report.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert record.sync_job is None
+    assert "the fake was told to fail" in report.read_text()
