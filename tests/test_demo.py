@@ -100,12 +100,6 @@ def test_trained_weights_become_an_absolute_path(tmp_path, monkeypatch):
     assert loaded.paths.weights == str(tmp_path / 'my "best" weights.h5')
 
 
-def test_options_read_as_one_would_type_them():
-    options = {"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1", "a.b=2"]}
-    assert demo.command_options(options) == (
-        "--emb-dim 8 --filters 4,8 --set fit.seed=1 --set a.b=2")
-
-
 def test_work_elsewhere_comes_back_also_after_an_error(tmp_path):
     here = Path.cwd()
     with pytest.raises(RuntimeError), demo.working_in(tmp_path):

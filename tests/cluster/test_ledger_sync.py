@@ -30,7 +30,8 @@ def world(tmp_path, monkeypatch):
     assert server.violations == []
 
 
-def test_the_sheet_and_the_report_show_the_run_when_its_jobs_have_ended(slurm_plain, chains, world, tmp_path):
+def test_sheet_and_report_show_the_run_when_its_jobs_have_ended(slurm_plain, chains, world,
+                                                                tmp_path):
     world.init()
     root = Path(__file__).resolve().parents[2]
     on = ClusterProfile.model_validate({

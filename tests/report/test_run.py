@@ -6,7 +6,7 @@ from submitted import Case
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
 from l3hpc.report.page import page
-from l3hpc.report.run import of_run, write
+from l3hpc.report.run import of_run, typed, write
 from l3hpc.runs import submit
 from l3hpc.steps import step
 
@@ -78,3 +78,10 @@ def test_reused_results_link_to_the_report_of_their_run(failed, chains):
     config = again.steps[0].artifact / "config.json"
     write_json(config, {"run": "../../etc", "params": {}})
     assert of_run(failed.workspace, "again", target).links[0].address == ""
+
+
+def test_options_read_as_one_would_type_them():
+    options = {"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1", "a.b=2"],
+               "grid": {"mels": ["64", "128"]}, "combinations": [{"values": {}, "steps": {}}]}
+    assert typed(options) == ("--emb-dim 8 --filters 4,8 --set fit.seed=1 --set a.b=2 "
+                              "--grid mels=64,128")
