@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from l3hpc.cli.ledger import repair, sheet, views
+from l3hpc.cli.ledger import export, repair, sheet, views
 
 EXAMPLES = """\b
 Examples:
@@ -25,5 +25,5 @@ def command() -> None:
     """
 
 
-for _each in (*views.COMMANDS, *sheet.COMMANDS, *repair.COMMANDS):
+for _each in (*views.COMMANDS, *export.COMMANDS, *sheet.COMMANDS, *repair.COMMANDS):
     command.add_command(_each)

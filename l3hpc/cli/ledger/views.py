@@ -1,10 +1,9 @@
-"""The ``l3hpc ledger`` commands that show and export results: show, diff, export, status."""
+"""The ``l3hpc ledger`` commands that show results: show, diff, status."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -119,70 +118,6 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
         click.echo(line)
 
 
-@click.command(epilog=examples(
-    "l3hpc ledger export                       CSV and XLSX into the workspace",
-    "l3hpc ledger export --csv rows.csv --tab sonyc_ust",
-    "l3hpc ledger export --html results.html --where 'Approximation mode=pca'"))
-@workspace_option
-@tab_option("Tabs to export. [default: all]")
-@click.option("--csv", "csv_path", metavar="FILE", type=click.Path(),
-              help="Write one tab as CSV, or several into a folder.")
-@click.option("--xlsx", metavar="FILE", type=click.Path(), help="Write all tabs as one workbook.")
-@click.option("--html", metavar="FILE", type=click.Path(),
-              help="Write a self-contained page: tables, learning curves, comparison.")
-@click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
-              help="Only rows that match.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
-def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
-           html: str | None, conditions: tuple[str, ...], as_json: bool) -> None:
-    """Write results to files.
-
-    Without options, writes one results.csv per tab and results.xlsx into ledger/ of the workspace.
-    """
-    from l3hpc.ledger.views import exports, select
-    from l3hpc.ledger.views.runs import view_tabs
-
-    store, sheet = open_store(options)
-    found = store.fold(history=html is not None)
-    warn_damage(found)
-    views = view_tabs(found, store.workspace)
-    chosen = [views[tab.name] for tab in chosen_tabs(tabs, found, main_too=True)]
-    if not tabs:
-        chosen = select.tabs_with_columns(chosen, conditions)
-    tables = {tab: select.sort_rows(select.filter_rows(found.rows_of(tab), tab, conditions), tab)
-              for tab in chosen}
-    if not (csv_path or xlsx or html):
-        csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
-    written: list[Path] = []
-    if csv_path:
-        target = Path(csv_path)
-        if target.is_dir() or len(chosen) > 1 and target.suffix.lower() != ".csv":
-            for tab, rows in tables.items():
-                written.append(target / f"{tab.name}.csv")
-                exports.write_csv(written[-1], rows, tab)
-        elif len(chosen) > 1:
-            raise InputError("a CSV file can hold one tab only", where="--csv",
-                             allowed=f"--tab with one of {', '.join(tab.name for tab in chosen)}, "
-                                     "or a folder")
-        else:
-            written.append(target)
-            exports.write_csv(target, tables[chosen[0]], chosen[0])
-    if xlsx:
-        written.append(Path(xlsx))
-        exports.write_xlsx(written[-1], tables)
-    if html:
-        from l3hpc.ledger.views.exports import write_html
-
-        written.append(Path(html))
-        write_html(written[-1], tables, store.state(sheet) if sheet else None)
-    if as_json:
-        print_json({"files": [str(path) for path in written],
-                    "rows": {tab.name: len(rows) for tab, rows in tables.items()}})
-        return
-    for path in written:
-        click.echo(path)
-
-
 @click.command(short_help="Show rows not yet in the sheet, and conflicts.", epilog=examples(
     "l3hpc ledger status",
     "l3hpc ledger status --json"))
@@ -294,4 +229,4 @@ def _as_json(row: Row, tab: Tab, best: bool, state: SyncState | None) -> dict[st
     }
 
 
-COMMANDS = (show, diff, export, status)
+COMMANDS = (show, diff, status)

@@ -26,7 +26,7 @@ Swept = dict[str, str]  # option → value as typed
 
 
 def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
-    """Add names of runs and values of swept options to rows.
+    """Add names of runs, folders of artifacts and values of swept options to rows.
 
     Parameters
     ----------
@@ -51,7 +51,12 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
     artifacts, swept = _artifacts_and_sweeps(_read_records(workspace))
     tabs = {}
     for name, tab in TABS.items():
-        values = [(row, swept.get(artifacts.get(_step(row), ""), {})) for row in rows[name]]
+        values = []
+        for row in rows[name]:
+            artifact = artifacts.get(_step(row), "")
+            if artifact:
+                row.extra.setdefault("artifact", artifact)
+            values.append((row, swept.get(artifact, {})))
         tabs[name] = _with_columns(tab, values)
     return tabs
 

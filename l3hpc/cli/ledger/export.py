@@ -1,0 +1,144 @@
+"""``l3hpc ledger export``: results for other programs and for experiment trackers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from l3hpc.cli.ledger.common import (
+    Options,
+    chosen_tabs,
+    examples,
+    open_store,
+    print_json,
+    say,
+    tab_option,
+    warn_damage,
+    workspace_option,
+)
+from l3hpc.errors import InputError
+
+if TYPE_CHECKING:
+    from l3hpc.ledger.journal.fold import Row
+    from l3hpc.ledger.schema import Tab
+    from l3hpc.ledger.views.trackers import Exported
+
+Tables = dict["Tab", list["Row"]]
+
+
+@click.command(epilog=examples(
+    "l3hpc ledger export                       CSV and XLSX into the workspace",
+    "l3hpc ledger export --csv rows.csv --tab sonyc_ust",
+    "l3hpc ledger export --html results.html --where 'Approximation mode=pca'",
+    "l3hpc ledger export --mlflow sqlite:///runs.db",
+    "l3hpc ledger export --mlflow http://localhost:5000 --tab sonyc_ust"))
+@workspace_option
+@tab_option("Tabs to export. [default: all]")
+@click.option("--csv", "csv_path", metavar="FILE", type=click.Path(),
+              help="Write one tab as CSV, or several into a folder.")
+@click.option("--xlsx", metavar="FILE", type=click.Path(), help="Write all tabs as one workbook.")
+@click.option("--html", metavar="FILE", type=click.Path(),
+              help="Write a self-contained page: tables, learning curves, comparison.")
+@click.option("--mlflow", "mlflow_uri", metavar="URI",
+              help="Write runs into MLflow: a folder, sqlite:///FILE or http://HOST:PORT.")
+@click.option("--wandb", "wandb_folder", metavar="DIR", type=click.Path(file_okay=False),
+              help="Write offline runs for Weights & Biases, without using the network.")
+@click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
+              help="Only rows that match.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
+           html: str | None, mlflow_uri: str | None, wandb_folder: str | None,
+           conditions: tuple[str, ...], as_json: bool) -> None:
+    """Write results to files or experiment trackers.
+
+    Without options, writes one results.csv per tab and results.xlsx into ledger/ of the workspace.
+
+    A tracker gets one run per row: parameters, swept options, the metrics of every epoch, and links
+    to the artifacts. Another export adds what is new. Trackers need the extra mlflow or wandb.
+    """
+    from l3hpc.ledger.views import exports, mlflow_store, select
+    from l3hpc.ledger.views.runs import view_tabs
+
+    uri = None if mlflow_uri is None else mlflow_store.tracking_uri(mlflow_uri)
+    store, sheet = open_store(options)
+    to_tracker = uri is not None or wandb_folder is not None
+    found = store.fold(history=html is not None or to_tracker)
+    warn_damage(found)
+    views = view_tabs(found, store.workspace)
+    chosen = [views[tab.name] for tab in chosen_tabs(tabs, found, main_too=True)]
+    if not tabs:
+        chosen = select.tabs_with_columns(chosen, conditions)
+    tables = {tab: select.sort_rows(select.filter_rows(found.rows_of(tab), tab, conditions), tab)
+              for tab in chosen}
+    if not (csv_path or xlsx or html or to_tracker):
+        csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
+    written: list[Path] = []
+    if csv_path:
+        written += _write_csv(Path(csv_path), tables)
+    if xlsx:
+        written.append(Path(xlsx))
+        exports.write_xlsx(written[-1], tables)
+    if html:
+        written.append(Path(html))
+        exports.write_html(written[-1], tables, store.state(sheet) if sheet else None)
+    exported = _write_to_trackers(tables, uri, Path(wandb_folder) if wandb_folder else None)
+    if as_json:
+        print_json({"files": [str(path) for path in written],
+                    "rows": {tab.name: len(rows) for tab, rows in tables.items()},
+                    "trackers": {name: {**vars(done), "where": where}
+                                 for name, where, done, _ in exported}})
+        return
+    for path in written:
+        click.echo(path)
+    for _, where, done, following in exported:
+        click.echo(f"{where}: {done.new} runs new, {done.updated} updated, "
+                   f"{done.unchanged} unchanged")
+        for note in done.notes:
+            say(f"note: {note}")
+        click.echo(following)
+
+
+def _write_csv(target: Path, tables: Tables) -> list[Path]:
+    """Write tabs as CSV files; return their paths."""
+    from l3hpc.ledger.views import exports
+
+    if target.is_dir() or len(tables) > 1 and target.suffix.lower() != ".csv":
+        paths = {tab: target / f"{tab.name}.csv" for tab in tables}
+    elif len(tables) > 1:
+        raise InputError("a CSV file can hold one tab only", where="--csv",
+                         allowed=f"--tab with one of {', '.join(tab.name for tab in tables)}, "
+                                 "or a folder")
+    else:
+        paths = dict.fromkeys(tables, target)
+    for tab, path in paths.items():
+        exports.write_csv(path, tables[tab], tab)
+    return list(paths.values())
+
+
+def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
+                       ) -> list[tuple[str, str, Exported, str]]:
+    """Write runs to trackers; return the name, the place, the numbers and a last line of each."""
+    from l3hpc.errors import shell_word
+    from l3hpc.ledger.views import mlflow_store
+    from l3hpc.ledger.views import wandb_folder as wandb
+    from l3hpc.ledger.views.trackers import tracked_runs
+
+    done: list[tuple[str, str, Exported, str]] = []
+    if uri is None and folder is None:
+        return done
+    runs = [run for tab, rows in tables.items() for run in tracked_runs(rows, tab)]
+    if uri is not None:
+        shown = mlflow_store.without_password(uri)
+        at = f"open {shown}" if uri.startswith("http") else (
+            f"open with   {mlflow_store.view_command(uri)}")
+        done.append(("mlflow", shown, mlflow_store.export(uri, runs), at))
+    if folder is not None:
+        pattern = f"{shell_word(folder)}/wandb/offline-run-*"
+        done.append(("wandb", str(folder), wandb.export(folder, runs),
+                     f"upload with   wandb sync {pattern}"))
+    return done
+
+
+COMMANDS = (export,)
