@@ -26,8 +26,8 @@ EXIT_CODES = {
     EXIT_USAGE: "refused: bad option, file or combination; nothing was submitted or written",
     EXIT_HEADER_DRIFT: "the sheet's columns differ from the declared ones; nothing was written",
     EXIT_CLUSTER: "the cluster refused the jobs or does not respond",
-    EXIT_OFFLINE: "the results sheet, a tracking server or a notification service cannot be reached; try "
-                  "again later",
+    EXIT_OFFLINE: "the results sheet, a tracker or a notification service cannot be reached; "
+                  "try again later",
     EXIT_INTERRUPTED: "interrupted (Ctrl-C), or cancelled from another shell while submitting",
 }
 
