@@ -50,7 +50,10 @@ def params_table(name: str) -> str:
 
     rows = []
     for field_name, field in step(name).params_type.model_fields.items():
-        default = "required" if field.is_required() else _code(field.get_default())
+        if (field.json_schema_extra or {}).get("allowed") == "":
+            continue  # nobody sets it: l3hpc fills it in
+        default = "required" if field.is_required() else _code(
+            field.get_default(call_default_factory=True))
         rows.append((f"`{field_name}`", default, _allowed(field), field.description or ""))
     return table(("parameter", "default", "allowed", "meaning"), rows)
 
@@ -65,7 +68,7 @@ def table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _code(value: object) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "–"
     if isinstance(value, tuple):
         return f"`[{', '.join(map(str, value))}]`"
@@ -76,7 +79,9 @@ LISTS = {int: "integers", float: "numbers", str: "names", Path: "paths"}
 
 
 def _allowed(field: Any) -> str:
-    """Words for the type and bounds of a pydantic field."""
+    """Words for the type and bounds of a pydantic field, if it has none of its own."""
+    if "allowed" in (field.json_schema_extra or {}):
+        return str(field.json_schema_extra["allowed"])
     whole = typing.get_origin(field.annotation) is tuple
     inner = () if whole else typing.get_args(field.annotation)
     kinds = [kind for kind in inner or (field.annotation,) if kind is not type(None)]
@@ -168,6 +173,8 @@ def steps_table(_: str) -> str:
     for name in BUILT_IN:
         inputs = ", ".join(f"{kind}{'' if need.required else ' (optional)'}"
                            for kind, need in step(name).inputs.items())
+        if step(name).takes_any:
+            inputs = "any steps (optional)"
         rows.append((f"[{name}](steps/{name}.md)", step(name).title, inputs or "–"))
     return table(("step", "output", "reads the output of"), rows)
 

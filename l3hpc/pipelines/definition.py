@@ -10,10 +10,10 @@ and the checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -29,6 +29,18 @@ RESOURCES = tuple(ResourceSpec.model_fields)
 _StringOrList = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
 
+def _needs(value: Any) -> Any:
+    """``needs: a``, ``needs: [a, b]`` and ``needs: {a: any}`` as a mapping."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return dict.fromkeys(value, "ok")
+    return value
+
+
+_Needs = Annotated[dict[str, Literal["ok", "any"]], BeforeValidator(_needs)]
+
+
 # the file --------------------------------------------------------------------------------------
 
 
@@ -39,8 +51,9 @@ class StepEntry(Section):
     ----------
     kind : str or None
         Which step it is; None: the one of the same name.
-    needs : list of str or None
-        Steps of this pipeline whose output it reads.
+    needs : dict or None
+        Steps of this pipeline whose output it reads → ``ok`` if they must succeed first, ``any``
+        if they need only have ended.
     given : list of str or None
         External inputs: kinds of steps whose output no step of this pipeline makes.
     params : dict
@@ -51,15 +64,31 @@ class StepEntry(Section):
         How often a task is requeued when its memory or time was too short.
     unless : dict or None
         ``step.parameter`` → value with which the step is skipped (``fit.approx: none``).
+    command, function, inputs, outputs, each, code
+        Parameters that a kind of step declares here and not in ``params`` (``Step.declares``).
     """
 
     kind: Word | None = None
-    needs: _StringOrList | None = None
+    needs: _Needs | None = None
     given: _StringOrList | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
     heal: RequeueLimits = Field(default_factory=RequeueLimits)
     unless: dict[str, Any] | None = None
+    command: Any = None
+    function: Any = None
+    inputs: Any = None
+    outputs: Any = None
+    each: Any = None
+    code: Any = None
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """The parameters that stand beside ``params``."""
+        return {name: value for name in DECLARED if (value := getattr(self, name)) is not None}
+
+
+DECLARED = ("command", "function", "inputs", "outputs", "each", "code")
 
 
 class PipelineFile(Section):
@@ -105,6 +134,8 @@ class StepDefinition:
         As in ``StepEntry``.
     origins : dict
         Parameter or key → ``file:line``, for messages; ``""`` for the step itself.
+    any_needs : tuple of str
+        Those of ``needs`` that need only have ended.
     """
 
     name: str
@@ -116,6 +147,12 @@ class StepDefinition:
     heal: RequeueLimits = field(default_factory=RequeueLimits)
     unless: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    any_needs: tuple[str, ...] = ()
+
+    def with_needs(self, kept: Container[str]) -> StepDefinition:
+        """This step with only those of its needs that are in ``kept``."""
+        return replace(self, needs=tuple(need for need in self.needs if need in kept),
+                       any_needs=tuple(need for need in self.any_needs if need in kept))
 
     def where(self, key: str = "") -> str:
         """``file:line`` of a key of this step, or of the step."""
@@ -145,15 +182,19 @@ class Pipeline:
     options: Mapping[str, tuple[str, ...]]
 
 
-def parameter_names(kind: str) -> list[str]:
-    """Names of the parameters of a kind of step.
+def parameter_names(step: StepDefinition) -> list[str]:
+    """Names of the parameters of a step that can be set from outside the file.
 
     Raises
     ------
     InputError
-        For an unknown kind.
+        For a step of an unknown kind.
     """
-    return list(kinds.step(kind).params_type.model_fields)
+    known = kinds.step(step.kind)
+    names = [name for name in known.params_type.model_fields if name not in known.declares]
+    if known.has_own_params:
+        names = [name for name in step.params if name not in known.params_type.model_fields]
+    return names
 
 
 # reading and merging ---------------------------------------------------------------------------
@@ -260,13 +301,19 @@ def _merge(name: str, entry: StepEntry, included: StepDefinition | None, documen
         origins[key] = document.where((*place, key))
     for key in entry.params:
         origins[key] = document.where((*place, "params", key))
+    for key in entry.declared:
+        origins[key] = document.where((*place, key))
+    params = {**entry.declared, **entry.params}
+    needs = entry.needs or {}
+    any_needs = tuple(need for need, how in needs.items() if how == "any")
     if included is None:
-        return StepDefinition(name, kind, tuple(entry.needs or ()), tuple(entry.given or ()),
-                              dict(entry.params), entry.resources, entry.heal,
-                              dict(entry.unless or {}), origins)
+        return StepDefinition(name, kind, tuple(needs), tuple(entry.given or ()), params,
+                              entry.resources, entry.heal, dict(entry.unless or {}), origins,
+                              any_needs)
     return replace(
-        included, kind=kind, params={**included.params, **entry.params},
-        needs=included.needs if entry.needs is None else tuple(entry.needs),
+        included, kind=kind, params={**included.params, **params},
+        needs=included.needs if entry.needs is None else tuple(needs),
+        any_needs=included.any_needs if entry.needs is None else any_needs,
         given=included.given if entry.given is None else tuple(entry.given),
         unless=included.unless if entry.unless is None else dict(entry.unless),
         resources=included.resources.model_copy(
@@ -289,9 +336,18 @@ def _check_kind(name: str, kind: str, entry: StepEntry, document: Document) -> N
         hint = None if entry.kind else f"a step with a name of your own needs kind: below {name}:"
         raise document.refuse(where, f"unknown step {kind!r}",
                               allowed=nearest(kind, kinds.names()), hint=hint)
-    valid = parameter_names(kind)
+    known = kinds.step(kind)
+    for key in entry.declared:
+        if key not in known.declares:
+            users = [other for other in kinds.BUILT_IN if key in kinds.step(other).declares]
+            raise document.refuse((*place, key), f"{kind} takes no {key}",
+                                  allowed=f"{key}: belongs to kind: {' or '.join(users)}")
+    valid = [key for key in known.params_type.model_fields if key not in known.declares]
     for key in entry.params:
-        if key not in valid:
+        if key in known.declares:
+            raise document.refuse((*place, "params", key), f"{key!r} cannot stand in params:",
+                                  hint=f"Move {key}: beside params:, or rename the parameter.")
+        if key not in valid and not known.has_own_params:
             hint = f"move it to resources: of {name}" if key in RESOURCES else None
             raise document.refuse((*place, "params", key), f"{kind} has no parameter {key!r}",
                                   allowed=nearest(key, valid), hint=hint)
@@ -308,10 +364,16 @@ def _check_needs(step: StepDefinition, steps: Mapping[str, StepDefinition]) -> N
 
 def _check_step(step: StepDefinition, steps: Mapping[str, StepDefinition]) -> None:
     """Refuse inputs that the step does not have, has twice, or is missing."""
-    inputs = kinds.step(step.kind).inputs
+    known = kinds.step(step.kind)
+    inputs = known.inputs
     no_inputs = f"{step.kind} takes no input of another step"
     providers: dict[str, str] = {}
-    for need in step.needs:
+    if step.any_needs and not known.takes_any:
+        users = [other for other in kinds.BUILT_IN if kinds.step(other).takes_any]
+        raise InputError(f"{step.name} cannot run after {step.any_needs[0]!r} has failed",
+                         where=step.where("needs"),
+                         allowed=f"any is for steps of kind {' or '.join(users)}")
+    for need in step.needs if not known.takes_any else ():
         kind = steps[need].kind
         if kind not in inputs:
             raise InputError(f"{step.name} cannot use the output of {need!r}",
@@ -322,7 +384,10 @@ def _check_step(step: StepDefinition, steps: Mapping[str, StepDefinition]) -> No
                              f"but takes one {kind}", where=step.where("needs"))
         providers[kind] = need
     for kind in step.given:
-        if kind not in inputs:
+        if known.takes_any and not kinds.is_known(kind):
+            raise InputError(f"there is no kind of step {kind!r}", where=step.where("given"),
+                             allowed=nearest(kind, kinds.names()))
+        if kind not in inputs and not known.takes_any:
             raise InputError(f"{step.name} has no input {kind!r}", where=step.where("given"),
                              allowed=nearest(kind, inputs) if inputs else no_inputs)
     missing = [kind for kind, need in inputs.items()
@@ -342,7 +407,7 @@ def _check_target(target: str, steps: Mapping[str, StepDefinition], where: str, 
     if not dot or name not in steps:
         raise InputError(f"{what}: {target!r} is not a step.parameter of this pipeline",
                          where=where, allowed=nearest(name, steps))
-    valid = parameter_names(steps[name].kind)
+    valid = parameter_names(steps[name])
     if parameter not in valid:
         raise InputError(f"{what}: {name} has no parameter {parameter!r}", where=where,
                          allowed=nearest(parameter, valid))

@@ -13,9 +13,11 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
+from l3hpc import steps
 from l3hpc.errors import InputError, nearest, report_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.values import check_mapping
+from l3hpc.pipelines.definition import StepDefinition
 from l3hpc.pipelines.planned import fingerprint_of_folder
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
@@ -50,6 +52,30 @@ class ExternalInput:
     waits_for: tuple[str, ...] = ()
     run: str | None = None
     is_file: bool = False
+
+
+def left_out(step: StepDefinition, parent: StepDefinition) -> str:
+    """The input that comes from outside where ``--from`` leaves out a step that another one needs.
+
+    Parameters
+    ----------
+    step
+        The step that runs.
+    parent
+        The one that it needs.
+
+    Raises
+    ------
+    InputError
+        Where no earlier run can be searched for it.
+    """
+    # Earlier runs are searched by kind, and all steps that a pipeline defines itself share a few.
+    if steps.step(parent.kind).takes_any or (
+            steps.step(step.kind).takes_any and parent.kind != parent.name):
+        raise InputError(f"{step.name} reads the output of {parent.name}, which cannot come from "
+                         "outside the run", where="--from",
+                         hint="Submit without --from: finished steps are not computed again.")
+    return parent.kind
 
 
 def student_input(workspace: Path, kind: str, value: str, cluster: str) -> ExternalInput:

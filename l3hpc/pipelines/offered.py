@@ -7,7 +7,7 @@ docs/pipelines/. ``options`` says what each option is; here is which of them a p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def is_offered(pipeline: Pipeline, option: str) -> bool:
 def settable(pipeline: Pipeline) -> Iterator[str]:
     """Everything that ``--set`` may name: ``step.parameter`` and ``step.resource``."""
     for step in pipeline.steps.values():
-        for name in (*parameter_names(step.kind), *RESOURCES):
+        for name in (*parameter_names(step), *RESOURCES):
             yield f"{step.name}.{name}"
 
 
@@ -136,12 +136,20 @@ def _paths(pipeline: Pipeline) -> dict[str, tuple[str, ...]]:
     """Option of a path → the steps that have it as a parameter, ``{paths.audio}``."""
     found: dict[str, tuple[str, ...]] = {}
     for step in pipeline.steps.values():
-        for value in step.params.values():
-            for key in re.findall(r"\{(paths\.\w+)\}", value) if isinstance(value, str) else ():
+        for value in _texts(step.params):
+            for key in re.findall(r"\{(paths\.\w+)\}", value):
                 if key in PATH_OPTIONS:
                     users = found.get(PATH_OPTIONS[key], ())
                     found[PATH_OPTIONS[key]] = tuple(dict.fromkeys((*users, step.name)))
     return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in the values of a mapping, of any depth."""
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else ():
+        yield from _texts(item)
 
 
 def _default(pipeline: Pipeline, option: str, targets: tuple[str, ...]) -> str:
@@ -150,11 +158,13 @@ def _default(pipeline: Pipeline, option: str, targets: tuple[str, ...]) -> str:
     for target in targets:
         step, _, parameter = target.partition(".")
         definition = pipeline.steps[step]
-        field: Any = kinds.step(definition.kind).params_type.model_fields[parameter]
-        value = definition.params.get(parameter, field.get_default(call_default_factory=True))
+        # None: the pipeline itself declares the parameter, with its value
+        field: Any = kinds.step(definition.kind).params_type.model_fields.get(parameter)
+        value = definition.params[parameter] if field is None else definition.params.get(
+            parameter, field.get_default(call_default_factory=True))
         if value is None or value is PydanticUndefined:
             # the parameter may say in words what no value means: "Upper edge (none: half the rate)"
-            words = re.search(r"\(none: (.+?)\)", field.description or "")
+            words = re.search(r"\(none: (.+?)\)", field.description or "") if field else None
             text = words[1] if words else OPTIONS[option].default
         else:
             text = _typed(value)

@@ -30,7 +30,7 @@ from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.planned import InputOrigin, Plan, PlannedStep, fingerprint_of_step
 from l3hpc.pipelines.resolve import ResolvedStep
-from l3hpc.steps import LEDGER_FOLDERS, Output, Params
+from l3hpc.steps import LEDGER_FOLDERS, Input, Output, Params
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
@@ -204,9 +204,8 @@ def _selected(pipeline: Pipeline, resolved: Mapping[str, ResolvedStep], request:
     skipped = resolve.skipped_steps(resolved)
     for name, condition in skipped.items():
         _check_effect(pipeline, resolved[name], skipped, condition)
-    kept = {name: replace(item, step=replace(
-        item.step, needs=tuple(need for need in item.step.needs if need not in skipped)))
-        for name, item in resolved.items() if name not in skipped}
+    kept = {name: replace(item, step=item.step.with_needs({*resolved} - {*skipped}))
+            for name, item in resolved.items() if name not in skipped}
     if request.start is None:
         return kept
     if request.start not in kept:
@@ -220,10 +219,9 @@ def _selected(pipeline: Pipeline, resolved: Mapping[str, ResolvedStep], request:
     result: dict[str, ResolvedStep] = {}
     for name, item in kept.items():
         if name in running:
-            earlier = tuple(kept[need].step.kind for need in item.step.needs
-                            if need not in running)
-            needs = tuple(need for need in item.step.needs if need in running)
-            result[name] = replace(item, step=replace(item.step, needs=needs,
+            earlier = tuple(external_inputs.left_out(item.step, kept[need].step)
+                            for need in item.step.needs if need not in running)
+            result[name] = replace(item, step=replace(item.step.with_needs(running),
                                                       given=(*item.step.given, *earlier)))
     return result
 
@@ -267,8 +265,9 @@ def _external_inputs(item: ResolvedStep, config: Config, request: Request
     last_embeddings = next((kind for kind in reversed(item.step.given)
                             if outputs[kind] is Output.EMBEDDINGS), None)
     for kind in item.step.given:
-        parameter = inputs[kind].parameter
-        needed = inputs[kind].required or kind == last_embeddings or parameter
+        wanted = inputs.get(kind, Input())  # a step that takes any output has no list of inputs
+        parameter = wanted.parameter
+        needed = wanted.required or kind == last_embeddings or parameter
         if kind in named:
             result[kind] = external_inputs.named_input(
                 config.workspace, kind, named[kind], f"--input {kind}", cluster)
@@ -338,7 +337,8 @@ def _check_steps(kept: Mapping[str, ResolvedStep], params: Mapping[str, Params])
         # Of two steps of one kind, a step is checked against the one that it depends on.
         for other in (*_ancestors(name, kept), name):
             by_kind[kept[other].step.kind] = params[other]
-        steps.step(item.step.kind).check(params[name], by_kind)
+        with resolve.located(item.step):
+            steps.step(item.step.kind).check(params[name], by_kind)
 
 
 def _check_packages(
@@ -385,11 +385,13 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
     """A step with its tasks, fingerprint, finished tasks and resources."""
     step = item.step
     known = steps.step(step.kind)
-    providers = {planned[need].kind: planned[need] for need in step.needs}
+    providers = {need if known.takes_any else planned[need].kind: planned[need]
+                 for need in step.needs}
     values = params.model_dump(mode="json")
     upstream = {kind: other.shards for kind, other in providers.items()}
     upstream.update({kind: source.shards for kind, source in sources.items()})
-    shards = known.shards(params, upstream)
+    with resolve.located(step):
+        shards = known.shards(params, upstream)
     if not shards:
         raise InputError(f"{step.name} has nothing to do: no input was found",
                          where=step.name, hint="check the folder with l3hpc data check FOLDER")
@@ -399,8 +401,15 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
     paths.update({kind: str(source.path) for kind, source in sources.items()})
     for key, value in {**values, **paths, "shards": shards}.items():
         _check_utf8(f"{step.name}.{key}", value)
-    fingerprint = fingerprint_of_step(known, values, fingerprints, known.digests(params), shards)
+    digests = known.digests(params)
+    fingerprint = fingerprint_of_step(known, values, fingerprints, digests, shards)
     artifact = Workspace(config.workspace).artifact(step.kind, fingerprint).path
+    if step.any_needs and artifacts.used_partial_input(artifact):
+        # What was made of a part of an input must not be taken for what is made of all of it.
+        fingerprints.update({need: f"{planned[need].fingerprint} tasks {planned[need].done}"
+                             for need in step.any_needs})
+        fingerprint = fingerprint_of_step(known, values, fingerprints, digests, shards)
+        artifact = Workspace(config.workspace).artifact(step.kind, fingerprint).path
     # The profile overrides the pipeline's file, and the command line overrides both.
     of_pipeline = step.resources.over(Resources())
     resources = item.resources.over(config.profile.at(step.kind).over(of_pipeline))
@@ -414,6 +423,7 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         version=known.version, requeue_limits=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path))
                for kind, source in sources.items()},
+        any_needs=step.any_needs, partial_inputs=step.any_needs,
     )
 
 

@@ -155,6 +155,10 @@ class PlannedStep:
         Whether the step resumes from its last checkpoint.
     given : dict
         Input name → origin, for external inputs.
+    any_needs : tuple of str
+        Those of ``needs`` that need only have ended, whether they succeeded or not.
+    partial_inputs : tuple of str
+        Their names as inputs, which a sweep does not change.
     """
 
     name: str
@@ -173,6 +177,8 @@ class PlannedStep:
     requeue_limits: RequeueLimits = field(default_factory=_default_requeue_limits)
     continues: bool = False
     given: dict[str, InputOrigin] = field(default_factory=dict)
+    any_needs: tuple[str, ...] = ()
+    partial_inputs: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> int:
@@ -210,6 +216,7 @@ class PlannedStep:
             "version": self.version, "params": self.params, "inputs": self.inputs,
             "fingerprint": self.fingerprint, "artifact": str(self.artifact),
             "shards": self.shards, "labels": self.labels,
+            **({"partial_inputs": list(self.partial_inputs)} if self.partial_inputs else {}),
         }
 
 

@@ -183,7 +183,8 @@ def _ancestors(step: PlannedStep, by_name: dict[str, PlannedStep]) -> list[Plann
 
 def _row(step: PlannedStep) -> tuple[str, ...]:
     resources = step.resources
-    return (step.name, f"{step.tasks:,}", " ".join(step.needs) or "–", str(resources.cpus),
+    needs = " ".join(f"{need} (any)" if need in step.any_needs else need for need in step.needs)
+    return (step.name, f"{step.tasks:,}", needs or "–", str(resources.cpus),
             format_task_memory(resources.mem_mb), str(resources.gpus or "–"),
             format_time(resources.time_min), _state(step))
 

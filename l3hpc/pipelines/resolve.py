@@ -6,8 +6,9 @@ Later sources override earlier ones: the pipeline's file, then options (``--asr`
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
 from l3hpc.errors import InputError, command_line, nearest
-from l3hpc.pipelines.definition import RESOURCES, Pipeline, StepDefinition
+from l3hpc.pipelines.definition import (
+    DECLARED,
+    RESOURCES,
+    Pipeline,
+    StepDefinition,
+    parameter_names,
+)
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.steps import Params
 
@@ -132,8 +139,11 @@ def _apply_set(steps: dict[str, ResolvedStep], text: str) -> None:
                          allowed=nearest(name, steps))
     item = steps[name]
     model: type[BaseModel] = kinds.step(item.step.kind).params_type
-    if parameter in model.model_fields:
-        steps[name] = item.with_value(parameter, parse_value(model, parameter, value), origin)
+    names = parameter_names(item.step)
+    if parameter in names:
+        typed = parse_value(model, parameter, value) if parameter in model.model_fields \
+            else _like(item.step.params[parameter], value)
+        steps[name] = item.with_value(parameter, typed, origin)
     elif parameter in RESOURCES:
         try:
             resources = ResourceSpec.model_validate({parameter: value})
@@ -144,9 +154,15 @@ def _apply_set(steps: dict[str, ResolvedStep], text: str) -> None:
         update = resources.model_dump(exclude_none=True)
         steps[name] = replace(item, resources=item.resources.model_copy(update=update))
     else:
-        valid = [*model.model_fields, *RESOURCES]
+        valid = [*names, *RESOURCES]
         raise InputError(f"--set: {name} has no parameter {parameter!r}",
                          allowed=nearest(parameter, valid))
+
+
+def _like(declared: object, text: str) -> object:
+    """The value of a parameter that the pipeline's file declares: text where it declares text."""
+    return text if isinstance(declared, str) or not text.strip() \
+        else positions.loads(text, Path("--set")).data
 
 
 def parse_value(model: type[BaseModel], parameter: str, text: str) -> object:
@@ -198,7 +214,7 @@ def skipped_steps(steps: Mapping[str, ResolvedStep]) -> dict[str, str]:
 
 
 def _value_or_default(item: ResolvedStep, parameter: str) -> object:
-    if parameter in item.params:
+    if parameter in item.params:  # always, where the file itself declares it
         return item.params[parameter]
     return kinds.step(item.step.kind).params_type.model_fields[parameter].default
 
@@ -221,17 +237,20 @@ def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> P
         For an invalid value, with its origin and what is allowed, and for a path that is not set.
     """
     name = prefix or item.step.name
-    values = {key: _fill_paths(value, key, item, config) for key, value in item.params.items()}
     step = kinds.step(item.step.kind)
+    values = {key: value if key in step.literal else _fill_paths(value, key, item, config)
+              for key, value in item.params.items()}
     try:
-        params: Params = step.parse(values)
+        with located(item.step):
+            params: Params = step.parse(values)
     except ValidationError as error:
         refusal = positions.explain(error, step.params_type, None, prefix=f"{name}.")
         first = error.errors(include_url=False)[0]
         key = str(first["loc"][0]) if first["loc"] else ""
         hint = None
         if first["type"] == "missing":
-            hint = f"--set {name}.{key}=…, or params: of {name} in {item.step.where()}"
+            hint = f"write {key}: below {name}: in {item.step.where()}" if key in step.declares \
+                else f"--set {name}.{key}=…, or params: of {name} in {item.step.where()}"
         origin = item.origins.get(key, item.step.where())
         # "--set train.epochs" as the place names the parameter already.
         message = refusal.message.removeprefix(
@@ -241,8 +260,27 @@ def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> P
     return params
 
 
+@contextlib.contextmanager
+def located(step: StepDefinition) -> Iterator[None]:
+    """While the block runs, an error about a key of the step names the file and line of the key.
+
+    Parameters
+    ----------
+    step
+        A step that its pipeline defines itself; the errors of others stay as they are.
+    """
+    try:
+        yield
+    except InputError as error:
+        if kinds.step(step.kind).takes_any and error.where in (None, "params", *DECLARED):
+            error.where = step.where(error.where or "")
+        raise
+
+
 def _fill_paths(value: object, key: str, item: ResolvedStep, config: Config) -> object:
     """``value`` with ``{paths.audio}`` and the like replaced by the paths of the configuration."""
+    if isinstance(value, Mapping):
+        return {name: _fill_paths(each, key, item, config) for name, each in value.items()}
     if not isinstance(value, str):
         return value
 

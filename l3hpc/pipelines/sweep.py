@@ -187,7 +187,8 @@ def build(pipeline: str | Pipeline, config: Config, request: Request,
         new_name = {base: names[base, step.fingerprint] for base, step in steps.items()}
         for base, step in steps.items():
             merged.setdefault(new_name[base], replace(
-                step, name=new_name[base], needs=tuple(new_name[need] for need in step.needs)))
+                step, name=new_name[base], needs=tuple(new_name[need] for need in step.needs),
+                any_needs=tuple(new_name[need] for need in step.any_needs)))
         named.append((chosen, new_name))
     run = run_name(config.workspace, request.name or loaded.name,
                    [step.fingerprint for step in merged.values()], date or datetime.date.today())

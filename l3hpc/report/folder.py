@@ -14,13 +14,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from l3hpc.errors import InputError, report_damage
-from l3hpc.io.files import task_folders, write_json, write_text
+from l3hpc.io.files import read_json, task_folders, write_json, write_text
 from l3hpc.report.collect import by_kind, loaded_step, step_error
-from l3hpc.report.data import LedgerRow, ReportData
+from l3hpc.report.data import LedgerRow, ReportData, StepFacts
 from l3hpc.report.page import page
-from l3hpc.steps import AnyStep
+from l3hpc.workspace.layout import ArtifactFolder
 
 PAGE = "report.html"
 SUMMARY = "summary.json"
@@ -63,7 +64,7 @@ def write_results(target: Path, data: ReportData, artifacts: Mapping[str, Path])
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     fresh.mkdir()
     try:
-        refused = _copy_kept_files(fresh, by_kind(artifacts, data.steps))
+        refused = _copy_kept_files(fresh, artifacts, data.steps)
         data = replace(data, notes=(*data.notes, *refused))
         for tab in dict.fromkeys(row.tab for row in data.ledger):
             write_text(fresh / "ledger" / f"{tab}.csv",
@@ -112,18 +113,27 @@ def _as_json(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _copy_kept_files(folder: Path, artifacts: Mapping[str, Path]) -> list[str]:
+def _copy_kept_files(folder: Path, artifacts: Mapping[str, Path], steps: Sequence[StepFacts]
+                     ) -> list[str]:
     """Copy the files that each step keeps into ``folder``; return notes about what was refused."""
     notes: list[str] = []
-    for kind, artifact in artifacts.items():
+    kinds = {one.name: one.kind or one.name for one in steps}
+    latest = by_kind(artifacts, steps)
+    for name, artifact in artifacts.items():
+        kind = kinds.get(name, name)
         step = loaded_step(kind)
         if step is None or not artifact.is_dir():
             continue
+        # Steps that a pipeline defines itself have their names in common with no other step.
+        label = name if step.takes_any else kind
+        if label == kind and latest[kind] != Path(artifact):
+            continue
+        patterns = step.files_to_keep(_params(artifact))
         tasks = task_folders(artifact)
         problems: list[str] = []
         for task in tasks:
-            subfolder = folder / kind / (task.name if len(tasks) > 1 else "")
-            files, refused = _kept_files(step, task)
+            subfolder = folder / label / (task.name if len(tasks) > 1 else "")
+            files, refused = _kept_files(patterns, task)
             problems += refused
             for source in files:
                 subfolder.mkdir(parents=True, exist_ok=True)
@@ -135,11 +145,21 @@ def _copy_kept_files(folder: Path, artifacts: Mapping[str, Path]) -> list[str]:
     return notes
 
 
-def _kept_files(step: AnyStep, task: Path) -> tuple[list[Path], list[str]]:
+def _params(artifact: Path) -> Mapping[str, Any]:
+    """Return the frozen parameters of an artifact; empty if they cannot be read."""
+    try:
+        config = read_json(ArtifactFolder(artifact).config)
+    except (OSError, InputError):
+        return {}
+    params = config.get("params") if isinstance(config, dict) else None
+    return params if isinstance(params, dict) else {}
+
+
+def _kept_files(patterns: Sequence[str], task: Path) -> tuple[list[Path], list[str]]:
     """Return the files of a task that match the step's patterns, and what was refused, and why."""
     files: dict[Path, None] = {}
     problems = []
-    for pattern in step.kept_files:
+    for pattern in patterns:
         if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
             problems.append(f"{pattern!r} points outside the artifact")
             continue

@@ -41,7 +41,7 @@ class JobDependencies:
     after_ok : tuple of JobId
         They must succeed first.
     after_any : tuple of JobId
-        They must end first, in any way: they compute the same result.
+        They must end first, in any way: they compute the same result, or the pipeline says so.
     """
 
     after_ok: tuple[JobId, ...] = ()
@@ -89,12 +89,15 @@ class Dependencies:
         ClusterError
             If squeue does not respond.
         """
-        after_ok = [job for name in step.needs for job in self._parent_jobs(self._entries[name])]
+        after_ok = [job for name in step.needs if name not in step.any_needs
+                    for job in self._parent_jobs(self._entries[name])]
         after_ok += _live_input_jobs(self._plan, step)
         artifacts_elsewhere = {str(step.artifact)} if self._elsewhere.get(step.name) else set()
         # whether they succeed does not matter: the task then finds the result, or computes it
         after_any = [job for _, live in _live_elsewhere(self._plan, artifacts_elsewhere)
                      for job in live.ids(tasks)]
+        after_any += [job for name in step.any_needs
+                      for job in self._live_jobs(self._entries[name])]
         return JobDependencies(
             tuple(JobId(job, self._cluster(job)) for job in after_ok),
             tuple(JobId(job, self._cluster(job)) for job in dict.fromkeys(after_any)))
@@ -126,6 +129,11 @@ class Dependencies:
             raise ParentFailedError(f"{entry.name} {_OUTCOMES.get(state, 'failed')}",
                                hint=f"See: {command_line('status', self._record.run)}")
         return attempts.live_ids(entry, done, live)
+
+    def _live_jobs(self, entry: StepRecord) -> list[str]:
+        """The jobs of a parent that are pending or running, whatever has become of the others."""
+        done = artifacts.finished(entry.artifact, entry.tasks)
+        return attempts.live_ids(entry, done, self._live(entry, done))
 
     def _live(self, entry: StepRecord, done: Collection[int]) -> dict[int, str]:
         """Task → id, of the unfinished tasks that are pending or running. A task that was submitted

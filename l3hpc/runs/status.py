@@ -283,7 +283,7 @@ def _run_status(
     for first in snapshots:
         own = first.own(answer)
         snapshot = _reread(workspace, record, first, own)
-        parents = [step for step in steps if step.name in snapshot.record.needs]
+        parents = [step for step in steps if step.name in snapshot.record.ok_needs]
         steps.append(_step_status(workspace, record, snapshot, own, parents, interrupted, answer,
                                   others_unfinished))
     state = _run_state(record, steps)

@@ -82,7 +82,7 @@ def group_steps(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting:
         if step.tasks == 1 and step.name in texts:
             [(_, text)] = texts[step.name]
             shared = (step.kind, tuple(_header(text)), frozenset({*step.needs} & {*waiting}),
-                      step.waits_for)
+                      step.any_needs, step.waits_for)
             groups.setdefault(shared, []).append(step)
     most = plan.profile.limits.array or DEFAULT_ARRAY_LIMIT
     arrays = []

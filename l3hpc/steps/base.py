@@ -103,6 +103,8 @@ class Task:
         published files.
     index : int
         Number of the task, from 0.
+    tasks : int
+        Number of tasks of the step.
     shard : dict
         This task's entry of the list that ``shards`` returned.
     labels : dict
@@ -127,6 +129,7 @@ class Task:
     recorder: Recorder = field(default_factory=NoRecorder)
     threads: int = field(default_factory=allocated_cores)
     preemption: Preemption = PREEMPTION
+    tasks: int = 1
 
 
 # what a step states about itself ---------------------------------------------------------------
@@ -211,6 +214,16 @@ class Step(ABC, Generic[P]):
         What the report shows of the output.
     kept_files : tuple of str
         Patterns of the files that are copied to the report's folder.
+    takes_any : bool
+        Whether the step can use the output of every step, under its name in the pipeline, also of
+        a step that has failed. ``inputs`` is then empty.
+    declares : frozenset of str
+        Parameters that stand beside ``params:`` in a pipeline file, not in it. If the class of the
+        parameters allows others, ``params:`` declares the parameters of the step.
+    literal : frozenset of str
+        Parameters in which ``{paths.…}`` is not replaced.
+    executes_config : bool
+        Whether its frozen config contains code. Only the user who wrote the config can run it.
     """
 
     name: str
@@ -225,6 +238,15 @@ class Step(ABC, Generic[P]):
     ledger_folder: LedgerFolder | None = None
     report_items: frozenset[ReportItem] = frozenset()
     kept_files: tuple[str, ...] = ()
+    takes_any: bool = False
+    declares: frozenset[str] = frozenset()
+    literal: frozenset[str] = frozenset()
+    executes_config: bool = False
+
+    @property
+    def has_own_params(self) -> bool:
+        """Whether a pipeline file may declare further parameters."""
+        return self.params_type.model_config.get("extra") == "allow"
 
     def parse(self, values: Mapping[str, Any]) -> P:
         """The typed parameters.
@@ -360,6 +382,16 @@ class Step(ABC, Generic[P]):
             What ``run`` returned, task by task.
         """
         return ""
+
+    def files_to_keep(self, params: Mapping[str, Any]) -> Sequence[str]:
+        """The patterns of the files that are copied to the report's folder.
+
+        Parameters
+        ----------
+        params
+            The frozen parameters, as JSON values.
+        """
+        return self.kept_files
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:

@@ -44,7 +44,8 @@ _CLASSES = {
     "classify": "tagging:Classify", "evaluate": "tagging:Evaluate", "folds": "folds:Folds",
     "score": "folds:Score", "avc_pairs": "avc:AvcPairs", "avc_train": "avc:AvcTrain",
     "sensitivity": "prune:Sensitivity", "prune": "prune:Prune", "distill": "retrain:Distill",
-    "finetune": "retrain:Finetune", "compare": "compare:Compare",
+    "finetune": "retrain:Finetune", "compare": "compare:Compare", "shell": "shell:Shell",
+    "python": "function:Python",
 }
 BUILT_IN = tuple(_CLASSES)
 
@@ -213,6 +214,10 @@ class _Attributes(BaseModel):
     ledger_folder: LedgerFolder | None
     report_items: frozenset[ReportItem]
     kept_files: tuple[str, ...] | list[str]
+    takes_any: bool
+    declares: frozenset[str]
+    literal: frozenset[str]
+    executes_config: bool
 
 
 # Names of earlier versions: without this, a step that still uses one would lose it silently.

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ class Frozen(TypedDict):
         What only the ledger needs.
     fingerprint : str
         16 hex digits.
+    partial_inputs : list of str
+        Inputs that need not be complete.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Frozen(TypedDict):
     run: NotRequired[str]
     labels: NotRequired[dict[str, Any]]
     fingerprint: NotRequired[str]
+    partial_inputs: NotRequired[list[str]]
 
 
 class TaskCall:
@@ -214,6 +217,8 @@ def run_task(
     """
     quiet_first_import()
     config = read_config(config_path)
+    if l3hpc.steps.step(config["step"]).executes_config:
+        config = read_config(config_path, own=True)
     artifact = Path(config["artifact"])
     if not 0 <= index < len(config["shards"]):
         raise InputError(f"step {config['name']!r} has no task {index}", where=str(config_path),
@@ -236,13 +241,15 @@ def run_task(
         raise
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, *, own: bool = False) -> dict[str, Any]:
     """Read a frozen config.
 
     Parameters
     ----------
     path
         A ``config.json``.
+    own
+        Refuse one that another user wrote.
 
     Returns
     -------
@@ -255,7 +262,7 @@ def read_config(path: Path) -> dict[str, Any]:
         If it cannot be read, or is of another form.
     """
     try:
-        config = read_json(path)
+        config = read_json(path, own=own)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
     try:
@@ -297,9 +304,9 @@ def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
 
 def run_step(
     step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, Path], output: Path, *,
-    index: int = 0, shard: Mapping[str, Any] | None = None, scratch: Path,
+    index: int = 0, tasks: int = 1, shard: Mapping[str, Any] | None = None, scratch: Path,
     labels: Mapping[str, Any] | None = None, progress: Progress, recorder: Recorder,
-    where: str = "",
+    where: str = "", partial: Collection[str] = (),
 ) -> dict[str, Any]:
     """Check inputs and parameters, run one task, and write its ``result.json``.
 
@@ -315,6 +322,8 @@ def run_step(
         Receives the files.
     index
         Index of the task.
+    tasks
+        Number of tasks of the step.
     shard
         What the task works on.
     scratch
@@ -325,6 +334,8 @@ def run_step(
         Receive progress and results.
     where
         Where the parameters come from, for messages.
+    partial
+        Inputs that need not be complete.
 
     Returns
     -------
@@ -337,14 +348,17 @@ def run_step(
         For an input that is not complete, or a parameter that is not allowed.
     """
     for name, folder in inputs.items():
-        artifacts.check_input(name, folder)
+        if name not in partial:
+            artifacts.check_input(name, folder)
     typed = validated(step, params, where)
     scratch.mkdir(parents=True, exist_ok=True)
     task = Task(output=output, scratch=scratch, inputs=dict(inputs), index=index,
-                shard=shard or {}, labels=labels or {}, progress=progress, recorder=recorder)
+                tasks=tasks, shard=shard or {}, labels=labels or {}, progress=progress,
+                recorder=recorder)
     # before the step imports its libraries, which read the limits when they are loaded
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), _cpu_seconds()
+    left_out = [name for name in partial if not artifacts.is_complete(inputs[name])]
     summary = step.run(typed, task)
     progress.finish()
     files = {str(path.relative_to(output)): path for path in sorted(output.rglob("*"))
@@ -359,19 +373,14 @@ def run_step(
         "elapsed_s": round(time.monotonic() - clock, 3), "cpu_s": round(_cpu_seconds() - cpu, 3),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": task.threads, "seed": params.get("seed"), "environment": environment(),
+        **({"partial_inputs": left_out} if left_out else {}),
     }
     write_json(output / RESULT, result)
     return result
 
 
 def environment() -> dict[str, Any]:
-    """Describe where and with what a task runs.
-
-    Returns
-    -------
-    dict
-        Host, job, and versions of Python and of packages.
-    """
+    """Return where and with what a task runs: host, job, and versions of Python and packages."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -383,19 +392,12 @@ def environment() -> dict[str, Any]:
 
 
 def markers_folder(config_path: Path, config: Mapping[str, Any]) -> Path:
-    """Return the folder for the markers of a task.
+    """Return the folder for the markers of a task: in the run, or in the artifact for a copy.
 
     Parameters
     ----------
-    config_path
-        The frozen config.
-    config
-        Its content.
-
-    Returns
-    -------
-    Path
-        That of the run that the config belongs to, or of the artifact for a copy of the config.
+    config_path, config
+        The frozen config, and its content.
     """
     step = StepFolder.of_config(config_path)
     return step.markers if step else ArtifactFolder(config["artifact"]).markers
@@ -422,7 +424,8 @@ def _compute(
     with atomic_folder(target) as output:
         result = run_step(
             step, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
-            output, index=index, shard=config["shards"][index], scratch=scratch,
+            output, index=index, tasks=len(config["shards"]), shard=config["shards"][index],
+            scratch=scratch, partial=config.get("partial_inputs", ()),
             labels=config["labels"], progress=progress, recorder=recorder, where=config["name"])
     # only now, with the result in place: a task killed before that continues from here
     shutil.rmtree(scratch, ignore_errors=True)

@@ -100,7 +100,7 @@ def parse_parameters(step: AnyStep, settings: Mapping[str, str]) -> dict[str, An
 
 def _check_inputs(step: AnyStep, inputs: Mapping[str, Path]) -> None:
     for name in inputs:
-        if name not in step.inputs:
+        if name not in step.inputs and not step.takes_any:
             raise InputError(f"{step.name} has no input {name!r}",
                              allowed=nearest(name, step.inputs) if step.inputs
                              else f"{step.name} takes no input")

@@ -281,6 +281,32 @@ def detail(artifact: Path) -> str:
     return str(summary(artifact).get("text", ""))
 
 
+def used_partial_input(artifact: Path) -> bool:
+    """Whether a finished task had an input that was not complete (``needs: {STEP: any}``).
+
+    Parameters
+    ----------
+    artifact
+        Folder of the artifact.
+    """
+    return any(result.get("partial_inputs") for result in results(artifact))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether an input exists, and has no unfinished tasks if it is an artifact.
+
+    Parameters
+    ----------
+    folder
+        The input.
+    """
+    try:
+        check_input("", folder)
+    except InputError:
+        return False
+    return True
+
+
 def check_input(name: str, folder: Path) -> None:
     """Check that the input of a step exists and is complete.
 

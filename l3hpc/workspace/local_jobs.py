@@ -31,6 +31,7 @@ class SpoolEntry(TypedDict):
 
     run: str
     after: NotRequired[list[str]]
+    after_any: NotRequired[list[str]]
 
 
 class _State(TypedDict):
@@ -72,6 +73,8 @@ class LocalJob:
         How many processes the kernel had killed for lack of memory when the job began.
     by : list of str
         Ids of the jobs that block it.
+    after_any : list of str
+        Ids of the jobs that have to end first.
     """
 
     state: JobState
@@ -93,6 +96,7 @@ class LocalJob:
     over: bool = False
     kernel_kills: int | None = None
     by: list[str] = field(default_factory=list)
+    after_any: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values, without the fields that have no content."""
@@ -203,7 +207,8 @@ class LocalJobs:
                         spooled = spool_entry(self._workspace, attempt.job)
                         self.jobs[name] = LocalJob(
                             JobState.PENDING, step.name, index, attempt.job, attempt.array,
-                            spooled.get("after", []) if spooled else [])
+                            spooled.get("after", []) if spooled else [],
+                            after_any=spooled.get("after_any", []) if spooled else [])
 
     def settled(self, record: RunRecord) -> bool:
         """Whether every job of a record is here, and none is pending or running.

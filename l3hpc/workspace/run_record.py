@@ -129,6 +129,8 @@ class StepRecord:
         Jobs of other runs that compute an input, as of the submission.
     attempts : list of Attempt
         Every submission of the step, oldest first.
+    any_needs : list of str
+        Those of ``needs`` that need only have ended.
     """
 
     name: str
@@ -142,6 +144,12 @@ class StepRecord:
     resources: dict[str, Any] = field(default_factory=dict)
     waits_for: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    any_needs: list[str] = field(default_factory=list)
+
+    @property
+    def ok_needs(self) -> list[str]:
+        """Names of the steps that have to succeed first."""
+        return [name for name in self.needs if name not in self.any_needs]
 
 
 @dataclass
@@ -216,6 +224,8 @@ class RunRecord:
         value = asdict(self)
         for step, entry in zip(value["steps"], self.steps, strict=True):
             step["attempts"] = [attempt.to_json() for attempt in entry.attempts]
+            if not entry.any_needs:  # earlier versions do not know it
+                del step["any_needs"]
         # records of Slurm and local are as they were before there could be other schedulers
         if not self.scheduler:
             del value["scheduler"]

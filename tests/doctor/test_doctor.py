@@ -336,7 +336,8 @@ def test_every_delivered_script_is_tried_once(tmp_path):
     (line,) = slurm.script_lines(config_in(tmp_path, SLURM), sbatch)
     assert line.severity == "green" and len(seen) == len(set(seen))
     kinds = {re.search(r"--job-name=l3-doctor-(\w+)", text)[1] for text in seen}
-    assert kinds == set(steps.BUILT_IN)
+    # commands and functions are only in the pipelines that users write
+    assert kinds == {name for name in steps.BUILT_IN if not steps.step(name).takes_any}
     assert all("--account=pr_42" in text for text in seen)
 
 

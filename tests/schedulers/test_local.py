@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,19 @@ def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
                    for name in ("fit", "reduce", "train"))
     lines = capsys.readouterr().err.splitlines()
     assert "sample: failed. the fake was told to fail" in lines
+
+
+def test_after_any_end_a_step_runs_also_behind_a_failed_and_a_blocked_one(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), tasks={"extract": 2},
+                       params={"extract": {"fail": "error", "fail_task": 1}})
+    extract, sample, fit = made.steps
+    fit = replace(fit, needs=("extract", "sample"), any_needs=("extract", "sample"),
+                  inputs={"extract": str(extract.artifact)}, partial_inputs=("extract",))
+    submit.submit(replace(made, steps=(extract, sample, fit)))
+    assert states(tmp_path) == {"extract": "failed", "sample": "blocked", "fit": "done"}
+    assert chains.output(made, "fit") == {0: "(0 (0))"}
+    [step] = [step for step in records.read(tmp_path, "demo").steps if step.name == "fit"]
+    assert (step.any_needs, step.ok_needs) == (["extract", "sample"], [])
 
 
 def test_a_failed_run_resumes_where_it_failed(chains, tmp_path):

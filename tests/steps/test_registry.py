@@ -28,9 +28,12 @@ FINGERPRINTS = {
     "distill": "00e500d073f6a481",
     "finetune": "4df6a6fcb3ad19cc",
     "compare": "70edb86946b8c5b9",
+    "shell": "7d293de64cfbedb0",
+    "python": "4bd571284850d001",
 }
 REQUIRED = {"extract": {"audio": "/audio"}, "folds": {"clips": "/clips"},
-            "sensitivity": {"audio": "/audio"}, "compare": {"audio": "/audio"}}
+            "sensitivity": {"audio": "/audio"}, "compare": {"audio": "/audio"},
+            "shell": {"command": "true"}, "python": {"function": "m:f", "source": "0" * 32}}
 
 
 @pytest.mark.parametrize("name", steps.BUILT_IN)
@@ -49,7 +52,8 @@ def test_a_name_that_is_not_registered_imports_nothing(name):
 
 # not the step but a part of a data set, or the command of the same name
 OTHER_MEANINGS = {"pipelines/from_options.py": {"train"}, "doctor/storage.py": {"train"},
-                  "cli/__init__.py": {"embed"}, "cli/embed.py": {"embed"}}
+                  "cli/__init__.py": {"embed"}, "cli/embed.py": {"embed"},
+                  "report/collect.py": {"python"}, "pipelines/options.py": {"folds"}}
 
 
 def test_planner_command_line_report_and_doctor_know_no_step_by_name():

@@ -73,8 +73,7 @@ def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
 
 
 def kernel_kills() -> int:
-    """Return how many processes the kernel has killed since boot because memory ran out (0 if it
-    does not report it)."""
+    """Return how many processes the kernel has killed since boot for lack of memory, or 0."""
     with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as stream:
         for line in stream:
             if line.startswith("oom_kill "):
@@ -369,7 +368,8 @@ class Runner:
         mem = self._mem - sum(job_mem for _, job_mem in used)
         started = False
         for name, job in self._of(JobState.PENDING):
-            if any(self._parent_state(parent) is not JobState.COMPLETED for parent in job.after):
+            if any(self._parent_state(parent) is not JobState.COMPLETED for parent in job.after) \
+                    or any(self._parent_state(parent).is_active for parent in job.after_any):
                 continue
             job_cpus, job_mem = self._allocation(job)
             if job_cpus <= cpus and job_mem <= mem:

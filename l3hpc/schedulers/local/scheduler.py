@@ -98,7 +98,8 @@ class LocalScheduler:
         LocalJobs(self._workspace, request.run).forget_stop()
         return scripts.submit_with_pickles(request, lambda: JobId(spool(
             self._workspace, run=request.run, step=request.script.parent.name,
-            after=[job.id for job in request.after_ok])))
+            after=[job.id for job in request.after_ok],
+            after_any=[job.id for job in request.after_any])))
 
     def query(self, records: Sequence[RunRecord]) -> JobQuery:
         """Return a query about the jobs of these runs, which their files answer."""
@@ -220,14 +221,15 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
             ended[name] = EndedJob(state, job.exit, elapsed)
         elif not orphaned or is_alive(job):
             limit = 60.0 * float(job.time_min or minutes.get(job.step) or 0)
+            waits = bool(job.after or job.after_any)
             live[name] = LiveJob(
-                state, "" if job.after else "waits for free cores and memory", elapsed,
-                start=started, restarts=job.restarts, limit_s=limit or None,
-                waits_for_jobs=bool(job.after))
+                state, "" if waits else "waits for free cores and memory", elapsed, start=started,
+                restarts=job.restarts, limit_s=limit or None, waits_for_jobs=waits)
     return StepJobs(live, ended, queried=True), ["its local runner is gone"] if orphaned else []
 
 
-def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
+def spool(workspace: Path, *, run: str, step: str, after: Sequence[str],
+          after_any: Sequence[str] = ()) -> str:
     """Reserve a job id, one above the highest, and write its entry into the spool.
 
     Parameters
@@ -238,6 +240,8 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
         What the job belongs to.
     after
         Ids of the jobs that have to succeed first.
+    after_any
+        Ids of the jobs that have to end first.
 
     Returns
     -------
@@ -248,7 +252,8 @@ def spool(workspace: Path, *, run: str, step: str, after: Sequence[str]) -> str:
     folder = layout.local_jobs
     folder.mkdir(parents=True, exist_ok=True)
     entry = json.dumps({"run": run, "step": step, "after": list(after), "time": time.time(),
-                        "host": socket.gethostname()})
+                        "host": socket.gethostname(),
+                        **({"after_any": list(after_any)} if after_any else {})})
     taken = (name.removesuffix(".json") for name in os.listdir(folder))
     # above the highest, also of removed runs, so that an id is never used twice
     number = max((int(name) for name in taken if name.isdecimal()), default=0) + 1
