@@ -379,9 +379,12 @@ def _optional(settings: Mapping[str, Any], key: str, base: Path,
 
 
 def _weights(value: str | None, base: Path, origins: Mapping[str, str]) -> str | None:
-    # untrained:SEED is a name, not a path
+    # untrained:SEED is a name, not a path, and hear:package.module has one after an @ at most
     if value is None or value.split(":")[0] == "untrained":
         return value
+    if value.startswith("hear:"):
+        module, at, path = value.partition("@")
+        return f"{module}@{_path(path, base, 'paths.weights', origins)}" if at else module
     return str(_path(value, base, "paths.weights", origins))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from l3hpc.audio.files import Contents, is_hdf5
-from l3hpc.audio.framing import JoinedFrames
+from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.embedding_file import EmbeddingFile
 from l3hpc.datasets.extraction import Extraction
@@ -86,12 +86,12 @@ class ReadyEmbeddings:
         status = ((name, path.stat()) for name, path in sorted(self.files.items()))
         return digest([[name, one.st_size, one.st_mtime_ns] for name, one in status])
 
-    def embed(self, frames: JoinedFrames, batch_size: int | None = None,
+    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Return the rows that ``ReadyExtraction`` put in the place of windows."""
         if on_batch is not None:
             on_batch(len(frames))
-        return frames[:]
+        return np.asarray(frames[:])
 
     def rows_of(self, file: str, windows: int, hop: float) -> tuple[int, np.ndarray]:
         """Find the rows that belong to the windows of a recording.
@@ -138,7 +138,8 @@ class ReadyEmbeddings:
                              where=str(path), allowed=f"a row at each multiple of {hop:g} s")
         return int(numbers[0]), rows
 
-    def check(self, audio: Path, recordings: Sequence[Recording], hop: float, center: bool) -> None:
+    def check(self, audio: Path, recordings: Sequence[Recording], hop: float, center: bool,
+              others: bool = False) -> None:
         """Refuse embeddings that do not match the recordings by name and time.
 
         All names are compared, and the times of up to ``CHECKED`` recordings.
@@ -149,6 +150,8 @@ class ReadyEmbeddings:
             The folder of audio, and its recordings.
         hop, center
             Of the windows, as for ``read_pieces``.
+        others
+            Whether there may be embeddings of other recordings.
 
         Raises
         ------
@@ -164,8 +167,9 @@ class ReadyEmbeddings:
         stems = [_stem(one.file) for one in recordings]
         silent = [one.file for one, stem in zip(recordings, stems, strict=True)
                   if stem not in self.files]
-        extra = [str(self.files[stem].relative_to(self.folder))
-                 for stem in sorted(self.files.keys() - set(stems))]
+        extra = [] if others else [
+            str(self.files[stem].relative_to(self.folder))
+            for stem in sorted(self.files.keys() - set(stems))]
         wrong = [text for names, total, what in (
             (silent, recordings, "recordings have no embeddings"),
             (extra, self.files, "files of embeddings have no recording"))
@@ -186,7 +190,7 @@ class ReadyEmbeddings:
         for recording in recordings:
             try:
                 found = EmbeddingFile(self.files[_stem(recording.file)], None, None, self.dim)
-                windows = window_count(audio / recording.file, hop, center)
+                windows = window_count(audio / recording.file, hop, center, self.window_s)
                 # a recording that cannot be read is left to the task, which counts them
                 if windows:
                     self.rows_of(recording.file, windows, hop)
@@ -199,8 +203,8 @@ class ReadyEmbeddings:
             first = errors[0]
             names = [Path(error.where or "").name for error in errors]
             raise InputError(
-                f"{_some(names, recordings, 'files do not match their recordings')}. "
-                f"The first {first.message}", where=str(self.folder), allowed=first.allowed,
+                f"{_some(names, recordings, 'files do not match their recordings')}; "
+                f"the first {first.message}", where=str(self.folder), allowed=first.allowed,
                 hint="Set the hop of the embeddings: --set extract.hop=SECONDS; and, where times "
                      "are starts of windows, --set extract.center=false")
 
@@ -211,7 +215,8 @@ class ReadyExtraction(Extraction):
     network: ReadyEmbeddings
 
     def _pieces(self, recording: Recording, start: int, contents: Contents) -> Iterator[Piece]:
-        windows = window_count(self.folder / recording.file, self.hop, self.center)
+        windows = window_count(self.folder / recording.file, self.hop, self.center,
+                               self.network.window_s)
         first, rows = self.network.rows_of(recording.file, windows, self.hop)
         file = EmbeddingFile(self.network.files[_stem(recording.file)], None, None,
                              self.network.dim)

@@ -15,6 +15,8 @@ from l3hpc.steps.extract import (
     block_of,
     check_network,
     check_precision,
+    check_ready,
+    extraction_of,
     front_end,
     load_network,
     note_ignored_files,
@@ -23,6 +25,7 @@ from l3hpc.steps.extract import (
     precision_summary,
     ranges_from,
     task_recordings,
+    window_digest,
 )
 
 if TYPE_CHECKING:
@@ -70,8 +73,8 @@ class Embed(Step[EmbedParams]):
     params_type = EmbedParams
     inputs = {"train": Input(required=False, parameter="student")}
     not_in_fingerprint = frozenset({
-        "audio", "sonyc_ust", "clips", "subset", "table", "file_column", "student", "batch_size",
-        "max_failed", "engine"})
+        "audio", "sonyc_ust", "clips", "subset", "table", "file_column", "student", "window",
+        "batch_size", "max_failed", "engine"})
     output = Output.EMBEDDINGS
 
     def check(self, params: EmbedParams, plan: PlanParams) -> None:
@@ -81,6 +84,7 @@ class Embed(Step[EmbedParams]):
         _check_source(params)
         if params.student is not None:
             check_network(params, params.student, self.name)
+            check_ready(params.student, params, _source(params)[0], _recordings(params))
 
     def packages(self, params: EmbedParams) -> dict[str, str]:
         """Importable name of what this needs beyond the core dependencies → how to install it."""
@@ -116,13 +120,12 @@ class Embed(Step[EmbedParams]):
         from l3hpc.teachers.find import fingerprint
 
         return {"audio": manifest_digest(_recordings(params)),
-                "student": fingerprint(params.student) if params.student else None}
+                "student": fingerprint(params.student) if params.student else None,
+                **window_digest(params)}
 
     def run(self, params: EmbedParams, task: Task) -> dict[str, Any]:
         """Embed this task's recordings into ``embeddings.h5`` (and npz files, if requested)."""
         from l3hpc.datasets.clips import write_npz_files
-        from l3hpc.datasets.extraction import Extraction
-
         student = params.student or str(student_file(task.inputs.get("train")))
         folder = _source(params)[0]
         network, identity, precision = load_network(
@@ -131,7 +134,7 @@ class Embed(Step[EmbedParams]):
         if params.audio is not None and params.table is None:
             note_ignored_files(task, params.audio)
         target = task.output / "embeddings.h5"
-        result = Extraction(
+        result = extraction_of(network)(
             network, identity, folder, task_recordings(task.shard), params.hop, params.center,
             task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
             block_of(network), levels=False, threads=task.threads,

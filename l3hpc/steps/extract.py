@@ -32,6 +32,7 @@ from l3hpc.steps.base import (
 
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording
+    from l3hpc.datasets.extraction import Extraction
     from l3hpc.models.embedder import Embedder
     from l3hpc.teachers.base import Description, Teacher
 
@@ -68,6 +69,9 @@ class EmbeddingParams(Params):
         "A, B, C and D are the letters under which they are stored."))
     hop: float = Field(0.5, gt=0, le=60, description="Hop between windows in seconds.")
     center: bool = Field(True, description="Centre the first window on the first sample.")
+    window: float | None = Field(None, gt=0, le=60, description=(
+        "Length of a window in seconds, for a teacher that does not state it: a HEAR module, or "
+        "ready embeddings (none: one second)."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
@@ -85,8 +89,9 @@ class ExtractParams(EmbeddingParams):
         "Folder of sound files (WAV, FLAC, OGG, Opus, MP3, AIFF, AU; by ffmpeg M4A, AAC, MP4, "
         "WebM) or HDF5 files (dataset 'audio'), searched recursively."))
     weights: str = Field("untrained", description=(
-        "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), or 'untrained' / "
-        "'untrained:SEED' for random weights (demonstration only)."))
+        "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), hear:package.module for a module "
+        "of the HEAR interface, a folder of ready embeddings, or 'untrained' / 'untrained:SEED' "
+        "for random weights (demonstration only)."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of a task's recordings that may be unusable before the task fails."))
@@ -99,7 +104,8 @@ class Extract(Step[ExtractParams]):
     version = 2
     title = "teacher embeddings of every second of audio"
     params_type = ExtractParams
-    not_in_fingerprint = frozenset({"audio", "weights", "max_failed", "batch_size", "engine"})
+    not_in_fingerprint = frozenset({"audio", "weights", "window", "max_failed", "batch_size",
+                                    "engine"})
     output = Output.EMBEDDINGS
     report_items = frozenset({ReportItem.TEACHER})
     kept_files = ("skipped.csv",)
@@ -108,6 +114,7 @@ class Extract(Step[ExtractParams]):
         """Refuse a hop shorter than a sample, and an engine without the precision."""
         check_precision(params, self.name)
         check_network(params, params.weights, self.name)
+        check_ready(params.weights, params, Path(params.audio))
         if params.hop * 8000 < 1:
             raise InputError(f"hop {params.hop} s is shorter than one sample", where="extract.hop",
                              allowed="at least 0.000125 s; published: 0.5")
@@ -118,9 +125,9 @@ class Extract(Step[ExtractParams]):
 
     def describe(self, params: ExtractParams, plan: PlanParams) -> str:
         """``teacher untrained, hop 0.5 s, centred``."""
-        name = params.weights
-        if not name.startswith("untrained"):
-            name = Path(name).name
+        from l3hpc.teachers.find import short_name
+
+        name = short_name(params.weights)
         more = "" if params.convention == "own" else f", front end {name_of(params.convention)}"
         more += "" if params.precision == "float32" else f", {params.precision}"
         centred = "centred" if params.center else "not centred"
@@ -144,17 +151,15 @@ class Extract(Step[ExtractParams]):
         from l3hpc.teachers.find import fingerprint
 
         return {"audio": manifest_digest(scan_recordings(params.audio)),
-                "weights": fingerprint(params.weights)}
+                "weights": fingerprint(params.weights), **window_digest(params)}
 
     def run(self, params: ExtractParams, task: Task) -> dict[str, Any]:
         """Embed this task's recordings into ``embeddings.h5``; unusable ones: ``skipped.csv``."""
-        from l3hpc.datasets.extraction import Extraction
-
         network, teacher, precision = load_network(
             params.weights, params, task, Path(params.audio), front_end(params.convention))
         note_network(task, "teacher", params.weights, network, params)
         note_ignored_files(task, params.audio)
-        result = Extraction(
+        result = extraction_of(network)(
             network, teacher, Path(params.audio), task_recordings(task.shard), params.hop,
             params.center, task.scratch, params.min_seconds, params.max_failed, params.batch_size,
             task.progress, block_of(network), threads=task.threads,
@@ -277,7 +282,10 @@ def check_network(params: EmbeddingParams, weights: str, step: str) -> None:
     from l3hpc.teachers.base import Options
     from l3hpc.teachers.find import describe
 
-    known = describe(weights, Options(front_end(params.convention)))
+    known = describe(weights, Options(front_end(params.convention), window_s=params.window))
+    if params.window not in (None, known.window_s):
+        raise InputError(f"window {params.window:g} s does not fit {known.label}",
+                         where=f"{step}.window", allowed=f"{known.window_s:g}, or none")
     if known.spec is not None:
         return
     stated = {"precision": (params.precision, "float32"), "engine": (params.engine, "auto")}
@@ -285,6 +293,54 @@ def check_network(params: EmbeddingParams, weights: str, step: str) -> None:
         if value != default:
             raise InputError(f"{name} {value} is for networks of the L3 family, not for "
                              f"{known.label}", where=f"{step}.{name}", allowed=default)
+
+
+def check_ready(weights: str, params: EmbeddingParams, audio: Path,
+                recordings: Sequence[Recording] | None = None) -> None:
+    """Refuse ready embeddings that do not match the recordings; other networks always pass.
+
+    Parameters
+    ----------
+    weights
+        The folder of embeddings, or another name of a network.
+    params
+        Parameters of the step.
+    audio
+        Folder of the recordings.
+    recordings
+        Those that the step embeds; None: all in the folder, and there may be no embeddings of
+        others.
+
+    Raises
+    ------
+    InputError
+        With the counts and the first names.
+    """
+    from l3hpc.datasets.corpus import scan_recordings
+    from l3hpc.datasets.ready import ReadyEmbeddings
+    from l3hpc.teachers.base import Options
+    from l3hpc.teachers.find import load
+
+    if not Path(weights).is_dir():
+        return
+    ready = load(weights, Options(window_s=params.window))
+    assert isinstance(ready, ReadyEmbeddings)
+    ready.check(audio, recordings or scan_recordings(audio), params.hop, params.center,
+                others=recordings is not None)
+
+
+def extraction_of(network: Teacher) -> type[Extraction]:
+    """The class that embeds with a network: it computes embeddings, or reads ready ones."""
+    from l3hpc.datasets.extraction import Extraction
+    from l3hpc.datasets.ready import ReadyEmbeddings, ReadyExtraction
+
+    return ReadyExtraction if isinstance(network, ReadyEmbeddings) else Extraction
+
+
+def window_digest(params: EmbeddingParams) -> dict[str, Any]:
+    """The length of a window, if it is stated, for the digests of a step."""
+    # Not a parameter of the fingerprint: earlier artifacts have none, and keep their names.
+    return {} if params.window is None else {"window": params.window}
 
 
 def precision_packages(params: EmbeddingParams) -> dict[str, str]:
@@ -341,7 +397,8 @@ def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path
     from l3hpc.teachers.base import Options
     from l3hpc.teachers.find import describe, identity, load
 
-    options = Options(geometry, engine=params.engine, threads=task.threads)
+    options = Options(geometry, engine=params.engine, threads=task.threads,
+                      window_s=params.window)
     known = identity(weights, options)
     if params.precision == "float32":
         return load(weights, options), known, {}

@@ -11,6 +11,7 @@ import numpy as np
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.models.spec import NetworkSpec
 
+DEFAULT_WINDOW_S = 1.0  # of teachers that do not state their window
 Frames = np.ndarray | CutFrames | JoinedFrames
 
 
@@ -76,12 +77,15 @@ class Options:
         The library that computes networks of the L3 family.
     threads
         CPU threads; None: all that the process was given.
+    window_s
+        Length of a window in seconds, for teachers that do not state it; None: one second.
     """
 
     geometry: Mapping[str, Any] = field(default_factory=dict)
     embedding_size: int | None = None
     engine: str = "auto"
     threads: int | None = None
+    window_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from l3hpc.teachers.base import Description, Kind, Options, Teacher
+from l3hpc.teachers.hear import PREFIX, HearModules
 from l3hpc.teachers.l3 import L3Family
+from l3hpc.teachers.ready import ReadyFolders
 
 # Asked in this order: the first that accepts a name has it.
-KINDS: tuple[Kind, ...] = (L3Family(),)
+KINDS: tuple[Kind, ...] = (HearModules(), ReadyFolders(), L3Family())
 
 
 def kind_of(name: str) -> Kind:
@@ -20,6 +23,23 @@ def kind_of(name: str) -> Kind:
         As the user gives it: a file, ``untrained[:SEED]``, ….
     """
     return next(kind for kind in KINDS if kind.accepts(name))
+
+
+def short_name(name: str) -> str:
+    """The name of a teacher without the folders of its file, for a line of text.
+
+    Parameters
+    ----------
+    name
+        As for ``kind_of``.
+
+    Examples
+    --------
+    >>> short_name("/data/weights/openl3.h5"), short_name("hear:own.birds@/data/birds.pt")
+    ('openl3.h5', 'hear:own.birds@birds.pt')
+    """
+    module, at, path = name.rpartition("@") if name.startswith(PREFIX) else ("", "", name)
+    return f"{module}{at}{Path(path).name}"
 
 
 def describe(name: str, options: Options | None = None) -> Description:

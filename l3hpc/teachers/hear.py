@@ -26,14 +26,13 @@ from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, digest_file
 from l3hpc.models.embedder import check_frames
-from l3hpc.teachers.base import Description, Frames, Options, Teacher
+from l3hpc.teachers.base import DEFAULT_WINDOW_S, Description, Frames, Options, Teacher
 
 PREFIX = "hear:"
 FORM = "hear:package.module, or hear:package.module@WEIGHTS: a name as in an import statement"
 FUNCTIONS = ("load_model", "get_timestamp_embeddings", "get_scene_embeddings")
 ATTRIBUTES = ("sample_rate", "timestamp_embedding_size", "scene_embedding_size")
 BATCH = 32  # windows; the interface does not say what a model can take
-WINDOW_S = 1.0  # what students of this package learn from, unless it is stated
 
 
 class HearModules:
@@ -46,7 +45,8 @@ class HearModules:
     def describe(self, name: str, options: Options) -> Description:
         """From the loaded model."""
         model = _load(name)
-        return Description("hear", model.label, model.rate, options.window_s or WINDOW_S, model.dim)
+        return Description("hear", model.label, model.rate,
+                           options.window_s or DEFAULT_WINDOW_S, model.dim)
 
     def fingerprint(self, name: str) -> str:
         """Name and version of the code, and the digest of the weights."""
@@ -60,7 +60,7 @@ class HearModules:
 
     def load(self, name: str, options: Options) -> Teacher:
         """The model, on a GPU if PyTorch or TensorFlow has one."""
-        return HearTeacher(_load(name), options.window_s or WINDOW_S)
+        return HearTeacher(_load(name), options.window_s or DEFAULT_WINDOW_S)
 
 
 def parse(name: str) -> tuple[str, Path | None]:

@@ -100,9 +100,9 @@ def test_names_that_do_not_match_are_counted(tmp_path, audio):
 
 
 @pytest.mark.parametrize(("times", "message"), [
-    ([0.0, 3.0, 6.0], "1 of 3 files do not match their recordings: b.npz. The first has times up "
+    ([0.0, 3.0, 6.0], "1 of 3 files do not match their recordings: b.npz; the first has times up "
                       "to 6 s, but the last of the recording's 4 windows is at 3 s"),
-    ([0.2, 1.2], "1 of 3 files do not match their recordings: b.npz. The first has times 0.2, "
+    ([0.2, 1.2], "1 of 3 files do not match their recordings: b.npz; the first has times 0.2, "
                  "1.2, … s, not those of windows every 1 s"),
     ([0.0, 2.0], "not those of windows every 1 s"),
     ([1.0, 1.0], "not those of windows every 1 s"),
@@ -124,12 +124,12 @@ def test_files_that_differ_from_the_first_are_refused(tmp_path, audio):
     write(folder / "a.npz", [0.0, 1.0])
     write(folder / "b.npz", [0.0, 1.0], rows=np.ones((2, 3)))
     write(folder / "park/c.npz", [0.0, 1.0], rows=np.ones((3, 2)))
-    with pytest.raises(InputError, match="2 of 3 files do not match .*: b.npz, c.npz. The first "
+    with pytest.raises(InputError, match="2 of 3 files do not match .*: b.npz, c.npz; the first "
                                          "'embedding' has 3 dimensions, 2 expected"):
         extract(tmp_path, folder, audio)
     (folder / "b.npz").unlink()
     np.savez(folder / "b.npz", embedding=np.ones((2, 2)))
-    with pytest.raises(InputError, match="The first has no 'timestamps'"):
+    with pytest.raises(InputError, match="the first has no 'timestamps'"):
         extract(tmp_path, folder, audio)
 
 
