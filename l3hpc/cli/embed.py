@@ -50,7 +50,8 @@ def complete_model(
 @click.command("embed", epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-m", "--model", metavar="FILE|NAME", shell_complete=complete_model,
-              help="Weight file, model file or name. [default: paths.weights of cluster.yaml]")
+              help="Weight file, model file, name, or hear:package.module (a HEAR module). "
+                   "[default: paths.weights of cluster.yaml]")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Output folder. [default: next to each recording]")
 @click.option("-x", "--suffix", help="Name outputs NAME_SUFFIX.npz.")

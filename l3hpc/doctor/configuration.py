@@ -41,8 +41,8 @@ def _paths(config: Config) -> list[Finding]:
         if path is not None:
             found.append(_exists(f"paths.{name}", path, path.is_dir(), "folder", config))
     weights = config.paths.weights
-    if weights is not None and weights.split(":")[0] != "untrained":
-        found.append(_exists("paths.weights", Path(weights), Path(weights).is_file(), "file",
+    if weights is not None and weights.split(":")[0] not in ("untrained", "hear"):
+        found.append(_exists("paths.weights", Path(weights), Path(weights).exists(), "file",
                              config))
     if config.ledger.key_file is not None:
         found.append(_exists("ledger.key_file", config.ledger.key_file,

@@ -213,19 +213,20 @@ def weights_line(config: Config) -> Finding:
         return Finding("weights", "yellow", f"{name or 'not set'}: the teacher has random weights, "
                        "for a demonstration only",
                        "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a weight file")
-    from l3hpc.models.weights import describe_weights
+    from l3hpc.teachers.find import describe, short_name
 
     try:
-        info = describe_weights(Path(name))
+        known = describe(name)
     except L3hpcError as error:
         return from_error("weights", error, "set another file in paths.weights")
     except OSError as error:
         return Finding("weights", "red", f"{name} cannot be read: {error.strerror or error}",
                        "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a readable file")
-    spec = info.spec
-    bands = f"{spec.n_mels} mels" if spec.n_mels else "linear spectrum"
-    return Finding("weights", "green", f"{Path(name).name}: {info.kind}, {spec.rate} Hz, {bands}, "
-                   f"{spec.dim} dimensions")
+    takes = f"windows of {known.window_s:g} s"
+    if known.spec is not None:
+        takes = f"{known.spec.n_mels} mels" if known.spec.n_mels else "linear spectrum"
+    return Finding("weights", "green", f"{short_name(name)}: {known.kind}, {known.rate} Hz, "
+                   f"{takes}, {known.dim} dimensions")
 
 
 def data_lines(config: Config) -> Iterator[Finding]:

@@ -13,7 +13,14 @@ import numpy as np
 
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
-from l3hpc.embedding.model_files import PATTERNS, Recognised, find_model, geometry_of, recognise
+from l3hpc.embedding.model_files import (
+    PATTERNS,
+    Recognised,
+    find_model,
+    geometry_of,
+    is_hear_module,
+    recognise,
+)
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
 from l3hpc.teachers import find as teachers
@@ -125,8 +132,9 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     ----------
     model
         A file with openl3 or edgel3 weights, a full Keras model (HDF5 or ``.keras``), a TFLite
-        model or weights of l3hpc, gzipped or not; or a name: ``sea-64``, ``openl3-mel256-music``,
-        ``untrained`` (see ``l3hpc.embedding.model_files``).
+        model or weights of l3hpc, gzipped or not; a name: ``sea-64``, ``openl3-mel256-music``,
+        ``untrained`` (see ``l3hpc.embedding.model_files``); or ``hear:package.module``, your own
+        code with the HEAR 2021 interface.
     input_repr, embedding_size, frontend, geometry
         Facts that the file does not contain, or that override it (see ``recognise``).
     threads
@@ -163,8 +171,9 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     if named.network not in (None, info.network):
         raise InputError(f"does not contain what its name states: {info}", where=str(file),
                          allowed=f"a file with the weights of {model}")
-    source = {"model": file if weights.untrained_seed(file) is not None else Path(file).absolute(),
-              **options, "frontend": frontend, "geometry": geometry, "threads": threads}
+    is_name = is_hear_module(file) or weights.untrained_seed(file) is not None
+    source = {"model": file if is_name else Path(file).absolute(), **options,
+              "frontend": frontend, "geometry": geometry, "threads": threads}
     stated = geometry_of(options["input_repr"], frontend, geometry)  # type: ignore[arg-type]
     teacher = teachers.load(str(file), Options(stated, info.dim, engine, threads))
     # Only a chosen engine is named again: others are not choices of ``engine``.

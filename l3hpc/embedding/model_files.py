@@ -25,6 +25,9 @@ from l3hpc.errors import InputError, check_choice, nearest
 from l3hpc.models import geometry as evidence
 from l3hpc.models import tflite, weights
 from l3hpc.models.weights import untrained_seed
+from l3hpc.teachers import find as teachers
+from l3hpc.teachers.find import short_name
+from l3hpc.teachers.hear import PREFIX
 
 VARIABLE = "L3HPC_MODELS"
 ENDINGS = (".h5", ".h5.gz", ".weights.h5", ".keras", ".tflite")
@@ -32,6 +35,7 @@ SEA_DIMS = (512, 256, 128, 64)
 SPARSITIES = ("53.5", "63.5", "72.3", "87.0", "95.45")
 OPENL3_SIZES = (512, 6144)
 OPENL3_SIZE = 6144  # for a name without a size, as in openl3
+HEAR = "hear"  # the network of a module, which only its code knows
 WHERE = {"openl3": "https://github.com/marl/openl3/raw/models/",
          "edgel3": "https://github.com/ksangeeta2429/edgel3/raw/models/"}
 _SEA = re.compile(r"(?:edgel3-)?sea-(\d+)")
@@ -39,9 +43,10 @@ _SPARSE = re.compile(r"(?:edgel3|sparse)-(ft|kd)-(\d+(?:\.\d+)?)")
 _OPENL3 = re.compile(r"openl3-(linear|mel128|mel256)-(music|env)(?:-(\d+))?")
 PATTERNS = ("sea-512, sea-256, sea-128, sea-64; edgel3-ft-95.45 (ft, kd; 53.5, 63.5, 72.3, 87.0, "
             "95.45); openl3-mel256-music (linear, mel128, mel256; music, env; -512, -6144); "
-            "untrained[:SEED]; a file, or its name in one of the folders")
+            "untrained[:SEED]; hear:package.module; a file, or its name in one of the folders")
 NETWORKS = {"openl3": "L3 audio network (openl3)", "edgel3-sparse": "sparse L3 (EdgeL3)",
-            "edgel3-sea": "SEA student", "tflite": "TFLite model"}
+            "edgel3-sea": "SEA student", "tflite": "TFLite model",
+            HEAR: "module of the HEAR interface"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,12 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
     Parameters
     ----------
     name
-        A path, a name, or ``'untrained[:SEED]'``.
+        A path, a name, ``'untrained[:SEED]'`` or ``'hear:package.module'``.
 
     Returns
     -------
     file : str or Path
-        The file; ``'untrained[:SEED]'`` is returned unchanged.
+        The file; the last two are returned unchanged.
     named : NamedModel
         The meaning of the name.
 
@@ -86,6 +91,8 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
     InputError
         There is no such file; the message lists the folders that were searched.
     """
+    if is_hear_module(name):
+        return str(name), NamedModel(())
     if isinstance(name, Path) or os.path.isfile(name) or os.sep in name:
         return Path(name), NamedModel(())
     if untrained_seed(name) is not None:
@@ -99,6 +106,11 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
     if os.path.exists(name):
         return Path(name), NamedModel(())
     raise _missing(name, named)
+
+
+def is_hear_module(name: str | Path) -> bool:
+    """Whether a name stands for the user's own code (see ``l3hpc.teachers.hear``)."""
+    return str(name).startswith(PREFIX)
 
 
 def parse_name(name: str) -> NamedModel:
@@ -237,10 +249,10 @@ class Recognised:
     Attributes
     ----------
     file : Path or None
-        None for an untrained network.
+        None for an untrained network, and for code.
     format : str
         Description of the file format.
-    network : {'openl3', 'edgel3-sparse', 'edgel3-sea', 'tflite'}
+    network : {'openl3', 'edgel3-sparse', 'edgel3-sea', 'tflite', 'hear'}
         The kind of network.
     rate : int
         Sampling rate of the input in Hz.
@@ -283,7 +295,8 @@ class Recognised:
             kind = "linear spectrogram" if front.n_mels is None else f"{front.n_mels} mels"
             bands = (f"{kind}, DFT {front.n_dft}, hop {front.hop}, front end {front.name} "
                      f"(known from: {self.evidence})")
-        name = self.file.name if self.file is not None else "untrained"
+        name = self.file.name if self.file is not None else \
+            "untrained" if self.random_weights else short_name(self.label)
         return (f"{name}: {NETWORKS[self.network]}, {self.format}; {self.rate} Hz, {bands}; "
                 f"{self.dim} values per frame")
 
@@ -304,7 +317,7 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
     Parameters
     ----------
     file
-        A model file, or ``'untrained[:SEED]'``.
+        A model file, ``'untrained[:SEED]'`` or ``'hear:package.module'``, which is run.
     input_repr
         The input representation of openl3 weights: ``linear``, ``mel128`` or ``mel256``.
     embedding_size
@@ -328,6 +341,8 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
         identified.
     """
     stated = geometry_of(input_repr, frontend, geometry)
+    if is_hear_module(file):
+        return _hear_module(str(file), stated, embedding_size)
     if weights.untrained_seed(file) is None and Path(file).is_file() and (
             tflite.is_tflite(Path(file))):
         return _tflite(Path(file), stated, embedding_size)
@@ -377,6 +392,18 @@ def _by_name(info: weights.WeightsInfo) -> tuple[str, ...]:
     if info.evidence != evidence.NAME:
         return ()
     return ("the file does not state its front end; the one in its name was used",)
+
+
+def _hear_module(name: str, stated: Mapping[str, Any], size: int | None) -> Recognised:
+    known = teachers.describe(name)
+    if size not in (None, known.dim):
+        raise InputError(f"this model gives {known.dim} values, not {size}", where=name,
+                         allowed=str(known.dim))
+    if stated:
+        raise InputError("has no front end that can be stated", where=name,
+                         allowed="none: its code computes what it needs")
+    return Recognised(None, "Python code", HEAR, known.rate, None, known.dim, (known.dim,),
+                      known.label, "the loaded model", window_s=known.window_s)
 
 
 def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:

@@ -91,7 +91,7 @@ def test_umap_needs_more_rows_than_neighbours():
 
 def test_missing_weight_file(tmp_path):
     with pytest.raises(InputError, match="no weight file"):
-        fingerprint(tmp_path / "none.h5")
+        fingerprint(str(tmp_path / "none.h5"))
     assert fingerprint("untrained:3") == "untrained:3"
 
 
