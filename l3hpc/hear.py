@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_starts
+from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_starts, window_samples
 from l3hpc.audio.resample import resample_rows
 from l3hpc.embedding import model as models
 from l3hpc.embedding.embed import HOP_S, check_embedding
@@ -93,8 +93,8 @@ def load_model(model_file_path: str = "", **options: Any) -> HearModel:
 def get_timestamp_embeddings(audio: tf.Tensor, model: HearModel) -> tuple[tf.Tensor, tf.Tensor]:
     """Compute an embedding every 50 milliseconds.
 
-    Embedding i is that of the second around ``50 * i`` milliseconds. At both ends, half a second of
-    zeros is added to the sound.
+    Embedding i is that of the window (one second, or as long as the model's) around ``50 * i``
+    milliseconds. At both ends, half a window of zeros is added to the sound.
 
     Parameters
     ----------
@@ -119,20 +119,20 @@ def get_timestamp_embeddings(audio: tf.Tensor, model: HearModel) -> tuple[tf.Ten
         The embeddings are not finite.
     """
     rows = _resampled(audio, model)
-    rate = model.model.rate
+    rate, window = model.model.rate, window_samples(model.model.window_s, model.model.rate)
     count = 1 + audio.shape[1] * 1000 // (model.sample_rate * TIMESTAMP_HOP_MS)
     starts = frame_starts(0, count, rate, TIMESTAMP_HOP_MS / 1000)
-    before = rate // 2
-    padded = np.pad(rows, ((0, 0), (before, rate - before)))
-    embeddings = _embed(model, [CutFrames(row, starts, rate) for row in padded])
+    before = window // 2
+    padded = np.pad(rows, ((0, 0), (before, window - before)))
+    embeddings = _embed(model, [CutFrames(row, starts, window) for row in padded])
     times = np.arange(count, dtype=np.float32) * TIMESTAMP_HOP_MS
     return tf.constant(embeddings), tf.constant(np.tile(times, (len(rows), 1)))
 
 
 def get_scene_embeddings(audio: tf.Tensor, model: HearModel) -> tf.Tensor:
-    """Compute one embedding per sound: the mean over windows of one second, 0.1 s apart.
+    """Compute one embedding per sound: the mean over windows 0.1 s apart.
 
-    The windows lie within the sound. A sound of less than a second is extended with zeros, and so
+    The windows lie within the sound. A sound of less than a window is extended with zeros, and so
     is the end of a longer one, by less than 0.1 s.
 
     Parameters
@@ -152,7 +152,8 @@ def get_scene_embeddings(audio: tf.Tensor, model: HearModel) -> tf.Tensor:
     """
     rows = _resampled(audio, model)
     rate = model.model.rate
-    embeddings = _embed(model, [cut_frames(row, rate, HOP_S, center=False)[0] for row in rows])
+    embeddings = _embed(model, [
+        cut_frames(row, rate, HOP_S, False, model.model.window_s)[0] for row in rows])
     return tf.constant(embeddings.mean(axis=1, dtype=np.float64), tf.float32)
 
 

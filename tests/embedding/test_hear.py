@@ -18,6 +18,7 @@ from l3hpc.models.spec import NetworkSpec
 
 LENGTHS = (1.07, 1.98, 4.0)
 SCENE_LENGTH = 2.74
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,21 @@ def test_the_announced_rate_has_all_that_the_network_hears(hear, networks, tmp_p
     audio = batch(1.07, announced)
     _, timestamps = hear.get_timestamp_embeddings(tensor(hear, audio), model)
     assert timestamps.numpy()[0].tolist() == [50.0 * number for number in range(22)]
+
+
+def test_windows_of_another_length_share_their_centres(hear):
+    """A model that shows the middle of its window: the time of each row of a ramp."""
+    class Middle:
+        rate, window_s, dim = 16000, 3.0, 1
+
+        def embed(self, frames):
+            return frames[:][:, 24000:24001]
+
+    model = hear.HearModel(Middle())
+    ramp = np.arange(2 * 16000, dtype=np.float32)[np.newaxis] / 16
+    embeddings, timestamps = hear.get_timestamp_embeddings(tensor(hear, ramp), model)
+    np.testing.assert_array_equal(embeddings.numpy()[0, :40, 0], timestamps.numpy()[0, :40])
+    assert hear.get_scene_embeddings(tensor(hear, ramp), model).numpy().tolist() == [[1500.0]]
 
 
 def test_other_shapes_and_no_weights_are_refused(hear, hear_student):

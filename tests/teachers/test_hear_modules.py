@@ -6,7 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from invoke import invoke
 
+from l3hpc.embedding.embed import get_embedding
+from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError
 from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters
@@ -35,6 +38,7 @@ def get_scene_embeddings(audio, model):
     return tf.stack([tf.reduce_mean(audio, 1), tf.reduce_mean(audio ** 2, 1)], 1)
 """
 NUMBERS = itertools.count()
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -77,6 +81,30 @@ def test_a_module_is_described_without_options(module):
     known = find.describe(name)
     assert (known.kind, known.rate, known.dim, known.window_s) == ("hear", 16000, 2, 1.0)
     assert find.identity(name)["digest"] and known.spec is None
+
+
+def test_a_module_is_a_model_too(module, tmp_path):
+    """load_model, get_embedding, pickling, and l3hpc embed."""
+    import pickle
+
+    import soundfile
+
+    name = f"hear:{module()}"
+    model = load_model(name)
+    assert (model.rate, model.dim, model.engine) == (16000, 2, "tensorflow")
+    assert name in model.description and "module of the HEAR interface" in model.description
+    sound = np.random.default_rng(0).uniform(-1, 1, 32000).astype(np.float32)
+    embeddings, times = get_embedding(sound, 16000, model, hop_size=0.5, center=False)
+    np.testing.assert_allclose(embeddings[1, 0], sound[8000:24000].mean(), atol=1e-6)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.embed(sound[np.newaxis, :16000]), embeddings[:1])
+    soundfile.write(tmp_path / "a.wav", sound, 16000, "FLOAT")
+    invoke("embed", tmp_path / "a.wav", "-m", name, "-n", "-t", 0.5, "-q")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["embedding"], embeddings)
+    with pytest.raises(InputError, match="this model gives 2 values, not 64"):
+        load_model(name, embedding_size=64)
+    with pytest.raises(InputError, match="no front end that can be stated"):
+        load_model(name, frontend="kapre-0.1")
 
 
 def test_our_own_module_is_a_teacher_too(tmp_path, networks):
