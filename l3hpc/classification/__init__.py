@@ -1,4 +1,4 @@
-"""Classification of single-label clips over given folds: UrbanSound8K and ESC-50."""
+"""Classification of single-label clips over folds: UrbanSound8K, ESC-50 or any table."""
 
 from typing import TYPE_CHECKING
 

@@ -17,7 +17,7 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_l
 
 if TYPE_CHECKING:
     from l3hpc.console.progress import Progress
-    from l3hpc.pipelines.planned import Plan
+    from l3hpc.pipelines.planned import Plan, PlannedStep
     from l3hpc.runs.resume import ResumePlan
     from l3hpc.workspace.run_record import RunRecord
 
@@ -137,7 +137,6 @@ def _arrays(plan: Plan) -> list[str]:
 
 def _submitted(plan: Plan, record: RunRecord) -> str:
     """Return ``submitted RUN: sample 8812 → fit 8813`` and the next commands."""
-    from l3hpc import steps
     from l3hpc.runs import last_job
     from l3hpc.runs.submit import describe_jobs
 
@@ -145,7 +144,7 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     if not chain:
         return f"\nnothing to compute; recorded as {plan.run}"
     tabs = dict.fromkeys(tab for step in plan.steps
-                         if step.missing and (tab := steps.step(step.kind).tab))
+                         if step.missing and (tab := _tab(step)))
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
     lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}" for tab in tabs]
@@ -153,6 +152,14 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     if tabs and sheet:
         lines.append(f"to the sheet:    {sheet}")
     return "\n".join(lines)
+
+
+def _tab(planned: PlannedStep) -> str | None:
+    """Return the tab of the ledger in which a step records its rows."""
+    from l3hpc import steps
+
+    step = steps.step(planned.kind)
+    return step.ledger_tab(step.parse(planned.params))
 
 
 def _finish(plan: Plan, record: RunRecord | None, as_json: bool, message: str) -> None:

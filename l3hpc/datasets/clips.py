@@ -39,7 +39,7 @@ class Clips:
         Names in the requested order, without the missing ones.
     x
         float32 (files, frames, dim), in memory or on disk. Clips of different lengths are cut to
-        the shortest, as published.
+        the shortest, as published, or repeated to the longest.
     longest
         Frames of the longest clip.
     missing
@@ -152,7 +152,8 @@ def artifact_attributes(folder: Path) -> dict[str, Any]:
     return open_source(folder).parts[0].attributes() if task_folders(folder) else {}
 
 
-def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None) -> Clips:
+def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None, *,
+               every: int = 1, longest: bool = False) -> Clips:
     """The embeddings of clips as one array.
 
     Parameters
@@ -163,11 +164,16 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
         Names of the clips' audio files.
     store
         File that takes the array; None: it is kept in memory.
+    every
+        Take the first of a clip's windows and every n-th after it.
+    longest
+        Repeat the windows of shorter clips evenly, as many as the longest has, where otherwise all
+        are cut to the shortest.
 
     Returns
     -------
     Clips
-        ``x`` is (clips, frames, dim) float32, cut to the shortest clip.
+        ``x`` is (clips, frames, dim) float32.
 
     Raises
     ------
@@ -177,17 +183,20 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     bags = find_clips(folder, files)
     present = list(bags.lengths)
     row_of = {name: row for row, name in enumerate(present)}
+    counts = [-(-length // every) for length in bags.lengths.values()]
     # One array needs clips of one length; resampling may give a recording one window more or less.
-    frames = min(bags.lengths.values())
+    frames = max(counts) if longest else min(counts)
     x: np.ndarray | RowFile | None = None
     for name, block in bags.blocks():
         if x is None:
             shape = (len(present), frames, block.shape[1])
             # On disk where requested: SONYC-UST has more embeddings than a small job has memory.
             x = RowFile(store, "f4", shape, "w+") if store else np.empty(shape, np.float32)
-        x[row_of[name]] = block[:frames]
+        rows = block[::every]
+        x[row_of[name]] = (rows[np.arange(frames) * len(rows) // frames] if longest
+                           else rows[:frames])
     assert x is not None
-    return Clips(present, x, max(bags.lengths.values()), bags.missing)
+    return Clips(present, x, max(counts), bags.missing)
 
 
 def _recordings(part: EmbeddingFile) -> tuple[list[str], np.ndarray]:

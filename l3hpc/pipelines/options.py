@@ -161,7 +161,8 @@ CLIPS = (
 FOLDS = (
     Option("subset", "choice", "Clips of ESC-50 to use.", "all", ("all", "esc10"), usual=True),
     Option("learner", "choice", "Clip classifier: multi-layer perceptron, support vector "
-           "machine or random forest.", "mlp", ("mlp", "svm", "rf"), usual=True),
+           "machine or random forest; mil: tag classifier for clips with several labels.", "mlp",
+           ("mlp", "svm", "rf", "mil"), usual=True),
     Option("features", "choice", "Use a clip's windows one by one, or statistics over them.",
            "framewise", ("framewise", "stats")),
 )

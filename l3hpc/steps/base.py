@@ -181,7 +181,7 @@ LedgerFolder = Literal["model_dir", "output_dir"]
 # other step declares it as its ``ledger_folder``.
 LEDGER_FOLDERS = {"model_dir": "train", "output_dir": "classify"}
 LedgerTab = Literal["embedding_approx_mse", "sonyc_ust", "emb_approx_sonyc_ust", "classifier",
-                    "prunedembedding", "distillation", "embedding"]
+                    "clip_tags", "prunedembedding", "distillation", "embedding"]
 
 
 class Step(ABC, Generic[P]):
@@ -268,14 +268,14 @@ class Step(ABC, Generic[P]):
         params = plan.get(self.name)
         return params if isinstance(params, self.params_type) else None
 
-    def implied(self, stated: Collection[str], earlier: PlanParams,
+    def implied(self, stated: Mapping[str, Any], earlier: PlanParams,
                 audio: Path | None) -> dict[str, Any]:
         """Parameters that are not given and follow from the rest of the plan.
 
         Parameters
         ----------
         stated
-            Names of the parameters that have a value already.
+            The parameters that have a value already, as given: not checked yet.
         earlier
             Parameters of the steps that the plan runs before this one.
         audio
@@ -323,6 +323,10 @@ class Step(ABC, Generic[P]):
             With the parameter or option to change.
         """
         length(None)
+
+    def ledger_tab(self, params: P) -> LedgerTab | None:
+        """The tab in which the step records rows with these parameters (default: ``tab``)."""
+        return self.tab
 
     def packages(self, params: P) -> dict[str, str]:
         """Importable name of each package needed beyond l3hpc's own → how to install it."""

@@ -1,4 +1,4 @@
-"""folds and score: cross-validated classification of clips.
+"""folds and score: cross-validated classification of clips (with several labels: ``fold_tags``).
 
 ``folds`` fits a classifier for every test fold, one task each, with its parameters selected on a
 validation fold. It stores the clips of each part, the validation accuracy of every candidate, the
@@ -11,75 +11,47 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import Field
+from pydantic import ValidationError
 
-from l3hpc.errors import InputError, L3hpcError
-from l3hpc.steps.base import Input, Params, PlanParams, Results, Shard, Step, Task, Upstream
-from l3hpc.steps.clip_data import (
-    CLIP_DATA,
-    ClipDataParams,
-    check_folds,
-    dataset,
-    own_data,
-    why_missing,
+from l3hpc.errors import InputError
+from l3hpc.steps.base import (
+    Input,
+    LedgerTab,
+    Params,
+    PlanParams,
+    Results,
+    Shard,
+    Step,
+    Task,
+    Upstream,
 )
 from l3hpc.steps.embed import Embed
+from l3hpc.steps.fold_params import (
+    CLIP_DATA,
+    PARTS,
+    TAGGERS,
+    ClipDataParams,
+    FoldsParams,
+    check_embedded,
+    check_folds,
+    common_row,
+    dataset,
+    grid,
+    noted,
+    own_data,
+)
 
 if TYPE_CHECKING:
-    from l3hpc.classification.folds import Features, FoldResult
+    from l3hpc.classification.folds import FoldResult
     from l3hpc.datasets.labelled import LabelledDataset
 
 TAB: Final = "classifier"
-PARTS = ("train", "valid", "test")
 PUBLISHED_HOP = 0.1  # s, assumed for embeddings whose files have none
 # kind of classifier → parameters that its row of the ledger shows besides the selected ones
 GIVEN = {"mlp": ("learning_rate", "weight_decay", "batch_size", "epochs"),
          "svm": ("C", "tol", "max_iterations"), "rf": ()}
-
-
-class FoldsParams(ClipDataParams):
-    """The clips, their features, the classifier, and how its parameters are selected."""
-
-    model: Literal["mlp", "svm", "rf"] = Field("mlp", description=(
-        "mlp: 512 and 128 ReLU units, softmax; svm: support vector machine; rf: random forest."))
-    features: Literal["framewise", "stats"] = Field("framewise", description=(
-        "framewise: every window is a sample, and the windows of a clip vote; stats: minimum, "
-        "maximum, median, mean, variance, skewness and kurtosis over a clip's windows."))
-    every: int = Field(1, ge=1, description=(
-        "Use every n-th window; 10 with a hop of 0.1 s: windows that do not overlap."))
-    vote: Literal["mean", "majority"] = Field("mean", description=(
-        "How windows vote: mean of their scores (published), or one vote each."))
-    search: bool = Field(True, description=(
-        "Try the published grid (svm: C 0.1 to 1000; rf: 100, 500, 1000 trees; mlp: learning rate "
-        "and weight decay 1e-5 to 1e-3); false: only the values below."))
-    valid_fold: bool = Field(True, description=(
-        "Validate on the fold before the test fold; false: on a fraction valid_ratio of the other "
-        "clips."))
-    valid_ratio: float = Field(0.15, gt=0, le=0.5, description=(
-        "Fraction of the clips used for validation, stratified by class, with no source recording "
-        "in both parts."))
-    train_with_valid: bool = Field(True, description=(
-        "After a search, fit the best model again on training and validation clips together."))
-    learning_rate: float = Field(1e-4, gt=0, le=1, description=(
-        "mlp: learning rate, without a search."))
-    weight_decay: float = Field(1e-5, ge=0, description="mlp: weight decay, without a search.")
-    epochs: int = Field(150, ge=1, description="mlp: maximum number of epochs.")
-    patience: int = Field(20, ge=1, description=(
-        "mlp: epochs without a lower validation loss before training stops."))
-    batch_size: int = Field(64, ge=1, description="mlp: samples per batch.")
-    C: float = Field(1.0, gt=0, description="svm: C, without a search.")
-    kernel: Literal["rbf", "linear", "poly", "sigmoid"] = Field("rbf", description="svm: kernel.")
-    tol: float = Field(1e-5, gt=0, description="svm: tolerance of the stopping criterion.")
-    max_iterations: int = Field(-1, ge=-1, description="svm: maximum iterations; -1: no limit.")
-    trees: int = Field(100, ge=1, description="rf: number of trees, without a search.")
-    max_missing: float = Field(0.05, ge=0, le=1, description=(
-        "Fraction of the clips that may have no embedding before the task fails."))
-    partial: bool = Field(False, description=(
-        "Score a data set with missing folds; results are labelled with the folds they cover."))
-    seed: int = Field(20171021, ge=0, le=2**32 - 1, description=(
-        "Seed of weights, batch order, trees and validation clips."))
 
 
 class Folds(Step[FoldsParams]):
@@ -94,13 +66,33 @@ class Folds(Step[FoldsParams]):
     tab = TAB
     ledger_folder = "output_dir"
 
+    def implied(self, stated: Mapping[str, Any], earlier: PlanParams,
+                audio: Path | None) -> dict[str, Any]:
+        """The classifier, if the table has clips with several labels."""
+        given = {name: stated[name] for name in CLIP_DATA & set(stated)}
+        if "model" in stated or given.get("table") is None or given.get("clips") is not None:
+            return {}
+        try:
+            params = ClipDataParams.model_validate(given)
+        except ValidationError:  # refused with its origin when the step is validated
+            return {}
+        return {"model": TAGGERS[0]} if dataset(params).several else {}
+
+    def ledger_tab(self, params: FoldsParams) -> LedgerTab:
+        """``clip_tags`` for clips with several labels, which have no accuracy."""
+        return "clip_tags" if params.model in TAGGERS else TAB
+
     def check(self, params: FoldsParams, plan: PlanParams) -> None:
         """Refuse a part of a data set, too few folds, and clips that are not embedded."""
         data = dataset(params)
         check_folds(params, data, partial=params.partial, least=3 if params.valid_fold else 2)
-        if data.several:
-            raise InputError("clips have several labels each", where=str(data.table),
-                             allowed="one label per clip")
+        if data.several != (params.model in TAGGERS):
+            raise InputError(
+                f"{params.model} does not learn clips with "
+                f"{'several labels' if data.several else 'one label each'}",
+                where=str(data.table), allowed=f"folds.model: {', '.join(_learners(data))}",
+                hint=f"Use --learner {_learners(data)[0]}" + (
+                    ". If a cell is one label: --label-separator none" if data.several else ""))
         embed = Embed().params_in(plan)
         if params.subset == "all" and embed is not None and embed.subset != "all":
             raise InputError("only the clips of a subset are embedded", where="folds.subset",
@@ -116,8 +108,9 @@ class Folds(Step[FoldsParams]):
         part = f" ({found.part})" if found.part else ""
         columns = f" ({found.columns})" if found.columns else ""
         return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes"
-                f"{columns}; "
-                f"{params.model} on {params.features} features, {tried}, validated on {where}")
+                f"{columns}; {params.model} on "
+                f"{'windows' if found.several else f'{params.features} features'}, {tried}, "
+                f"validated on {where}")
 
     def shards(self, params: FoldsParams, upstream: Upstream) -> list[Shard]:
         """One task per test fold."""
@@ -129,6 +122,10 @@ class Folds(Step[FoldsParams]):
 
     def run(self, params: FoldsParams, task: Task) -> dict[str, Any]:
         """Choose, fit and predict for one test fold: ``fold.json`` and ``predictions.csv``."""
+        if params.model in TAGGERS:
+            from l3hpc.steps import fold_tags
+
+            return fold_tags.run_fold(params, task)
         import numpy as np
 
         from l3hpc.classification import folds, models
@@ -139,8 +136,7 @@ class Folds(Step[FoldsParams]):
         task.progress.start("reading embeddings")
         found = folds.load_features(task.inputs["embed"], [clip.file for clip in data.clips],
                               params.features, params.every)
-        _check_missing(found, len(data.clips), params, task)
-        _check_folds(found, data, params, task)
+        check_embedded(params, data, found.files, found.missing, task, params.max_missing)
         known = {clip.file: clip for clip in data.clips}
         clips = [known[name] for name in found.files]
         label = np.array([clip.label for clip in clips])
@@ -188,44 +184,13 @@ class Folds(Step[FoldsParams]):
         missing = results[0].get("missing")
         part = results[0].get("part")
         text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
-                f"accuracy {mean:.3f} on average")
+                f"{results[0].get('metric', 'accuracy')} {mean:.3f} on average")
         return f"{text}, {missing} clips missing" if missing else text
 
 
-def grid(params: FoldsParams) -> tuple[dict[str, float], ...]:
-    """The candidates: the published grid, or the given values alone."""
-    from l3hpc.classification.models import GRIDS
-
-    if params.search:
-        return GRIDS[params.model]
-    return ({name: getattr(params, name) for name in GRIDS[params.model][0]},)
-
-
-def _check_missing(found: Features, clips: int, params: FoldsParams, task: Task) -> None:
-    """Log clips without embeddings; an error where there are too many."""
-    if not found.missing:
-        return
-    text = f"{len(found.missing)} of {clips} clips have no embedding: {found.missing[0]}"
-    text += " …" if len(found.missing) > 1 else ""
-    if len(found.missing) > params.max_missing * clips:
-        raise L3hpcError(text, where=str(task.inputs["embed"]),
-                         allowed=f"at most {params.max_missing:.0%} (max_missing)",
-                         hint="embed them, or allow more: --set folds.max_missing=0.5")
-    task.progress.note(f"{text}; they are neither trained on nor scored")
-
-
-def _check_folds(found: Features, data: LabelledDataset, params: FoldsParams,
-                 task: Task) -> None:
-    """Refuse a fold without embeddings for most of its clips: its score would mean little."""
-    listed, there = (Counter(clip.fold for clip in data.clips if clip.file in files)
-                     for files in ({clip.file for clip in data.clips}, set(found.files)))
-    lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]
-    if lost:
-        raise L3hpcError(
-            f"{there[lost[0]]} of {listed[lost[0]]} clips of fold {lost[0]} have an embedding",
-            where=str(task.inputs["embed"]), allowed="at least half of the clips of every fold",
-            hint=f"{why_missing(params, task.inputs['embed'])}. To leave folds out, take their "
-                 "rows out of the table and --set folds.partial=true")
+def _learners(data: LabelledDataset) -> Sequence[str]:
+    """The classifiers that can learn a data set."""
+    return TAGGERS if data.several else tuple(GIVEN)
 
 
 def _numbers(outcome: FoldResult, label: Any, data: LabelledDataset) -> dict[str, dict[str, Any]]:
@@ -262,24 +227,12 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
     """The fold's row in the ledger, in the fields of the published sheet; what another kind of
     classifier would need stays empty. embedded: attributes of the embeddings; part: what the
     clips are of the published data set (empty: all)."""
-    from l3hpc.models.weights import random_weights_note
-
-    labels, chosen = task.labels, {name: getattr(params, name) for name in GIVEN[params.model]}
-    chosen |= outcome.chosen
-    folder = Path(labels.get("output_dir") or task.output.parent)
+    chosen = {name: getattr(params, name) for name in GIVEN[params.model]} | outcome.chosen
     row = {
-        "note": noted(random_weights_note(embedded.get("teacher")), part), "state": "finished",
-        "username": labels.get("username", ""),
-        "model_id": str(labels.get("exp_id") or labels.get("run") or folder.name),
-        "model_dir": str(folder / f"{task.index:04d}"),
-        "git_commit": labels.get("git_commit", ""), "features_dir": str(task.inputs["embed"]),
-        "fold_num": task.shard["fold"], "parameter_search": params.search,
-        "parameter_search_valid_fold": params.valid_fold,
-        "parameter_search_valid_ratio": None if params.valid_fold else params.valid_ratio,
+        **common_row(params, task, embedded, part),
         "parameter_search_train_with_valid": params.search and params.train_with_valid,
-        "model_type": params.model, "feature_mode": params.features,
+        "feature_mode": params.features,
         "non_overlap": float(embedded.get("hop", PUBLISHED_HOP)) * params.every >= 1 - 1e-9,
-        "random_state": params.seed,
         **{name: chosen.get(name) for name in (
             "learning_rate", "weight_decay", "C", "tol", "max_iterations")},
         "train_batch_size": chosen.get("batch_size"), "num_epochs": chosen.get("epochs"),
@@ -292,11 +245,6 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
             "nan" if value is None else f"{value:.6g}"
             for value in numbers[part]["class_accuracy"].values())
     return row
-
-
-def noted(note: str | None, part: str) -> str | None:
-    """The note in the ledger, with the part of the data that was used."""
-    return "; ".join(text for text in (note, f"only {part}" if part else "") if text) or None
 
 
 class ScoreParams(Params):
@@ -321,6 +269,8 @@ class Score(Step[ScoreParams]):
         from l3hpc.models.weights import random_weights_note
 
         records = read_folds(task.inputs["folds"])
+        if records[0].get("several"):
+            return _score_tags(records, task)
         names, part = records[0]["classes"], records[0].get("part", "")
         tested = [one["scores"]["test"] for one in records]
         matrix = np.sum([one["confusion"] for one in tested], axis=0)
@@ -350,12 +300,25 @@ class Score(Step[ScoreParams]):
         """``ESC-50, mlp: accuracy 0.842 (0.801 to 0.883)``."""
         if not results:
             return ""
-        found = results[0]["accuracy"]
-        part = results[0].get("part")
+        metric = "accuracy" if "accuracy" in results[0] else "micro_auprc"
+        found, part = results[0][metric], results[0].get("part")
+        shown = metric.replace("_auprc", "-AUPRC")
         text = (f"{results[0]['data']}{f' ({part})' if part else ''}, {results[0]['model']}: "
-                f"accuracy {found['mean']:.3f}")
+                f"{shown} {found['mean']:.3f}")
         low_high = found.get("interval")
         return text + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
+
+
+def _score_tags(records: Sequence[Mapping[str, Any]], task: Task) -> dict[str, Any]:
+    """Write ``scores.json`` for clips with several labels."""
+    from l3hpc.io.files import write_json
+    from l3hpc.steps import fold_tags
+
+    result = fold_tags.combined(records)
+    write_json(task.output / "scores.json", result)
+    return {**{name: result[name] for name in ("data", "part", "model", "micro_auprc",
+                                               "mean_average_precision")},
+            "missing": len(result["missing"])}
 
 
 def read_folds(folder: Path) -> list[dict[str, Any]]:

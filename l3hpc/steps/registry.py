@@ -224,7 +224,8 @@ class _Attributes(BaseModel):
 _RENAMED = {"findings": "report_items"}
 # method → type that it must return; None: not checked
 _METHODS: dict[str, type | None] = {
-    "parse": Params, "implied": dict, "check": None, "check_embeddings": None, "packages": dict,
+    "parse": Params, "implied": dict, "check": None, "check_embeddings": None,
+    "ledger_tab": None, "packages": dict,
     "describe": str, "shards": list, "digests": dict, "summary": str, "networks": Sequence,
 }
 

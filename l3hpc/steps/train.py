@@ -252,7 +252,7 @@ class Train(Step[TrainParams]):
     report_items = frozenset({ReportItem.TRAINING})
     kept_files = ("history.csv", "*.h5", "*.keras", "config.json")
 
-    def implied(self, stated: Collection[str], earlier: PlanParams,
+    def implied(self, stated: Mapping[str, Any], earlier: PlanParams,
                 audio: Path | None) -> dict[str, Any]:
         """The folder of audio, and without a reduction the length of the teacher's embedding."""
         values: dict[str, Any] = {}

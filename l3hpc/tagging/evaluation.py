@@ -19,6 +19,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from l3hpc.tagging.counts import (
     Counts,
     Events,
     area,
+    average_precision,
     f1_at_half,
     precision_recall,
     union,
@@ -127,6 +129,51 @@ def evaluate(
                 "level": confidence, "samples": bootstrap, "method": METHOD,
                 **_numbers(names, intervals(drawn, confidence).tolist())}
     return result
+
+
+def clip_scores(truth: np.ndarray, probability: np.ndarray, names: Sequence[str]
+                ) -> dict[str, Any]:
+    """Scores of tags without a taxonomy: each tag is a category of its own.
+
+    Parameters
+    ----------
+    truth
+        Shape (clips, tags): 1 or True where the clip has the tag.
+    probability
+        Shape (clips, tags), 0 to 1.
+    names
+        Names of the tags.
+
+    Returns
+    -------
+    dict
+        ``clips``; ``micro_auprc`` and ``micro_f1`` (at 0.5) over all tags, as for SONYC-UST;
+        ``class_average_precision`` {name: value, None for a tag that no clip has} and its mean,
+        ``mean_average_precision``. A tag has its average precision, because by the rules for
+        SONYC-UST a tag of a single clip cannot have more than 0.5.
+
+    Raises
+    ------
+    InputError
+        Where no clip has a tag.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from l3hpc.tagging.evaluation import clip_scores
+    >>> clip_scores(np.eye(2), np.eye(2), ["owl", "rain"])["class_average_precision"]
+    {'owl': 1.0, 'rain': 1.0}
+    """
+    right, values = np.asarray(truth, bool), np.asarray(probability, np.float64)
+    if not right.any():
+        raise InputError("no clip has a tag, so recall is not defined")
+    events = [CategoryEvents(right[:, [tag]], values[:, [tag]]) for tag in range(len(names))]
+    micro = union(events).count()
+    each = np.atleast_1d(average_precision(right, values)).tolist()
+    return {"clips": len(right), "micro_auprc": float(area(micro)),
+            "micro_f1": float(f1_at_half(micro)), "mean_average_precision": float(np.nanmean(each)),
+            "class_average_precision": {name: None if math.isnan(one) else one
+                                        for name, one in zip(names, each, strict=True)}}
 
 
 def published(result: Mapping[str, Any]) -> dict[str, Any]:

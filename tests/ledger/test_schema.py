@@ -30,6 +30,7 @@ def test_published_titles_in_published_order():
 @pytest.mark.parametrize(("name", "columns", "key", "last"), [
     ("embedding_approx_mse", 28, "B", "AB"), ("sonyc_ust", 35, "H", "AI"),
     ("emb_approx_sonyc_ust", 45, "R", "AS"), ("classifier", 32, "C", "AF"),
+    ("clip_tags", 27, "C", "AA"),
     ("prunedembedding", 32, "C", "AF"), ("distillation", 31, "C", "AE"),
     ("embedding", 30, "C", "AD")])
 def test_widths_and_key_columns(name, columns, key, last):
@@ -43,7 +44,8 @@ def test_widths_and_key_columns(name, columns, key, last):
 @pytest.mark.parametrize(("name", "first", "last"), [
     ("embedding_approx_mse", "T", "AB"), ("prunedembedding", "X", "AF"),
     ("sonyc_ust", "AF", "AI"), ("distillation", "W", "AE"), ("embedding", "V", "AD"),
-    ("emb_approx_sonyc_ust", "AP", "AS"), ("classifier", "Q", "AF")])
+    ("emb_approx_sonyc_ust", "AP", "AS"), ("classifier", "Q", "AF"),
+    ("clip_tags", "O", "AA")])
 def test_update_ranges(name, first, last):
     letters = [column_letter(i) for i, column in enumerate(TABS[name].columns) if column.update]
     assert (letters[0], letters[-1]) == (first, last)

@@ -50,7 +50,7 @@ def test_a_name_that_is_not_registered_imports_nothing(name):
         steps.step(name)
 
 
-# not the step but a part of a data set, or the command of the same name
+# not the step but a part of a data set, an option, or the command of the same name
 OTHER_MEANINGS = {"pipelines/from_options.py": {"train"}, "doctor/storage.py": {"train"},
                   "cli/__init__.py": {"embed"}, "cli/embed.py": {"embed"},
                   "report/collect.py": {"python"}, "pipelines/options.py": {"folds"}}
