@@ -141,6 +141,15 @@ def test_the_form_of_what_init_says(slurm, l3hpc):
         (), ("--dry-run", "--local"))])
 
 
+def test_the_form_of_what_tensorboard_says(old):
+    [task] = old.run("done").glob("artifacts/train/0000")
+    (task / "tensorboard").mkdir()
+    try:
+        check_schema("tensorboard", [old.json("tensorboard", "done")])
+    finally:
+        (task / "tensorboard").rmdir()
+
+
 def test_the_form_of_what_notify_says(l3hpc, monkeypatch):
     from l3hpc.runs import notifications as sending
 
@@ -153,7 +162,7 @@ def test_the_form_of_what_notify_says(l3hpc, monkeypatch):
 
 def test_every_command_with_json_has_a_form():
     commands = {" ".join(words) for words in with_json()}
-    assert commands == {*CALLS, *SHEET, "demo", "init", "notify"}
+    assert commands == {*CALLS, *SHEET, "demo", "init", "notify", "tensorboard"}
     check_files("json", [f"{command.replace(' ', '-')}.json" for command in commands])
 
 
