@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import os
-import platform
-import resource
 import shutil
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -27,7 +23,6 @@ import pydantic
 from typing_extensions import NotRequired, TypedDict
 
 import l3hpc.steps
-from l3hpc._version import __version__
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
 from l3hpc.console.progress import LogProgress, Progress, StateProgress
@@ -45,12 +40,11 @@ from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps import AnyStep, Params
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
+from l3hpc.worker import process
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
 from l3hpc.workspace.lease import Lease
 
-PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
-            "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
 WAIT_S = 2.0
 TAIL_LINES = 12
 # exit codes of a task that is requeued: submitit's, and the two of this package's scripts
@@ -357,7 +351,7 @@ def run_step(
                 recorder=recorder)
     # before the step imports its libraries, which read the limits when they are loaded
     limit_pools(task.threads)
-    begun, clock, cpu = time.time(), time.monotonic(), _cpu_seconds()
+    begun, clock, cpu = time.time(), time.monotonic(), process.cpu_seconds()
     left_out = [name for name in partial if not artifacts.is_complete(inputs[name])]
     summary = step.run(typed, task)
     progress.finish()
@@ -370,25 +364,13 @@ def run_step(
                   for name, path in files.items()},
         "bytes": sum(path.stat().st_size for path in files.values()),
         "started": round(begun, 3), "finished": round(time.time(), 3),
-        "elapsed_s": round(time.monotonic() - clock, 3), "cpu_s": round(_cpu_seconds() - cpu, 3),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "threads": task.threads, "seed": params.get("seed"), "environment": environment(),
+        "elapsed_s": round(time.monotonic() - clock, 3),
+        "cpu_s": round(process.cpu_seconds() - cpu, 3), "peak_memory_mb": process.peak_memory_mb(),
+        "threads": task.threads, "seed": params.get("seed"), "environment": process.environment(),
         **({"partial_inputs": left_out} if left_out else {}),
     }
     write_json(output / RESULT, result)
     return result
-
-
-def environment() -> dict[str, Any]:
-    """Return where and with what a task runs: host, job, and versions of Python and packages."""
-    versions = {}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID"),
-            "array_job": os.environ.get("SLURM_ARRAY_JOB_ID"),
-            "restarts": os.environ.get("SLURM_RESTART_COUNT", "0"), "l3hpc": __version__,
-            "python": platform.python_version(), "packages": versions}
 
 
 def markers_folder(config_path: Path, config: Mapping[str, Any]) -> Path:
@@ -489,9 +471,3 @@ def _error_details(error: BaseException) -> dict[str, Any]:
     if isinstance(error, SystemExit | KeyboardInterrupt):
         details["message"] = f"stopped ({error!r})"
     return details
-
-
-def _cpu_seconds() -> float:
-    own, children = (resource.getrusage(who)
-                     for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -243,6 +243,11 @@ def test_a_task_fails_with_the_reason(place, step, message):
     assert not made.steps[0].artifact.joinpath("0000").exists()
 
 
+def test_the_memory_of_the_command_counts(place):
+    folder = run(place(own=entry([sys.executable, "-c", "x = b'1' * (600 * 2**20)"])))
+    assert read_json(folder / "result.json")["peak_memory_mb"] > 600
+
+
 def test_a_killed_command_ends_the_job_as_if_it_had_been_killed_itself(place):
     with pytest.raises(L3hpcError, match="perhaps it ran out of memory") as error:
         run(place(own=entry("kill -9 $$")))
