@@ -11,7 +11,7 @@ import click
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 
 if TYPE_CHECKING:
-    from l3hpc.report.data import ReportData
+    from l3hpc.report.data import Comparison, ReportData
 
 EXAMPLES = """\b
 Examples:
@@ -60,10 +60,23 @@ def as_json_value(path: Path, data: ReportData) -> dict[str, object]:
                      for one in data.problems],
         "steps": [{"name": step.name, "state": step.state, "tasks": step.tasks,
                    "seconds": step.seconds, "detail": step.detail} for step in data.steps],
+        "sweep": None if data.sweep is None else comparison_value(data.sweep),
         "changed": [{"step": one.step, "parameter": one.name, "value": one.value,
                      "default": one.default} for one in data.changed],
         "scores": [{"split": scores.split, "level": scores.level,
                     "micro_auprc": scores.micro_auprc, "micro_f1": scores.micro_f1,
                     "macro_auprc": scores.macro_auprc} for scores in data.scores],
         "ledger": [{"tab": row.tab, "cells": dict(row.cells)} for row in data.ledger],
+    }
+
+
+def comparison_value(found: Comparison) -> dict[str, object]:
+    """Return a comparison as ``--json`` prints it; ``best`` is a place in ``variants``."""
+    return {
+        "options": list(found.options), "best": found.best,
+        "metrics": [{"name": metric.name, "better": metric.better or None}
+                    for metric in found.metrics],
+        "variants": [{"label": variant.label, "values": dict(variant.values),
+                      "state": variant.state, "result": variant.result,
+                      "metrics": dict(variant.metrics)} for variant in found.variants],
     }

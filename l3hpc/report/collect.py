@@ -46,8 +46,8 @@ Summaries = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of step → the su
 
 def collect(
     run: str, artifacts: Mapping[str, Path], steps: Sequence[StepFacts], *,
-    workspace: Path | None = None, title: str = "Results", created: float | None = None,
-    extra: Iterable[tuple[str, str]] = (),
+    workspace: Path | None = None, every_row: bool = True, title: str = "Results",
+    created: float | None = None, extra: Iterable[tuple[str, str]] = (),
 ) -> ReportData:
     """Read what the artifacts of a run hold.
 
@@ -62,6 +62,8 @@ def collect(
     workspace
         Folder of the workspace whose journals are read; without it, the report has no rows of the
         results tables.
+    every_row
+        Whether rows of the run belong to the report that are not of these artifacts.
     title
         Heading of the page.
     created
@@ -109,7 +111,7 @@ def collect(
         model_file=model.name if model else "",
         model_bytes=model.stat().st_size if model else None,
         steps=tuple(_with_time(step, results, folders) for step in steps),
-        ledger=ledger_rows(workspace, run, artifacts) if workspace is not None else (),
+        ledger=ledger_rows(workspace, run, artifacts, every_row) if workspace is not None else (),
         provenance=tuple(extra) + _provenance(results, teacher),
         notes=(*notes, *network_notes),
     )
@@ -391,7 +393,8 @@ def _with_time(step: StepFacts, results: Mapping[str, Sequence[Mapping[str, Any]
                    fingerprint=step.fingerprint or fingerprint)
 
 
-def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tuple[LedgerRow, ...]:
+def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
+                every_row: bool = True) -> tuple[LedgerRow, ...]:
     """Return the rows of the results tables that belong to a run.
 
     Parameters
@@ -402,6 +405,8 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
         Name of the run.
     artifacts
         Name of a step → its artifact folder.
+    every_row
+        As in ``collect``.
 
     Returns
     -------
@@ -419,7 +424,8 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path]) -> tup
     reused: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
     for place, row in Store(workspace).fold().rows.items():
         mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
-        if mine or any(Path(part).resolve() in real for part in row.key if part.startswith("/")):
+        shown = any(Path(part).resolve() in real for part in row.key if part.startswith("/"))
+        if shown or mine and every_row:
             (own if mine else reused)[place] = LedgerRow(row.tab.name, tuple(
                 (column.title, "" if value is None else format_value(value))
                 for column, value in zip(row.tab.columns, cells(row), strict=True)))

@@ -337,6 +337,74 @@ class StepTimes:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A number that tells how good a result is; ``better``: ``higher``, ``lower`` or ''."""
+
+    name: str
+    better: str = ""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A combination of a sweep, or one of several runs.
+
+    Attributes
+    ----------
+    label
+        Its values as text, or the name of the run.
+    values
+        Swept option, or parameter that differs → its value.
+    state
+        ``done``, or how far it is.
+    metrics
+        Name of a metric → its value, for those that are known.
+    epochs
+        The training history, if there is one.
+    result
+        The summary of the last step.
+    address
+        Of the report of the run; empty if it has none.
+    """
+
+    label: str
+    values: Mapping[str, str]
+    state: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs: tuple[Epoch, ...] = ()
+    result: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants side by side.
+
+    Attributes
+    ----------
+    options
+        What distinguishes them.
+    metrics
+        What came out, the most important first.
+    variants
+        In the order of the sweep, or of the command line.
+    """
+
+    options: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    variants: tuple[Variant, ...]
+
+    @property
+    def best(self) -> int | None:
+        """Index of the best variant by the first metric; None if that is not known."""
+        if not self.metrics or not self.metrics[0].better:
+            return None
+        name, sign = self.metrics[0].name, 1 if self.metrics[0].better == "higher" else -1
+        known = [(sign * variant.metrics[name], -index)
+                 for index, variant in enumerate(self.variants) if name in variant.metrics]
+        return -max(known)[1] if known else None
+
+
+@dataclass(frozen=True)
 class Link:
     """Another run that this one has to do with.
 
@@ -379,6 +447,8 @@ class ReportData:
         The chain in order.
     state, next_command
         State of the run, and the command that continues it if it needs one.
+    sweep
+        The combinations of a sweep side by side; the results are those of the best one.
     problems, timeline, files, changed, links
         The steps that failed, when the jobs waited and ran, what ran in them, the parameters that
         are not the defaults, and other runs; each described at its class.
@@ -405,6 +475,7 @@ class ReportData:
     steps: tuple[StepFacts, ...] = ()
     state: str = ""
     next_command: str = ""
+    sweep: Comparison | None = None
     problems: tuple[Problem, ...] = ()
     timeline: tuple[StepTimes, ...] = ()
     files: tuple[StepFiles, ...] = ()

@@ -15,8 +15,9 @@ from markupsafe import Markup
 from l3hpc._version import __version__
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.ledger.schema import TABS
-from l3hpc.report import charts, timeline
+from l3hpc.report import charts, comparison_charts, timeline
 from l3hpc.report.data import (
+    Comparison,
     Correspondence,
     Interval,
     LedgerRow,
@@ -24,12 +25,16 @@ from l3hpc.report.data import (
     ReportData,
     Scores,
     Variance,
+    Variant,
 )
-from l3hpc.web.html import element, render
+from l3hpc.web.html import element, join, render
 from l3hpc.web.svg import between, both_widths, clock, number
 
 RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the pipeline works, "
                   "not how well.")
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # whether higher or lower values are better
+FIRST_PANELS, MOST_PANELS = 3, 48  # metrics that are drawn by option at once, and figures at most
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def page(data: ReportData) -> str:
         random_teacher=RANDOM_TEACHER, clock=clock, number=number, between=between,
         lead=lead(data), tiles=tiles(data), steps=steps_table(data),
         seconds=sum(step.seconds or 0 for step in data.steps),
+        sweep=compared(data.sweep) if data.sweep is not None else None,
         timeline=timeline_figure(data), times=times_table(data), uses=use_table(data),
         timeline_kinds=timeline_kinds(data), changed=changed_table(data),
         loss=loss_note(data), epochs=epochs_table(data),
@@ -148,6 +154,82 @@ def steps_table(data: ReportData) -> Table:
          f"{step.tasks_done}/{step.tasks}", clock(step.seconds), step.detail,
          element("code", step.fingerprint) if step.fingerprint else "–")
         for step in data.steps], numeric=(3,))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small figure with its title."""
+
+    title: str
+    drawing: Markup
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the template shows of a comparison; parts without content are None or empty."""
+
+    best: str
+    table: Table
+    parallel: Markup | None
+    panels: Sequence[Panel]
+    more_panels: Sequence[Panel]
+    losses: Markup | None
+    legend: Sequence[tuple[str, str]]
+
+
+def compared(found: Comparison) -> Compared:
+    """Return table and figures of a comparison.
+
+    Parameters
+    ----------
+    found
+        With at least one variant.
+    """
+    panels = [Panel(f"{metric.name} by {option}", comparison_charts.scatter(found, option, metric))
+              for metric in found.metrics for option in found.options]
+    losses = both_widths(lambda width: comparison_charts.losses(found, width) or Markup(),
+                         charts.PAGE) if len(comparison_charts.curves_of(found)) > 1 else None
+    curves = comparison_charts.curves_of(found)
+    return Compared(
+        comparison_charts.best_in_words(found),
+        variants_table(found),
+        both_widths(lambda width: comparison_charts.parallel(found, width), charts.PAGE)
+        if len(found.variants) > 1 and found.metrics else None,
+        panels[:FIRST_PANELS * len(found.options)] if len(found.variants) > 1 else [],
+        panels[FIRST_PANELS * len(found.options):MOST_PANELS] if len(found.variants) > 1 else [],
+        losses,
+        [(comparison_charts.colour_of(index, found), variant.label)
+         for index, (variant, _) in curves.items()
+         if comparison_charts.colour_of(index, found) != "grey"])
+
+
+def variants_table(found: Comparison) -> Table:
+    """Return the table of the variants, the best first, those without a result last."""
+    def rank(item: tuple[int, Variant]) -> tuple[bool, float, int]:
+        index, variant = item
+        first = found.metrics[0] if found.metrics else None
+        value = None if first is None or not first.better else variant.metrics.get(first.name)
+        sign = -1 if first is not None and first.better == "higher" else 1
+        return value is None, 0.0 if value is None else sign * value, index
+
+    is_sweep = not any(variant.address or variant.label not in ", ".join(
+        f"{name}={value}" for name, value in variant.values.items()) for variant in found.variants)
+    header = [*(() if is_sweep else ("run",)), *found.options, "state",
+              *(metric.name + ARROWS[metric.better] for metric in found.metrics), "result"]
+    rows = []
+    for index, variant in sorted(enumerate(found.variants), key=rank):
+        name: list[object] = [] if is_sweep else [
+            element("a", variant.label, href=variant.address) if variant.address
+            else variant.label]
+        cells = [*name, *(variant.values.get(option, "–") for option in found.options)]
+        if index == found.best:
+            cells[0] = join(["★ ", cells[0]])
+        rows.append((*cells,
+                     charts.STATE_LABELS.get(variant.state, variant.state),
+                     *(f"{variant.metrics[metric.name]:.5g}" if metric.name in variant.metrics
+                       else "–" for metric in found.metrics), variant.result or "–"))
+    first = len(header) - 1 - len(found.metrics)
+    return Table(header, rows, numeric=range(first, first + len(found.metrics)))
 
 
 def timeline_figure(data: ReportData) -> Markup | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,21 @@ from urllib.parse import quote
 from l3hpc.errors import InputError, L3hpcError, report_damage
 from l3hpc.io.files import read_json, write_text
 from l3hpc.io.values import log_text
-from l3hpc.report import timeline
+from l3hpc.report import comparison, timeline
 from l3hpc.report.collect import collect, loaded_step
-from l3hpc.report.data import Changed, Link, Problem, ReportData, StepFacts, StepFiles
+from l3hpc.report.data import (
+    Changed,
+    Comparison,
+    Link,
+    Problem,
+    ReportData,
+    StepFacts,
+    StepFiles,
+)
 from l3hpc.report.page import page
 from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
-from l3hpc.workspace import records
+from l3hpc.workspace import artifacts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
@@ -63,18 +71,30 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
     """
     [now] = status.collect(workspace, [run])
     record = records.read(workspace, run)
+    sweep = comparison.of_sweep(workspace, record, now.combinations)
+    chain = comparison.chains(record, now.combinations)[_shown(sweep, now)]
     data = collect(
-        run, {step.name: Path(step.artifact) for step in record.steps}, _facts(now, record),
-        workspace=workspace, title=title or f"{record.pipeline}: {now.state}",
-        created=record.created, extra=[*_provenance(workspace, record), *extra])
+        run, {name: Path(step.artifact) for name, step in chain.items()},
+        [StepFacts(name, kind=step.kind) for name, step in chain.items()],
+        workspace=workspace, every_row=sweep is None, title=title or f"{record.pipeline}: "
+        f"{now.state}", created=record.created, extra=[*_provenance(workspace, record), *extra])
     files, note = _files(workspace, record)
     return replace(
         data, state=str(now.state), next_command=now.next or "", problems=_problems(now),
+        sweep=sweep, steps=_facts(now, record, data.steps),
         timeline=timeline.collect(
             workspace, record, {step.name: step.state.is_active for step in now.steps}),
         files=files, changed=tuple(_changed(workspace, record)),
         links=tuple(_links(workspace, record, target)),
         notes=(*now.notes, *now.damaged, *note, *data.notes))
+
+
+def _shown(sweep: Comparison | None, now: RunStatus) -> int:
+    """Index of the combination whose results are shown: the best one, else the first that is done.
+    """
+    if sweep is not None and sweep.best is not None:
+        return sweep.best
+    return next((index for index, each in enumerate(now.combinations) if each.state.is_done), 0)
 
 
 def write(workspace: Path, run: str, target: Path | None = None) -> tuple[Path, ReportData]:
@@ -121,12 +141,31 @@ def check_target(path: Path) -> None:
                          hint="Name another file: -o FILE")
 
 
-def _facts(now: RunStatus, record: RunRecord) -> list[StepFacts]:
-    """The chain with its states."""
+def _facts(now: RunStatus, record: RunRecord, collected: Sequence[StepFacts]
+           ) -> tuple[StepFacts, ...]:
+    """The chain with its states; of a sweep, each step of the pipeline with all its variants."""
+    fingerprints = {step.name: (step.fingerprint, step.seconds) for step in collected}
     needs = {step.name: tuple(step.needs) for step in record.steps}
-    return [StepFacts(name=step.name, needs=needs[step.name], state=str(step.state),
-                      tasks=step.tasks, tasks_done=step.done, detail=step.detail, kind=step.kind)
-            for step in now.steps]
+    if not now.combinations:
+        return tuple(StepFacts(
+            step.name, needs[step.name], str(step.state), step.tasks, step.done,
+            fingerprints[step.name][1], step.detail, fingerprints[step.name][0], step.kind)
+            for step in now.steps)
+    base_of = {name: base for each in now.combinations for base, name in each.steps.items()}
+    facts = []
+    for base in dict.fromkeys(base_of.values()):
+        variants = [step for step in now.steps if base_of.get(step.name) == base]
+        state = next((step.state for step in variants if step.state.is_stuck), next(
+            (step.state for step in variants if not step.state.is_done), variants[0].state))
+        times = [result["elapsed_s"] for step in variants
+                 for result in artifacts.results(Path(step.artifact)) if "elapsed_s" in result]
+        facts.append(StepFacts(
+            base, tuple(dict.fromkeys(base_of[need] for step in variants
+                                      for need in needs[step.name])), str(state),
+            sum(step.tasks for step in variants), sum(step.done for step in variants),
+            sum(times) if times else None, f"{len(variants)} variants" if len(variants) > 1
+            else variants[0].detail, "", variants[0].kind))
+    return tuple(facts)
 
 
 def _provenance(workspace: Path, record: RunRecord) -> Iterator[tuple[str, str]]:

@@ -28,7 +28,7 @@ CALLS = {  # command → its calls, in this order: they change the workspace
     "status": [("--all",)],
     "logs": [("done",)],
     "usage": [("done",), ("slurm",)],
-    "report": [("done",), ("failed",)],
+    "report": [("done",), ("failed",), ("sweep",)],
     "config show": [()],
     "config check": [()],
     "doctor": [("--quick",)],

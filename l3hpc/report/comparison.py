@@ -1,0 +1,275 @@
+"""What distinguishes the combinations of a sweep, or several runs, and what came out of each.
+
+Metrics come from the rows of the results tables and from what steps return, without naming a step:
+the columns that tell how good a result is, first those of the last step. Whether a higher or a
+lower value is better follows from the rule of the column, or from words in its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l3hpc.io.files import read_json, task_folders
+from l3hpc.ledger.journal.fold import Row, finite_number
+from l3hpc.ledger.store import Store
+from l3hpc.report.collect import loaded_step, read_epochs
+from l3hpc.report.data import Comparison, Epoch, Metric, Variant
+from l3hpc.runs.combinations import CombinationStatus
+from l3hpc.steps import ReportItem
+from l3hpc.workspace import artifacts
+from l3hpc.workspace.layout import ArtifactFolder
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+
+HIGHER = ("auprc", "accuracy", "acc", "f1", "auc", "recall", "precision", "cosine", "variance",
+          "score")
+LOWER = ("loss", "mae", "mse", "error", "parameters")
+MOST_METRICS = 8
+Chain = Mapping[str, StepRecord]  # name in the pipeline → the step
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of a metric, and the metric."""
+
+    metric: Metric
+    value: float
+
+
+def chains(record: RunRecord, combinations: Sequence[CombinationStatus]) -> list[Chain]:
+    """Return the steps of each combination of a sweep; of another run, all its steps.
+
+    Parameters
+    ----------
+    record
+        The record of the run.
+    combinations
+        The combinations in its status.
+    """
+    by_name = {step.name: step for step in record.steps}
+    if not combinations:
+        return [by_name]
+    return [{base: by_name[name] for base, name in each.steps.items() if name in by_name}
+            for each in combinations]
+
+
+def of_sweep(workspace: Path, record: RunRecord, combinations: Sequence[CombinationStatus]
+             ) -> Comparison | None:
+    """Compare the combinations of a sweep.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    combinations
+        The combinations in its status.
+
+    Returns
+    -------
+    Comparison or None
+        None if the run is no sweep.
+
+    Raises
+    ------
+    InputError
+        If a training history is damaged.
+    """
+    if not combinations:
+        return None
+    rows = rows_by_artifact(workspace)
+    found = [(each, values_of(chain, rows), history(chain)) for each, chain
+             in zip(combinations, chains(record, combinations), strict=True)]
+    metrics = metrics_of([values for _, values, _ in found])
+    return Comparison(
+        tuple(combinations[0].values), metrics,
+        tuple(Variant(", ".join(f"{name}={value}" for name, value in each.values.items()),
+                      each.values, str(each.state), _as_mapping(values, metrics), epochs,
+                      each.result)
+              for each, values, epochs in found))
+
+
+def of_runs(workspace: Path, runs: Sequence[tuple[RunRecord, Chain, str, str]]) -> Comparison:
+    """Compare runs by the parameters in which they differ.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    runs
+        Record, steps, state and address of the report of each.
+
+    Returns
+    -------
+    Comparison
+        In this order.
+
+    Raises
+    ------
+    InputError
+        If a training history is damaged.
+    """
+    rows = rows_by_artifact(workspace)
+    values = [values_of(chain, rows) for _, chain, _, _ in runs]
+    params = [dict(_parameters(chain)) for _, chain, _, _ in runs]
+    names = dict.fromkeys(name for each in params for name in each)
+    differing = [name for name in names
+                 if len({each[name] for each in params if name in each}) > 1]
+    metrics = metrics_of(values)
+    return Comparison(tuple(differing), metrics, tuple(
+        Variant(record.run, {name: own.get(name, "–") for name in differing}, state,
+                _as_mapping(found, metrics), history(chain), address=address)
+        for (record, chain, state, address), own, found
+        in zip(runs, params, values, strict=True)))
+
+
+def _parameters(chain: Chain) -> Iterator[tuple[str, str]]:
+    """``step.parameter`` and value of everything that decides a result."""
+    for base, record in chain.items():
+        config = ArtifactFolder(record.artifact).config
+        content = read_json(config) if config.is_file() else {}
+        params = content.get("params") if isinstance(content, dict) else None
+        step = loaded_step(record.kind)
+        for name, value in (params if isinstance(params, dict) else {}).items():
+            if step is None or name not in step.not_in_fingerprint:
+                yield f"{base}.{name}", str(value)
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+def rows_by_artifact(workspace: Path) -> dict[Path, list[Row]]:
+    """Return the rows of the results tables by the artifact that they name.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    """
+    found: dict[Path, list[Row]] = {}
+    for row in Store(workspace).fold().rows.values():
+        # a row names its folder, or that of a task in it, by a link in the run that made it
+        for path in {Path(part).resolve() for part in row.key if part.startswith("/")}:
+            found.setdefault(path.parent if path.name.isdecimal() else path, []).append(row)
+    return found
+
+
+def values_of(chain: Chain, rows: Mapping[Path, Sequence[Row]]) -> list[_Value]:
+    """Return the metrics of a chain of steps, those of the last step first.
+
+    After them stand the numbers of which it is not known whether higher or lower ones are better.
+
+    Parameters
+    ----------
+    chain
+        The steps.
+    rows
+        What ``rows_by_artifact`` returned.
+    """
+    found: dict[str, _Value] = {}
+    others: dict[str, _Value] = {}
+    for base, record in reversed(list(chain.items())):
+        own = rows.get(Path(record.artifact).resolve(), ())
+        for one in (*_from_rows(own), *_from_results(base, record, bool(own))):
+            (found if one.metric.better else others).setdefault(one.metric.name, one)
+    return [*found.values(), *others.values()]
+
+
+def _from_rows(rows: Sequence[Row]) -> Iterator[_Value]:
+    """The result columns of the rows of a step, as means over them (over folds, for example)."""
+    if not rows:
+        return
+    tab = rows[0].tab
+    columns = [column for column in tab.columns if column.update and column.kind == "number"
+               and not column.field.startswith("latest_")]
+    columns.sort(key=lambda column: column.field != tab.rank)
+    for column in columns:
+        better = "lower" if column.rule == "min" else "higher" if column.rule == "max" \
+            else direction(column.field)
+        numbers = [number for row in rows if row.tab is tab
+                   and (number := finite_number(row.values.get(column.field))) is not None]
+        if numbers and better:
+            yield _Value(Metric(column.title, better), sum(numbers) / len(numbers))
+
+
+def _from_results(base: str, record: StepRecord, has_rows: bool) -> Iterator[_Value]:
+    """The numbers that a step returned, as means over its tasks; what it recorded in the results
+    tables is left out.
+    """
+    results = [result.get("summary") for result in artifacts.results(Path(record.artifact))]
+    summaries = [summary for summary in results if isinstance(summary, dict)]
+    for name in dict.fromkeys(name for summary in summaries for name in summary):
+        if has_rows and name != "parameters":
+            continue
+        numbers = [number for summary in summaries
+                   if (number := _number(summary.get(name))) is not None]
+        if numbers:
+            yield _Value(Metric(f"{base}: {name.replace('_', ' ')}", direction(name)),
+                         sum(numbers) / len(numbers))
+
+
+def _number(value: Any) -> float | None:
+    """The number in a result: itself, or the mean of a statistic."""
+    if isinstance(value, dict):
+        value = value.get("mean")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def direction(name: str) -> str:
+    """Return whether ``higher`` or ``lower`` values of a metric are better; '' if unknown.
+
+    Examples
+    --------
+    >>> direction("best_validation_loss"), direction("micro_auprc"), direction("rows")
+    ('lower', 'higher', '')
+    """
+    words = name.lower().replace("-", "_").split("_")
+    if any(word in words for word in LOWER):
+        return "lower"
+    return "higher" if any(word in words for word in HIGHER) else ""
+
+
+def metrics_of(found: Iterable[Sequence[_Value]]) -> tuple[Metric, ...]:
+    """Return the metrics that any variant has, without those that are the same in all of them.
+
+    Parameters
+    ----------
+    found
+        The values of each variant.
+    """
+    values: dict[Metric, list[float]] = {}
+    for each in found:
+        for one in each:
+            values.setdefault(one.metric, []).append(one.value)
+    # numbers that are neither good nor bad are all that steps of other people may have
+    if any(metric.better for metric in values):
+        values = {metric: numbers for metric, numbers in values.items() if metric.better}
+    differing = [metric for metric, numbers in values.items() if len(set(numbers)) > 1]
+    return tuple((differing or list(values))[:MOST_METRICS])
+
+
+def _as_mapping(values: Sequence[_Value], metrics: Sequence[Metric]) -> dict[str, float]:
+    return {one.metric.name: one.value for one in values if one.metric in metrics}
+
+
+def history(chain: Chain) -> tuple[Epoch, ...]:
+    """Return the training history of the last step that has one.
+
+    Parameters
+    ----------
+    chain
+        The steps.
+    """
+    for record in reversed(list(chain.values())):
+        step = loaded_step(record.kind)
+        if step is None or ReportItem.TRAINING not in step.report_items:
+            continue
+        folders = task_folders(Path(record.artifact)) if Path(record.artifact).is_dir() else []
+        if folders and (epochs := read_epochs(folders[0] / "history.csv")):
+            return epochs
+    return ()

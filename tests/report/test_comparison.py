@@ -1,0 +1,112 @@
+"""Combinations of a sweep side by side: their metrics, and which is the best."""
+
+from dataclasses import replace
+
+import pytest
+
+from l3hpc.io.files import write_json
+from l3hpc.ledger.journal.records import Journal
+from l3hpc.report import comparison_charts
+from l3hpc.report.data import Comparison, Epoch, Metric, ReportData, Variant
+from l3hpc.report.page import compared, page
+from l3hpc.report.run import of_run
+from l3hpc.workspace import records
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+
+HOSTILE = '"><script>alert(1)</script>'
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Make a run with a step ``first`` and, for each value, ``last-VALUE`` with these results."""
+    def make(results, kind="elsewhere"):
+        steps = [StepRecord("first", "extract", f"{tmp_path}/artifacts/extract/0", 1, [])]
+        for value in results:
+            steps.append(StepRecord(f"last-{value}", kind, f"{tmp_path}/artifacts/last/{value}", 1,
+                                    ["first"]))
+        for step, summary in zip(steps, [{"rows": 9}, *results.values()], strict=True):
+            if summary is not None:
+                write_json(tmp_path / step.artifact / "0000/result.json", {
+                    "started": 1.0, "finished": 2.0, "elapsed_s": 1.0, "summary": summary})
+        record = RunRecord("demo", "mine", "local", 1.0, "you", "host", ["l3hpc"], {
+            "combinations": [{"values": {"width": value},
+                              "steps": {"first": "first", "last": f"last-{value}"}}
+                             for value in results]}, "submitted", steps, local=True)
+        records.write(tmp_path, record)
+        return record
+    return make
+
+
+def test_own_steps_are_compared_by_what_they_return(sweep, tmp_path):
+    sweep({"64": {"accuracy": 0.5, "rows": 3}, "128": {"accuracy": {"mean": 0.75}}, "32": None})
+    found = of_run(tmp_path, "demo", tmp_path / "x.html").sweep
+    assert found.options == ("width",) and found.metrics == (Metric("last: accuracy", "higher"),)
+    assert [variant.metrics for variant in found.variants] == [
+        {"last: accuracy": 0.5}, {"last: accuracy": 0.75}, {}]
+    assert found.best == 1 and [variant.label for variant in found.variants][1] == "width=128"
+    assert comparison_charts.best_in_words(found) == "width=128 (last: accuracy 0.75)"
+
+
+def test_numbers_that_are_neither_good_nor_bad_have_no_best(sweep, tmp_path):
+    sweep({"64": {"rows": 3}, "128": {"rows": 4}})
+    found = of_run(tmp_path, "demo", tmp_path / "x.html").sweep
+    assert found.metrics == (Metric("last: rows"),) and found.best is None
+    assert compared(found).best == ""
+
+
+def test_rows_of_the_results_tables_come_first_as_means_over_folds(sweep, tmp_path):
+    record = sweep({"64": {"model": "svm"}, "128": {"model": "svm"}})
+    for step, scores in zip(record.steps[1:], ((0.5, 0.75), (0.25, 0.5)), strict=True):
+        for fold, score in enumerate(scores):
+            folder = f"{step.artifact}/{fold:04d}"
+            Journal(tmp_path / "ledger/journal", run="demo", labels={"model_dir": folder}).record(
+                "classifier", {"model_dir": folder, "test_acc": score, "train_loss": 1 - score})
+    found = of_run(tmp_path, "demo", tmp_path / "x.html").sweep
+    assert found.metrics[0] == Metric("Test Acc", "higher") and found.best == 0
+    assert [variant.metrics["Test Acc"] for variant in found.variants] == [0.625, 0.375]
+    assert [variant.metrics["Train Loss"] for variant in found.variants] == [0.375, 0.625]
+
+
+def test_the_report_shows_the_results_of_the_best_combination(sweep, tmp_path):
+    sweep({"64": {"accuracy": 0.5}, "128": {"accuracy": 0.75}})
+    data = of_run(tmp_path, "demo", tmp_path / "x.html")
+    first, last = data.steps
+    assert (first.name, last.name, last.tasks, last.detail) == ("first", "last", 2, "2 variants")
+    assert last.needs == ("first",)
+    text = page(data)
+    assert "Best: width=128 (last: accuracy 0.75)" in text and "★ 128" in text
+
+
+def variants(number, **changes):
+    return Comparison(("width", "rate"), (Metric("loss", "lower"), Metric("rows")), tuple(
+        Variant(f"{HOSTILE}{index}", {"width": str(2 ** index), "rate": HOSTILE}, "done",
+                {"loss": 1.0 - index / 10, "rows": index},
+                (Epoch(1, 2.0, 1.0), Epoch(2, 1.0, float("nan"))), **changes)
+        for index in range(number)))
+
+
+@pytest.mark.parametrize("number", [1, 2, 8, 30])
+def test_the_figures_hold_any_number_of_variants_and_hostile_names(number):
+    found = variants(number)
+    text = page(ReportData("demo", sweep=found))
+    assert "<script" not in text
+    for width in (1030, 340):
+        drawn = str(comparison_charts.parallel(found, width))
+        assert drawn.count('class="pc') == number and drawn.count("pc best") == 1
+    assert str(comparison_charts.scatter(found, "width", found.metrics[0])).count("dot ") == number
+
+
+def test_lower_is_better_puts_the_smallest_at_the_top_and_equals_are_counted():
+    found = variants(4)
+    assert found.best == 3
+    axis = comparison_charts._axis("loss", found, found.metrics[0])
+    assert axis.share(found.variants[3]) == 1 and axis.share(found.variants[0]) == 0
+    equal = replace(found, variants=(found.variants[3], *found.variants))
+    assert equal.best == 0 and comparison_charts.best_in_words(equal).endswith("1 more is as good)")
+
+
+def test_variants_without_results_are_listed_last():
+    found = variants(2)
+    waiting = Variant("later", {"width": "0", "rate": "x"}, "waiting")
+    rows = compared(replace(found, variants=(waiting, *found.variants))).table.rows
+    assert [row[1] for row in rows] == ["2", "1", "0"] and rows[0][0].startswith("★")
