@@ -18,7 +18,8 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "cli": "demo doctor report setup runs worker schedulers pipelines workspace config steps export"
            " datasets embedding models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
-    "doctor": "notify schedulers pipelines workspace config steps teachers datasets ledger arrays",
+    "doctor": "notify schedulers pipelines workspace config steps teachers datasets ledger arrays"
+              " console",
     "report": "runs workspace config ledger steps reduction models web",
     "setup": "schedulers pipelines config arrays",
     "runs": "notify worker schedulers pipelines workspace config ledger console",

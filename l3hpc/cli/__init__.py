@@ -183,8 +183,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     """Run a command and return its exit code; print errors."""
+    from l3hpc.console.progress import DELAY_S, LogProgress, reporting
+
     try:
-        result = cli(arguments, prog_name="l3hpc", standalone_mode=False)
+        with reporting(LogProgress(delay_s=DELAY_S)):
+            result = cli(arguments, prog_name="l3hpc", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
         return end.exit_code

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.console.progress import Progress, default_progress
+from l3hpc.console.progress import Progress, default_progress, reporting
 from l3hpc.errors import EXIT_FAILED, InputError
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     from l3hpc.embedding.folders import plan_embedding
     from l3hpc.embedding.model_files import find_model, recognise
 
+    if quiet:
+        click.get_current_context().with_resource(reporting(Progress()))
     settings = batch.EmbedSettings(options["hop_size"], not options["no_centering"],
                               options["batch_size"], options["overwrite"],
                               options["resampler"])

@@ -117,12 +117,11 @@ def describe_progress(progress: dict[str, Any]) -> str:
     'epoch 12/300, loss 0.4123'
     """
     phase, done, total = progress.get("phase"), progress.get("done") or 0, progress.get("total")
-    fields = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written"}
+    fields = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written", "activity"}
     parts = []
     if phase:
-        amount = f"{done:,}/{total:,}" if total else f"{done:,}"
-        unit = progress.get("unit") or ""
-        parts.append(f"{phase} {amount} {unit}".rstrip())
+        parts.append(f"{phase} {amount(done, total or None, progress.get('unit') or '')}".rstrip())
+    parts += [str(progress["activity"])] if progress.get("activity") else []
     for name, value in progress.items():
         if name not in fields and value is not None:
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -131,6 +130,26 @@ def describe_progress(progress: dict[str, Any]) -> str:
     if left is not None:
         parts.append(f"{clock(left)} left")
     return ", ".join(parts)
+
+
+def amount(done: int, total: int | None, unit: str) -> str:
+    """How much is done; empty where nothing is counted.
+
+    Parameters
+    ----------
+    done, total
+        Units that are finished, and all of them (None: unknown).
+    unit
+        The unit, in the plural; may be empty.
+
+    Examples
+    --------
+    >>> amount(1200, None, "rows"), amount(3, 8, ""), amount(0, None, "")
+    ('1,200 rows', '3/8', '')
+    """
+    if total is None:
+        return f"{done:,} {unit}".rstrip() if done or unit else ""
+    return f"{done:,}/{total:,} {unit}".rstrip()
 
 
 def remaining_s(progress: dict[str, Any] | None) -> float | None:

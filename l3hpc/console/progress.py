@@ -2,13 +2,20 @@
 
 Scientific code and steps receive a ``Progress`` and call ``start``, ``advance`` and ``note``; they
 never print. The base class shows nothing, and ``default_progress`` chooses between a bar and lines.
+
+Code far below that has to wait (TensorFlow starts, engines are measured, a step is compiled, Slurm
+answers) says so with ``doing``, which reaches the progress of the command or job that is running
+(``reporting``). Without one, as in a notebook, it shows nothing.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0
+DELAY_S = 1.0  # after which a command shows what it waits for
 
 
 class Progress:
@@ -38,6 +46,8 @@ class Progress:
         The unit, in the plural.
     details : dict
         Further values to show, such as an epoch and its loss.
+    activity : str
+        What is waited for now, besides the phase; empty for nothing.
     started : float
         When the phase began, on the monotonic clock, in seconds.
 
@@ -57,6 +67,7 @@ class Progress:
         self.unit = ""
         self.done = 0
         self.details: dict[str, Any] = {}
+        self.activity = ""
         self.started = time.monotonic()
 
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
@@ -74,6 +85,16 @@ class Progress:
         self.details.update(details)
         self.show()
 
+    @contextmanager
+    def doing(self, what: str, *, at_once: bool = False) -> Iterator[None]:
+        """Show ``what`` while the block runs; ``at_once``: it is known to take seconds."""
+        before, self.activity = self.activity, what
+        self.show(force=True)
+        try:
+            yield
+        finally:
+            self.activity = before
+
     def note(self, text: str) -> None:
         """Show a message, such as a warning or a decision."""
 
@@ -87,17 +108,19 @@ class Progress:
         """Update the display; unless ``force``, only if its interval has passed."""
 
     def snapshot(self) -> dict[str, Any]:
-        """Return phase, done, total, unit, elapsed_s and the details, ready for JSON."""
+        """Return phase, done, total, unit, elapsed_s, activity and the details, ready for JSON."""
         return {
             "phase": self.phase, "done": self.done, "total": self.total, "unit": self.unit,
-            "elapsed_s": round(time.monotonic() - self.started, 3), **self.details,
+            "elapsed_s": round(time.monotonic() - self.started, 3),
+            **({"activity": self.activity} if self.activity else {}), **self.details,
         }
 
     def line(self) -> str:
         """Return the state as one line of text, with the pace and the remaining time."""
-        amount = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
+        amount = formatting.amount(self.done, self.total, self.unit)
         elapsed = time.monotonic() - self.started
-        parts = [f"{self.phase}: {amount} {self.unit}".rstrip()]
+        parts = [f"{self.phase}: {amount}" if amount else self.phase] if self.phase else []
+        parts += [self.activity] if self.activity else []
         parts += [f"{name} {_short(value)}" for name, value in self.details.items()]
         if self.done and elapsed > 1:
             parts.append(f"{self.done / elapsed:.3g} {self.unit or 'units'}/s")
@@ -114,21 +137,55 @@ class LogProgress(Progress):
     ----------
     stream
         Where the lines go; None for standard error.
+    delay_s
+        An activity is shown once it has lasted so long, in seconds.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, delay_s: float = 0.0) -> None:
         super().__init__()
-        self._stream = stream or sys.stderr
+        self._stream = stream
+        self._delay_s = delay_s
+        self._late: threading.Timer | None = None  # shows the activity that has just begun
         self._last = 0.0
 
+    @contextmanager
+    def doing(self, what: str, *, at_once: bool = False) -> Iterator[None]:
+        before, self.activity = self.activity, what
+        outer, self._late = self._late, None
+        if outer is not None and not outer.finished.is_set():  # not shown yet: both in one line
+            outer.cancel()
+            what = f"{before}: {what}"
+        if at_once or not self._delay_s:
+            self._print(what)
+        else:
+            self._late = threading.Timer(self._delay_s, self._print, [what])
+            self._late.daemon = True
+            self._late.start()
+        try:
+            yield
+        finally:
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+            self.activity = before
+
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        self._print(text)
+
+    def finish(self) -> None:
+        # a phase without counts has nothing to say at its end
+        if self.phase and (self.total is not None or self.done):
+            self.show(force=True)
+        self.phase = ""
 
     def show(self, force: bool = False) -> None:
         now = time.monotonic()
         if self.phase and (force or now - self._last >= LINE_EVERY_S):
             self._last = now
-            print(self.line(), file=self._stream, flush=True)
+            self._print(self.line())
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._stream or sys.stderr, flush=True)
 
 
 class BarProgress(Progress):
@@ -136,29 +193,45 @@ class BarProgress(Progress):
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         self._bar = RichProgress(
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(),
+            TextColumn("{task.fields[amount]}", markup=False),
             TextColumn("{task.fields[details]}", markup=False), TimeRemainingColumn(),
             console=terminal.console(),
         )
         self._task: TaskID | None = None
+        self._lines = LogProgress(delay_s=DELAY_S)  # for what is done while nothing is counted
+
+    @contextmanager
+    def doing(self, what: str, *, at_once: bool = False) -> Iterator[None]:
+        if self._task is None:
+            with self._lines.doing(what, at_once=at_once):
+                yield
+            return
+        with super().doing(what):
+            yield
+        self.show(force=True)
 
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
         super().start(phase, total, unit)
         terminal.start_bars(self._bar)
         label = one_line(f"{phase} ({unit})" if unit else phase)
-        self._task = self._bar.add_task(label, total=total, details="")
+        self._task = self._bar.add_task(label, total=total, amount="", details="")
+        self.show(force=True)
 
     def note(self, text: str) -> None:
         self._bar.console.print(escape_controls(text), markup=False, emoji=False)
 
     def show(self, force: bool = False) -> None:
         if self._task is not None:
-            details = " ".join(f"{name} {_short(value)}" for name, value in self.details.items())
-            self._bar.update(self._task, completed=self.done, details=one_line(details))
+            details = [f"{name} {_short(value)}" for name, value in self.details.items()]
+            self._bar.update(
+                self._task, completed=self.done,
+                amount=formatting.amount(self.done, self.total, ""),
+                details=one_line(" ".join([*([self.activity] if self.activity else []), *details])))
 
     def finish(self) -> None:
         super().finish()
@@ -190,8 +263,16 @@ class StateProgress(Progress):
         self._last = float("-inf")
         self._beat = 0
 
+    @contextmanager
+    def doing(self, what: str, *, at_once: bool = False) -> Iterator[None]:
+        with self._inner.doing(what, at_once=at_once), super().doing(what):
+            yield
+        self.show(force=True)
+
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
         self._inner.start(phase, total, unit)
+        # already ended by the line above: ``finish`` would end the phase that has just begun there
+        self.phase = ""
         super().start(phase, total, unit)
 
     def advance(self, count: int = 1, **details: object) -> None:
@@ -214,9 +295,52 @@ class StateProgress(Progress):
             write_json(self._path, {key: _json_ready(value) for key, value in state.items()})
 
 
+_current: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+@contextmanager
+def reporting(progress: Progress) -> Iterator[None]:
+    """Show on ``progress`` what is done in the block (see ``doing``)."""
+    token = _current.set(progress)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def doing(what: str, *, at_once: bool = False) -> Iterator[None]:
+    """Say what is waited for while the block runs.
+
+    Parameters
+    ----------
+    what
+        A few words, such as ``measuring engines``.
+    at_once
+        Whether it is known to take seconds. A command shows other activities after ``DELAY_S``.
+
+    Examples
+    --------
+    >>> with reporting(LogProgress(sys.stdout)), doing("measuring engines"):
+    ...     pass
+    measuring engines
+    """
+    progress = _current.get()
+    if progress is None:
+        yield
+        return
+    with progress.doing(what, at_once=at_once):
+        yield
+
+
 def default_progress() -> Progress:
-    """Return a bar if standard error is a terminal, and plain lines otherwise."""
-    return BarProgress() if sys.stderr.isatty() else LogProgress()
+    """Return a bar if standard error is a terminal, and plain lines otherwise.
+
+    What the rest of the command does is shown there (``reporting``).
+    """
+    progress = BarProgress() if sys.stderr.isatty() else LogProgress(delay_s=DELAY_S)
+    _current.set(progress)
+    return progress
 
 
 def _json_ready(value: object) -> object:

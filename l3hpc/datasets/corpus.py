@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.audio import formats
+from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.files import digest, walk_files
 from l3hpc.io.tables import read_rows
@@ -125,7 +126,8 @@ def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recor
         raise InputError("no such folder of audio", where=str(folder),
                          hint="Name a folder of audio, or make one: l3hpc data synth FOLDER")
     table = read_table(folder / TABLE) if (folder / TABLE).is_file() else {}
-    files = dict(_walk(folder))
+    with doing(f"listing {printable(str(folder))}"):
+        files = dict(_walk(folder))
     invalid = [] if any_name else [name for name in sorted(files) if not is_utf8(name)]
     if invalid:
         raise InputError(f"{len(invalid):,} file names are not UTF-8, first "

@@ -25,7 +25,7 @@ import numpy as np
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames, window_samples
-from l3hpc.console.progress import Progress
+from l3hpc.console.progress import Progress, doing
 from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.windows import Piece, read_pieces, window_count
 from l3hpc.errors import L3hpcError
@@ -177,9 +177,10 @@ class Extraction:
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
         """Embed what is not done; returns the number of windows."""
         block = self.block or self._default_block()
-        counts = [window_count(self.folder / recording.file, self.hop, self.center,
-                               self.network.window_s)
-                  for recording in self.recordings]
+        with doing(f"reading the headers of {len(self.recordings):,} recordings"):
+            counts = [window_count(self.folder / recording.file, self.hop, self.center,
+                                   self.network.window_s)
+                      for recording in self.recordings]
         self.progress.start("embedding", total=sum(counts), unit="windows")
         processed = {**done, **dict.fromkeys(skipped)}
         self.progress.advance(

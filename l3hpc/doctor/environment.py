@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -20,6 +21,7 @@ from packaging.version import InvalidVersion
 from l3hpc import steps
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.config.profile import ClusterProfile, machine_memory_mb
+from l3hpc.console.progress import doing
 from l3hpc.findings import Finding, from_error
 from l3hpc.installation import install_command
 from l3hpc.schedulers.slurm.commands import slurm_environment
@@ -74,10 +76,12 @@ def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
         Time limit, seconds.
     """
     try:
-        done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
-                              errors="replace", timeout=timeout, check=False,
-                              # the replies are parsed, so they have to be English
-                              env={**slurm_environment(), "LC_ALL": "C"}, stdin=subprocess.DEVNULL)
+        with doing(f"waiting for {Path(command[0]).name}"):
+            done = subprocess.run(
+                list(command), capture_output=True, encoding="utf-8", errors="replace",
+                timeout=timeout, check=False, stdin=subprocess.DEVNULL,
+                # the replies are parsed, so they have to be English
+                env={**slurm_environment(), "LC_ALL": "C"})
     except FileNotFoundError:
         return Answer(None, "", f"{command[0]} is not installed here")
     except OSError as error:
@@ -232,7 +236,8 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
     """
     # the container cannot be started everywhere, and starting it can take minutes
     python = sys.executable if profile.container else profile.python
-    answer = ask([python, "-c", _PROBE])
+    with doing("starting TensorFlow"):
+        answer = ask([python, "-c", _PROBE])
     if answer.code != 0:
         return Finding("TensorFlow", "red", f"does not start in {python}: {answer.reason}",
                        f"test it: {shlex.quote(python)} -c 'import tensorflow'; "

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.io.files import digest, read_json, write_json
@@ -269,8 +270,9 @@ def choose(network: FoldedNetwork, threads: int | None = None, requested: str = 
         return make_engine(on_gpu or "tensorflow", network, threads)
     speeds = _cached_speeds(network.spec, threads)
     if not speeds:
-        speeds = {name: 1 / seconds_per_frame(name, network.spec, threads)
-                  for name in CPU_ENGINES}
+        with doing("measuring engines, once on this node", at_once=True):
+            speeds = {name: 1 / seconds_per_frame(name, network.spec, threads)
+                      for name in CPU_ENGINES}
         # Where neither engine could be timed (a busy node, a full disk), the next job tries again.
         if any(speeds.values()):
             _add_to_cache(_key(network.spec, threads), speeds)

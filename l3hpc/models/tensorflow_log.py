@@ -18,6 +18,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from l3hpc.console.progress import doing
+
 NVIDIA = "/dev/nvidiactl"
 SCRIPTS_LEVEL = "2"  # TF_CPP_MIN_LOG_LEVEL in job scripts: errors
 _STARTUP = re.compile(
@@ -31,7 +33,7 @@ def import_tensorflow() -> None:
     """Import TensorFlow, if that was not done yet, without its start-up messages."""
     if "tensorflow" in sys.modules:
         return
-    with _without_startup_lines():
+    with doing("starting TensorFlow", at_once=True), _without_startup_lines():
         import tensorflow  # noqa: F401
 
 
@@ -71,7 +73,7 @@ class _Loader(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
-        with _without_startup_lines():
+        with doing("starting TensorFlow", at_once=True), _without_startup_lines():
             self._loader.exec_module(module)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from l3hpc import steps
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
+from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user, digest, read_json
 from l3hpc.pipelines import definition, external_inputs, resolve
@@ -154,7 +155,8 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
         _check_embeddings(item, params[name], sources[name], kept)
     planned: dict[str, PlannedStep] = {}
     for name in kept:
-        planned[name] = _planned(kept[name], params[name], sources[name], planned, config)
+        with doing(f"planning {name}"):  # lists recordings and digests files
+            planned[name] = _planned(kept[name], params[name], sources[name], planned, config)
     return planned, students
 
 

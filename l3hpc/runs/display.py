@@ -261,7 +261,10 @@ def _advance(workspace: Path, record: RunRecord, step: StepRecord) -> tuple[floa
     marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     partial, text = 0.0, ""
     for index, mark in sorted(marks.items()):
-        if index in finished or mark.progress is None or mark.exit_code is not None:
+        if index in finished or mark.exit_code is not None:
+            continue
+        if mark.progress is None:
+            text = text or ("starting" if mark.begin else "")
             continue
         done, total = mark.progress.get("done") or 0, mark.progress.get("total")
         partial += min(done / total, 1.0) if total else 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc import schedulers
+from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, collect_damage, command_line
 from l3hpc.runs import combinations, logs, submission_lock
 from l3hpc.runs.task_state import TaskStatus, evaluate
@@ -205,7 +206,8 @@ def collect(
             snapshots[record.run] = [_snapshot(workspace, record, step) for step in record.steps]
             # start the queries before the files of the next run are read
             queries[record.executor].add(record, _open(snapshots[record.run]))
-        answers = {name: query.answer() for name, query in queries.items()}
+        with doing("waiting for the scheduler"):
+            answers = {name: query.answer() for name, query in queries.items()}
         statuses = [_run_status(workspace, record, snapshots[record.run], answers[record.executor])
                     for record in chosen]
     for status in statuses if damage else ():

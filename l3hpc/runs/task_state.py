@@ -142,7 +142,7 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.state.is_running:
         status = TaskStatus(TaskState.RUNNING, elapsed_s=live.elapsed_s, restarts=live.restarts,
                             progress=marks.progress, started=True)
-        parts = [describe_progress(marks.progress)] if marks.progress else []
+        parts = [_activity(marks)]
         if live.limit_s and live.elapsed_s is not None:
             parts.append(describe_limit(live.limit_s - live.elapsed_s, marks.progress))
         status.detail = ", ".join(word for word in parts if word)
@@ -159,6 +159,13 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
     if live.restarts or marks.begin is not None:
         return TaskStatus(TaskState.REQUEUED, detail=detail, restarts=live.restarts, started=True)
     return TaskStatus(TaskState.QUEUED, detail=detail)
+
+
+def _activity(marks: TaskMarks) -> str:
+    """What a running task does: its progress, or that its script has begun."""
+    if marks.progress is None:
+        return "starting" if marks.begin is not None else ""
+    return describe_progress(marks.progress)
 
 
 def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
@@ -197,7 +204,7 @@ def _unknown(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
         if marks.begin is None:
             return TaskStatus(TaskState.QUEUED, detail=f"{answer.unreachable} does not respond")
         status = TaskStatus(TaskState.RUNNING, started=True, progress=marks.progress)
-        parts = [describe_progress(marks.progress)] if marks.progress else []
+        parts = [_activity(marks)]
         silent_s = time.time() - marks.progress["written"] if marks.progress else 0.0
         if silent_s > _SILENT_S:
             parts.append(f"no progress for {int(silent_s // 60)} min")

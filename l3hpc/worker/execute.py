@@ -25,7 +25,7 @@ from typing_extensions import NotRequired, TypedDict
 import l3hpc.steps
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
-from l3hpc.console.progress import LogProgress, Progress, StateProgress
+from l3hpc.console.progress import LogProgress, Progress, StateProgress, reporting
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import (
     RESULT,
@@ -341,6 +341,8 @@ def run_step(
     InputError
         For an input that is not complete, or a parameter that is not allowed.
     """
+    # whatever a step does first (opening inputs, starting TensorFlow) may take long
+    progress.start("loading")
     for name, folder in inputs.items():
         if name not in partial:
             artifacts.check_input(name, folder)
@@ -353,7 +355,8 @@ def run_step(
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), process.cpu_seconds()
     left_out = [name for name in partial if not artifacts.is_complete(inputs[name])]
-    summary = step.run(typed, task)
+    with reporting(progress):
+        summary = step.run(typed, task)
     progress.finish()
     files = {str(path.relative_to(output)): path for path in sorted(output.rglob("*"))
              if path.is_file()}

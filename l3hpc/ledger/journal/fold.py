@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l3hpc.console.progress import doing
 from l3hpc.ledger.journal.batch import Batch
 from l3hpc.ledger.journal.reading import NEWER, NO_ROW, Damage, read_all
 from l3hpc.ledger.journal.records import SCHEMA
@@ -174,11 +175,12 @@ def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
         The rows. Damaged lines and files are listed in it, not raised.
     """
     result = Fold(history=history)
-    for part in read_all(folders, result):
-        if isinstance(part, Batch):
-            result.add_batch(part)
-        else:
-            result.add(part)
+    with doing("reading the journals"):
+        for part in read_all(folders, result):
+            if isinstance(part, Batch):
+                result.add_batch(part)
+            else:
+                result.add(part)
     for _, reason in (line for lines in result.not_understood.values() for line in lines):
         # records without a row were counted when they were read
         result.records += not reason.startswith(NO_ROW)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, L3hpcError, OfflineError
 from l3hpc.io.files import read_json
 from l3hpc.ledger.cells import quoted_argument
@@ -225,7 +226,8 @@ class Sheets:
             self.pace.take(kind)
             self.requests += 1
             try:
-                return call()
+                with doing("waiting for Google Sheets"):
+                    return call()
             except APIError as error:
                 code = error.response.status_code
                 if code not in RETRY_CODES:

@@ -8,12 +8,14 @@ batches. Importing this module imports TensorFlow.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from l3hpc.console.progress import doing
 from l3hpc.models.network import assign, build, parameters_of
 from l3hpc.models.parameters import BN_MOMENTUM, Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
@@ -107,7 +109,8 @@ class TrainingEngine:
         first
             Whether to start the epoch's sums with it.
         """
-        self._train(*batch, tf.constant(first))
+        with _compiling(self._train, "training"):
+            self._train(*batch, tf.constant(first))
 
     def validate(self, batches: Iterable[Any]) -> tuple[float, float]:
         """Loss and mean absolute error over batches; weights stay as they are.
@@ -126,7 +129,8 @@ class TrainingEngine:
         """
         total = np.zeros(3)
         for batch in batches:
-            total += self._validate(*batch).numpy()
+            with _compiling(self._validate, "validation"):
+                total += self._validate(*batch).numpy()
         return float(total[0] / total[2]), float(total[1] / total[2])
 
     def averages(self) -> tuple[float, float]:
@@ -254,6 +258,12 @@ class TrainingEngine:
                 variable.assign(arrays[f"{kind}_{number:03d}"])
         self.position.assign(arrays["position"])
         self.sums.assign(arrays["sums"])
+
+
+def _compiling(step: Any, name: str) -> AbstractContextManager[None]:
+    """Say that a step is compiled, which its first call does."""
+    return nullcontext() if step.experimental_get_tracing_count() else doing(
+        f"compiling the {name} step")
 
 
 def best_precision() -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from l3hpc.arrays.threads import read_ahead
-from l3hpc.console.progress import Progress
+from l3hpc.console.progress import Progress, doing
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import write_text
 from l3hpc.models.spec import NetworkSpec
@@ -156,7 +156,8 @@ class Training:
         if self.bn_momentum is None:
             self.bn_momentum = bn_momentum(
                 self.epoch_size or math.ceil(len(self.rows[0]) / self.batch_size))
-        self.engine = self.make_engine()
+        with doing("building the network"):
+            self.engine = self.make_engine()
         self.order = BatchOrder(self.rows[0], self.batch_size, self.seed,
                                 epoch_size=self.epoch_size, whole=self.engine.replicas > 1)
         self.status = Status(rate=self.learning_rate)

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from l3hpc.console.progress import doing
 from l3hpc.errors import ClusterError
 
 CONFIG_S = 20.0
@@ -135,9 +136,10 @@ def call(command: Sequence[str], *, timeout_s: float) -> str:
     """
     program = command[0]
     try:
-        done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
-                              errors="replace", timeout=timeout_s, env=slurm_environment(),
-                              stdin=subprocess.DEVNULL)
+        with doing(f"waiting for {program}"):
+            done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
+                                  errors="replace", timeout=timeout_s, env=slurm_environment(),
+                                  stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         raise ClusterError(f"{program} is not available on this machine",
                            hint="Log in to the cluster, or use --cluster local.") from None

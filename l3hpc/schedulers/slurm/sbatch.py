@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from l3hpc.console.progress import doing
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.schedulers.base import (
@@ -212,7 +213,7 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
     end = time.monotonic() + TIMEOUT_S
     try:
         while (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(subprocess.TimeoutExpired), doing("waiting for sbatch"):
                 out, err = process.communicate(timeout=min(left, QUERY_EVERY_S))
                 return process.returncode, out, err
             with contextlib.suppress(ClusterError):

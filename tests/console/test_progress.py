@@ -1,0 +1,119 @@
+"""What a person sees while something lasts: the phases of a task, and what it waits for."""
+
+import io
+import json
+import time
+
+import pytest
+
+from l3hpc.console import progress as module
+from l3hpc.console.formatting import describe_progress
+from l3hpc.console.progress import (
+    BarProgress,
+    LogProgress,
+    Progress,
+    StateProgress,
+    doing,
+    reporting,
+)
+
+
+def test_a_job_says_at_once_what_it_waits_for_in_its_log_and_for_status(tmp_path):
+    log, state = io.StringIO(), tmp_path / "progress.json"
+    seen = []
+
+    def shown():
+        seen.append(describe_progress(json.loads(state.read_text())))
+
+    progress = StateProgress(state, LogProgress(log))
+    progress.start("loading")
+    shown()
+    with reporting(progress):
+        with doing("measuring engines"):
+            shown()
+        shown()
+        progress.start("embedding", total=120, unit="windows")
+        with doing("compiling"):
+            shown()
+    shown()
+    progress.advance(120)
+    progress.finish()
+    assert seen == ["loading", "loading, measuring engines", "loading",
+                    "embedding 0/120 windows, compiling", "embedding 0/120 windows"]
+    assert log.getvalue().splitlines() == [
+        "loading", "measuring engines", "embedding: 0/120 windows", "compiling",
+        "embedding: 120/120 windows"]
+
+
+def test_a_command_says_it_only_where_it_lasts(monkeypatch):
+    said = io.StringIO()
+    progress = LogProgress(said, delay_s=0.05)
+
+    def wait(text):
+        end = time.monotonic() + 10
+        while text not in said.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    with reporting(progress):
+        with doing("waiting for squeue"):
+            pass
+        with doing("starting TensorFlow", at_once=True):
+            assert said.getvalue() == "starting TensorFlow\n"
+        with doing("planning extract"), doing("listing audio"):
+            wait("listing")
+    assert said.getvalue() == "starting TensorFlow\nplanning extract: listing audio\n"
+
+
+def test_a_phase_that_counts_nothing_shows_no_count_and_ends_silently():
+    log = io.StringIO()
+    progress = LogProgress(log)
+    progress.start("reading embeddings")
+    progress.start("training", total=2, unit="epochs")
+    progress.advance(2)
+    progress.finish()
+    assert log.getvalue().splitlines() == [
+        "reading embeddings", "training: 0/2 epochs", "training: 2/2 epochs"]
+
+
+def test_without_a_command_nothing_is_shown(capfd):
+    with doing("starting TensorFlow", at_once=True):
+        pass
+    with reporting(Progress()), doing("starting TensorFlow", at_once=True):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar_shows_what_it_waits_for(monkeypatch, capsys):
+    bar = BarProgress()
+    with bar.doing("measuring engines", at_once=True):
+        assert capsys.readouterr().err == "measuring engines\n"
+    bar.start("embedding", total=3, unit="recordings")
+    [task] = bar._bar.tasks
+    assert task.fields["amount"] == "0/3"
+    with bar.doing("compiling"):
+        bar.advance(1, loss=0.5)
+        assert (task.fields["amount"], task.fields["details"]) == ("1/3", "compiling loss 0.5")
+    assert task.fields["details"] == "loss 0.5"
+    bar.finish()
+
+
+def test_the_progress_of_a_command_ends_with_it(capsys):
+    from l3hpc.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert module._current.get() is None
+
+
+def test_a_command_that_waits_for_slurm_says_so(tmp_path, monkeypatch, capsys):
+    from l3hpc.cli import main
+
+    (tmp_path / "sinfo").write_text("#!/bin/sh\nsleep 0.5\nexit 1\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(module, "DELAY_S", 0.05)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.yaml").write_text("clusters:\n  there: {partition: p}\n")
+    with pytest.raises(SystemExit):
+        main(["doctor", "--quick", "--cluster", "there"])
+    assert "waiting for sinfo\n" in capsys.readouterr().err
