@@ -9,6 +9,7 @@ import pytest
 
 import l3hpc
 from l3hpc.cli import main
+from l3hpc.cli.ledger.common import find_rows
 from l3hpc.errors import InputError
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.ledger.schema import TABS
@@ -143,6 +144,11 @@ def test_rows_of_one_step_differ_by_the_end_of_their_keys(workspace):
     adopted.extra.clear()
     assert run_names([adopted]) == [""]
     assert select.row_names([adopted]) == ["/w/evaluate-64-1e-3 sweep"]
+
+
+def test_a_command_about_a_row_takes_the_name_that_show_prints(workspace):
+    tab, [found] = find_rows(Store(workspace).fold(), ("sweep/evaluate-64-1e-3",), None)
+    assert tab is TABS[UST] and found.key == ("/w/evaluate-64-1e-3", "sweep")
 
 
 def test_an_ambiguous_name_lists_the_runs(workspace):

@@ -208,14 +208,14 @@ def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> 
 
 
 def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple[Tab, list[Row]]:
-    """Find rows by the ends of their keys, all in the same tab.
+    """Find rows by the names of their runs or by their keys, all in the same tab.
 
     Parameters
     ----------
     found
         The rows.
     keys
-        Ends of keys, as ``select.find_row`` takes them.
+        Names of runs, keys, or ends of these, as ``select.find_row`` takes them.
     tab_name
         The tab; by default the first one that has all of the rows.
 
@@ -224,8 +224,9 @@ def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple
     InputError
         No tab has all of the rows.
     """
-    from l3hpc.ledger.views import select
+    from l3hpc.ledger.views import runs, select
 
+    runs.name_rows(found)
     # if no tab has all of them, the error of the first tab is raised
     tabs = chosen_tabs((tab_name,) if tab_name else (), found)
     problem: InputError | None = None

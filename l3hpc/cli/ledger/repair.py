@@ -44,7 +44,10 @@ _DRY_RUN = click.option("--dry-run", is_flag=True, help="Only show the changes; 
 @tab_option("Tab of the row. [default: found by key]", multiple=False)
 @_JSON
 def restore(key: str, options: Options, tab_name: str | None, as_json: bool) -> None:
-    """Restore a row that was deleted from the sheet. KEY is the end of the row's key."""
+    """Restore a row that was deleted from the sheet.
+
+    KEY is the name of its run as "ledger show" prints it, or the end of the row's key.
+    """
     from l3hpc.ledger.sheets.sync import sync as sync_once
 
     store, sheets = open_sheet(options)

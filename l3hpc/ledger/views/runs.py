@@ -41,11 +41,8 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
         Name → the tab, with a column for each swept option after the declared ones. Damaged
         records are reported and left out.
     """
+    name_rows(found)
     rows = {name: found.rows_of(tab) for name, tab in TABS.items()}
-    for each in rows.values():
-        for row, name in zip(each, run_names(each), strict=True):
-            if name:
-                row.values[RUN.field] = name
     if not any(row.extra.get("run") for each in rows.values() for row in each):
         return dict(TABS)
     artifacts, swept = _artifacts_and_sweeps(_read_records(workspace))
@@ -59,6 +56,21 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
             values.append((row, swept.get(artifact, {})))
         tabs[name] = _with_columns(tab, values)
     return tabs
+
+
+def name_rows(found: Fold) -> None:
+    """Add the names of runs to rows, without reading the records of runs.
+
+    Parameters
+    ----------
+    found
+        The rows, which get the names.
+    """
+    for tab in TABS.values():
+        rows = found.rows_of(tab)
+        for row, name in zip(rows, run_names(rows), strict=True):
+            if name:
+                row.values[RUN.field] = name
 
 
 def swept_columns(tab: Tab) -> list[Column]:
