@@ -26,7 +26,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "notify": "",
     "worker": "schedulers pipelines workspace steps models ledger arrays console",
     "schedulers": "pipelines workspace config console",
-    "pipelines": "workspace config steps datasets console",
+    "pipelines": "workspace config steps teachers datasets console",
     "ledger": "workspace console web",
     "workspace": "config",
     "config": "steps arrays",

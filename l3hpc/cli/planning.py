@@ -27,7 +27,8 @@ _PATHS = {
     "--workspace": "Folder for runs, artifacts and journals.",
     "--audio-dir": "Folder of audio: WAV, FLAC, OGG or HDF5.",
     "--embedding-dir": "Folder of published embeddings, for --from.",
-    "--weights": "The teacher: a weight file, or 'untrained' (demonstration only).",
+    "--weights": "The teacher: a weight file, a HEAR module (hear:package.module), a folder of "
+                 "embeddings, or 'untrained' (demonstration only).",
     "--sonyc-ust": "Folder of SONYC-UST: annotations.csv, taxonomy, audio/.",
     "--us8k": "Folder of UrbanSound8K: metadata/UrbanSound8K.csv, audio/fold1/ …",
     "--esc50": "Folder of ESC-50: meta/esc50.csv, audio/.",
@@ -154,7 +155,8 @@ def plan_options(command: Command) -> Command:
                      shell_complete=_complete_input,
                      help="Folder or run to use as the output of a step. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
-            "The student to evaluate: a run, a weight file or 'latest'. [default: latest]")),
+            "The student to evaluate: a run, a weight file (or other teacher) or 'latest'. "
+            "[default: latest]")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
                      shell_complete=_complete_set, help=(
             "Set any parameter of a step, or its cpus, mem (16GB), gpus or time (4h). "

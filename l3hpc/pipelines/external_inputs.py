@@ -43,7 +43,8 @@ class ExternalInput:
     run : str or None
         The run that made it.
     is_file : bool
-        Whether it is one file, which becomes a parameter of the step that reads it.
+        Whether it is one file, or another name of a teacher, which becomes a parameter of the step
+        that reads it.
     """
 
     path: Path
@@ -79,7 +80,7 @@ def left_out(step: StepDefinition, parent: StepDefinition) -> str:
 
 
 def student_input(workspace: Path, kind: str, value: str, cluster: str) -> ExternalInput:
-    """The trained student that ``--student`` names.
+    """The trained student, or the teacher, that ``--student`` names.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
     kind
         The step that trains students.
     value
-        A run, a weight file, or ``latest``.
+        A run, a weight file or another name of a teacher, or ``latest``.
     cluster
         The profile of the new plan: only its jobs can wait for a run that is still active there.
 
@@ -107,9 +108,12 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
             f"no run in {workspace} has trained a student", where="--student latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
             hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
-    if any(record.run == value for record in runs) or not Path(value).is_file():
+    from l3hpc.teachers.find import absolute
+
+    network = absolute(value)
+    if any(record.run == value for record in runs) or network is None:
         return run_output(workspace, value, kind, runs, cluster)
-    return ExternalInput(Path(value).resolve(), "", is_file=True)
+    return ExternalInput(Path(network), "", is_file=True)
 
 
 def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: str

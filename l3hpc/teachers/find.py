@@ -42,6 +42,25 @@ def short_name(name: str) -> str:
     return f"{module}{at}{Path(path).name}"
 
 
+def absolute(name: str) -> str | None:
+    """The name of a teacher, independent of the working folder.
+
+    Parameters
+    ----------
+    name
+        As for ``kind_of``.
+
+    Returns
+    -------
+    str or None
+        With an absolute path; None if it is neither a module, a file nor a folder.
+    """
+    if name.startswith(PREFIX):
+        module, at, path = name.partition("@")
+        return f"{module}@{Path(path).resolve()}" if at else module
+    return str(Path(name).resolve()) if Path(name).exists() else None
+
+
 def describe(name: str, options: Options | None = None) -> Description:
     """Describe a teacher without loading it.
 

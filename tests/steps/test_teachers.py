@@ -77,6 +77,21 @@ def test_clips_may_be_embedded_from_more_than_their_own_files(runner, audio, rea
     assert runner.results["embed"][0]["recordings"] == 1
 
 
+def test_a_teacher_is_evaluated_like_a_student(audio, ready, tmp_path, monkeypatch):
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label\na.wav,x\nb.flac,x\npark/c.wav,y\nd.wav,y\n")
+    (audio / "d.wav").write_bytes((audio / "a.wav").read_bytes())
+    (ready / "d.npz").write_bytes((ready / "a.npz").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    words = ("submit", "clips", "--table", table, "--audio", audio, "--folds", 2, "--workspace",
+             "ws", "--dry-run", "--set", "embed.hop=0.5")
+    assert f"student {ready}" in invoke(*words, "--student", "ready").stdout
+    with pytest.raises(InputError, match="there is no module no_such"):
+        invoke(*words, "--student", "hear:no_such")
+    with pytest.raises(InputError, match="'nothing' is neither a run nor a file"):
+        invoke(*words, "--student", "nothing")
+
+
 def test_a_stated_window_counts_and_must_fit(audio, ready, teacher):
     extract = steps.step("extract")
 
