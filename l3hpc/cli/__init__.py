@@ -29,7 +29,7 @@ COMMANDS = {
     "status": "Show the state of runs.",
     "logs": "Show or follow the log of a step.",
     "usage": "Compare what a run requested with what it used.",
-    "report": "Write a page about a run: states, logs, curves, results.",
+    "report": "Write a page about a run, or compare several.",
     "tensorboard": "Open the event files of runs in TensorBoard.",
     "notify": "Send messages about runs: done, failed, requeued.",
     "cancel": "Cancel a run.",

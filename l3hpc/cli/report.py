@@ -1,4 +1,4 @@
-"""``l3hpc report``: a page about a run."""
+"""``l3hpc report``: a page about a run, or one that compares several."""
 
 from __future__ import annotations
 
@@ -17,34 +17,42 @@ EXAMPLES = """\b
 Examples:
   l3hpc report latest --open
   l3hpc report upstream-20261120-1a2b -o ~/report.html
+  l3hpc report upstream-20261120 upstream-20261121 -o compared.html
 """
 
 
 @click.command("report", epilog=EXAMPLES)
-@click.argument("run", default="latest", shell_complete=complete_run)
+@click.argument("runs", nargs=-1, metavar="[RUN]...", shell_complete=complete_run)
 @click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False),
-              help="Where to write the page. [default: report.html in the run's folder]")
+              help="Where to write the page. [default: report.html in the run's folder; for "
+                   "several runs, in this folder]")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="Print what the page shows as JSON.")
 @workspace_options
-def command(run: str, output: str | None, open_page: bool, as_json: bool,
+def command(runs: tuple[str, ...], output: str | None, open_page: bool, as_json: bool,
             config_file: str | None, workspace_dir: str | None) -> None:
-    """Write a page about RUN (a name, the beginning of one, or 'latest').
+    """Write a page about RUN (a name, the beginning of one, or 'latest'), by default the newest.
 
     It works for every pipeline, and for runs that failed or have not ended: states and times of
-    the steps, what went wrong, the parameters that are not the default, scripts and logs, and the
-    results. The page is one file that needs no network.
+    the steps, what went wrong, the combinations of a sweep, the parameters that are not the
+    default, scripts and logs, and the results. With several runs, the page compares them: results,
+    loss curves, and the parameters that differ. The page is one file that needs no network.
     """
-    from l3hpc.report.run import write
+    from l3hpc.report.run import compare, write
     from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
-    path, data = write(folder, records.find(folder, run),
-                       None if output is None else Path(output).absolute())
-    if as_json:
-        click.echo(json.dumps(as_json_value(path, data), indent=2))
+    names = list(dict.fromkeys(records.find(folder, run) for run in runs or ("latest",)))
+    target = None if output is None else Path(output).absolute()
+    if len(names) == 1:
+        path, data = write(folder, names[0], target)
+        value, words = as_json_value(path, data), f"{data.run}: {data.state}"
     else:
-        click.echo(f"{data.run}: {data.state}; report: {path}")
+        path = target or Path("report.html").absolute()
+        value = {"schema": 1, "report": str(path), "runs": names,
+                 "comparison": comparison_value(compare(folder, names, path))}
+        words = f"{len(names)} runs"
+    click.echo(json.dumps(value, indent=2) if as_json else f"{words}; report: {path}")
     if open_page:
         import webbrowser
 

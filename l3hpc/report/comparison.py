@@ -93,7 +93,18 @@ def of_sweep(workspace: Path, record: RunRecord, combinations: Sequence[Combinat
               for each, values, epochs in found))
 
 
-def of_runs(workspace: Path, runs: Sequence[tuple[RunRecord, Chain, str, str]]) -> Comparison:
+@dataclass(frozen=True)
+class ComparedRun:
+    """A run beside others: record, steps, state, result of the last step, address of its report."""
+
+    record: RunRecord
+    chain: Chain
+    state: str
+    result: str = ""
+    address: str = ""
+
+
+def of_runs(workspace: Path, runs: Sequence[ComparedRun]) -> Comparison:
     """Compare runs by the parameters in which they differ.
 
     Parameters
@@ -101,7 +112,7 @@ def of_runs(workspace: Path, runs: Sequence[tuple[RunRecord, Chain, str, str]]) 
     workspace
         The workspace folder.
     runs
-        Record, steps, state and address of the report of each.
+        At least one.
 
     Returns
     -------
@@ -114,17 +125,16 @@ def of_runs(workspace: Path, runs: Sequence[tuple[RunRecord, Chain, str, str]]) 
         If a training history is damaged.
     """
     rows = rows_by_artifact(workspace)
-    values = [values_of(chain, rows) for _, chain, _, _ in runs]
-    params = [dict(_parameters(chain)) for _, chain, _, _ in runs]
+    values = [values_of(one.chain, rows) for one in runs]
+    params = [dict(_parameters(one.chain)) for one in runs]
     names = dict.fromkeys(name for each in params for name in each)
     differing = [name for name in names
                  if len({each[name] for each in params if name in each}) > 1]
     metrics = metrics_of(values)
     return Comparison(tuple(differing), metrics, tuple(
-        Variant(record.run, {name: own.get(name, "–") for name in differing}, state,
-                _as_mapping(found, metrics), history(chain), address=address)
-        for (record, chain, state, address), own, found
-        in zip(runs, params, values, strict=True)))
+        Variant(one.record.run, {name: own.get(name, "–") for name in differing}, one.state,
+                _as_mapping(found, metrics), history(one.chain), one.result, one.address)
+        for one, own, found in zip(runs, params, values, strict=True)), of_runs=True)
 
 
 def _parameters(chain: Chain) -> Iterator[tuple[str, str]]:

@@ -41,9 +41,10 @@ def parallel(comparison: Comparison, width: int) -> Markup:
         An SVG element. The better end of a metric is at the top, or at the right.
     """
     is_wide = width >= WIDE
-    scales = [_axis(name, comparison, None) for name in comparison.options]
-    scales += [_axis(metric.name, comparison, metric) for metric in comparison.metrics]
-    scales = scales[:MOST_AXES]
+    metrics = comparison.metrics[:max(MOST_AXES - len(comparison.options), MOST_AXES // 2)]
+    scales = [_axis(name, comparison, None)
+              for name in comparison.options[:MOST_AXES - len(metrics)]]
+    scales += [_axis(metric.name, comparison, metric) for metric in metrics]
     length = 230 if is_wide else width - 40
     gap = (width - 130) / max(len(scales) - 1, 1) if is_wide else 62
 

@@ -387,21 +387,26 @@ class Comparison:
         What came out, the most important first.
     variants
         In the order of the sweep, or of the command line.
+    of_runs
+        Whether they are runs, and not the combinations of one sweep.
     """
 
     options: tuple[str, ...]
     metrics: tuple[Metric, ...]
     variants: tuple[Variant, ...]
+    of_runs: bool = False
 
     @property
     def best(self) -> int | None:
-        """Index of the best variant by the first metric; None if that is not known."""
+        """Index of the best variant by the first metric; None if that is unknown, or always equal.
+        """
         if not self.metrics or not self.metrics[0].better:
             return None
         name, sign = self.metrics[0].name, 1 if self.metrics[0].better == "higher" else -1
         known = [(sign * variant.metrics[name], -index)
                  for index, variant in enumerate(self.variants) if name in variant.metrics]
-        return -max(known)[1] if known else None
+        equal = len(known) > 1 and len({value for value, _ in known}) == 1
+        return -max(known)[1] if known and not equal else None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the
                   "not how well.")
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # whether higher or lower values are better
+MOST_OPTIONS = 6  # more of them have no figure of their own
 FIRST_PANELS, MOST_PANELS = 3, 48  # metrics that are drawn by option at once, and figures at most
 
 
@@ -99,6 +100,22 @@ def page(data: ReportData) -> str:
         tags=tags_table(scores) if scores else None, levels=levels_table(data),
         networks=networks_table(data.networks) if data.networks else None,
         ledger=[record(row) for row in data.ledger], absent=absent(data))
+
+
+def runs_page(found: Comparison) -> str:
+    """Return a page that compares runs as HTML.
+
+    Parameters
+    ----------
+    found
+        The result of ``comparison.of_runs``.
+    """
+    return render(
+        "runs.html.j2", found=found, compared=compared(found), version=__version__,
+        differing=Table(("parameter", *(variant.label for variant in found.variants)), [
+            (element("code", option), *(variant.values.get(option, "–")
+                                        for variant in found.variants))
+            for option in found.options]) if found.options else None)
 
 
 def lead(data: ReportData) -> str:
@@ -185,8 +202,11 @@ def compared(found: Comparison) -> Compared:
     found
         With at least one variant.
     """
+    # a few runs differ in many parameters at once: a figure for each would tell nothing
+    options = found.options if len(found.options) <= MOST_OPTIONS and len(found.variants) > 2 \
+        else ()
     panels = [Panel(f"{metric.name} by {option}", comparison_charts.scatter(found, option, metric))
-              for metric in found.metrics for option in found.options]
+              for metric in found.metrics for option in options]
     losses = both_widths(lambda width: comparison_charts.losses(found, width) or Markup(),
                          charts.PAGE) if len(comparison_charts.curves_of(found)) > 1 else None
     curves = comparison_charts.curves_of(found)
@@ -195,8 +215,7 @@ def compared(found: Comparison) -> Compared:
         variants_table(found),
         both_widths(lambda width: comparison_charts.parallel(found, width), charts.PAGE)
         if len(found.variants) > 1 and found.metrics else None,
-        panels[:FIRST_PANELS * len(found.options)] if len(found.variants) > 1 else [],
-        panels[FIRST_PANELS * len(found.options):MOST_PANELS] if len(found.variants) > 1 else [],
+        panels[:FIRST_PANELS * len(options)], panels[FIRST_PANELS * len(options):MOST_PANELS],
         losses,
         [(comparison_charts.colour_of(index, found), variant.label)
          for index, (variant, _) in curves.items()
@@ -212,16 +231,14 @@ def variants_table(found: Comparison) -> Table:
         sign = -1 if first is not None and first.better == "higher" else 1
         return value is None, 0.0 if value is None else sign * value, index
 
-    is_sweep = not any(variant.address or variant.label not in ", ".join(
-        f"{name}={value}" for name, value in variant.values.items()) for variant in found.variants)
-    header = [*(() if is_sweep else ("run",)), *found.options, "state",
+    header = [*(("run",) if found.of_runs else found.options), "state",
               *(metric.name + ARROWS[metric.better] for metric in found.metrics), "result"]
     rows = []
     for index, variant in sorted(enumerate(found.variants), key=rank):
-        name: list[object] = [] if is_sweep else [
-            element("a", variant.label, href=variant.address) if variant.address
-            else variant.label]
-        cells = [*name, *(variant.values.get(option, "–") for option in found.options)]
+        name = element("a", variant.label, href=variant.address) if variant.address \
+            else variant.label
+        cells: list[object] = [name] if found.of_runs else [
+            variant.values.get(option, "–") for option in found.options]
         if index == found.best:
             cells[0] = join(["★ ", cells[0]])
         rows.append((*cells,

@@ -20,6 +20,7 @@ from l3hpc.io.files import read_json, write_text
 from l3hpc.io.values import log_text
 from l3hpc.report import comparison, timeline
 from l3hpc.report.collect import collect, loaded_step
+from l3hpc.report.comparison import ComparedRun
 from l3hpc.report.data import (
     Changed,
     Comparison,
@@ -29,7 +30,7 @@ from l3hpc.report.data import (
     StepFacts,
     StepFiles,
 )
-from l3hpc.report.page import page
+from l3hpc.report.page import page, runs_page
 from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
 from l3hpc.workspace import artifacts, records
@@ -124,6 +125,43 @@ def write(workspace: Path, run: str, target: Path | None = None) -> tuple[Path, 
     data = of_run(workspace, run, path)
     write_text(path, page(data))
     return path, data
+
+
+def compare(workspace: Path, runs: Sequence[str], target: Path) -> Comparison:
+    """Write a page that compares runs; of a sweep, its best combination takes part.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    runs
+        Names of the runs.
+    target
+        The page.
+
+    Returns
+    -------
+    Comparison
+        What the page shows.
+
+    Raises
+    ------
+    InputError
+        As for ``write``.
+    """
+    check_target(target)
+    found = []
+    for now in status.collect(workspace, runs):
+        record = records.read(workspace, now.run)
+        swept = comparison.of_sweep(workspace, record, now.combinations)
+        chain = comparison.chains(record, now.combinations)[_shown(swept, now)]
+        detail = {step.name: step.detail for step in now.steps}
+        last = list(chain.values())[-1].name if chain else ""
+        found.append(ComparedRun(record, chain, str(now.state), detail.get(last, ""),
+                                 address(workspace, now.run, target)))
+    compared = comparison.of_runs(workspace, found)
+    write_text(target, runs_page(compared))
+    return compared
 
 
 def check_target(path: Path) -> None:

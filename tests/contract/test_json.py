@@ -28,7 +28,7 @@ CALLS = {  # command → its calls, in this order: they change the workspace
     "status": [("--all",)],
     "logs": [("done",)],
     "usage": [("done",), ("slurm",)],
-    "report": [("done",), ("failed",), ("sweep",)],
+    "report": [("done",), ("failed",), ("sweep",), ("done", "failed", "-o", "both.html")],
     "config show": [()],
     "config check": [()],
     "doctor": [("--quick",)],

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from submitted import Case
 
 from l3hpc.io.files import write_json
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.report import comparison_charts
 from l3hpc.report.data import Comparison, Epoch, Metric, ReportData, Variant
 from l3hpc.report.page import compared, page
-from l3hpc.report.run import of_run
+from l3hpc.report.run import compare, of_run, write
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
@@ -109,4 +110,28 @@ def test_variants_without_results_are_listed_last():
     found = variants(2)
     waiting = Variant("later", {"width": "0", "rate": "x"}, "waiting")
     rows = compared(replace(found, variants=(waiting, *found.variants))).table.rows
-    assert [row[1] for row in rows] == ["2", "1", "0"] and rows[0][0].startswith("★")
+    assert [row[0] for row in rows] == ["★ 2", "1", "0"]
+
+
+def test_equal_results_have_no_best():
+    found = variants(3)
+    same = tuple(replace(one, metrics={"loss": 1.0}) for one in found.variants)
+    assert replace(found, variants=same).best is None
+    assert replace(found, variants=same[:1]).best == 0
+
+
+def test_runs_are_compared_by_the_parameters_in_which_they_differ(chains, slurm, tmp_path):
+    workspace = tmp_path / "ws"
+    for name, dim in (("one", 64), ("two", 32)):
+        case = Case(chains, slurm, workspace, name, names=("sample", "fit"), params={
+            "fit": {"emb_dim": dim, "approx": "pca"}, "sample": {"text": HOSTILE}})
+        case.finish("fit", summary={"explained_variance": dim / 100}, elapsed_s=1.0)
+        write(workspace, name)
+    found = compare(workspace, ["one", "two"], tmp_path / "both.html")
+    assert found.options == ("fit.emb_dim",)
+    assert [variant.values for variant in found.variants] == [
+        {"fit.emb_dim": "64"}, {"fit.emb_dim": "32"}]
+    assert found.metrics == (Metric("fit: explained variance", "higher"),) and found.best == 0
+    text = (tmp_path / "both.html").read_text()
+    assert '<a href="ws/runs/one/report.html">one</a>' in text and "<script" not in text
+    assert compare(workspace, ["one", "two"], tmp_path / "both.html") == found  # over the first
