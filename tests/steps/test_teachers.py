@@ -84,7 +84,7 @@ def test_a_teacher_is_evaluated_like_a_student(audio, ready, tmp_path, monkeypat
     (ready / "d.npz").write_bytes((ready / "a.npz").read_bytes())
     monkeypatch.chdir(tmp_path)
     words = ("submit", "clips", "--table", table, "--audio", audio, "--folds", 2, "--workspace",
-             "ws", "--dry-run", "--set", "embed.hop=0.5")
+             "ws", "--dry-run", "--set", "embed.hop=0.5", "--set", "folds.valid_fold=false")
     assert f"student {ready}" in invoke(*words, "--student", "ready").stdout
     with pytest.raises(InputError, match="there is no module no_such"):
         invoke(*words, "--student", "hear:no_such")
