@@ -95,7 +95,7 @@ def load_features(folder: Path | str, files: Sequence[str], mode: str, every: in
     InputError
         Where no clip has embeddings, or dimensions differ.
     """
-    bags = find_clips(folder, files, "Embed the clips first: l3hpc submit esc50 (or us8k)")
+    bags = find_clips(folder, files)
     names = list(bags.lengths)
     samples = [1 if mode == "stats" else -(-bags.lengths[name] // every) for name in names]
     counts = np.array(samples, np.int64)

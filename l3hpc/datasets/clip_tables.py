@@ -105,6 +105,10 @@ def read_files(source: ClipTable) -> list[str]:
         As ``read_table``, for the column of files.
     """
     column = _column(source, "file", source.file_column, FILE_COLUMNS, _header(source))
+    if not source.folder.is_dir():
+        raise InputError("no such folder of audio", where=str(source.folder),
+                         allowed=f"the folder with the files of {source.table.name}",
+                         hint="Name it: --audio DIR")
     names = [name for name, _, _ in _rows(source, column)]
     return list(_located(source, names).values())
 
@@ -156,9 +160,15 @@ def read_table(source: ClipTable) -> LabelledDataset:
     clips = tuple(LabelledClip(names[name], folds[index], own[index][0], sources[index],
                                own[index] if several else ())
                   for index, (name, _, _) in enumerate(rows))
-    columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}",
-               f"folds of {fold!r}" if fold else
-               f"{made} folds made" + (f" with groups of {group!r}" if group else "")]
+    columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}"]
+    if fold is None:
+        columns.append(f"{made} folds made" + (f" with groups of {group!r}" if group else ""))
+    else:
+        columns.append(f"folds of {fold!r}")
+        of_group = Counter(name for name, _ in set(zip(sources, folds, strict=True)))
+        split = sum(count > 1 for count in of_group.values())
+        if split:
+            columns.append(f"{split} of {len(of_group)} groups of {group!r} in several folds")
     dataset = LabelledDataset(source.title, source.table, source.folder, tuple(classes),
                               tuple(range(len(classes))), clips, several=several,
                               columns=", ".join(columns))

@@ -98,9 +98,7 @@ class ClipBags:
             yield name, block
 
 
-def find_clips(folder: Path | str, files: Sequence[str],
-               hint: str = "Embed the clips first: l3hpc submit downstream --sonyc-ust FOLDER"
-               ) -> ClipBags:
+def find_clips(folder: Path | str, files: Sequence[str]) -> ClipBags:
     """Which clips have embeddings in a folder.
 
     Parameters
@@ -109,8 +107,6 @@ def find_clips(folder: Path | str, files: Sequence[str],
         An embed artifact, or a folder with one file per clip.
     files
         Names of the clips' audio files.
-    hint
-        What the error suggests.
 
     Returns
     -------
@@ -132,7 +128,8 @@ def find_clips(folder: Path | str, files: Sequence[str],
         raise InputError(
             f"holds no embeddings of any of the {len(files)} clips", where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
-            hint=hint)
+            hint="Embed these clips first: l3hpc submit with downstream (SONYC-UST), clips, us8k "
+                 "or esc50")
     return ClipBags(folder, is_artifact, present, [name for name in files if name not in present])
 
 

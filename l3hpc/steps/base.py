@@ -31,6 +31,11 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def absolute(path: Path | None) -> Path | None:
+    """A path of a parameter from the root, so that a frozen config is valid in any folder."""
+    return None if path is None else path.expanduser().absolute()
+
+
 # what a task is given --------------------------------------------------------------------------
 
 

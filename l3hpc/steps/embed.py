@@ -6,10 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, command_line
-from l3hpc.steps.base import Input, Output, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import (
+    Input,
+    Output,
+    PlanParams,
+    Results,
+    Shard,
+    Step,
+    Task,
+    Upstream,
+    absolute,
+)
 from l3hpc.steps.extract import (
     EmbeddingParams,
     block_of,
@@ -62,6 +72,8 @@ class EmbedParams(EmbeddingParams):
         "Recordings per array task (none: one task for all)."))
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of the recordings that may be unusable before the task fails."))
+
+    _absolute = field_validator("table", "audio")(absolute)
 
 
 class Embed(Step[EmbedParams]):

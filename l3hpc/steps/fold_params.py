@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, command_line
-from l3hpc.steps.base import Params, Task
+from l3hpc.steps.base import Params, Task, absolute
 
 if TYPE_CHECKING:
     from l3hpc.datasets.labelled import LabelledDataset
@@ -48,6 +48,8 @@ class ClipDataParams(Params):
     fold_seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of the folds that are made.")
     data_name: str | None = Field(None, min_length=1, max_length=100, description=(
         "Name of the data set in results (none: that of the table, or of its folder)."))
+
+    _absolute = field_validator("table", "audio")(absolute)
 
 
 # Not in fingerprints: the clips with their folds and labels count (``LabelledDataset.digest``),
@@ -160,8 +162,8 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
             raise InputError(
                 f"{lists}a fold has {len(data.clips) / len(folds):,.0f} on average",
                 where=str(data.table), allowed="folds of about the same size",
-                hint="Correct the table. To score these folds as they are: "
-                     "--set folds.partial=true")
+                hint="Correct the table, or have other folds made: --folds N. To score these "
+                     "folds as they are: --set folds.partial=true")
         raise InputError(
             f"{lists}{data.part} of {data.kind}", where=str(data.table),
             allowed=f"clips of all {data.published[0]} folds",
@@ -171,7 +173,9 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
         raise InputError(f"has clips of {len(folds)} fold{'s' * (len(folds) != 1)}",
                          where=str(params.clips or data.table),
                          allowed=f"{least} or more "
-                                 f"(valid_fold: {str(least == 3).lower()})")
+                                 f"(valid_fold: {str(least == 3).lower()})",
+                         hint="With two folds, take validation clips from the training fold: "
+                              "--set folds.valid_fold=false" if len(folds) == 2 else None)
 
 
 def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collection[str],

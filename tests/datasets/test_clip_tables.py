@@ -136,6 +136,14 @@ def test_folds_that_are_made_keep_groups_together(table):
     assert found.columns.endswith("4 folds made with groups of 'site'")
 
 
+def test_groups_in_several_folds_are_counted(table):
+    text = rows("file,label,fold,site", "a.wav,owl,1,n", "b.wav,wren,1,n", "c.wav,owl,2,n",
+                "d.wav,wren,2,s", "e.wav,owl,3,s", "f.wav,wren,3,t")
+    found = read_table(ClipTable(table(text), group_column="site"))
+    assert found.columns.endswith("folds of 'fold', 2 of 3 groups of 'site' in several folds")
+    assert read_table(ClipTable(table(text))).columns.endswith("folds of 'fold'")
+
+
 def test_a_number_of_folds_replaces_those_that_were_found(table):
     text = PLAIN + "e.wav,owl,1\nf.wav,wren,1\n"
     assert len(read_table(ClipTable(table(text), folds=3)).folds) == 3
@@ -170,6 +178,8 @@ def test_too_few_groups_or_clips_for_the_folds(table):
         read_table(ClipTable(table(many()), folds=7))
 
 
-def test_a_missing_table(tmp_path):
+def test_a_missing_table_or_folder(table, tmp_path):
+    with pytest.raises(InputError, match="no such folder of audio"):
+        read_files(ClipTable(table(PLAIN), tmp_path / "none"))
     with pytest.raises(InputError, match="no such table of clips"):
         read_table(ClipTable(tmp_path / "none.csv"))

@@ -24,7 +24,7 @@ OFTEN = ("submit", "render", "embed", "run", "data check")  # those that take mo
 NEVER_DONE = ("demo", "data synth")  # what SAFE gives them is always refused
 WITHOUT = {"watch", "follow", "open_page", "detach", "test_only", "listen"}
 USUAL = {
-    "pipeline": ("upstream", "upstream", "compress", "esc50", "us8k", "avc"),
+    "pipeline": ("upstream", "upstream", "compress", "clips", "esc50", "us8k", "avc"),
     "cluster": ("greene", "local"), "path": ("cluster.yaml",), "every": ("5", "30"),
     "config_path": ("ws/runs/good-1/steps/sample/config.json",), "key_file": ("cluster.yaml",),
     "pipelines": ("upstream",), "inputs_": ("fit=good-1",), "student": ("latest", "student.h5"),
@@ -32,6 +32,7 @@ USUAL = {
     "step": ("extract", "sample", "train", "evaluate"), "steps": ("extract", "sample"),
     "inputs": ("audio", "audio/a.wav", "audio/*.wav"), "model": ("untrained", "sea-64"),
     "weights": ("untrained", "untrained:3"), "audio_dir": ("audio",), "folder": ("audio", "esc50"),
+    "table": ("esc50/meta/esc50.csv",), "audio": ("esc50/audio",),
     "esc50": ("esc50",), "us8k": ("us8k",), "output": ("out",), "output_dir": ("out",),
     "out": ("city",), "keys": ("1", "2"), "key": ("1",), "tabs": ("sonyc_ust",), "config_file": (
         "cluster.yaml",), "sheet": ("1AbCdEfGhIjKlMnOpQrSt",), "conditions": ("Epochs=3",),

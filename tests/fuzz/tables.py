@@ -1,4 +1,4 @@
-"""CSV tables: predictions, annotations, taxonomy, recordings.csv, UrbanSound8K.csv, esc50.csv."""
+"""CSV tables: predictions, annotations, taxonomy, recordings.csv, those of data sets, own ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Tables(Surface):
 
     def judge(self, case: Case) -> Verdict:
         asked = case.rng.choice(("predictions", "predictions", "annotations", "taxonomy",
-                                 "recordings", "us8k", "esc50", "sonyc_ust"))
+                                 "recordings", "us8k", "esc50", "sonyc_ust", "clips"))
+        if asked == "clips":
+            return self._submit(case)
         if asked in ("predictions", "annotations", "taxonomy"):
             return self._evaluate(case, asked)
         return self._check(case, asked)
@@ -90,6 +92,24 @@ class Tables(Surface):
             if numbers != self.score:
                 raise Fault(f"the same table in another form has another score: {numbers} and "
                             f"{self.score}")
+        return Verdict(True)
+
+    def _submit(self, case: Case) -> Verdict:
+        """A table of clips as a pipeline takes it: refused with a message, or planned."""
+        data = (self.base / "esc50/meta/esc50.csv").read_bytes()
+        for change in case.damages():
+            data = damaged(data, change)
+        (case.folder / "t.csv").write_bytes(data)
+        said = command("submit", "clips", "--table", "t.csv", "--audio",
+                       str(self.base / "esc50/audio"), "--student", str(self.base / "student.h5"),
+                       "--dry-run", "--json", codes=(0, 2))
+        if said.code:
+            if not case.changes:
+                raise Fault(f"a good table is refused: {said.err[-600:]}")
+            return Verdict(False, said.code)
+        tasks = {step["name"]: step["tasks"] for step in strict_json(said.out)["steps"]}
+        if tasks["folds"] < 3:
+            raise Fault(f"too few folds to train, validate and test: {tasks}")
         return Verdict(True)
 
     def _check(self, case: Case, asked: str) -> Verdict:

@@ -218,6 +218,20 @@ def test_any_table_of_clips(runner, own, teacher):
         ("birds", f"data: birds; {RANDOM_WEIGHTS}")}
 
 
+def test_esc50_as_a_table_of_its_own_has_the_same_predictions(new_runner, esc50, embedded):
+    table = {"table": esc50 / "meta/esc50.csv", "audio": esc50 / "audio", "label_column": "target"}
+    scores = []
+    for name, data in (("known", {"clips": esc50, "partial": True}), ("own", table)):
+        run = new_runner(name)
+        run.run("folds", {**data, "model": "rf", "search": False, "trees": 10, "valid_fold": False,
+                          **({"group_column": "src_file"} if name == "own" else {})},
+                {"embed": embedded}, shards=[{"fold": 2}])
+        with open(run.artifact("folds") / "0000/predictions.csv") as stream:
+            scores.append([(row["file"], row["part"], *list(row.values())[4:])
+                           for row in csv.DictReader(stream)])
+    assert scores[0] == scores[1] and len(scores[0]) > 12
+
+
 def test_a_missing_file_is_refused_before_submission(own):
     (own / "audio/owl0.wav").unlink()
     embed = steps.step("embed")
