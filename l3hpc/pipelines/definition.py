@@ -410,7 +410,7 @@ def _check_target(target: str, steps: Mapping[str, StepDefinition], where: str, 
     valid = parameter_names(steps[name])
     if parameter not in valid:
         raise InputError(f"{what}: {name} has no parameter {parameter!r}", where=where,
-                         allowed=nearest(parameter, valid))
+                         allowed=nearest(parameter, valid) if valid else None)
 
 
 def _sorted_by_needs(steps: Mapping[str, StepDefinition]) -> list[str]:

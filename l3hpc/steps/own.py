@@ -22,6 +22,7 @@ from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.files import RESULT, digest, digest_file, read_bounded
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
 
+MAX_TASKS = 100_000
 MAX_CODE = 2**20  # bytes; it is kept in config.json
 NAME_RULE = "a name of letters, digits and _, beginning with a letter"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
@@ -47,18 +48,45 @@ class OwnParams(Params):
         "Files of code that the step uses, stored with the run when it is submitted."),
         json_schema_extra={"allowed": "list of paths"})
 
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _paths(cls, inputs: Any) -> Any:
+        if not isinstance(inputs, Mapping) or not all(
+                isinstance(path, (str, Path)) and str(path) for path in inputs.values()):
+            raise ValueError("write names with their paths, {audio: recordings}")
+        return inputs
+
     @field_validator("inputs")
     @classmethod
     def _absolute(cls, inputs: dict[str, Path]) -> dict[str, Path]:
         # a job has another working folder
         return {name: Path(os.path.abspath(path.expanduser())) for name, path in inputs.items()}
 
-    @field_validator("each")
+    @field_validator("outputs", mode="before")
     @classmethod
-    def _positive(cls, each: int | str | None) -> int | str | None:
-        if isinstance(each, int) and not 1 <= each <= 100_000:
-            raise ValueError("a number of tasks is 1 to 100,000")
+    def _patterns(cls, outputs: Any) -> Any:
+        outputs = [outputs] if isinstance(outputs, str) else outputs
+        if not isinstance(outputs, (list, tuple)) or not all(
+                isinstance(pattern, str) for pattern in outputs):
+            raise ValueError("write a list of patterns, [table.csv, plots/*.png]")
+        return outputs
+
+    @field_validator("each", mode="before")
+    @classmethod
+    def _tasks(cls, each: Any) -> Any:
+        if isinstance(each, int) and (isinstance(each, bool) or not 1 <= each <= MAX_TASKS):
+            raise ValueError(f"a number of tasks is 1 to {MAX_TASKS:,}")
+        if not isinstance(each, (int, str, type(None))):
+            raise ValueError("write a number of tasks, a needed step, or INPUT/PATTERN")
         return each
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _names(cls, code: Any) -> Any:
+        if not isinstance(code, Mapping) or not all(
+                str(name) == PurePosixPath(str(name)).name for name in code):
+            raise ValueError("write a list of paths, [convert.py]")
+        return code
 
     @property
     def own(self) -> dict[str, JsonValue]:
@@ -103,7 +131,7 @@ class OwnStep(Step[P]):
                 raise InputError(f"{pattern!r} in outputs is not a pattern of files",
                                  allowed="relative to the output of a task: table.csv, plots/*.png")
             if parts == (RESULT,):
-                raise InputError(f"l3hpc writes {RESULT} itself", where="outputs",
+                raise InputError(f"{RESULT} is written by l3hpc itself", where="outputs",
                                  hint="Give the file another name.")
 
     def shards(self, params: P, upstream: Upstream) -> list[Shard]:
@@ -209,7 +237,7 @@ def code_folder(code: Mapping[str, str]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="l3hpc-code-") as folder:
         for name, text in code.items():
-            path = Path(folder, PurePosixPath(name).name)
+            path = Path(folder, name)
             path.write_text(text, encoding="utf-8")
             path.chmod(0o700)
         yield Path(folder)

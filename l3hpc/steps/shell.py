@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.steps.base import PlanParams, Task, Upstream
@@ -47,6 +47,15 @@ class ShellParams(OwnParams):
     command: str | tuple[str, ...] = Field(
         description="What is run: a text by bash, a list of arguments without a shell.",
         json_schema_extra={"allowed": "text, list of texts"})
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _texts(cls, command: Any) -> Any:
+        # YAML has made other values of them: 1.10 would become 1.1
+        for word in command if isinstance(command, (list, tuple)) else [command]:
+            if not isinstance(word, str):
+                raise ValueError(f"{word!r} is not a text: put it in quotes")
+        return command
 
 
 class Shell(OwnStep[ShellParams]):
