@@ -289,11 +289,11 @@ def _changed(workspace: Path, record: RunRecord) -> Iterator[Changed]:
         params = config.get("params")
         if known is None or not isinstance(params, dict):
             continue
-        for name, value in params.items():
+        for name, value in known.shown_params(params).items():
             field = known.params_type.model_fields.get(name)
-            if field is None:
+            if field is None and not known.has_own_params:
                 continue
-            if field.is_required():
+            if field is None or field.is_required():
                 yield Changed(step.name, name, _json(value))
                 continue
             default = _as_json(field.get_default(call_default_factory=True))

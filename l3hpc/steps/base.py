@@ -392,6 +392,16 @@ class Step(ABC, Generic[P]):
         """
         return ""
 
+    def shown_params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters as the report shows them.
+
+        Parameters
+        ----------
+        params
+            The frozen parameters, as JSON values.
+        """
+        return params
+
     def files_to_keep(self, params: Mapping[str, Any]) -> Sequence[str]:
         """The patterns of the files that are copied to the report's folder.
 

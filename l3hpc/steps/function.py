@@ -86,6 +86,11 @@ class Python(OwnStep[PythonParams]):
         if definition is not None and not definition.decorator_list:
             _check_arguments(definition, inputs | {*params.own}, where)
 
+    def shown_params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters without the digest of the module."""
+        shown = super().shown_params(params)
+        return {name: value for name, value in shown.items() if name != "source"}
+
     def describe(self, params: PythonParams, plan: PlanParams) -> str:
         """Return the name of the function."""
         return params.function

@@ -178,6 +178,12 @@ class OwnStep(Step[P]):
                 found[name] = digest_file(path)
         return found
 
+    def shown_params(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters with the names of the files of code in place of their text."""
+        code = ", ".join(params.get("code", ()))
+        return {name: value for name, value in {**params, "code": code}.items()
+                if value or name not in self.declares}
+
     def files_to_keep(self, params: Mapping[str, Any]) -> Sequence[str]:
         """The files that the pipeline declares as outputs."""
         return list(params.get("outputs", ()))

@@ -109,6 +109,16 @@ def test_a_function_gets_inputs_and_parameters_by_name(place):
     assert "helper" not in sys.modules and not [path for path in sys.path if "l3hpc-code" in path]
 
 
+def test_the_report_shows_the_names_of_the_code_and_own_parameters(place):
+    from l3hpc.steps import step
+
+    made = place(own={"kind": "python", "function": "own.py:show", "code": ["helper.py"],
+                      "inputs": {"audio": "recordings/b.wav"}, "params": {"level": 0}})
+    assert step("python").shown_params(made.steps[0].params) == {
+        "inputs": {"audio": str(Path("recordings/b.wav").absolute())},
+        "code": "helper.py, own.py", "function": "own.py:show", "level": 0}
+
+
 def test_what_decides_the_fingerprint(place):
     step = {"kind": "python", "function": "own.py:show", "code": ["helper.py"],
             "inputs": {"audio": "recordings/b.wav"}, "params": {"level": 2}}
