@@ -62,8 +62,8 @@ def ours(folder: Path, threads: int) -> dict[str, Any]:
     """``seconds``: per batch of ``prepare``; ``steady``: per shuffled batch from the cache."""
     import numpy as np
 
+    from l3hpc.datasets.pair_cache import prepare_cache as fill
     from l3hpc.datasets.training_pairs import find_pairs
-    from l3hpc.datasets.training_pairs import prepare as fill
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
         start = time.perf_counter()
@@ -86,7 +86,7 @@ def compare(folder: Path) -> dict[str, Any]:
 
     mine, theirs = np.load(folder / "ours.npy"), np.load(folder / "peer.npy")
     same_audio = frontend()(np.load(folder / "resampled.npy"))
-    from l3hpc.audio.frontends import mel_corners
+    from l3hpc.audio.mels import mel_corners
 
     inside = mel_corners(RATE, MELS)[2:] <= EDGE
     apart = np.abs(mine - theirs)

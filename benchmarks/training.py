@@ -91,7 +91,7 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     import numpy as np
 
     from l3hpc.arrays.rows import RowFile
-    from l3hpc.datasets.training_pairs import PairCache
+    from l3hpc.datasets.pair_cache import PairCache
     from l3hpc.models.training import loop as training
     from l3hpc.models.training.state import Schedule, Status
 

@@ -16,7 +16,7 @@ BENEATH_ALL = ("io", "findings", "installation", "errors", "_version", "_lazy")
 # every other package and each that it imports, from the person down: arrows point to later lines
 ARROWS = {name: tuple(below.split()) for name, below in {
     "cli": "demo doctor report setup runs worker schedulers pipelines workspace config steps export"
-           " datasets embedding models audio ledger console",
+           " datasets embedding teachers models audio ledger console",
     "demo": "report runs pipelines workspace config datasets console",
     "doctor": "notify schedulers pipelines workspace config steps teachers datasets ledger arrays"
               " console",
@@ -41,7 +41,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "reduction": "datasets arrays console",
     "sampling": "datasets arrays console",
     "embedding": "teachers models audio arrays",
-    "teachers": "datasets models audio",
+    "teachers": "datasets models audio arrays",
     "datasets": "models audio arrays console",
     "models": "audio arrays console",
     "audio": "arrays",

@@ -39,6 +39,7 @@ COMMANDS = {
     "init": "Write a cluster.yaml for this site.",
     "config": "Show or check the effective configuration.",
     "embed": "Embed sound files with any model: npz, HDF5 or CSV.",
+    "teacher": "Describe a network of another kind, to use it as a teacher.",
     "demo": "Run the whole pipeline on a synthetic city.",
     "doctor": "Check this machine, the cluster, the data and the ledger.",
     "ledger": "Show, export and synchronise the results tables.",

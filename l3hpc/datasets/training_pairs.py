@@ -1,38 +1,26 @@
-"""Pair audio with target embeddings, hold out pairs for validation, and cache spectra and targets.
+"""Pair audio with target embeddings, and hold out pairs for validation.
 
 Targets are rows of embeddings (the teacher's, or reduced ones). Our own artifacts record which
 recording and window each row is from; published folders pair rows of HDF5 files of the same name.
-
-Decoding, resampling and the front end cost more than reading 13 kB from disk; so spectra and
-targets are computed once into files (``PairCache``), from which the training loop reads rows in any
-order. A preparation that was killed continues where it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.rows import RowFile
-from l3hpc.arrays.threads import read_ahead
-from l3hpc.audio.frontends import Frontend
-from l3hpc.console.progress import Progress
 from l3hpc.datasets.embedding_file import TEACHER_KEY, EmbeddingFile
 from l3hpc.datasets.embeddings import EmbeddingSource, approx_of, open_source, parse_key
-from l3hpc.datasets.windows import read_pieces
 from l3hpc.errors import InputError
-from l3hpc.io.files import digest, read_json, write_json
 
 TRAIN, VALIDATE = "train", "validate"
 COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
-SAVE_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +43,8 @@ class PairUnit:
         Seconds from one window to the next.
     center
         As in ``frame_audio``.
+    window_s
+        Length of the teacher's windows in seconds.
     group
         Rows of one group are never divided between training and validation.
     split
@@ -70,6 +60,7 @@ class PairUnit:
     center: bool
     group: str
     split: str | None = None
+    window_s: float = 1.0
 
     @property
     def count(self) -> int:
@@ -103,6 +94,11 @@ class TrainingPairs:
     approx: str
     teacher: dict[str, Any]
     audio: Path
+
+    @property
+    def window_s(self) -> float:
+        """Length of the teacher's windows in seconds, the same in all units."""
+        return self.units[0].window_s
 
     @property
     def rows(self) -> int:
@@ -139,7 +135,7 @@ def artifact_pairs(
     InputError
         The two artifacts do not match row by row.
     """
-    from l3hpc.datasets.windows import calendar
+    from l3hpc.datasets.local_time import calendar
 
     # Tasks correspond by number: task i of the targets is computed from task i of extract.
     if len(extract.parts) != len(targets.parts):
@@ -167,6 +163,7 @@ def artifact_pairs(
         days[dated] = calendar(moments[dated], timezone).day
         frames = provenance["frame"].astype(np.int32)
         hop, center = float(attributes["hop"]), bool(attributes["center"])
+        window_s = float(attributes.get("window", 1.0))  # earlier versions: always one second
         edges = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(which)]
         for start, stop in itertools.pairwise(edges if len(which) else []):
             number = int(which[start])
@@ -174,7 +171,7 @@ def artifact_pairs(
             sensor = provenance["recordings/sensor"][number]
             group = f"{sensor}/day {days[number]}" if dated[number] else f"file {name}"
             units.append(PairUnit(str(folder / name), first, target, start, frames[start:stop], hop,
-                              center, groups.setdefault(group, group)))
+                              center, groups.setdefault(group, group), None, window_s))
             first += stop - start
     teacher = targets.parts[0].attributes().get("teacher") or {}
     return _checked(units, targets, teacher, folder)
@@ -370,131 +367,3 @@ def _checked(units: list[PairUnit], targets: EmbeddingSource, teacher: dict[str,
     if not units:
         raise InputError("no pairs of audio and target", where=str(targets.path))
     return TrainingPairs(units, targets.key, targets.dim, approx_of(targets.key), teacher, audio)
-
-
-@dataclass(frozen=True)
-class PairCache:
-    """Spectra and targets on disk, by row number.
-
-    Attributes
-    ----------
-    spectra
-        (rows, bands, times).
-    targets
-        (rows, dim).
-    """
-
-    spectra: RowFile
-    targets: RowFile
-
-    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pairs of some rows, in the given order.
-
-        Parameters
-        ----------
-        rows
-            (n,) row numbers.
-
-        Returns
-        -------
-        spectra
-            (n, bands, times, 1) float32.
-        targets
-            (n, dim) float32.
-        """
-        return (self.spectra[rows].astype(np.float32, copy=False)[..., np.newaxis],
-                self.targets[rows])
-
-
-def prepare_cache(
-    pairs: TrainingPairs, frontend: Frontend, folder: Path, *, kind: str = "float32",
-    threads: int = 1, progress: Progress | None = None,
-) -> PairCache:
-    """Compute spectra and targets of all pairs into files, completing those of an earlier attempt.
-
-    Parameters
-    ----------
-    pairs
-        From ``find_pairs``.
-    frontend
-        The student's spectrogram.
-    folder
-        Takes the files.
-    kind
-        ``float32``, or ``float16`` (half the disk space; a spectrum's error is below 0.04 dB).
-    threads
-        Recordings computed at once; each takes memory for its samples.
-    progress
-        Shows how many windows are done.
-
-    Returns
-    -------
-    PairCache
-        Spectra and targets by row number.
-
-    Raises
-    ------
-    InputError
-        A recording is shorter than its targets require, or targets are not finite.
-    """
-    progress = progress or Progress()
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = pairs.rows
-    settings = digest([asdict(frontend), kind, pairs.key, pairs.dim, rows, [
-        [unit.audio, unit.first, str(unit.target.path), unit.target_first]
-        for unit in pairs.units]])
-    state = folder / "prepared.json"
-    prepared = read_json(state) if state.is_file() else {}
-    done = prepared.get("units", 0) if prepared.get("settings") == settings else 0
-    mode: Literal["r+", "w+"] = "r+" if done else "w+"
-    spectra = RowFile(folder / "spectra.bin", kind, (rows, *frontend.shape), mode)
-    targets = RowFile(folder / "targets.bin", "float32", (rows, pairs.dim), mode)
-    progress.start("preparing spectra", total=rows, unit="windows")
-    progress.advance(pairs.units[done].first if done < len(pairs.units) else rows)
-
-    def work(unit: PairUnit) -> PairUnit:
-        _fill_unit(unit, frontend, spectra, targets)
-        return unit
-
-    saved = time.monotonic()
-    threads = max(threads, 1)
-    finished = read_ahead(work, pairs.units[done:], depth=2 * threads, threads=threads)
-    for number, unit in enumerate(finished, done + 1):
-        progress.advance(unit.count)
-        if time.monotonic() - saved > SAVE_EVERY_S or number == len(pairs.units):
-            # The arrays first: units that the state counts must be on the disk.
-            spectra.flush()
-            targets.flush()
-            write_json(state, {"settings": settings, "units": number})
-            saved = time.monotonic()
-    return PairCache(spectra, targets)
-
-
-def _fill_unit(unit: PairUnit, frontend: Frontend, spectra: RowFile, targets: RowFile) -> None:
-    """Write the rows of one unit."""
-    values = unit.target.read(unit.target_first, unit.target_first + unit.count)
-    if not np.isfinite(values).all():
-        raise InputError("holds targets that are not finite", where=str(unit.target.path))
-    targets[unit.first:unit.first + unit.count] = values
-    # Windows come in the order of the audio, rows may be in any other.
-    order = np.argsort(unit.windows, kind="stable")
-    numbers = unit.windows[order]
-    filled = 0
-    last = -1
-    audio = Path(unit.audio)
-    for piece in read_pieces(audio, frontend.rate, unit.hop, unit.center, min_seconds=0.0):
-        last = piece.first + len(piece.windows) - 1
-        stop = int(np.searchsorted(numbers, last, side="right"))
-        if stop > filled:
-            windows = piece.windows[numbers[filled:stop] - piece.first]
-            spectra[unit.first + order[filled:stop]] = frontend(windows)
-            filled = stop
-    if filled < unit.count and numbers[-1] == last + 1:
-        # A hop that is not a whole number of samples may fit once less at this rate: the last
-        # window would begin after the end.
-        spectra[unit.first + order[filled:]] = frontend(np.zeros((1, frontend.rate), np.float32))
-        filled = unit.count
-    if filled < unit.count:
-        raise InputError(f"has {last + 1} windows, but the embeddings refer to window "
-                         f"{numbers[-1]}", where=unit.audio,
-                         hint="If the file has changed since extract, run extract again.")

@@ -26,11 +26,12 @@ from l3hpc.models import geometry as evidence
 from l3hpc.models import tflite, weights
 from l3hpc.models.weights import untrained_seed
 from l3hpc.teachers import find as teachers
+from l3hpc.teachers.base import Options
 from l3hpc.teachers.find import short_name
 from l3hpc.teachers.hear import PREFIX
 
 VARIABLE = "L3HPC_MODELS"
-ENDINGS = (".h5", ".h5.gz", ".weights.h5", ".keras", ".tflite")
+ENDINGS = (".h5", ".h5.gz", ".weights.h5", ".keras", ".tflite", ".onnx")
 SEA_DIMS = (512, 256, 128, 64)
 SPARSITIES = ("53.5", "63.5", "72.3", "87.0", "95.45")
 OPENL3_SIZES = (512, 6144)
@@ -46,7 +47,7 @@ PATTERNS = ("sea-512, sea-256, sea-128, sea-64; edgel3-ft-95.45 (ft, kd; 53.5, 6
             "untrained[:SEED]; hear:package.module; a file, or its name in one of the folders")
 NETWORKS = {"openl3": "L3 audio network (openl3)", "edgel3-sparse": "sparse L3 (EdgeL3)",
             "edgel3-sea": "SEA student", "tflite": "TFLite model",
-            HEAR: "module of the HEAR interface"}
+            HEAR: "module of the HEAR interface", "other": "network of another kind"}
 
 
 @dataclass(frozen=True)
@@ -252,8 +253,8 @@ class Recognised:
         None for an untrained network, and for code.
     format : str
         Description of the file format.
-    network : {'openl3', 'edgel3-sparse', 'edgel3-sea', 'tflite', 'hear'}
-        The kind of network.
+    network : {'openl3', 'edgel3-sparse', 'edgel3-sea', 'tflite', 'hear', 'other'}
+        The kind of network; ``other``: a file with a sidecar.
     rate : int
         Sampling rate of the input in Hz.
     frontend : Frontend or None
@@ -343,6 +344,8 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
     stated = geometry_of(input_repr, frontend, geometry)
     if is_hear_module(file):
         return _hear_module(str(file), stated, embedding_size)
+    if teachers.has_sidecar(file):
+        return _network_file(Path(file), stated, embedding_size)
     if weights.untrained_seed(file) is None and Path(file).is_file() and (
             tflite.is_tflite(Path(file))):
         return _tflite(Path(file), stated, embedding_size)
@@ -404,6 +407,15 @@ def _hear_module(name: str, stated: Mapping[str, Any], size: int | None) -> Reco
                          allowed="none: its code computes what it needs")
     return Recognised(None, "Python code", HEAR, known.rate, None, known.dim, (known.dim,),
                       known.label, "the loaded model", window_s=known.window_s)
+
+
+def _network_file(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:
+    known = teachers.describe(str(file), Options(stated))
+    if size not in (None, known.dim):
+        raise InputError(f"this model gives {known.dim} values, not {size}", where=str(file),
+                         allowed=str(known.dim))
+    return Recognised(file, known.kind, "other", known.rate, None, known.dim, (known.dim,),
+                      known.label, "sidecar", known.notes, window_s=known.window_s)
 
 
 def _tflite(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:

@@ -107,7 +107,7 @@ def _model_file(name: str | Path, geometry: Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class CalibrationFrames:
-    """One-second frames (n, rate) float32 of real recordings.
+    """Frames (n, samples) float32 of real recordings.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ class CalibrationFrames:
     recordings: int
 
 
-def read_frames(folder: Path, rate: int) -> CalibrationFrames:
+def read_frames(folder: Path, rate: int, window_s: float = 1.0) -> CalibrationFrames:
     """Read frames of recordings spread evenly through a folder and its subfolders.
 
     Every second recording is for the ranges, the others for the check; a single one is for both.
@@ -135,6 +135,8 @@ def read_frames(folder: Path, rate: int) -> CalibrationFrames:
         Where the recordings are.
     rate
         Hz.
+    window_s
+        Length of a frame in seconds.
 
     Returns
     -------
@@ -148,8 +150,8 @@ def read_frames(folder: Path, rate: int) -> CalibrationFrames:
     """
     recordings = scan_recordings(folder)
     # Different recordings, so that the accuracy is not measured on what the ranges were fitted to.
-    ranges = _windows(folder, recordings[0::2], rate, RANGE_FRAMES)
-    check = _windows(folder, recordings[1::2] or recordings, rate, CHECK_FRAMES)
+    ranges = _windows(folder, recordings[0::2], rate, RANGE_FRAMES, window_s)
+    check = _windows(folder, recordings[1::2] or recordings, rate, CHECK_FRAMES, window_s)
     if not len(ranges) or not len(check):
         raise InputError(f"none of the {len(recordings)} recordings can be used",
                          where=str(folder), allowed="audible recordings of at least one second",
@@ -177,9 +179,11 @@ def frame_windows(folder: Path, rate: int, count: int) -> np.ndarray:
     return _windows(folder, scan_recordings(folder), rate, count)
 
 
-def _windows(folder: Path, recordings: Sequence[Recording], rate: int, count: int) -> np.ndarray:
+def _windows(folder: Path, recordings: Sequence[Recording], rate: int, count: int,
+             window_s: float = 1.0) -> np.ndarray:
     most = min(count, MAX_RECORDINGS)
-    return sample_windows(folder, evenly_spaced(recordings, most), rate, HOP_S, True, count)[:count]
+    return sample_windows(folder, evenly_spaced(recordings, most), rate, HOP_S, True, count,
+                          window_s=window_s)[:count]
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,11 @@ def frontend_header(front: Frontend, dtype: str, scale: float, zero: int) -> str
     """
     before, _ = front.padding()
     bands, times = front.shape
-    values = [("RATE", front.rate, "samples per second, and per frame"),
+    rate = [("RATE", front.rate, "samples per second, and per frame")]
+    if front.samples != front.rate:
+        rate = [("RATE", front.rate, "samples per second"),
+                ("SAMPLES", front.samples, "samples per frame")]
+    values = [*rate,
               ("DFT", front.n_dft, "samples per spectrum"),
               ("HOP", front.hop, "samples from one spectrum to the next"),
               ("PAD_BEFORE", before, "zeros before the frame; after it as many as are needed"),

@@ -215,10 +215,11 @@ def convert_frontend(spec: NetworkSpec) -> bytes:
 
     from l3hpc.audio.frontend_layer import MelFrontend
 
-    layer = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention)
+    layer = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention,
+                        spec.window_s)
     module = tf.Module()
     module.listen = tf.function(layer.call, autograph=False, input_signature=[
-        tf.TensorSpec((1, spec.rate), tf.float32, name="audio")])
+        tf.TensorSpec((1, spec.frontend.samples), tf.float32, name="audio")])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.listen.get_concrete_function()], module)
     return bytes(converter.convert())

@@ -286,7 +286,9 @@ def figures_table(report: Mapping[str, Any]) -> str:
 
 def _summary_text(report: Mapping[str, Any]) -> str:
     inside = report["frontend"] == "inside"
-    takes = "one second of audio" if inside else "the mel spectrogram of one second of audio"
+    window_s = report["model"]["spec"].get("window_s", 1)
+    audio = "one second of audio" if window_s == 1 else f"{window_s:g} seconds of audio"
+    takes = audio if inside else f"the mel spectrogram of {audio}"
     return (f"An audio embedding network of the L3-Net family as TensorFlow Lite, in "
             f"{report['format']}: it turns {takes} into {report['model']['dim']} numbers, the "
             "input of a classifier that is not in this file. Batch normalisation is folded. "
@@ -399,7 +401,7 @@ def export_model(name: str | Path, output: Path, settings: ExportSettings,
     progress.start("export", total=4, unit="steps")
     progress.advance(0, now="reading")
     frames = (None if settings.calibrate is None
-              else build.read_frames(settings.calibrate, info.spec.rate))
+              else build.read_frames(settings.calibrate, info.spec.rate, info.spec.window_s))
     progress.advance(now="converting")
     ranges = None if frames is None else info.spec.frontend(frames.ranges, threads=None)
     built = build_model(network, settings, ranges)

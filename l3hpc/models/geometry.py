@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.audio.frontends import mel_filterbank
+from l3hpc.audio.mels import mel_filterbank
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models.spec import is_valid_value, openl3_spec
 from l3hpc.models.weight_files import StoredLayer, StoredNetwork

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from l3hpc.audio.conventions import letter_of
-from l3hpc.audio.frontends import Frontend, max_mels_without_empty
+from l3hpc.audio.framing import window_samples
+from l3hpc.audio.frontends import Frontend
+from l3hpc.audio.mels import format_bands, max_mels_without_empty
 from l3hpc.errors import InputError
 
 L3_FILTERS = (64, 64, 128, 128, 256, 256, 512, 512)
@@ -276,7 +278,8 @@ def student_filters(emb_dim: int, width: float | None = None) -> tuple[int, ...]
 
 def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int = 1024,
                  fmax: float | None = None, emb_dim: int = 128,
-                 filters: Sequence[int] | None = None, head: str = "linear") -> NetworkSpec:
+                 filters: Sequence[int] | None = None, head: str = "linear",
+                 window_s: float = 1.0) -> NetworkSpec:
     """A student network; the defaults are the published 128-d geometry.
 
     Parameters
@@ -291,6 +294,8 @@ def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int 
         Output channels of the eight convolutions; None: see ``student_filters``.
     head
         ``'linear'`` or ``'relu'``.
+    window_s
+        Length of a window in seconds.
 
     Returns
     -------
@@ -307,13 +312,14 @@ def student_spec(rate: int = 8000, n_mels: int = 64, hop: int = 160, n_dft: int 
     >>> student_spec().dim, parameter_count(student_spec())
     (128, 584420)
     """
-    check_student(rate, n_mels, hop, n_dft, fmax, emb_dim, filters)
+    check_student(rate, n_mels, hop, n_dft, fmax, emb_dim, filters, window_s)
     chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
-    return NetworkSpec(rate, n_mels, hop, n_dft, fmax, chosen, "student", head, emb_dim)
+    return NetworkSpec(rate, n_mels, hop, n_dft, fmax, chosen, "student", head, emb_dim,
+                       window_s=window_s)
 
 
 def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | None, emb_dim: int,
-                  filters: Sequence[int] | None = None) -> None:
+                  filters: Sequence[int] | None = None, window_s: float = 1.0) -> None:
     """Check the values of a student; an error names the option and what is allowed.
 
     Parameters
@@ -336,7 +342,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
     Raises
     ------
     InputError
-        A DFT that is odd or longer than the one-second frame; a hop longer than the DFT (it would
+        A DFT that is odd or longer than a window; a hop longer than the DFT (it would
         skip samples); fmax above half the rate; mel bands without a DFT bin; a spectrogram too
         small for three poolings; or an embedding length that does not follow from the filters.
     """
@@ -345,9 +351,11 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
 
     if rate < 1000:
         refuse("--asr", f"a sample rate of {rate} Hz is too low for audio", "at least 1000 Hz")
-    if n_dft < 2 or n_dft % 2 or n_dft > rate:
-        refuse("--dft", f"a DFT of {n_dft} samples does not fit a one-second frame at {rate} Hz",
-               f"an even number of samples from 2 to {rate - rate % 2}")
+    samples = window_samples(window_s, rate)
+    if n_dft < 2 or n_dft % 2 or n_dft > samples:
+        frame = "a one-second frame" if window_s == 1 else f"a frame of {window_s:g} s"
+        refuse("--dft", f"a DFT of {n_dft} samples does not fit {frame} at {rate} Hz",
+               f"an even number of samples from 2 to {samples - samples % 2}")
     if hop < 1 or hop > n_dft:
         refuse("--hop", f"a hop of {hop} samples does not fit a DFT of {n_dft}: "
                + ("it would skip samples" if hop > n_dft else "it would never advance"),
@@ -357,11 +365,12 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
                f"above 0 and at most {rate / 2:g} Hz")
     if n_mels < 8:
         refuse("--mels", f"{n_mels} mel bands are too few for three 2x2 poolings", "at least 8")
-    frontend = Frontend(rate, n_dft, hop, n_mels, fmax)
+    frontend = Frontend(rate, n_dft, hop, n_mels, fmax, window_s=window_s)
     _check_bands(frontend)
     if frontend.shape[1] < 8:
-        refuse("--hop", f"a hop of {hop} samples gives {frontend.shape[1]} spectra per second, too "
-               "few for three 2x2 poolings", f"at most {(rate - 1) // 7} samples")
+        refuse("--hop", f"a hop of {hop} samples gives {frontend.shape[1]} spectra per "
+               f"{'second' if window_s == 1 else 'window'}, too few for three 2x2 poolings",
+               f"at most {(samples - 1) // 7} samples")
     chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
     if len(chosen) != 8 or min(chosen) < 1:
         refuse("--filters", f"invalid filters: {list(chosen)}",
@@ -428,28 +437,6 @@ def activation_bytes(spec: NetworkSpec) -> int:
     return max(4 * bands * times * max(spec.filters[2 * block:2 * block + 2])
                for block, (bands, times) in enumerate(spec.maps)
                if 2 * block < len(spec.filters))
-
-
-def format_bands(bands: Sequence[int]) -> str:
-    """Format band numbers with ranges, such as ``0, 3-5, 9``.
-
-    Parameters
-    ----------
-    bands
-        Ascending numbers.
-
-    Returns
-    -------
-    str
-        Separated by commas; '' for none.
-    """
-    runs: list[list[int]] = []
-    for band in bands:
-        if runs and band == runs[-1][1] + 1:
-            runs[-1][1] = band
-        else:
-            runs.append([band, band])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def is_valid_value(key: str, value: Any) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import resource
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from l3hpc.arrays.threads import allocated_cores
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.files import digest_file, read_json, write_json
 from l3hpc.models.embedder import check_frames
 from l3hpc.models.engines import cache_file, refuse_fork
@@ -46,6 +47,7 @@ CUSTOM = 32  # builtin code of operators that TFLite does not define
 TYPES = {0: "float32", 3: "uint8", 7: "int16", 9: "int8"}
 STUDENT_FRONTEND = Frontend(8000, 1024, 160, 64)
 KNOWN_FRONTENDS = (*OPENL3_FRONTENDS.values(), STUDENT_FRONTEND)
+AUDIO_RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 SHAPE, AUDIO = "input shape", "audio input"
 FRAMES_PER_THREAD = 16
 CHECK_TIMEOUT_S = 120.0
@@ -75,6 +77,8 @@ class TfliteInfo:
         One of ``TYPES``.
     evidence
         How the front end was identified (``'l3hpc'``: by the file's own metadata).
+    window_s
+        Length of a window in seconds.
     """
 
     file: Path
@@ -84,11 +88,7 @@ class TfliteInfo:
     input_type: str
     output_type: str
     evidence: str
-
-    @property
-    def window_s(self) -> float:
-        """Length of a window in seconds: an input of audio is taken for one second."""
-        return 1.0 if self.frontend is None else self.frontend.window_s
+    window_s: float = 1.0
 
     @property
     def label(self) -> str:
@@ -158,7 +158,10 @@ def describe_tflite(path: Path, geometry: Mapping[str, Any] | None = None) -> Tf
     if len(shape) != 2 or shape[1] < 1:
         raise InputError(f"gives outputs of shape {list(shape)}", where=str(path),
                          allowed="embeddings (1, values)")
-    return TfliteInfo(path, rate, frontend, shape[1], model_input[1], output_type, evidence)
+    samples = math.prod(model_input[0][1:])
+    window_s = samples / rate if frontend is None else frontend.window_s
+    return TfliteInfo(path, rate, frontend, shape[1], model_input[1], output_type, evidence,
+                      window_s)
 
 
 def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -167,13 +170,7 @@ def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = schema.Model.GetRootAsModel(data, 0)
-    for index in range(model.OperatorCodesLength()):
-        code = model.OperatorCodes(index)
-        # Such an operator could run any TensorFlow code when the model is loaded.
-        if code.BuiltinCode() == CUSTOM or code.CustomCode():
-            name = (code.CustomCode() or b"?").decode(errors="replace")
-            raise InputError(f"holds an operator that TFLite does not define ({name:.40})",
-                             allowed="standard operators; a custom one may be any code")
+    refuse_custom_operators(model)
     if model.SubgraphsLength() != 1:
         raise InputError(f"holds {model.SubgraphsLength()} graphs", allowed="one")
     graph = model.Subgraphs(0)
@@ -194,6 +191,17 @@ def _tables(data: bytes) -> tuple[dict[str, Any], Tensor, Tensor]:
             _tensor(graph.Tensors(graph.Outputs(0))))
 
 
+def refuse_custom_operators(model: Any) -> None:
+    """Refuse a model (of the flatbuffer's schema) with operators that TFLite does not define."""
+    for index in range(model.OperatorCodesLength()):
+        code = model.OperatorCodes(index)
+        # Such an operator could run any TensorFlow code when the model is loaded.
+        if code.BuiltinCode() == CUSTOM or code.CustomCode():
+            name = (code.CustomCode() or b"?").decode(errors="replace")
+            raise InputError(f"holds an operator that TFLite does not define ({name:.40})",
+                             allowed="standard operators; a custom one may be any code")
+
+
 def _tensor(tensor: Any) -> Tensor:
     if tensor.Type() not in TYPES:
         raise InputError(f"has an input or output of type {tensor.Type()}",
@@ -206,6 +214,14 @@ def _front_end(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any],
     """(rate, front end, evidence) for an input of some shape."""
     sizes = [size for size in shape[1:] if size != 1]
     if len(sizes) == 1:
+        spec = metadata.get("spec")
+        if isinstance(spec, dict):
+            return _frontend(path, spec).rate, None, AUDIO
+        # Nobody can say whether another length is one second: 144,000 may be 3 s at 48 kHz.
+        if sizes[0] not in AUDIO_RATES:
+            raise InputError(f"takes {sizes[0]:,} samples, at a rate that it does not state",
+                             where=str(path), hint="describe it as a teacher: "
+                             + command_line("teacher", "describe", path, "--rate", "HZ"))
         return sizes[0], None, AUDIO
     if len(sizes) != 2:
         raise InputError(f"takes inputs of shape {list(shape)}", where=str(path),
@@ -272,13 +288,7 @@ class TfliteEmbedder:
         self.window_s, self.engine_name = self.info.window_s, "tflite"
         self.trained = True
         self.threads = threads
-        count = threads or allocated_cores()
-        refuse_fork()
-        _refuse_crashing_file(Path(path))
-        # One for each thread, because an interpreter holds the values of the frame that it
-        # computes.
-        self._interpreters = [_interpreter(Path(path)) for _ in range(count)]
-        self._pool = ThreadPoolExecutor(count)
+        self._interpreters = Interpreters(Path(path), threads=threads)
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
@@ -304,7 +314,7 @@ class TfliteEmbedder:
             Frames of another shape, or a batch size below 1.
         """
         check_frames(frames, self.rate, self.window_s)
-        size = FRAMES_PER_THREAD * len(self._interpreters) if batch_size is None else batch_size
+        size = self._interpreters.batch_size if batch_size is None else batch_size
         if size < 1:
             raise InputError(f"a batch size of {size} frames", allowed="at least 1")
         result = np.empty((len(frames), self.dim), np.float32)
@@ -312,12 +322,56 @@ class TfliteEmbedder:
             part = to_float(np.asarray(frames[start:start + size]))
             inputs = part if self.info.frontend is None else self.info.frontend(
                 part, threads=self.threads)
-            self._run(inputs, result[start:start + len(part)])
+            self._interpreters.run(inputs, result[start:start + len(part)])
             if on_batch is not None:
                 on_batch(len(part))
         return result
 
-    def _run(self, inputs: np.ndarray, out: np.ndarray) -> None:
+
+class Interpreters:
+    """One interpreter per thread, each computing one input at a time.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        What is computed, where it is not the file as it is.
+    threads
+        None: all that the process was given.
+
+    Attributes
+    ----------
+    batch_size
+        A good number of inputs at once.
+
+    Raises
+    ------
+    InputError
+        The file cannot be run.
+    """
+
+    def __init__(self, path: Path, content: bytes | None = None, threads: int | None = None
+                 ) -> None:
+        count = threads or allocated_cores()
+        refuse_fork()
+        _refuse_crashing_file(path)
+        # One for each thread, because an interpreter holds the values of the frame that it
+        # computes.
+        self._interpreters = [_interpreter(path, content) for _ in range(count)]
+        self._pool = ThreadPoolExecutor(count)
+        self.batch_size = FRAMES_PER_THREAD * count
+
+    def run(self, inputs: np.ndarray, out: np.ndarray) -> None:
+        """Compute outputs.
+
+        Parameters
+        ----------
+        inputs
+            (n, …), each with as many values as the model's input.
+        out
+            (n, values) float32, filled with the flattened outputs.
+        """
         refuse_fork()
         # The threads share one iterator: each takes the next frame when it has finished one.
         remaining = iter(range(len(inputs)))
@@ -373,14 +427,15 @@ def main(path: str) -> None:
         _embed_one(interpreter, np.zeros(interpreter.get_input_details()[0]["shape"], np.float32))
 
 
-def _interpreter(path: Path) -> Any:
+def _interpreter(path: Path, content: bytes | None = None) -> Any:
     import_tensorflow()
     import tensorflow as tf
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it will move to a package of its own
         try:
-            interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=1)
+            model = {"model_path": str(path)} if content is None else {"model_content": content}
+            interpreter = tf.lite.Interpreter(**model, num_threads=1)
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError, MemoryError) as error:
             lines = str(error).splitlines() or [type(error).__name__]

@@ -208,7 +208,7 @@ def _inspect(path: Path, file: h5py.File, config: dict[str, Any]) -> StoredNetwo
         return _own_format(contents, file)
     if "model_config" in file.attrs:
         config = parse_json(file.attrs["model_config"], path)
-    _refuse_code(config, path)
+    refuse_code(config, path)
     root = file
     # A full model keeps its weights in a group, a file of weights at the top.
     inner = None if contents.names(file, "layer_names") else contents.child(file, "model_weights")
@@ -233,8 +233,21 @@ def _inspect(path: Path, file: h5py.File, config: dict[str, Any]) -> StoredNetwo
                          unused_bytes=file.id.get_filesize() - used)
 
 
-def _refuse_code(config: dict[str, Any], path: Path) -> None:
-    """Refuse a model with a layer that is code, wherever it lies in the configuration."""
+def refuse_code(config: dict[str, Any], path: Path) -> None:
+    """Refuse a model with a layer that is code, wherever it lies in the configuration.
+
+    Parameters
+    ----------
+    config
+        Of the model, as JSON values.
+    path
+        What the message names.
+
+    Raises
+    ------
+    InputError
+        With the class of the layer.
+    """
     waiting: list[Any] = [config]
     while waiting:
         one = waiting.pop()
@@ -242,7 +255,7 @@ def _refuse_code(config: dict[str, Any], path: Path) -> None:
             kind = str(one.get("class_name", ""))
             if kind.lower().strip("_").endswith(CODE_LAYERS):
                 raise InputError(f"holds a layer that is code ({kind}), which is never executed",
-                                 where=str(path), allowed="layers of an L3 audio network")
+                                 where=str(path), allowed="ordinary layers of Keras")
         waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 

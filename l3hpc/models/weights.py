@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l3hpc.audio.mels import format_bands
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, write_bytes
 from l3hpc.models.geometry import find_geometry
 from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers, untrained
-from l3hpc.models.spec import L3_FILTERS, NetworkSpec, format_bands, openl3_spec
+from l3hpc.models.spec import L3_FILTERS, NetworkSpec, openl3_spec
 from l3hpc.models.weight_files import StoredNetwork, network_bytes, open_network
 
 if TYPE_CHECKING:

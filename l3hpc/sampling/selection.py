@@ -25,7 +25,7 @@ import numpy as np
 
 from l3hpc.arrays.features import FeatureRows
 from l3hpc.arrays.rows import Rows, RowSource, as_rows
-from l3hpc.datasets.windows import Calendar, calendar_keys
+from l3hpc.datasets.local_time import Calendar, calendar_keys
 from l3hpc.errors import InputError, check_choice
 from l3hpc.sampling.kdpp import KDPP
 

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
@@ -29,6 +29,14 @@ class Params(BaseModel):
     """Typed parameters: unknown names are refused and values cannot change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Parameters that a later version added, with None as default: where they are not set they are
+    # left out of plans, so that the fingerprints of earlier versions hold.
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items()
+                if value is not None or name not in self.added}
 
 
 def absolute(path: Path | None) -> Path | None:

@@ -297,6 +297,26 @@ def teacher_dim(weights: str) -> int:
     return describe(weights).dim
 
 
+def teacher_window(weights: str) -> float:
+    """Length of a teacher's window in seconds.
+
+    Parameters
+    ----------
+    weights
+        As for ``teacher_dim``.
+
+    Raises
+    ------
+    InputError
+        For a file that is not a network.
+    """
+    if weights == "untrained" or weights.startswith("untrained:"):
+        return 1.0
+    from l3hpc.teachers.find import describe
+
+    return describe(weights).window_s
+
+
 def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> Phi:
     """φ of the requested kind."""
     from l3hpc.reduction.phi import Phi

@@ -190,7 +190,8 @@ class Distill(Step[DistillParams]):
         A killed task resumes from its last checkpoint, with identical results.
         """
         from l3hpc.compression.retraining import MaskedTraining
-        from l3hpc.datasets.training_pairs import find_pairs, prepare_cache, split_pairs
+        from l3hpc.datasets.pair_cache import prepare_cache
+        from l3hpc.datasets.training_pairs import find_pairs, split_pairs
         from l3hpc.io.files import digest, digest_file, write_json
         from l3hpc.models.training import loop as training
         from l3hpc.models.training.engine import limit_threads

@@ -20,7 +20,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Input, Output, Params, PlanParams, ReportItem, Results, Step, Task
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
+from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim, teacher_window
 
 if TYPE_CHECKING:
     from l3hpc.datasets.training_pairs import TrainingPairs
@@ -170,6 +170,7 @@ class TrainParams(EpochParams):
     """The student's shape and how it is trained."""
 
     published = PUBLISHED
+    added = frozenset({"window"})
 
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
@@ -180,6 +181,9 @@ class TrainParams(EpochParams):
     hop: int = Field(160, ge=1, description="Hop of the spectrogram in samples.")
     fmax: float | None = Field(None, gt=0, description=(
         "Upper edge of the mel bands in Hz (none: half the sample rate)."))
+    window: float | None = Field(None, gt=0, le=60, description=(
+        "Length of the student's window in seconds (none: that of the teacher). Both have the same "
+        "centre."))
     emb_dim: int = Field(128, ge=1, description="Size of the student's embedding.")
     # excluded: a plan holds the filters that follow, which give one network one fingerprint
     width: float | None = Field(None, gt=0, le=1, exclude=True, description=(
@@ -268,10 +272,10 @@ class Train(Step[TrainParams]):
         target."""
         from l3hpc.models.spec import check_student
 
-        check_student(params.asr, params.mels, params.hop, params.dft, params.fmax, params.emb_dim,
-                      params.filters)
-        check_timezone(params.timezone, "train.timezone")
         reduction, teacher = Fit().params_in(plan), Extract().params_in(plan)
+        check_student(params.asr, params.mels, params.hop, params.dft, params.fmax, params.emb_dim,
+                      params.filters, _planned_window(params, plan))
+        check_timezone(params.timezone, "train.timezone")
         if reduction is not None and reduction.approx != "none":
             if reduction.emb_dim != params.emb_dim:
                 raise InputError(
@@ -302,10 +306,11 @@ class Train(Step[TrainParams]):
         settings of a recipe."""
         from l3hpc.models.spec import parameter_count
 
-        reduction = Fit().params_in(plan)
+        reduction, window_s = Fit().params_in(plan), _planned_window(params, plan)
         text = (f"student {params.emb_dim}-d, {params.asr} Hz, {params.mels} mels, "
                 f"hop {params.hop}, DFT {params.dft}, "
-                f"{parameter_count(spec_of(params)):,} parameters")
+                + ("" if window_s == 1 else f"windows of {window_s:g} s, ")
+                + f"{parameter_count(spec_of(params, window_s)):,} parameters")
         if params.recipe == "default":
             return text
         epoch = f"{params.epoch_size:,} batches" if params.epoch_size else "all data"
@@ -328,16 +333,17 @@ class Train(Step[TrainParams]):
 
         Intermediate files are in scratch; a killed task resumes from its last checkpoint.
         """
-        from l3hpc.datasets.training_pairs import find_pairs, prepare_cache, split_pairs
+        from l3hpc.datasets.pair_cache import prepare_cache
+        from l3hpc.datasets.training_pairs import find_pairs, split_pairs
         from l3hpc.io.files import digest
         from l3hpc.models.spec import parameter_count
         from l3hpc.models.training import loop as training
         from l3hpc.models.training.engine import limit_threads
         from l3hpc.models.training.state import Schedule
 
-        spec = spec_of(params)
         pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
                            key=params.embedding_key, timezone=params.timezone)
+        spec = spec_of(params, params.window or pairs.window_s)
         if pairs.dim != spec.dim:
             raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
                              where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
@@ -401,17 +407,38 @@ class Train(Step[TrainParams]):
             return []
         return [("student", student_spec(
             params["asr"], params["mels"], params["hop"], params["dft"], params["fmax"],
-            params["emb_dim"], params["filters"], params["head"]).to_dict())]
+            params["emb_dim"], params["filters"], params["head"],
+            _window(params, results)).to_dict())]
 
 
-def spec_of(params: TrainParams) -> NetworkSpec:
-    """The ``NetworkSpec`` of the student."""
+def _planned_window(params: TrainParams, plan: PlanParams) -> float:
+    """Seconds of the student's window, if the plan says; else one second."""
+    teacher = Extract().params_in(plan)
+    return params.window or (1.0 if teacher is None else teacher_window(teacher.weights))
+
+
+def _window(params: Mapping[str, Any], results: Results) -> float:
+    """Seconds of the student's window: as set, or as it turned out."""
+    spec = results[0].get("spec") if results else None
+    return params.get("window") or (spec or {}).get("window_s") or 1.0
+
+
+def spec_of(params: TrainParams, window_s: float) -> NetworkSpec:
+    """The ``NetworkSpec`` of the student.
+
+    Parameters
+    ----------
+    params
+        Its parameters.
+    window_s
+        Length of its window in seconds.
+    """
     from l3hpc.models.spec import NetworkSpec, student_filters
 
     return NetworkSpec(
         rate=params.asr, n_mels=params.mels, hop=params.hop, n_dft=params.dft, fmax=params.fmax,
         filters=tuple(params.filters or student_filters(params.emb_dim)), head=params.head,
-        emb_dim=params.emb_dim)
+        emb_dim=params.emb_dim, window_s=window_s)
 
 
 def _collect(task: Task, result: Mapping[str, Any]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from l3hpc.teachers.base import Description, Kind, Options, Teacher
 from l3hpc.teachers.hear import PREFIX, HearModules
 from l3hpc.teachers.l3 import L3Family
+from l3hpc.teachers.network_file import NetworkFiles
 from l3hpc.teachers.ready import ReadyFolders
 
 # Asked in this order: the first that accepts a name has it.
-KINDS: tuple[Kind, ...] = (HearModules(), ReadyFolders(), L3Family())
+KINDS: tuple[Kind, ...] = (HearModules(), ReadyFolders(), NetworkFiles(), L3Family())
 
 
 def kind_of(name: str) -> Kind:
@@ -23,6 +24,17 @@ def kind_of(name: str) -> Kind:
         As the user gives it: a file, ``untrained[:SEED]``, ….
     """
     return next(kind for kind in KINDS if kind.accepts(name))
+
+
+def has_sidecar(name: str | Path) -> bool:
+    """Whether a name stands for a network file of another kind, which a sidecar describes.
+
+    Parameters
+    ----------
+    name
+        As for ``kind_of``.
+    """
+    return isinstance(kind_of(str(name)), NetworkFiles)
 
 
 def short_name(name: str) -> str:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from l3hpc.audio import frontends
 from l3hpc.audio.conventions import CONVENTIONS
-from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend, max_mels_without_empty
+from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
+from l3hpc.audio.mels import max_mels_without_empty
 from l3hpc.errors import InputError
 
 _spec = importlib.util.spec_from_file_location(

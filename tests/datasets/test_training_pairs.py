@@ -14,12 +14,12 @@ from l3hpc.audio.files import read_audio
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.frontends import Frontend
 from l3hpc.datasets.embedding_file import EmbeddingFile
+from l3hpc.datasets.pair_cache import prepare_cache
 from l3hpc.datasets.training_pairs import (
     PairUnit,
     TrainingPairs,
     approx_of,
     find_pairs,
-    prepare_cache,
     split_pairs,
 )
 from l3hpc.errors import InputError
@@ -123,12 +123,12 @@ def test_cached_rows_are_the_windows_of_the_targets(corpus):
 
 
 def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
-    from l3hpc.datasets import training_pairs
+    from l3hpc.datasets import pair_cache
 
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
     whole = prepare_cache(pairs, FRONTEND, corpus / "whole")
-    monkeypatch.setattr(training_pairs, "SAVE_EVERY_S", -1.0)
-    fill, seen = training_pairs._fill_unit, []
+    monkeypatch.setattr(pair_cache, "SAVE_EVERY_S", -1.0)
+    fill, seen = pair_cache._fill_unit, []
 
     def stop_at_second(unit, *rest):
         seen.append(unit.first)
@@ -136,14 +136,14 @@ def test_a_killed_preparation_goes_on_where_it_stopped(corpus, monkeypatch):
             raise KeyboardInterrupt
         fill(unit, *rest)
 
-    monkeypatch.setattr(training_pairs, "_fill_unit", stop_at_second)
+    monkeypatch.setattr(pair_cache, "_fill_unit", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         prepare_cache(pairs, FRONTEND, corpus / "killed", threads=1)
     prepare_cache(pairs, FRONTEND, corpus / "killed")
     again = prepare_cache(pairs, FRONTEND, corpus / "killed")
     np.testing.assert_array_equal(whole.spectra, again.spectra)
     np.testing.assert_array_equal(whole.targets, again.targets)
-    monkeypatch.setattr(training_pairs, "_fill_unit", fill)
+    monkeypatch.setattr(pair_cache, "_fill_unit", fill)
     rows = prepare_cache(pairs, FRONTEND, corpus / "half", kind="float16")
     assert rows.batch(np.arange(24))[0].dtype == np.float32
     np.testing.assert_allclose(rows.spectra, whole.spectra, atol=0.04)

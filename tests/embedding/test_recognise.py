@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.audio.frontends import mel_filterbank
+from l3hpc.audio.mels import mel_filterbank
 from l3hpc.embedding import model_files
 from l3hpc.embedding.model import load_model
 from l3hpc.embedding.model_files import recognise

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l3hpc.audio.mels import format_bands
 from l3hpc.errors import InputError
 from l3hpc.models.spec import (
     NetworkSpec,
     activation_bytes,
     check_student,
-    format_bands,
     model_bytes,
     openl3_spec,
     parameter_count,

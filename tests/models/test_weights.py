@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.audio.frontends import mel_filterbank
+from l3hpc.audio.mels import mel_filterbank
 from l3hpc.errors import InputError
 from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters, untrained

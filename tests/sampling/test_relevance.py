@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.datasets.windows import calendar, utc_offsets
+from l3hpc.datasets.local_time import calendar, utc_offsets
 from l3hpc.errors import InputError
 from l3hpc.sampling.selection import relative_loudness, relevance_groups, time_frames
 

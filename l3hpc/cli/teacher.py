@@ -1,0 +1,130 @@
+"""``l3hpc teacher``: networks of other kinds as teachers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+
+if TYPE_CHECKING:
+    from l3hpc.teachers.study import Study
+
+MOST_VECTORS = 8
+
+EXAMPLES = """\b
+Examples:
+  l3hpc teacher describe birdnet.tflite                       what is in the file
+  l3hpc teacher describe birdnet.tflite --rate 48000 --write  write birdnet.teacher.yaml
+  l3hpc teacher describe net.onnx --rate 16000 --output pool  name the embedding
+  l3hpc teacher describe vggish.keras --rate 16000 --window 0.96 \\
+      --set frontend.n_mels=64 --set frontend.n_dft=512 --set frontend.length=400 \\
+      --set frontend.hop=160 --set frontend.fmin=125 --set frontend.fmax=7500
+
+\b
+Then use the file: l3hpc submit upstream --weights birdnet.tflite
+                   l3hpc embed recordings/ --model birdnet.tflite
+"""
+
+
+@click.group("teacher")
+def command() -> None:
+    """Use networks of other kinds as teachers."""
+
+
+@command.command("describe", epilog=EXAMPLES)
+@click.argument("file", type=click.Path())
+@click.option("--rate", metavar="HZ", type=int, help="Sampling rate of the audio.")
+@click.option("--window", metavar="SECONDS", type=float,
+              help="Length of a window. [default: as long as the input, if that is audio]")
+@click.option("--output", metavar="TENSOR",
+              help="The tensor that is the embedding (for Keras, a layer). [default: the input of "
+                   "the last layer, if that is one vector]")
+@click.option("--set", "values", metavar="KEY=VALUE", multiple=True,
+              help="Any other value of the sidecar: scale, pool, axis, input, frontend.KEY.")
+@click.option("--write", is_flag=True, help="Write the sidecar NAME.teacher.yaml beside the file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def describe(file: str, rate: int | None, window: float | None, output: str | None,
+             values: tuple[str, ...], write: bool, as_json: bool) -> int:
+    """Show what is in a network file, and write its sidecar.
+
+    A TFLite, ONNX or Keras file does not say at which rate its audio is sampled, how samples are
+    scaled, or how its spectrogram is computed. The sidecar does; with it, the file can be a
+    teacher. Nothing in the file is executed.
+    """
+    from l3hpc.teachers.sidecar import sidecar_path, write_sidecar
+    from l3hpc.teachers.study import study
+
+    path = Path(file)
+    stated = {key: value for key, value in (("rate", rate), ("window", window),
+                                            ("output", output)) if value is not None}
+    found = study(path, {**stated, **_parse(values)})
+    written = None
+    if write and found.sidecar is not None:
+        written = write_sidecar(path, found.sidecar)
+    if as_json:
+        click.echo(json.dumps({
+            "schema": 1, "file": str(path), "format": found.graph.format,
+            "inputs": [str(one) for one in found.graph.inputs],
+            "outputs": [str(one) for one in found.graph.outputs],
+            "vectors": [str(one) for one in found.graph.vectors()],
+            "values": dict(found.values), "reasons": dict(found.reasons),
+            "missing": list(found.missing), "dim": found.dim,
+            "sidecar": str(written) if written else None}, indent=2))
+    else:
+        for line in _lines(path, found):
+            click.echo(line)
+        if written is not None:
+            click.echo(f"wrote {written}")
+        elif found.sidecar is not None and not sidecar_path(path).is_file():
+            click.echo(f"{sidecar_path(path)}: not written (--write)")
+    if write and written is None:
+        click.echo(f"nothing written: {sidecar_path(path).name} must state everything", err=True)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+def _parse(values: tuple[str, ...]) -> dict[str, Any]:
+    """``frontend.n_mels=64`` → ``{"frontend": {"n_mels": 64}}``; values are YAML."""
+    from l3hpc.io.yaml import parse_yaml
+
+    result: dict[str, Any] = {}
+    for text in values:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"{text!r:.60} is not KEY=VALUE", where="--set",
+                             hint=command_line("teacher", "describe", "--help"))
+        inside = result
+        *outer, last = key.split(".")
+        for part in outer:
+            inside = inside.setdefault(part, {})
+        inside[last] = parse_yaml(value, "--set")[0]
+    return result
+
+
+def _lines(path: Path, found: Study) -> list[str]:
+    """The result for people."""
+    graph = found.graph
+    lines = [f"{path.name}: {graph.format}, {len(graph.operations)} operations",
+             f"inputs   {', '.join(map(str, graph.inputs))}",
+             f"outputs  {', '.join(map(str, graph.outputs))}", ""]
+    for key, value in found.values.items():
+        text = str(value)
+        if key in ("input", "output") and value in graph.tensors:
+            text = str(graph.tensors[value])
+        elif key == "frontend" and isinstance(value, dict):
+            text = ", ".join(f"{name} {one}" for name, one in value.items())
+        lines.append(f"{key:<9}{text}  ({found.reasons[key]})")
+    if found.dim is not None:
+        lines.append(f"{'':<9}embeddings of {found.dim:,} values, one per "
+                     f"{found.values['window']:g} s of audio")
+    for text in found.missing:
+        lines.append(f"missing  {text}")
+    if "output" not in found.values:
+        vectors = graph.vectors()
+        lines += ["", "tensors of one vector per window, the last first:",
+                  *(f"  {one}" for one in reversed(vectors[-MOST_VECTORS:]))]
+    return lines

@@ -1,0 +1,242 @@
+"""TFLite, ONNX and Keras files with a sidecar as teachers.
+
+The sidecar says how windows of audio become the input of the network, and which of its tensors is
+the embedding (``sidecar``); ``study`` finds out what a sidecar should say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from l3hpc.audio.files import to_float
+from l3hpc.audio.framing import window_samples
+from l3hpc.errors import InputError, command_line
+from l3hpc.io.files import digest, digest_file
+from l3hpc.models.embedder import check_frames
+from l3hpc.teachers import keras_file, onnx_file, tflite_file
+from l3hpc.teachers.base import Description, Frames, Options, Teacher
+from l3hpc.teachers.graph import Graph, Tensor
+from l3hpc.teachers.sidecar import Sidecar, read_sidecar, sidecar_path
+
+ENDINGS = {".tflite": tflite_file, ".onnx": onnx_file, ".keras": keras_file, ".h5": keras_file}
+
+
+class Runner(Protocol):
+    """Computes one tensor of a network file."""
+
+    batch_size: int
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Inputs (n, …) float32 → tensors (n, …) float32."""
+
+
+class NetworkFiles:
+    """Files of ``ENDINGS`` beside which there is a sidecar, and all ONNX files."""
+
+    def accepts(self, name: str) -> bool:
+        """By the ending and the sidecar."""
+        path = Path(name)
+        return path.suffix == ".onnx" or (
+            path.suffix in ENDINGS and sidecar_path(path).is_file())
+
+    def describe(self, name: str, options: Options) -> Description:
+        """From the sidecar and the graph, which must fit each other."""
+        path = Path(name)
+        sidecar = _sidecar(path)
+        _refuse_options(path, options)
+        graph = ENDINGS[path.suffix].inspect(path)
+        found = fit(path, graph, sidecar)
+        return Description(graph.format.lower(), _label(path, graph, sidecar, found.dim),
+                           sidecar.rate, sidecar.window, found.dim)
+
+    def fingerprint(self, name: str) -> str:
+        """Of the file and of every value of its sidecar."""
+        path = Path(name)
+        return digest([digest_file(path), _sidecar(path).model_dump(mode="json")])
+
+    def identity(self, name: str, options: Options) -> dict[str, Any]:
+        """As described, with the sidecar's values."""
+        known = self.describe(name, options).identity(self.fingerprint(name))
+        return {**known, "sidecar": _sidecar(Path(name)).model_dump(mode="json", exclude_none=True)}
+
+    def load(self, name: str, options: Options) -> Teacher:
+        """With the library of its format."""
+        path = Path(name)
+        known = self.describe(name, options)
+        sidecar = _sidecar(path)
+        module = ENDINGS[path.suffix]
+        graph = module.inspect(path)
+        return NetworkTeacher(
+            known, sidecar, fit(path, graph, sidecar).input_shape,
+            module.Runner(path, sidecar.input, sidecar.output, options.threads), module.ENGINE)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What follows from a graph and its sidecar together.
+
+    Attributes
+    ----------
+    input_shape
+        What the network is given for each window.
+    dim
+        Length of an embedding.
+    """
+
+    input_shape: tuple[int, ...]
+    dim: int
+
+
+def fit(path: Path, graph: Graph, sidecar: Sidecar) -> Fitted:
+    """Check that graph and sidecar fit each other.
+
+    Parameters
+    ----------
+    path
+        The network file, for messages.
+    graph
+        What it computes.
+    sidecar
+        What it does not say.
+
+    Returns
+    -------
+    Fitted
+        Shape of the input, and length of an embedding.
+
+    Raises
+    ------
+    InputError
+        A tensor does not exist or has another shape.
+    """
+    where = str(sidecar_path(path))
+    source = graph.tensor(sidecar.input, where)
+    if source.name not in {one.name for one in graph.inputs} or len(graph.inputs) != 1:
+        raise InputError(f"{sidecar.input!r} is not the only input of {path.name}", where=where,
+                         allowed=", ".join(str(one) for one in graph.inputs))
+    samples = window_samples(sidecar.window, sidecar.rate)
+    given: tuple[int, ...] = (samples,)
+    if sidecar.frontend is not None:
+        given = sidecar.frontend.shape(samples)
+    stated = [size for size in per_window(source) if size != 1]
+    wanted = [size for size in given if size != 1]
+    if len(stated) != len(wanted) or any(
+            size not in (None, want) for size, want in zip(stated, wanted, strict=True)):
+        what = f"{samples:,} samples" if sidecar.frontend is None else (
+            f"a spectrogram of {' x '.join(map(str, given))}")
+        raise InputError(f"{sidecar.window:g} s at {sidecar.rate} Hz are {what}, but {path.name} "
+                         f"takes {source}", where=where,
+                         hint="Correct rate, window or frontend.")
+    left = iter(wanted)
+    shape = tuple(1 if size == 1 else next(left) for size in per_window(source))
+    target = graph.tensor(sidecar.output, where)
+    sizes = [size for size in target.shape[1:] if size != 1]
+    if sidecar.pool == "none":
+        if not target.is_vector:
+            raise InputError(f"{target} is not one vector per window", where=where,
+                             hint="Name another output, or set pool: mean (or max).")
+        return Fitted(shape, target.length)
+    axis = sidecar.axis % len(target.shape) if target.shape else 0
+    size = target.shape[axis] if axis else None
+    if size is None or not sizes:
+        raise InputError(f"the axis {sidecar.axis} of {target} has no stated size", where=where,
+                         allowed=f"1 to {len(target.shape) - 1}, or negative from the end")
+    return Fitted(shape, size)
+
+
+def per_window(source: Tensor) -> tuple[int | None, ...]:
+    """The shape of an input without its batch axis, if it has one.
+
+    Parameters
+    ----------
+    source
+        The input.
+    """
+    if len(source.shape) > 1 and source.shape[0] in (1, None):
+        return source.shape[1:]
+    return source.shape
+
+
+class NetworkTeacher:
+    """A network file that is ready to embed.
+
+    Parameters
+    ----------
+    known
+        Its description; label, rate, window and length are copied from it.
+    sidecar
+        How audio becomes its input.
+    input_shape
+        What it is given for each window.
+    run
+        Computes its tensor.
+    engine_name
+        The library that does so.
+    """
+
+    def __init__(self, known: Description, sidecar: Sidecar, input_shape: tuple[int, ...],
+                 run: Runner, engine_name: str) -> None:
+        self.label, self.rate, self.window_s, self.dim = (
+            known.label, known.rate, known.window_s, known.dim)
+        self.engine_name = engine_name
+        self._sidecar, self._shape, self._run = sidecar, input_shape, run
+
+    def embed(self, frames: Frames, batch_size: int | None = None,
+              on_batch: Callable[[int], None] | None = None) -> np.ndarray:
+        """Embed windows; see ``l3hpc.teachers.base.Teacher``.
+
+        Raises
+        ------
+        InputError
+            Windows of another length, or a batch size below 1.
+        """
+        check_frames(frames, self.rate, self.window_s)
+        size = self._run.batch_size if batch_size is None else batch_size
+        if size < 1:
+            raise InputError(f"a batch size of {size} frames", allowed="at least 1")
+        result = np.empty((len(frames), self.dim), np.float32)
+        for start in range(0, len(frames), size):
+            part = to_float(np.asarray(frames[start:start + size]))
+            result[start:start + len(part)] = self._embed(part)
+            if on_batch is not None:
+                on_batch(len(part))
+        return result
+
+    def _embed(self, part: np.ndarray) -> np.ndarray:
+        if self._sidecar.scale != 1:
+            part = part * np.float32(self._sidecar.scale)
+        if self._sidecar.frontend is not None:
+            part = self._sidecar.frontend(part, self.rate)
+        found = self._run(part.reshape(len(part), *self._shape))
+        if self._sidecar.pool == "none":
+            return found.reshape(len(part), -1)
+        axis = self._sidecar.axis % found.ndim
+        others = tuple(one for one in range(1, found.ndim) if one != axis)
+        return np.asarray(found.mean(others) if self._sidecar.pool == "mean" else found.max(others))
+
+
+def _sidecar(path: Path) -> Sidecar:
+    if not path.is_file():
+        raise InputError(f"no weight file {path}", where="--weights")
+    if not sidecar_path(path).is_file():
+        raise InputError("does not say how audio becomes its input", where=str(path),
+                         hint="describe it once: " + command_line(
+                             "teacher", "describe", path, "--rate", "HZ", "--write"))
+    return read_sidecar(path)
+
+
+def _refuse_options(path: Path, options: Options) -> None:
+    if options.geometry:
+        raise InputError(f"{', '.join(options.geometry)} cannot be set for a file with a sidecar",
+                         where=str(path), hint=f"change {sidecar_path(path).name} instead")
+
+
+def _label(path: Path, graph: Graph, sidecar: Sidecar, dim: int) -> str:
+    front = "audio in" if sidecar.frontend is None else f"{sidecar.frontend.n_mels} mels"
+    return (f"{path.name}: {graph.format}, {dim}-d, {sidecar.rate} Hz, {sidecar.window:g} s, "
+            f"{front}")
