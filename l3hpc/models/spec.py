@@ -338,6 +338,8 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
         Length of the embedding.
     filters
         Output channels of the eight convolutions; None: see ``student_filters``.
+    window_s
+        Length of a window in seconds.
 
     Raises
     ------

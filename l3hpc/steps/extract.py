@@ -71,7 +71,8 @@ class EmbeddingParams(Params):
     center: bool = Field(True, description="Centre the first window on the first sample.")
     window: float | None = Field(None, gt=0, le=60, description=(
         "Length of a window in seconds, for a teacher that does not state it: a HEAR module, or "
-        "ready embeddings (none: one second)."))
+        "ready embeddings (none: one second). With a sidecar, a shorter window than the network's "
+        "is padded with zeros."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")

@@ -297,13 +297,15 @@ def teacher_dim(weights: str) -> int:
     return describe(weights).dim
 
 
-def teacher_window(weights: str) -> float:
+def teacher_window(weights: str, stated: float | None) -> float:
     """Length of a teacher's window in seconds.
 
     Parameters
     ----------
     weights
         As for ``teacher_dim``.
+    stated
+        The parameter ``window`` of extract.
 
     Raises
     ------
@@ -312,9 +314,10 @@ def teacher_window(weights: str) -> float:
     """
     if weights == "untrained" or weights.startswith("untrained:"):
         return 1.0
+    from l3hpc.teachers.base import Options
     from l3hpc.teachers.find import describe
 
-    return describe(weights).window_s
+    return describe(weights, Options(window_s=stated)).window_s
 
 
 def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> Phi:

@@ -10,6 +10,7 @@ every epoch.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence, Sized
 from pathlib import Path
@@ -306,7 +307,10 @@ class Train(Step[TrainParams]):
         settings of a recipe."""
         from l3hpc.models.spec import parameter_count
 
-        reduction, window_s = Fit().params_in(plan), _planned_window(params, plan)
+        reduction, window_s = Fit().params_in(plan), 1.0
+        # a teacher that cannot be read is refused by check
+        with contextlib.suppress(InputError):
+            window_s = _planned_window(params, plan)
         text = (f"student {params.emb_dim}-d, {params.asr} Hz, {params.mels} mels, "
                 f"hop {params.hop}, DFT {params.dft}, "
                 + ("" if window_s == 1 else f"windows of {window_s:g} s, ")
@@ -414,7 +418,9 @@ class Train(Step[TrainParams]):
 def _planned_window(params: TrainParams, plan: PlanParams) -> float:
     """Seconds of the student's window, if the plan says; else one second."""
     teacher = Extract().params_in(plan)
-    return params.window or (1.0 if teacher is None else teacher_window(teacher.weights))
+    if params.window or teacher is None:
+        return params.window or 1.0
+    return teacher_window(teacher.weights, teacher.window)
 
 
 def _window(params: Mapping[str, Any], results: Results) -> float:

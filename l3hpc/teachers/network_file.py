@@ -48,11 +48,12 @@ class NetworkFiles:
         """From the sidecar and the graph, which must fit each other."""
         path = Path(name)
         sidecar = _sidecar(path)
-        _refuse_options(path, options)
+        _refuse_options(path, options, sidecar)
         graph = ENDINGS[path.suffix].inspect(path)
         found = fit(path, graph, sidecar)
-        return Description(graph.format.lower(), _label(path, graph, sidecar, found.dim),
-                           sidecar.rate, sidecar.window, found.dim)
+        window_s = options.window_s or sidecar.window
+        return Description(graph.format.lower(), _label(path, graph, sidecar, found.dim, window_s),
+                           sidecar.rate, window_s, found.dim)
 
     def fingerprint(self, name: str) -> str:
         """Of the file and of every value of its sidecar."""
@@ -168,7 +169,8 @@ class NetworkTeacher:
     Parameters
     ----------
     known
-        Its description; label, rate, window and length are copied from it.
+        Its description; label, rate, window and length are copied from it. A window that is
+        shorter than the sidecar's is padded with zeros on both sides.
     sidecar
         How audio becomes its input.
     input_shape
@@ -208,6 +210,9 @@ class NetworkTeacher:
         return result
 
     def _embed(self, part: np.ndarray) -> np.ndarray:
+        missing = window_samples(self._sidecar.window, self.rate) - part.shape[1]
+        if missing:
+            part = np.pad(part, ((0, 0), (missing // 2, missing - missing // 2)))
         if self._sidecar.scale != 1:
             part = part * np.float32(self._sidecar.scale)
         if self._sidecar.frontend is not None:
@@ -230,13 +235,19 @@ def _sidecar(path: Path) -> Sidecar:
     return read_sidecar(path)
 
 
-def _refuse_options(path: Path, options: Options) -> None:
+def _refuse_options(path: Path, options: Options, sidecar: Sidecar) -> None:
+    if options.window_s is not None and options.window_s > sidecar.window:
+        raise InputError(f"takes windows of {sidecar.window:g} s, not of {options.window_s:g} s",
+                         where=str(path), allowed=f"at most {sidecar.window:g} s; shorter ones are "
+                                                  "padded with zeros")
     if options.geometry:
         raise InputError(f"{', '.join(options.geometry)} cannot be set for a file with a sidecar",
                          where=str(path), hint=f"change {sidecar_path(path).name} instead")
 
 
-def _label(path: Path, graph: Graph, sidecar: Sidecar, dim: int) -> str:
+def _label(path: Path, graph: Graph, sidecar: Sidecar, dim: int, window_s: float) -> str:
     front = "audio in" if sidecar.frontend is None else f"{sidecar.frontend.n_mels} mels"
-    return (f"{path.name}: {graph.format}, {dim}-d, {sidecar.rate} Hz, {sidecar.window:g} s, "
-            f"{front}")
+    window = f"{sidecar.window:g} s"
+    if window_s < sidecar.window:
+        window = f"{window_s:g} s padded to {window}"
+    return f"{path.name}: {graph.format}, {dim}-d, {sidecar.rate} Hz, {window}, {front}"

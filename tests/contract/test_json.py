@@ -162,7 +162,7 @@ def test_the_form_of_what_notify_says(l3hpc, monkeypatch):
 
 def test_every_command_with_json_has_a_form():
     commands = {" ".join(words) for words in with_json()}
-    assert commands == {*CALLS, *SHEET, "demo", "init", "notify", "tensorboard"}
+    assert commands == {*CALLS, *SHEET, "demo", "init", "notify", "teacher describe", "tensorboard"}
     check_files("json", [f"{command.replace(' ', '-')}.json" for command in commands])
 
 

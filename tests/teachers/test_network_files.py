@@ -19,6 +19,7 @@ from l3hpc.io.files import write_json
 from l3hpc.steps.base import Task
 from l3hpc.steps.extract import Extract
 from l3hpc.teachers import find
+from l3hpc.teachers.base import Options
 from l3hpc.teachers.logmel import LogMel
 from l3hpc.teachers.study import study
 
@@ -97,6 +98,18 @@ def test_embeddings_are_those_of_the_named_tensor_and_window(files, net, ending)
     np.testing.assert_allclose(found, files[1](frames), rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(times, expected_times)
     np.testing.assert_array_equal(model.embed(frames, batch_size=2), model.embed(frames))
+
+
+def test_a_shorter_window_is_padded_on_both_sides(files, net, tmp_path):
+    path = str(net(".tflite", **sidecar(net(".tflite"))))
+    teacher = find.load(path, Options(window_s=1.0))
+    frames = signal(4).reshape(4, -1)
+    assert (teacher.window_s, "1 s padded to 3 s" in teacher.label) == (1.0, True)
+    np.testing.assert_allclose(teacher.embed(frames),
+                               files[1](np.pad(frames, ((0, 0), (RATE, RATE)))), rtol=1e-4)
+    params = Extract().parse({"audio": tmp_path, "weights": path, "window": 4})
+    with pytest.raises(InputError, match="takes windows of 3 s, not of 4 s"):
+        Extract().check(params, {})
 
 
 def test_maps_are_pooled_over_all_axes_but_the_values(files, net):
