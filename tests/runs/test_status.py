@@ -145,6 +145,7 @@ def test_when_nothing_answers_the_markers_do(case):
     chain.fail_both()
     assert chain.look()["extract"] == ("queued", "squeue does not respond")
     chain.mark("extract", "0.begin", {"job": "100", "time": time.time()})
+    assert chain.look()["extract"] == ("running", "starting, squeue does not respond")
     chain.mark("extract", "0.progress.json", {"phase": "epoch", "done": 1, "total": 3})
     assert chain.look()["extract"] == ("running", "epoch 1/3, squeue does not respond")
     path = chain.made.step_folder("extract").markers / "0.progress.json"

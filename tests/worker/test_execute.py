@@ -12,7 +12,8 @@ import fakestep
 import pytest
 
 import l3hpc.steps
-from l3hpc.console.progress import Progress
+from l3hpc.console.formatting import describe_progress
+from l3hpc.console.progress import Progress, doing
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import read_json, write_json
 from l3hpc.worker import execute
@@ -56,6 +57,24 @@ def test_a_task_leaves_one_finished_folder(config):
     left = [entry.name for entry in artifact.iterdir() if entry.name.startswith(".")]
     assert left == [".work"]
     assert list((artifact / ".work").iterdir()) == []  # neither scratch folders nor claims
+
+
+def test_status_shows_what_any_step_does_from_its_first_second(config, monkeypatch):
+    path, seen = config(), []
+
+    def note():
+        state = read_json(markers.path(path.parent / "markers", 0, "progress.json"))
+        seen.append(describe_progress(state).partition(",")[0])
+
+    def slow_step(params, task):
+        note()
+        with doing("measuring engines"):
+            seen.append(task.progress.activity)
+        return {"rows": 1}
+
+    monkeypatch.setattr(fakestep, "run", slow_step)
+    run(path)
+    assert seen == ["loading", "measuring engines"]
 
 
 def test_a_finished_task_is_not_computed_again(config):
