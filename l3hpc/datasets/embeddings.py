@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from l3hpc.audio.formats import is_sound
 from l3hpc.datasets.embedding_file import (
     AUDIO_KEY,
     LAYOUT,
@@ -23,8 +24,8 @@ from l3hpc.datasets.embedding_file import (
     EmbeddingFile,
     hdf5_shapes,
 )
-from l3hpc.errors import InputError
-from l3hpc.io.files import is_task_folder, task_folders
+from l3hpc.errors import InputError, command_line
+from l3hpc.io.files import is_task_folder, task_folders, walk_files
 
 APPROXIMATIONS = ("pca", "umap", "none")
 SPLITS = ("train", "validate", "test")
@@ -293,6 +294,61 @@ def open_source(path: Path | str, *, key: str | None = None, dim: int | None = N
     parts = [first, *(EmbeddingFile(name, split, first.key, first.dim)
                       for name, split in files[1:])]
     return EmbeddingSource(path, kind, parts)
+
+
+def audio_of(folder: Path, name: Path) -> Path | None:
+    """The HDF5 file of audio whose rows are those of a file of embeddings.
+
+    Parameters
+    ----------
+    folder
+        Folder of audio.
+    name
+        The file of embeddings, relative to its folder.
+
+    Returns
+    -------
+    Path or None
+        Of the same name and subfolder, or the same name; None if there is none.
+    """
+    inside = Path(*name.parts[1:]) if len(name.parts) > 1 else name  # without the task's folder
+    for candidate in (folder / name, folder / inside, folder / name.name):
+        for suffix in (name.suffix, ".h5", ".hdf5"):
+            path = candidate.with_suffix(suffix)
+            if suffix != ".npz" and path.is_file():
+                return path
+    return None
+
+
+def refuse_missing_audio(embeddings: EmbeddingSource, audio: Path) -> None:
+    """Check that every file of embeddings has a file of audio, by name.
+
+    Parameters
+    ----------
+    embeddings
+        Files that are paired with audio by row.
+    audio
+        Folder of audio.
+
+    Raises
+    ------
+    InputError
+        With the counts and the first names.
+    """
+    base = embeddings.path if embeddings.path.is_dir() else embeddings.path.parent
+    names = [part.path.relative_to(base) for part in embeddings.parts]
+    missing = [name for name in names if audio_of(Path(audio), name) is None]
+    if not missing:
+        return
+    is_ordinary = any(is_sound(path) and path.stem == missing[0].stem
+                      for path in walk_files(Path(audio)))
+    raise InputError(
+        f"no audio for {len(missing):,} of {len(names):,} files of embeddings: "
+        f"{', '.join(map(str, missing[:5]))}{', …' * (len(missing) > 5)}", where=str(audio),
+        allowed="an HDF5 file with 'audio' of the same name and subfolder",
+        hint="Embeddings of ordinary sound files are matched by time if they are the teacher: "
+             f"{command_line('submit', 'upstream', '--weights', base)}, without --from and "
+             "--embedding-dir" if is_ordinary else "")
 
 
 def _artifact_files(

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from l3hpc.datasets.embedding_file import TEACHER_KEY, EmbeddingFile
-from l3hpc.datasets.embeddings import EmbeddingSource, approx_of, open_source, parse_key
+from l3hpc.datasets.embeddings import (
+    EmbeddingSource,
+    approx_of,
+    audio_of,
+    open_source,
+    parse_key,
+    refuse_missing_audio,
+)
 from l3hpc.errors import InputError
 
 TRAIN, VALIDATE = "train", "validate"
@@ -204,14 +211,12 @@ def published_pairs(audio: Path, targets: EmbeddingSource) -> TrainingPairs:
 
     base = targets.path if targets.path.is_dir() else targets.path.parent
     units: list[PairUnit] = []
-    missing: list[str] = []
     first = 0
+    refuse_missing_audio(targets, audio)
     for part in targets.parts:
         name = part.path.relative_to(base)
-        path = _audio_file(Path(audio), name)
-        if path is None:
-            missing.append(str(name))
-            continue
+        path = audio_of(Path(audio), name)
+        assert path is not None
         rows = count_rows(path)
         if rows != part.rows:
             raise InputError(f"{part.rows} targets for {rows} rows of audio in {path}",
@@ -226,11 +231,6 @@ def published_pairs(audio: Path, targets: EmbeddingSource) -> TrainingPairs:
             str(path), first, part, 0, np.arange(rows, dtype=np.int32), 1.0, False,
             f"file {name}", part.split if part.split in (TRAIN, VALIDATE) else None))
         first += rows
-    if missing:
-        raise InputError(
-            f"no audio for {len(missing)} of {len(targets.parts)} files of targets: "
-            f"{', '.join(missing[:5])}", where=str(audio),
-            allowed="an HDF5 file with 'audio' of the same name and subfolder")
     return _checked(units, targets, targets.parts[0].attributes().get("teacher") or {}, Path(audio))
 
 
@@ -350,16 +350,6 @@ def _rows(units: Sequence[PairUnit], held_out: Sequence[bool], validation: bool)
     return np.concatenate([
         np.arange(unit.first, unit.first + unit.count, dtype=np.int64)
         for unit, is_held_out in zip(units, held_out, strict=True) if is_held_out == validation])
-
-
-def _audio_file(folder: Path, name: Path) -> Path | None:
-    """The file of audio for a file of targets, by its name."""
-    inside = Path(*name.parts[1:]) if len(name.parts) > 1 else name  # without the task's folder
-    for candidate in (folder / name, folder / inside, folder / name.name):
-        for suffix in (name.suffix, ".h5", ".hdf5"):
-            if candidate.with_suffix(suffix).is_file():
-                return candidate.with_suffix(suffix)
-    return None
 
 
 def _checked(units: list[PairUnit], targets: EmbeddingSource, teacher: dict[str, Any],

@@ -292,15 +292,22 @@ class Train(Step[TrainParams]):
 
     def check_embeddings(self, params: TrainParams, source: str, available: Collection[str],
                          folder: Path, length: Callable[[str | None], int | None]) -> None:
-        """Refuse a target that a student of this length cannot learn."""
+        """Refuse a target that a student of this length cannot learn, or that has no audio."""
         target = "reduce" if "reduce" in available else "extract"
-        dim = length(params.embedding_key if source == target else None)
+        key = params.embedding_key if source == target else None
+        dim = length(key)
         if source == target and dim not in (None, params.emb_dim):
             raise InputError(
                 f"the embeddings in {folder} have {dim} dimensions, "
                 f"the student {params.emb_dim}", where="--emb-dim",
                 hint=f"use --emb-dim {dim} to learn them as they are, or --from sample to reduce "
                      "them")
+        if dim is not None and params.audio_dir is not None:
+            from l3hpc.datasets.embeddings import open_source, refuse_missing_audio
+
+            embeddings = open_source(folder, key=key)
+            if embeddings.kind == "published":
+                refuse_missing_audio(embeddings, params.audio_dir)
 
     def describe(self, params: TrainParams, plan: PlanParams) -> str:
         """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``, and the

@@ -252,6 +252,8 @@ def test_an_input_whose_real_name_is_not_utf8_is_refused_before_anything_is_writ
     os.mkdir(b"emb\xff")
     with h5py.File(b"emb\xff/x.h5", "w") as file:
         file["l3_embedding"] = np.zeros((2, 128), np.float32)
+    with h5py.File("audio/x.h5", "w") as file:
+        file["audio"] = np.zeros((2, 8000), np.int16)
     os.symlink(b"emb\xff", b"plain")
     code, _, err = say("submit", "upstream", *NAMED, "--from", "train", "--input", "reduce=plain")
     assert code == 2 and "train.reduce: a name is not UTF-8" in err and r"emb\udcff" in err
@@ -260,9 +262,10 @@ def test_an_input_whose_real_name_is_not_utf8_is_refused_before_anything_is_writ
 
 def test_published_folders_side_by_side(say, submitted):
     for name in ("train", "validate"):
-        Path("emb", name).mkdir(parents=True)
-        with h5py.File(Path("emb", name, "x.h5"), "w") as file:
-            file["l3_embedding"] = np.zeros((2, 128), np.float32)
+        for folder, key, row in (("emb", "l3_embedding", 128), ("audio", "audio", 8000)):
+            Path(folder, name).mkdir(parents=True)
+            with h5py.File(Path(folder, name, "x.h5"), "w") as file:
+                file[key] = np.zeros((2, row), np.float32)
     say("submit", "upstream", "--from", "train", "--audio-dir", "audio", "--embedding-dir",
         "emb/train", "--embedding-valid-dir", "emb/validate")
     train = submitted[0][0].steps[0]

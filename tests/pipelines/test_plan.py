@@ -252,8 +252,13 @@ def test_arrays_above_the_sites_limit_are_split():
 
 
 def write_embeddings(path, dim):
+    """Three rows, and their audio in the folder of audio."""
     with h5py.File(path, "w") as file:
         file["l3_embedding"] = np.zeros((3, dim), np.float32)
+    audio = Path("audio", *Path(path).parts[1:])
+    audio.parent.mkdir(exist_ok=True)
+    with h5py.File(audio, "w") as file:
+        file["audio"] = np.zeros((3, 8000), np.int16)
 
 
 def test_a_target_of_another_length_is_refused_before_submission():

@@ -69,6 +69,15 @@ def test_what_does_not_match_is_refused_before_submission(tmp_path, audio, ready
         submit(tmp_path, audio, "--weights", "hear:no_such.module")
 
 
+def test_embeddings_of_ordinary_audio_are_not_paired_by_row(tmp_path, audio, ready):
+    """Refused before submission, not by the last job."""
+    with pytest.raises(InputError, match="no audio for 2 of 2 files of embeddings: a.npz, b.npz"
+                       ) as refused:
+        submit(tmp_path, audio, "--from", "sample", "--sampling", "random", "--embedding-dir",
+               ready)
+    assert f"l3hpc submit upstream --weights {ready}, without --from" in refused.value.hint
+
+
 def test_clips_may_be_embedded_from_more_than_their_own_files(runner, audio, ready, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("file,label\na.wav,x\n")
