@@ -134,6 +134,31 @@ def dataset(params: ClipDataParams) -> LabelledDataset:
         params.fold_seed, params.data_name))
 
 
+def planned_dataset(params: ClipDataParams, task: Task) -> LabelledDataset:
+    """The clips of a task.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    task
+        The task.
+
+    Raises
+    ------
+    L3hpcError
+        If a table of its own, or its files, are not what they were when the run was planned.
+    """
+    data = dataset(params)
+    planned = task.shard.get("clips")
+    if planned is not None and planned != data.digest():
+        raise L3hpcError("the clips, their labels or their folds have changed since this run was "
+                         "submitted", where=str(data.table),
+                         allowed="the table and the files that were there then",
+                         hint="Restore them and resume the run, or submit it again.")
+    return data
+
+
 def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool, least: int
                 ) -> None:
     """Refuse folds that are missing or far smaller than the others, and too few folds.

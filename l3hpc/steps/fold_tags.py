@@ -19,10 +19,10 @@ from l3hpc.steps.fold_params import (
     FoldsParams,
     check_embedded,
     common_row,
-    dataset,
     grid,
     noted,
     own_data,
+    planned_dataset,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     from l3hpc.models.training.engine import limit_threads
     from l3hpc.tagging.evaluation import clip_scores
 
-    data = dataset(params)
+    data = planned_dataset(params, task)
     parts = split(np.array([clip.fold for clip in data.clips]),
                   np.array([clip.label for clip in data.clips]),
                   [clip.source for clip in data.clips], task.shard["fold"],

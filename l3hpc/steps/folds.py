@@ -41,6 +41,7 @@ from l3hpc.steps.fold_params import (
     grid,
     noted,
     own_data,
+    planned_dataset,
 )
 
 if TYPE_CHECKING:
@@ -114,7 +115,10 @@ class Folds(Step[FoldsParams]):
 
     def shards(self, params: FoldsParams, upstream: Upstream) -> list[Shard]:
         """One task per test fold."""
-        return [{"fold": fold} for fold in dataset(params).folds]
+        data = dataset(params)
+        # A person may edit a table of their own while the job waits (``planned_dataset``).
+        more = {} if data.published else {"clips": data.digest()}
+        return [{"fold": fold, **more} for fold in data.folds]
 
     def digests(self, params: FoldsParams) -> dict[str, Any]:
         """The clips with their folds and classes."""
@@ -132,7 +136,7 @@ class Folds(Step[FoldsParams]):
         from l3hpc.datasets.clips import artifact_attributes
         from l3hpc.io.files import write_json
 
-        data = dataset(params)
+        data = planned_dataset(params, task)
         task.progress.start("reading embeddings")
         found = folds.load_features(task.inputs["embed"], [clip.file for clip in data.clips],
                               params.features, params.every)

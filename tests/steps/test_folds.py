@@ -204,18 +204,26 @@ def own(tmp_path):
     return folder
 
 
-def test_any_table_of_clips(runner, own, teacher):
+def test_any_table_of_clips(runner, new_runner, own, teacher):
     table = {"table": own / "labels.csv", "audio": own / "audio"}
     runner.run("embed", {**table, "student": str(teacher), "hop": 0.5})
-    runner.run("folds", {**table, "model": "svm", "features": "stats", "fold_count": 3,
-                         "group_column": "site"})
-    assert runner.shards["folds"] == [{"fold": fold} for fold in (1, 2, 3)]
+    params = {**table, "model": "svm", "features": "stats", "fold_count": 3, "group_column": "site"}
+    runner.run("folds", params)
+    assert [shard["fold"] for shard in runner.shards["folds"]] == [1, 2, 3]
     score = runner.run("score")
     told = json.loads((score.folder / "0000/scores.json").read_text())
     assert told["data"] == "birds" and told["pooled"]["clips"] == 18
     assert score.text.startswith("birds, svm: accuracy ")
     assert {(row["data"], row["note"]) for _, row, _ in runner.records.rows} == {
         ("birds", f"data: birds; {RANDOM_WEIGHTS}")}
+    again = new_runner("again").run("folds", params, {"embed": runner.artifact("embed")},
+                                    shards=runner.shards["folds"][:1])
+    assert again.results == runner.results["folds"][:1]
+    # A table that is edited while the jobs wait would give other folds than those planned.
+    (own / "labels.csv").write_text((own / "labels.csv").read_text().replace("3,wren", "3,owl"))
+    with pytest.raises(L3hpcError, match="have changed since this run was submitted"):
+        new_runner("later").run("folds", params, {"embed": runner.artifact("embed")},
+                                shards=runner.shards["folds"])
 
 
 def test_esc50_as_a_table_of_its_own_has_the_same_predictions(new_runner, esc50, embedded):
