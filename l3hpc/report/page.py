@@ -99,7 +99,8 @@ def page(data: ReportData) -> str:
         scores=scores, precision=precision_note(scores) if scores else "",
         tags=tags_table(scores) if scores else None, levels=levels_table(data),
         networks=networks_table(data.networks) if data.networks else None,
-        ledger=[record(row) for row in data.ledger], absent=absent(data))
+        ledger=[record(row) for row in data.ledger], absent=absent(data),
+        contents=contents(data))
 
 
 def runs_page(found: Comparison) -> str:
@@ -398,6 +399,20 @@ def networks_table(networks: Sequence[Network]) -> Table:
     return Table(("network", "input", "dimensions", "parameters", "float32 MB", "int8 bytes",
                   "activation bytes", "size"), [cells(network) for network in networks],
                  numeric=range(2, 8))
+
+
+def contents(data: ReportData) -> list[tuple[str, str]]:
+    """Return anchor and title of each part of the page."""
+    parts = (("wrong", "What went wrong", data.problems),
+             ("comparison", "Combinations", data.sweep), ("chain", "Chain", data.steps),
+             ("timeline", "Timeline", any(task.spans for step in data.timeline
+                                          for task in step.tasks)),
+             ("loss", "Loss", data.epochs), ("variance", "Variance", data.variance),
+             ("correspondence", "Correspondence", data.correspondence),
+             ("tags", "Precision and recall", data.scores), ("sizes", "Sizes", data.networks),
+             ("rows", "Results tables", data.ledger), ("logs", "Scripts and logs", data.files),
+             ("parameters", "Parameters", data.changed), ("provenance", "Provenance", True))
+    return [(anchor, title) for anchor, title, there in parts if there]
 
 
 def absent(data: ReportData) -> str:

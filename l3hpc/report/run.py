@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from l3hpc.io.files import read_json, write_text
 from l3hpc.io.values import log_text
 from l3hpc.report import comparison, timeline
 from l3hpc.report.collect import collect, loaded_step
-from l3hpc.report.comparison import ComparedRun
+from l3hpc.report.comparison import Chain, ComparedRun
 from l3hpc.report.data import (
     Changed,
     Comparison,
@@ -38,6 +39,7 @@ from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 LOG_LINES, LOG_BYTES = 60, 16_384  # of the log of each step
+MOST_LINKS = 8  # to other runs of the pipeline
 MOST_STEPS_WITH_FILES = 60  # a sweep may have thousands
 GENERATOR = "l3hpc report"  # in the head of the page, by which it is recognised
 
@@ -85,7 +87,7 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
         sweep=sweep, steps=_facts(now, record, data.steps),
         timeline=timeline.collect(
             workspace, record, {step.name: step.state.is_active for step in now.steps}),
-        files=files, changed=tuple(_changed(workspace, record)),
+        files=files, changed=tuple(_changed(workspace, record, chain)),
         links=tuple(_links(workspace, record, target)),
         notes=(*now.notes, *now.damaged, *note, *data.notes))
 
@@ -281,9 +283,9 @@ def _text(path: Path) -> str:
 
 # --- parameters and other runs --------------------------------------------------------------------
 
-def _changed(workspace: Path, record: RunRecord) -> Iterator[Changed]:
-    """The parameters that differ from the defaults of their step."""
-    for step in record.steps:
+def _changed(workspace: Path, record: RunRecord, chain: Chain) -> Iterator[Changed]:
+    """The parameters of a chain that differ from the defaults of their step."""
+    for base, step in chain.items():
         config = _config(Workspace(workspace).run(record.run).step(step.name).config)
         known = loaded_step(step.kind)
         params = config.get("params")
@@ -294,11 +296,11 @@ def _changed(workspace: Path, record: RunRecord) -> Iterator[Changed]:
             if field is None and not known.has_own_params:
                 continue
             if field is None or field.is_required():
-                yield Changed(step.name, name, _json(value))
+                yield Changed(base, name, _json(value))
                 continue
             default = _as_json(field.get_default(call_default_factory=True))
             if value != default:
-                yield Changed(step.name, name, _json(value), _json(default))
+                yield Changed(base, name, _json(value), _json(default))
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -323,14 +325,43 @@ def _json(value: object) -> str:
 
 
 def _links(workspace: Path, record: RunRecord, target: Path) -> Iterator[Link]:
-    """The runs that computed what this one reused or reads."""
+    """The runs that computed what this one reused or reads, and others of the same pipeline."""
     why: dict[str, list[str]] = {}
+    own = {step.artifact for step in record.steps}
     for step in record.steps:
-        computed = _config(ArtifactFolder(step.artifact).config).get("run")
-        if isinstance(computed, str) and computed and computed != record.run:
-            why.setdefault(computed, []).append(step.name)
-    for run, steps in why.items():
-        yield Link(run, f"computed {', '.join(steps)}", address(workspace, run, target))
+        config = _config(Workspace(workspace).run(record.run).step(step.name).config)
+        inputs = config.get("inputs")
+        sources = {step.name: step.artifact} | {
+            f"{name} for {step.name}": folder
+            for name, folder in (inputs if isinstance(inputs, dict) else {}).items()
+            if isinstance(folder, str) and folder not in own}
+        for words, folder in sources.items():
+            run = _config(ArtifactFolder(folder).config).get("run")
+            if isinstance(run, str) and run and run != record.run:
+                why.setdefault(run, []).append(words)
+    for run, several in why.items():
+        yield Link(run, "computed " + ", ".join(several), address(workspace, run, target))
+    for other in _of_same_pipeline(workspace, record):
+        if other.run not in why:
+            date = f"{datetime.fromtimestamp(other.created):%d %B %Y}"
+            yield Link(other.run, f"the same pipeline, {date}",
+                       address(workspace, other.run, target))
+
+
+def _of_same_pipeline(workspace: Path, record: RunRecord) -> list[RunRecord]:
+    """The newest other runs of the pipeline that have a report."""
+    found = []
+    for name in records.names(workspace):
+        if name == record.run or not Workspace(workspace).run(name).report.is_file():
+            continue
+        try:
+            other = records.read(workspace, name)
+        except InputError as error:
+            report_damage(error)
+            continue
+        if other.pipeline == record.pipeline:
+            found.append(other)
+    return sorted(found, key=lambda other: -other.created)[:MOST_LINKS]
 
 
 def address(workspace: Path, run: str, target: Path) -> str:

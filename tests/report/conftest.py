@@ -9,15 +9,26 @@ import subprocess
 import pytest
 
 from l3hpc.report.data import (
+    Changed,
+    Comparison,
     Curve,
     Epoch,
     LedgerRow,
+    Link,
+    Metric,
     Network,
+    Problem,
     ReportData,
     Scores,
+    Span,
     StepFacts,
+    StepFiles,
+    StepTimes,
+    TaskTimes,
     Variance,
+    Variant,
 )
+from l3hpc.runs.usage import StepUsage
 
 OWN_HOSTS = re.compile(r"https?://([a-z0-9-]+\.)*(googleapis\.com|google\.com|gvt1\.com)[/:]")
 
@@ -41,6 +52,24 @@ def report_data() -> ReportData:
         steps=(StepFacts("extract", (), "done", 4, 4, 125.0, "1,512 rows", "7c1e22ab00112233"),
                StepFacts("fit", ("extract",), "reused", 1, 1, 1.5),
                StepFacts("reduce", ("extract", "fit"), "failed", 4, 3, None, "disk full")),
+        state="failed", next_command="l3hpc resume demo-1",
+        problems=(Problem("reduce", "failed", "disk full", ("No space left on device",)),),
+        timeline=(StepTimes("extract", tuple(TaskTimes(index, f"7_{index}", (
+            Span("waiting", 0.0, 5.0), Span("queued", 5.0, 60.0 + index),
+            Span("requeued", 70.0, 80.0, "out of memory"), Span("running", 80.0, 200.0 + index)))
+            for index in range(4)), 2, StepUsage(
+                "extract", 4, 4, 16384, 1, 240, 1.8, 1500.0, 120.0, 60.0, 0.1, 0.5, 0.1, 1, None,
+                "mem=2GB")),),
+        files=(StepFiles("extract", "l3hpc run extract --config c.json", "#!/bin/bash\nsrun x",
+                         "a log line", "/w/logs/7_0.err"), StepFiles("fit", "l3hpc run fit")),
+        changed=(Changed("fit", "emb_dim", "2", "128"), Changed("extract", "audio", "/data")),
+        links=(Link("demo-0", "computed fit", "../demo-0/report.html"), Link("demo-00", "gone")),
+        sweep=Comparison(("emb-dim", "rate"), (Metric("Micro AUPRC", "higher"), Metric("rows")),
+                         tuple(Variant(f"emb-dim={2 ** index}, rate=0.1", {
+                             "emb-dim": str(2 ** index), "rate": "0.1"}, "done", {
+                             "Micro AUPRC": index / 10, "rows": 5.0}, (
+                             Epoch(1, 1.0, 2.0), Epoch(2, 0.5, 1.0 + index)), "12 rows")
+                             for index in range(12))),
         ledger=(LedgerRow("embedding_approx_mse", (("Username", "ada"), ("Emb key", "-"))),),
         provenance=(("Seed", "20180216"),))
 

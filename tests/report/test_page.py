@@ -4,13 +4,24 @@ from html.parser import HTMLParser
 import pytest
 
 from l3hpc.report.data import (
+    Changed,
+    Comparison,
     Curve,
+    Epoch,
     LedgerRow,
+    Link,
+    Metric,
     Network,
+    Problem,
     ReportData,
     Scores,
+    Span,
     StepFacts,
+    StepFiles,
+    StepTimes,
+    TaskTimes,
     Variance,
+    Variant,
 )
 from l3hpc.report.page import RANDOM_TEACHER, page
 
@@ -94,7 +105,15 @@ def test_hostile_names_stay_text(report_data):
         networks=(Network(HOSTILE, HOSTILE, 2, 10, 10),), model_file=HOSTILE,
         steps=(StepFacts(HOSTILE, (HOSTILE,), HOSTILE, detail=HOSTILE, fingerprint=HOSTILE),),
         ledger=(LedgerRow(HOSTILE, ((HOSTILE, HOSTILE),)),), provenance=((HOSTILE, HOSTILE),),
-        notes=(HOSTILE,))
+        notes=(HOSTILE,), state=HOSTILE, next_command=HOSTILE,
+        problems=(Problem(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,)),),
+        timeline=(StepTimes(HOSTILE, (TaskTimes(0, HOSTILE, (
+            Span("running", 0.0, 1.0, HOSTILE),)),)),),
+        files=(StepFiles(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
+        changed=(Changed(HOSTILE, HOSTILE, HOSTILE, HOSTILE),), links=(Link(HOSTILE, HOSTILE),),
+        sweep=Comparison((HOSTILE,), (Metric(HOSTILE, "higher"),), tuple(
+            Variant(HOSTILE, {HOSTILE: HOSTILE}, HOSTILE, {HOSTILE: float(index)},
+                    (Epoch(1, 1.0, 1.0),), HOSTILE) for index in range(3))))
     reader = read(page(hostile))
     usual = {tag for tag, _ in read(page(report_data)).elements}
     assert {tag for tag, _ in reader.elements} <= usual
@@ -105,7 +124,9 @@ def test_hostile_names_stay_text(report_data):
 def test_nothing_points_outside(report_data):
     for tag, attrs in read(page(report_data)).elements:
         assert tag not in {"script", "link", "iframe", "object", "embed", "base", "form"}
-        assert not {"src", "href", "action", "background", "srcset", "style"} & set(attrs), tag
+        assert not {"src", "action", "background", "srcset", "style"} & set(attrs), tag
+        assert tag == "a" or "href" not in attrs
+        assert attrs.get("href", "#").startswith(("#", "../demo-0/"))
     text = page(report_data)
     assert "url(" not in text and "@import" not in text
     assert "default-src 'none'" in text
@@ -114,11 +135,15 @@ def test_nothing_points_outside(report_data):
 def test_pictures_have_text_beside_them(report_data):
     reader = read(page(report_data))
     tags = [tag for tag, _ in reader.elements]
-    assert tags.count("details") == 4 and tags.count("summary") == 4
+    # tables of chain, jobs, losses, variance and tags, and two steps with their files
+    assert tags.count("details") == 7 and tags.count("summary") == 7
     scrollers = [attrs for tag, attrs in reader.elements if attrs.get("role") == "region"]
     assert all(attrs.get("tabindex") == "0" and attrs.get("aria-label") for attrs in scrollers)
     names = [attrs["id"] for _, attrs in reader.elements if "id" in attrs]
     assert len(names) == len(set(names))
+    anchors = {attrs["href"][1:] for tag, attrs in reader.elements
+               if attrs.get("href", "").startswith("#")}
+    assert len(anchors) > 8 and anchors <= set(names)
     headings = [tag for tag in tags if tag in {"h1", "h2", "h3"}]
     assert headings[0] == "h1" and headings.count("h1") == 1
 
