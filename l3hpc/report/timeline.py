@@ -125,7 +125,7 @@ def figure(steps: Sequence[StepTimes], width: int) -> Markup | None:
         return None
     is_wide = width >= WIDE
     start, end = min(span.start for span in spans), max(span.end for span in spans)
-    left, right = (170, width - 190) if is_wide else (6, width - 10)
+    left, right = (170, width - 212) if is_wide else (6, width - 10)
     scale = Scale(start, max(end, start + 1), left, right)
     bars: list[Markup] = []
     top = 8.0

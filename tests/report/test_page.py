@@ -2,6 +2,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from chromium import PROGRAM, Browser
 
 from l3hpc.report.data import (
     Changed,
@@ -180,3 +181,26 @@ def test_browser_check_sees_errors_and_requests(browser, tmp_path):
     _, console, requests = browser.open(target)
     assert any("nope" in line for line in console)
     assert requests == ["http://outside.invalid/x.png"]
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
+def test_on_a_phone_nothing_is_wider_than_the_page_and_labels_stay_readable(report_data, tmp_path):
+    target = tmp_path / "report.html"
+    target.write_text(page(report_data), encoding="utf-8")
+    phone = Browser(tmp_path)
+    try:
+        for width in (390, 320):
+            phone.do("Emulation.setDeviceMetricsOverride", width=width, height=844,
+                     deviceScaleFactor=1, mobile=True)
+            phone.do("Page.navigate", url=target.as_uri())
+            phone.until("document.readyState == 'complete' && !!document.querySelector('footer')")
+            assert phone.js("document.documentElement.scrollWidth") <= width
+            sizes = phone.js("""[...document.querySelectorAll("svg text")].map(text => {
+                const drawing = text.ownerSVGElement, box = drawing.getBoundingClientRect();
+                return box.width && parseFloat(getComputedStyle(text).fontSize) *
+                    box.width / drawing.viewBox.baseVal.width; }).filter(size => size)""")
+            assert len(sizes) > 60 and min(sizes) > (9.5 if width == 390 else 8)
+        assert phone.js("""[...document.querySelectorAll("a, summary, pre, .scroll")]
+            .every(one => one.tabIndex >= 0 || one.closest("details:not([open])"))""")
+    finally:
+        phone.close()
