@@ -144,7 +144,9 @@ def _parameters(chain: Chain) -> Iterator[tuple[str, str]]:
         content = read_json(config) if config.is_file() else {}
         params = content.get("params") if isinstance(content, dict) else None
         step = loaded_step(record.kind)
-        for name, value in (params if isinstance(params, dict) else {}).items():
+        if not isinstance(params, dict):
+            continue
+        for name, value in (params if step is None else step.shown_params(params)).items():
             if step is None or name not in step.not_in_fingerprint:
                 yield f"{base}.{name}", str(value)
 
