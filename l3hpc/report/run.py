@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from l3hpc.errors import InputError, L3hpcError, report_damage
+from l3hpc.errors import InputError, L3hpcError, command_line, report_damage
 from l3hpc.io.files import read_json, write_text
 from l3hpc.io.values import log_text
 from l3hpc.report import comparison, timeline
@@ -257,7 +257,7 @@ def _files(workspace: Path, record: RunRecord) -> tuple[tuple[StepFiles, ...], l
                   for step in record.steps[:MOST_STEPS_WITH_FILES])
     left = len(record.steps) - len(found)
     return found, [f"Scripts and logs of the last {left:,} steps are not on this page: "
-                   f"l3hpc logs {record.run} STEP prints them."] if left else []
+                   f"{command_line('logs', record.run, 'STEP')} prints them."] if left else []
 
 
 def _files_of(workspace: Path, record: RunRecord, step: StepRecord) -> StepFiles:
