@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,9 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     lines = ["", f"submitted {plan.run}: {chain}",
              "follow it with   l3hpc status --watch"]
     lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}" for tab in tabs]
+    if plan.profile.report and (record.sync_job or record.capabilities.runner):
+        lines.append(f"report:          {os.path.relpath(plan.folder.report)}, "
+                     "when the run has ended")
     sheet = last_job.describe(plan, record)
     if tabs and sheet:
         lines.append(f"to the sheet:    {sheet}")

@@ -49,7 +49,7 @@ def submitted(monkeypatch):
                             tasks=step.tasks, needs=list(step.needs), state="submitted",
                             job=str(8811 + number)) for number, step in enumerate(plan.steps)]
         record = RunRecord(plan.run, plan.pipeline, plan.profile.name, 0.0, "you", "h", [], {},
-                           "submitted", steps)
+                           "submitted", steps, sync_job="8899")
         if on_submitted:
             on_submitted(record)
         return record
@@ -86,6 +86,7 @@ def test_the_chain_and_what_to_type_next(say, submitted):
             "train 8815\n") in out
     assert "follow it with   l3hpc status --watch" in out
     assert "results:         l3hpc ledger show --tab embedding_approx_mse" in out
+    assert re.search(r"report:  +\S*/runs/%s/report.html, when the run has ended" % plan.run, out)
 
 
 def test_test_only_submits_nothing(say, submitted):
