@@ -86,7 +86,7 @@ def test_the_chain_and_what_to_type_next(say, submitted):
             "train 8815\n") in out
     assert "follow it with   l3hpc status --watch" in out
     assert "results:         l3hpc ledger show --tab embedding_approx_mse" in out
-    assert re.search(r"report:  +\S*/runs/%s/report.html, when the run has ended" % plan.run, out)
+    assert re.search(r"report:  +\S*/runs/upstream\S+/report.html, when the run has ended\n", out)
 
 
 def test_test_only_submits_nothing(say, submitted):
