@@ -19,6 +19,7 @@ from l3hpc.pipelines.plan import Request
 from l3hpc.steps import shell
 from l3hpc.worker import execute, standalone
 
+pytestmark = pytest.mark.slow
 ODD = "a b'\"; $(touch HACK) `touch HACK` *"
 SOURCE = """
 import json
@@ -283,17 +284,21 @@ def test_a_stopped_task_leaves_no_process_behind(tmp_path, monkeypatch):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGUSR1)
 
+    script = """
+        (trap 'echo saved > saved; exit' TERM; touch ready; while :; do sleep 0.02; done) &
+        until [ -e ready ]; do sleep 0.02; done
+        trap '' TERM; sleep 60 & echo $! > p; mv p pid; wait"""
     before = signal.signal(signal.SIGUSR1, stop)
     try:
         threading.Thread(target=warn).start()
         with pytest.raises(SystemExit):
-            shell.run_command([*shell.BASH, "trap '' TERM; sleep 60 & echo $! > p; mv p pid; wait"],
-                              tmp_path, os.environ)
+            shell.run_command([*shell.BASH, script], tmp_path, os.environ)
     finally:
         signal.signal(signal.SIGUSR1, before)
     state = subprocess.run(["ps", "-o", "stat=", (tmp_path / "pid").read_text().strip()],
                            capture_output=True, text=True).stdout.strip()
     assert state in ("", "Z"), state
+    assert (tmp_path / "saved").exists()
 
 
 def test_nobody_runs_the_code_in_the_config_of_another(place, monkeypatch):
