@@ -68,6 +68,7 @@ def parallel(comparison: Comparison, width: int) -> Markup:
             labels.append(text(x + 6, y - 5, label) if is_wide else text(
                 x, y + 16, label, "start" if share < 0.1 else "end" if share > 0.9 else "middle"))
     best = comparison.best
+    quiet = "pc" if len(comparison.variants) <= MOST_LINES else "pc many"
     order = [index for index in range(len(comparison.variants)) if index != best]
     for index in (*order, *([] if best is None else [best])):  # the best one on top
         variant = comparison.variants[index]
@@ -77,7 +78,7 @@ def parallel(comparison: Comparison, width: int) -> Markup:
         if len(points) > 1:
             parts.append(element(
                 "g", element("title", in_words(variant, comparison)), line(points, "line"),
-                line(points, "wide-hit"), class_="pc best" if index == best else "pc"))
+                line(points, "wide-hit"), class_="pc best" if index == best else quiet))
     height = 56 + length + 24 if is_wide else 34 + len(scales) * gap
     return drawing(width, int(height), "Parallel coordinates", _description(comparison), parts,
                    element("g", *labels, class_="halo"))

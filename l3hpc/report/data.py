@@ -452,6 +452,8 @@ class ReportData:
         The chain in order.
     state, next_command
         State of the run, and the command that continues it if it needs one.
+    remarks
+        What could not be determined, why the run was refused, and files that are damaged.
     sweep
         The combinations of a sweep side by side; the results are those of the best one.
     problems, timeline, files, changed, links
@@ -480,6 +482,7 @@ class ReportData:
     steps: tuple[StepFacts, ...] = ()
     state: str = ""
     next_command: str = ""
+    remarks: tuple[str, ...] = ()
     sweep: Comparison | None = None
     problems: tuple[Problem, ...] = ()
     timeline: tuple[StepTimes, ...] = ()

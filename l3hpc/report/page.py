@@ -403,7 +403,8 @@ def networks_table(networks: Sequence[Network]) -> Table:
 
 def contents(data: ReportData) -> list[tuple[str, str]]:
     """Return anchor and title of each part of the page."""
-    parts = (("wrong", "What went wrong", data.problems),
+    parts = (("wrong", "What went wrong" if data.problems else "Remarks",
+              data.problems or data.remarks),
              ("comparison", "Combinations", data.sweep), ("chain", "Chain", data.steps),
              ("timeline", "Timeline", any(task.spans for step in data.timeline
                                           for task in step.tasks)),

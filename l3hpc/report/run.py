@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +42,8 @@ from l3hpc.workspace.run_record import RunRecord, StepRecord
 LOG_LINES, LOG_BYTES = 60, 16_384  # of the log of each step
 MOST_LINKS = 8  # to other runs of the pipeline
 MOST_STEPS_WITH_FILES = 60  # a sweep may have thousands
+_SECRET = re.compile(
+    r"^(\s*export \w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*=).*$", re.MULTILINE | re.IGNORECASE)
 GENERATOR = "l3hpc report"  # in the head of the page, by which it is recognised
 
 
@@ -89,7 +92,7 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
             workspace, record, {step.name: step.state.is_active for step in now.steps}),
         files=files, changed=tuple(_changed(workspace, record, chain)),
         links=tuple(_links(workspace, record, target)),
-        notes=(*now.notes, *now.damaged, *note, *data.notes))
+        remarks=(*now.notes, *now.damaged), notes=(*note, *data.notes))
 
 
 def _shown(sweep: Comparison | None, now: RunStatus) -> int:
@@ -125,8 +128,16 @@ def write(workspace: Path, run: str, target: Path | None = None) -> tuple[Path, 
     path = target or Workspace(workspace).run(run).report
     check_target(path)
     data = of_run(workspace, run, path)
-    write_text(path, page(data))
+    _save(path, page(data))
     return path, data
+
+
+def _save(path: Path, text: str) -> None:
+    try:
+        write_text(path, text)
+    except PermissionError:  # the run of somebody else in a shared workspace
+        raise InputError("you may not write there", where=str(path),
+                         hint="Name a file of your own: -o FILE") from None
 
 
 def compare(workspace: Path, runs: Sequence[str], target: Path) -> Comparison:
@@ -162,7 +173,7 @@ def compare(workspace: Path, runs: Sequence[str], target: Path) -> Comparison:
         found.append(ComparedRun(record, chain, str(now.state), detail.get(last, ""),
                                  address(workspace, now.run, target)))
     compared = comparison.of_runs(workspace, found)
-    write_text(target, runs_page(compared))
+    _save(target, runs_page(compared))
     return compared
 
 
@@ -264,13 +275,25 @@ def _files_of(workspace: Path, record: RunRecord, step: StepRecord) -> StepFiles
     folder = Workspace(workspace).run(record.run).step(step.name)
     command = shlex.join(["l3hpc", "run", step.kind, "--config", str(folder.config)])
     scripts = folder.scripts
+    text = without_secrets(_text(scripts[0])) if scripts else ""
     try:
         log = logs.find_log(workspace, record, step)
     except InputError:  # the step ran nothing in this run
-        return StepFiles(step.name, command, _text(scripts[0]) if scripts else "")
+        return StepFiles(step.name, command, text)
     lines = log_text(logs.tail(log, LOG_BYTES)).splitlines() if log.is_file() else []
-    return StepFiles(step.name, command, _text(scripts[0]) if scripts else "",
+    return StepFiles(step.name, command, text,
                      "\n".join(lines[-LOG_LINES:]), str(log))
+
+
+def without_secrets(script: str) -> str:
+    """Return a script without the values of variables that look like secrets: pages are shared.
+
+    Examples
+    --------
+    >>> without_secrets("export WANDB_API_KEY=123\\nexport PATH=/bin")
+    'export WANDB_API_KEY=(hidden)\\nexport PATH=/bin'
+    """
+    return _SECRET.sub(r"\1(hidden)", script)
 
 
 def _text(path: Path) -> str:

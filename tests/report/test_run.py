@@ -3,7 +3,7 @@
 import pytest
 from submitted import Case
 
-from l3hpc.errors import InputError
+from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import write_json
 from l3hpc.report.page import page
 from l3hpc.report.run import of_run, typed, write
@@ -85,3 +85,33 @@ def test_options_read_as_one_would_type_them():
                "grid": {"mels": ["64", "128"]}, "combinations": [{"values": {}, "steps": {}}]}
     assert typed(options) == ("--emb-dim 8 --filters 4,8 --set fit.seed=1 --set a.b=2 "
                               "--grid mels=64,128")
+
+
+def test_secrets_of_the_profile_stay_out_of_the_page(chains, slurm, tmp_path):
+    on = chains.profile(name="greene", executor="slurm", slots={}, env={
+        "PYTHONPATH": "/fakes", "WANDB_API_KEY": "s3cret-one", "MY_PASSWORD": "s3cret 'two'"},
+        setup=["export hf_token=s3cret-three"])
+    case = Case(chains, slurm, tmp_path, names=("extract",), profile=on)
+    assert "s3cret" in case.made.step_folder("extract").script().read_text()
+    text = write(tmp_path, "demo")[0].read_text()
+    assert "s3cret" not in text and "PYTHONPATH=/fakes" in text
+    assert text.count("(hidden)") == 3
+
+
+def test_a_refused_run_says_why(chains, slurm, tmp_path):
+    slurm.says("sbatch", "echo 'sbatch: error: invalid account' >&2; exit 1")
+    with pytest.raises(ClusterError):
+        Case(chains, slurm, tmp_path, names=("extract",))
+    path, data = write(tmp_path, "demo")
+    assert data.state == "refused" and "invalid account" in data.remarks[0]
+    assert "invalid account" in path.read_text()
+
+
+def test_a_place_where_one_may_not_write_names_the_option(failed, monkeypatch):
+    def refuse(path, text):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("l3hpc.report.run.write_text", refuse)
+    with pytest.raises(InputError, match="you may not write there") as refused:
+        write(failed.workspace, "demo")
+    assert "-o FILE" in refused.value.hint
