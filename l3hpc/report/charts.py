@@ -266,7 +266,9 @@ def chain_picture(steps: Sequence[StepFacts]) -> Markup:
                     class_="bar") if share else None,
         ))
     description = ", then ".join(f"{step.name} ({clock(step.seconds)})" for step in steps)
-    return drawing(width, top + height + 6, "The chain of steps", description, parts)
+    # a longer chain is scrolled, because its labels would become too small
+    return drawing(width, top + height + 6, "The chain of steps", description, parts,
+                   class_="long" if width > 1.2 * PAGE else None)
 
 
 def arrow(start: float, end: float, distance: int, box: int, top: int, height: int) -> list[Markup]:

@@ -185,7 +185,8 @@ def path(points: Sequence[Point]) -> str:
 
 
 def drawing(
-    width: int, height: int, title: str, description: str, *children: object
+    width: int, height: int, title: str, description: str, *children: object,
+    class_: str | None = None,
 ) -> Markup:
     """Return an SVG element with a title and a description for screen readers.
 
@@ -195,15 +196,17 @@ def drawing(
         In pixels.
     title, description
         Name of the figure, and what it shows.
-    children
+    *children
         The content.
+    class_
+        Name in the style sheet.
     """
     # ids have to be unique on the page, and the same whenever the page is written again
     key = hashlib.blake2b(f"{title}\n{description}\n{width}".encode(), digest_size=4).hexdigest()
     return element(
         "svg", element("title", title, id=f"t{key}"), element("desc", description, id=f"d{key}"),
-        *children, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img",
-        aria_labelledby=f"t{key} d{key}", xmlns="http://www.w3.org/2000/svg",
+        *children, viewBox=f"0 0 {width} {height}", width=width, height=height, class_=class_,
+        role="img", aria_labelledby=f"t{key} d{key}", xmlns="http://www.w3.org/2000/svg",
     )
 
 
