@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from l3hpc.teachers.study import Study
 
 MOST_VECTORS = 8
+OTHER_KINDS = {"hear": "module of the HEAR interface", "ready": "ready embeddings"}
 
 EXAMPLES = """\b
 Examples:
@@ -54,11 +55,19 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
     A TFLite, ONNX or Keras file does not say at which rate its audio is sampled, how samples are
     scaled, or how its spectrogram is computed. The sidecar does; with it, the file can be a
     teacher. Nothing in the file is executed.
+
+    FILE can also be a HEAR module (hear:package.module, which is run) or a folder of ready
+    embeddings, which need no sidecar.
     """
     from l3hpc.teachers.sidecar import sidecar_path, write_sidecar
     from l3hpc.teachers.study import study
 
     path = Path(file)
+    if not path.is_file():
+        stated_options = [name for name, value in (
+            ("--rate", rate), ("--window", window), ("--output", output), ("--set", values),
+            ("--write", write)) if value]
+        return _describe_other(file, stated_options, as_json)
     stated = {key: value for key, value in (("rate", rate), ("window", window),
                                             ("output", output)) if value is not None}
     found = study(path, {**stated, **_parse(values)})
@@ -84,6 +93,30 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
     if write and written is None:
         click.echo(f"nothing written: {sidecar_path(path).name} must state everything", err=True)
         return EXIT_FAILED
+    return EXIT_OK
+
+
+def _describe_other(name: str, options: list[str], as_json: bool) -> int:
+    """Describe a HEAR module or a folder of embeddings, which need no sidecar."""
+    from l3hpc.teachers.find import describe as describe_teacher
+
+    known = describe_teacher(name)
+    if options:
+        raise InputError(f"{', '.join(options)} describe a network file, not {known.label}",
+                         where=name, allowed="--json",
+                         hint="The window of this teacher: submit … --set extract.window=SECONDS")
+    if as_json:
+        click.echo(json.dumps({
+            "schema": 1, "file": name, "format": known.kind, "inputs": [], "outputs": [],
+            "vectors": [], "values": {"rate": known.rate, "window": known.window_s}, "reasons": {},
+            "missing": [], "dim": known.dim, "sidecar": None}, indent=2))
+        return EXIT_OK
+    click.echo(f"{known.label}: {OTHER_KINDS.get(known.kind, known.kind)}")
+    if known.kind != "ready":
+        click.echo(f"rate     {known.rate:,} Hz")
+    other = "" if known.spec else ", or another: --set extract.window=SECONDS"
+    click.echo(f"window   {known.window_s:g} s{other}")
+    click.echo(f"{'':<9}embeddings of {known.dim:,} values")
     return EXIT_OK
 
 

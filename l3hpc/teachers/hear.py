@@ -281,6 +281,7 @@ def _run(where: str, what: str, code: Callable[[], Any]) -> Any:
     except InputError:
         raise
     except Exception as error:  # the user's code may raise anything
+        module = where.removeprefix(PREFIX).partition("@")[0]
+        call = f"; {module}.load_model()" if what == "load_model" else ""
         raise InputError(f"{what} failed: {type(error).__name__}: {error}", where=where,
-                         hint="Try it in Python: import "
-                              f"{where.removeprefix(PREFIX).partition('@')[0]}") from error
+                         hint=f"Try it in Python: import {module}{call}") from error

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import sys
 
 import numpy as np
@@ -105,6 +106,17 @@ def test_a_module_is_a_model_too(module, tmp_path):
         load_model(name, embedding_size=64)
     with pytest.raises(InputError, match="no front end that can be stated"):
         load_model(name, frontend="kapre-0.1")
+
+
+def test_modules_and_folders_are_described_on_the_command_line(module, tmp_path):
+    name = f"hear:{module()}"
+    shown = invoke("teacher", "describe", name).stdout
+    assert shown.splitlines()[:2] == [f"{name}: module of the HEAR interface", "rate     16,000 Hz"]
+    assert json.loads(invoke("teacher", "describe", name, "--json").stdout)["dim"] == 2
+    np.savez(tmp_path / "a.npz", embedding=np.ones((1, 7)), timestamps=[0.0])
+    assert "embeddings of 7 values" in invoke("teacher", "describe", tmp_path).stdout
+    with pytest.raises(InputError, match="--rate, --write describe a network file"):
+        invoke("teacher", "describe", tmp_path, "--rate", 8000, "--write")
 
 
 def test_our_own_module_is_a_teacher_too(tmp_path, networks):
