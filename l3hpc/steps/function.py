@@ -40,8 +40,8 @@ class PythonParams(OwnParams):
     function: str = Field(
         description="What is called: a function in a file, or in a module of an installed package.",
         json_schema_extra={"allowed": "FILE.py:FUNCTION, MODULE:FUNCTION"})
-    # Digest of the source of MODULE, filled in when the pipeline is submitted.
-    source: str | None = Field(None, json_schema_extra={"allowed": ""})
+    source: str | None = Field(None, json_schema_extra={"allowed": ""}, description=(
+        "digest of the source of MODULE, filled in when the pipeline is submitted"))
 
 
 class Python(OwnStep[PythonParams]):
