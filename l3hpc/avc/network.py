@@ -216,7 +216,7 @@ def build_vision(spec: VisionSpec, bn_momentum: float = BN_MOMENTUM, *,
     layer = FusedNormalisation if fused else keras.layers.BatchNormalization
     picture = keras.Input((spec.size, spec.size, 3), name="picture")
 
-    def normalise(x: Any, number: int) -> Any:
+    def normalise(x: keras.KerasTensor, number: int) -> keras.KerasTensor:
         return layer(momentum=bn_momentum, epsilon=BN_EPSILON, name=f"norm_{number}")(x)
 
     x = normalise(picture, 0)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -25,7 +26,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import TrainingEngine
+from l3hpc.models.training.engine import Errors, Inputs, TrainingEngine
 from l3hpc.models.training.loop import HISTORY, Training
 from l3hpc.models.training.state import Status
 
@@ -85,7 +86,7 @@ class AvcEngine(TrainingEngine):
         self.network: AvcNetwork
         super().__init__(spec, **options)
 
-    def _network(self, bn_momentum: float, seed: int) -> Any:
+    def _network(self, bn_momentum: float, seed: int) -> keras.Model:
         start = self._begin
         self.network = build_avc(
             start.audio or self.spec, start.vision, vision_weights=start.vision_weights,
@@ -99,7 +100,7 @@ class AvcEngine(TrainingEngine):
         return [(tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
                  tf.TensorSpec((None, size, size, 3))), tf.TensorSpec((None, 2))]
 
-    def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
+    def _errors(self, x: Inputs, y: tf.Tensor, training: bool) -> Errors:
         predicted = tf.cast(self.model(list(x), training=training), tf.float32)
         wrong = tf.not_equal(tf.argmax(predicted, axis=-1), tf.argmax(y, axis=-1))
         losses = self.model.losses

@@ -25,7 +25,7 @@ from l3hpc.errors import InputError
 from l3hpc.models.network import WEIGHT_DECAY, assign, build, parameters_of, weighted_layers
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import TrainingEngine
+from l3hpc.models.training.engine import Errors, Inputs, TrainingEngine
 from l3hpc.models.training.loop import Training
 
 
@@ -53,10 +53,10 @@ class MaskedEngine(TrainingEngine):
         self.first = first
         super().__init__(spec, **options)
 
-    def _network(self, bn_momentum: float, seed: int) -> Any:
+    def _network(self, bn_momentum: float, seed: int) -> keras.Model:
         return self._audio_network(bn_momentum)
 
-    def _audio_network(self, bn_momentum: float) -> Any:
+    def _audio_network(self, bn_momentum: float) -> keras.Model:
         """Build the audio network with its first weights, and the masks of its zeros."""
         model = build(self.spec, bn_momentum, fused=True)
         assign(model, self.first)
@@ -137,7 +137,7 @@ class CorrespondenceEngine(MaskedEngine):
         """The current fusion head."""
         return Head(tuple(tuple(layer.get_weights()) for layer in self._dense))
 
-    def _network(self, bn_momentum: float, seed: int) -> Any:
+    def _network(self, bn_momentum: float, seed: int) -> keras.Model:
         self._audio = self._audio_network(bn_momentum)
         sound = keras.Input(self._audio.input_shape[1:], name="spectrogram")
         vision = keras.Input((self.vision_dim,), name="vision")
@@ -161,7 +161,7 @@ class CorrespondenceEngine(MaskedEngine):
         return [(tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
                  tf.TensorSpec((None, self.vision_dim))), tf.TensorSpec((None, 2))]
 
-    def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
+    def _errors(self, x: Inputs, y: tf.Tensor, training: bool) -> Errors:
         logits = self.model(list(x), training=training)
         wrong = tf.not_equal(tf.argmax(logits, axis=-1), tf.argmax(y, axis=-1))
         penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in self.model.losses])

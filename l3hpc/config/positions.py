@@ -236,7 +236,7 @@ def explain(
     return InputError(f"{dotted}: {message[:1].lower()}{message[1:]} (got {shown})", where=where)
 
 
-def _holds_secret(value: Any) -> bool:
+def _holds_secret(value: object) -> bool:
     """Whether a value, or text such as ``notify: ADDRESS``, may contain what ``notify`` holds."""
     if isinstance(value, Mapping):
         return any(_holds_secret(item) for pair in value.items() for item in pair)
@@ -245,7 +245,7 @@ def _holds_secret(value: Any) -> bool:
     return isinstance(value, str) and SECRET in value
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, (list, tuple)):
@@ -253,16 +253,16 @@ def _kind(value: Any) -> str:
     return {str: "a string", bool: "true or false"}.get(type(value), "a value")
 
 
-def _fields(model: Any, location: KeyPath) -> list[str]:
+def _fields(model: type[BaseModel], location: KeyPath) -> list[str]:
     """The valid names inside ``model`` at ``location`` (walks through dicts, lists and unions)."""
-    current: Any = model
+    current: object = model
     for part in location:
         current = _inner(current, part)
     current = _first_model(current)
     return list(current.model_fields) if current is not None else []
 
 
-def _inner(kind: Any, part: Any) -> Any:
+def _inner(kind: object, part: str | int) -> object:
     found = _first_model(kind)
     if found is not None and part in found.model_fields:
         return found.model_fields[part].annotation
@@ -270,7 +270,7 @@ def _inner(kind: Any, part: Any) -> Any:
     return arguments[-1] if arguments else None
 
 
-def _first_model(kind: Any) -> type[BaseModel] | None:
+def _first_model(kind: object) -> type[BaseModel] | None:
     origin = typing.get_origin(kind)
     if origin is None and isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind  # before Python 3.11 list[int] passes for a class: hence the origin

@@ -53,7 +53,7 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_empty(cls, value: Any) -> Any:
+    def _without_empty(cls, value: object) -> object:
         if isinstance(value, dict):
             return {key: item for key, item in value.items() if item is not None}
         return value
@@ -221,7 +221,7 @@ class Notify(Section):
             os.path.normpath(base / url) if url.startswith("./") else url) for url in urls)})
 
 
-def notify_settings(value: Any) -> Any:
+def notify_settings(value: object) -> object:
     """``notify: ADDRESS`` and ``notify: [ADDRESS, …]`` as ``{urls: …}``."""
     return value if isinstance(value, (dict, Notify)) else {"urls": addresses(value)}
 
@@ -265,7 +265,7 @@ class ClusterProfile(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill(cls, value: Any) -> Any:
+    def _fill(cls, value: object) -> object:
         if isinstance(value, dict):
             value = dict(value)
             if value.get("name") == "local":

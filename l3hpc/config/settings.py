@@ -36,7 +36,7 @@ ENVIRONMENT = {
 _SUBSTITUTED = re.compile(r"%\d*[A-Za-z%]")
 
 
-def sheet_id(value: Any) -> str:
+def sheet_id(value: object) -> str:
     """Return the id of a Google Sheet.
 
     Parameters

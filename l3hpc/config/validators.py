@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from typing import Any
 
 from l3hpc import steps
 from l3hpc.config.capabilities import of as capabilities_of
@@ -35,7 +34,7 @@ _RESERVED = {
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """Check text that may stand in a script: no control characters.
 
     Parameters
@@ -56,7 +55,7 @@ def plain(value: Any) -> str:
     return value
 
 
-def word(value: Any) -> str:
+def word(value: object) -> str:
     """Check a value of an ``#SBATCH`` line: short, no spaces, quotes, backslashes or leading dash.
 
     Parameters
@@ -81,7 +80,7 @@ def word(value: Any) -> str:
     return text
 
 
-def executor_name(value: Any) -> str:
+def executor_name(value: object) -> str:
     """Check the name of a scheduler.
 
     Parameters
@@ -98,7 +97,7 @@ def executor_name(value: Any) -> str:
     return str(value)
 
 
-def variables(value: Any) -> dict[str, str]:
+def variables(value: object) -> dict[str, str]:
     """Check environment variables: valid names, values as text.
 
     Parameters
@@ -125,7 +124,7 @@ def variables(value: Any) -> dict[str, str]:
             for name, item in value.items()}
 
 
-def launcher(value: Any) -> tuple[str, ...]:
+def launcher(value: object) -> tuple[str, ...]:
     """Split a container prefix as a shell would: ``apptainer exec --nv x.sif``.
 
     Parameters
@@ -149,7 +148,7 @@ def launcher(value: Any) -> tuple[str, ...]:
     return tuple(program(item) for item in words)
 
 
-def program(value: Any) -> str:
+def program(value: object) -> str:
     """Expand ``~`` and ``$VARIABLES`` of this machine in a word of a command.
 
     Parameters
@@ -168,7 +167,7 @@ def program(value: Any) -> str:
     return plain(text)
 
 
-def sbatch_options(value: Any) -> tuple[str, ...]:
+def sbatch_options(value: object) -> tuple[str, ...]:
     """Check options of sbatch that l3hpc does not set itself.
 
     Parameters
@@ -206,7 +205,7 @@ def sbatch_options(value: Any) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def cluster_names(value: Any) -> tuple[str, ...]:
+def cluster_names(value: object) -> tuple[str, ...]:
     """Check names of Slurm's clusters.
 
     Parameters
@@ -230,7 +229,7 @@ def cluster_names(value: Any) -> tuple[str, ...]:
     return names
 
 
-def steps_known(value: Any) -> Any:
+def steps_known(value: object) -> object:
     """Check that the keys of a mapping are kinds of steps.
 
     Parameters

@@ -354,7 +354,7 @@ def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], expected: str
                           "rename or remove the others.")
 
 
-def _decode_attribute(value: Any) -> Any:
+def _decode_attribute(value: object) -> Any:
     """An attribute as JSON-ready values, with JSON texts decoded."""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")

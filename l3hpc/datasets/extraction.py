@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from l3hpc.errors import L3hpcError
 from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
 from l3hpc.io.npz import read_npz
 from l3hpc.models.embedder import check_network
+
+if TYPE_CHECKING:
+    import h5py
 
 BLOCK_BYTES = 50 << 20  # of samples; two blocks are in memory at a time
 GPU_BLOCK_BYTES = 800 << 20  # of windows, which overlap: half as many samples, at a hop of 0.5 s
@@ -380,7 +383,7 @@ class Extraction:
             file.attrs["audio"] = str(Path(self.folder).absolute())
         return rows
 
-    def _calibrate(self, file: Any) -> None:
+    def _calibrate(self, file: h5py.File) -> None:
         """Shift the levels of a recording so that their mean is what its sensor measured."""
         measured = {index: recording.level for index, recording in enumerate(self.recordings)
                     if recording.level is not None}

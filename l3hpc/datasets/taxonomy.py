@@ -252,7 +252,7 @@ def sonyc_ust_taxonomy() -> Taxonomy:
     return Taxonomy(coarse, fine)
 
 
-def _number(key: Any, where: str) -> int:
+def _number(key: object, where: str) -> int:
     try:
         number = int(str(key))
     except ValueError:
@@ -261,7 +261,7 @@ def _number(key: Any, where: str) -> int:
     return number
 
 
-def _name(value: Any, position: str, where: str) -> str:
+def _name(value: object, position: str, where: str) -> str:
     if not isinstance(value, str) or not value or any(sign in value for sign in ",\n\r\""):
         raise InputError(f"{position}: {value!r} is not a tag name", where=where,
                          allowed="text without commas, quotes and line breaks")

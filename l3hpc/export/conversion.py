@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from l3hpc.export.graph import Graph
 from l3hpc.models.parameters import Convolution, FoldedNetwork
 from l3hpc.models.quantisation import patch_moment, round_together
 from l3hpc.models.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 FORMATS = ("int8", "int16x8", "fp16", "fp32")
 INTEGER = ("int8", "int16x8")
@@ -135,14 +138,14 @@ def fold_input_scale(network: FoldedNetwork) -> tuple[float, tuple[Convolution, 
     return network.shift / network.scale, (replace(first, kernel=kernel), *others)
 
 
-def _forward(network: FoldedNetwork) -> Callable[[Any], Any]:
+def _forward(network: FoldedNetwork) -> Callable[[tf.Tensor], tf.Tensor]:
     """The function from a spectrogram to an embedding that the converter traces."""
     import tensorflow as tf
 
     offset, convolutions = fold_input_scale(network)
     spec = network.spec
 
-    def embed(spectrogram: Any) -> Any:
+    def embed(spectrogram: tf.Tensor) -> tf.Tensor:
         x = spectrogram + tf.constant(offset, tf.float32) if offset else spectrogram
         for index, layer in enumerate(convolutions):
             x = tf.nn.bias_add(tf.nn.conv2d(x, tf.constant(layer.kernel), 1, "SAME"),

@@ -18,7 +18,7 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.export.graph import Graph
 from l3hpc.installation import install_command
 from l3hpc.io.npz import read_npy
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 PYTHON_VARIABLE = "L3HPC_TFLM_PYTHON"
 ARENA_OFFERED = 64 << 20  # bytes: more than any network of this family needs
@@ -60,7 +63,7 @@ class TfliteRunner:
         kinds = tf.lite.experimental.OpResolverType
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about another package of the same interpreter
-            self._interpreter: Any = tf.lite.Interpreter(
+            self._interpreter: tf.lite.Interpreter = tf.lite.Interpreter(
                 model_content=flatbuffer, experimental_op_resolver_type=(
                     kinds.BUILTIN_REF if reference else kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES))
         self._interpreter.allocate_tensors()

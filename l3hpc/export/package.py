@@ -327,7 +327,7 @@ def _input_text(report: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
             "describes how to compute it in integers.")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -176,7 +176,7 @@ def write_text(path: Path, text: str, *, mode: int = 0o644, durable: bool = True
     write_bytes(path, text.encode(), mode=mode, durable=durable)
 
 
-def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     """Write a value to a file as indented JSON, atomically.
 
     Parameters
@@ -432,12 +432,12 @@ def private_file(path: Path) -> Path:
 # digests --------------------------------------------------------------------------------------
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Serialise a value as one line of JSON with sorted keys; equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """BLAKE2b (128 bits, 32 hex digits) of the canonical JSON of ``value``."""
     return hashlib.blake2b(canonical_json(value).encode(), digest_size=16).hexdigest()
 

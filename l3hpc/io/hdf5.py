@@ -248,7 +248,7 @@ def damage_error(path: Path, error: BaseException, what: str | None = None) -> I
 class _Group(NamedTuple):
     """A group that is still to be visited."""
 
-    id: Any  # h5py.h5g.GroupID, of a module without types
+    id: h5py.h5g.GroupID
     name: str
     ancestors: frozenset[int]  # addresses of this group and of those that contain it
 
@@ -310,7 +310,7 @@ def _full(group: _Group, name: bytes) -> str:
     return f"{group.name}/{name.decode('utf-8', 'backslashreplace')}"
 
 
-def _links(group: Any) -> list[tuple[bytes, int]]:
+def _links(group: h5py.h5g.GroupID) -> list[tuple[bytes, int]]:
     """(name, kind of link) of every entry of a group."""
     links: list[tuple[bytes, int]] = []
     group.links.iterate(lambda name, info: links.append((name, info.type)), info=True)
@@ -322,7 +322,7 @@ def _broken_link(name: str, path: Path) -> InputError:
                       allowed="links to data in the same file")
 
 
-def _refuse_foreign(settings: Any, name: str, path: Path) -> None:
+def _refuse_foreign(settings: h5py.h5p.PropDCID, name: str, path: Path) -> None:
     if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
         raise InputError(f"the values of '{name}' are stored in other files", where=str(path),
                          allowed="values that are in the file itself",

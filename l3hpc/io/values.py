@@ -160,7 +160,7 @@ def dataclass_from(kind: type[Made], value: object, what: str) -> Made:
     return kind(**value)
 
 
-def check_mapping(kind: Any, value: object, what: str) -> dict[str, Any]:
+def check_mapping(kind: type, value: object, what: str) -> dict[str, Any]:
     """Return ``value`` if it is a mapping with the fields of a ``TypedDict``.
 
     Parameters
@@ -188,7 +188,7 @@ def check_mapping(kind: Any, value: object, what: str) -> dict[str, Any]:
     return value
 
 
-def has_type(value: object, hint: Any) -> bool:
+def has_type(value: object, hint: object) -> bool:
     """Whether a JSON value has the type of an annotation.
 
     Examples
@@ -200,7 +200,7 @@ def has_type(value: object, hint: Any) -> bool:
 
 
 @functools.cache
-def _check(hint: Any) -> Check:
+def _check(hint: object) -> Check:
     """The test for a type."""
     # Cached: analysing an annotation takes longer than the test, and ``status`` of a thousand jobs
     # tests 20,000 values.
@@ -250,12 +250,12 @@ def _fields(kind: Any) -> tuple[dict[str, Check], list[str]]:
 
 
 @functools.cache
-def _items(kind: Any) -> list[tuple[str, bool, Check]]:
+def _items(kind: object) -> list[tuple[str, bool, Check]]:
     """Name, whether it is required, and test of each field of a ``TypedDict``."""
     return [(name, not optional, _check(typing.get_args(hint)[0] if optional else hint))
             for name, hint in _hints(kind).items()
             for optional in (typing.get_origin(hint) is typing_extensions.NotRequired,)]
 
 
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: object) -> dict[str, Any]:
     return typing_extensions.get_type_hints(kind, include_extras=True)

@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
         self._name, self._depth, self._nodes = name, 0, 0
         super().__init__(text)
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose a node of the tree, and refuse too many or too deep ones as it grows."""
         self._depth, self._nodes = self._depth + 1, self._nodes + 1
         mark = self.peek_event().start_mark

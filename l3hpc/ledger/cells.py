@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
 
 from l3hpc.errors import shell_word
 from l3hpc.ledger.journal.fold import Row
@@ -24,7 +23,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _CUT = "… (cut)"
 
 
-def cell(column: Column, value: Any) -> Cell:
+def cell(column: Column, value: object) -> Cell:
     """Return a recorded value as a cell.
 
     Parameters
@@ -56,7 +55,7 @@ def cell(column: Column, value: Any) -> Cell:
     return cell_text(value)
 
 
-def cell_text(value: Any) -> str:
+def cell_text(value: object) -> str:
     """Return a value as the text of a cell.
 
     Parameters
@@ -110,7 +109,7 @@ def key_cells(tab: Tab, key: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(cell_text(part) for part in key)
 
 
-def cell_shows(column: Column, shown: Any, value: Any) -> bool:
+def cell_shows(column: Column, shown: object, value: object) -> bool:
     """Return whether a cell shows a value.
 
     Parameters
@@ -128,7 +127,7 @@ def cell_shows(column: Column, shown: Any, value: Any) -> bool:
         and cell_text(shown) == cell_text(value))
 
 
-def same_cell(first: Any, second: Any) -> bool:
+def same_cell(first: object, second: object) -> bool:
     """Return whether two cells are equal: text exactly, numbers to 12 digits, empty to empty.
 
     Examples

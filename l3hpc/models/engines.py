@@ -35,6 +35,8 @@ from l3hpc.models.spec import NetworkSpec, activation_bytes
 from l3hpc.models.tensorflow_log import import_tensorflow
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from l3hpc.models.embedder import Engine
 
 CPU_ENGINES = ("tensorflow", "ncnn")  # of which a measurement chooses
@@ -136,7 +138,7 @@ class TensorFlowEngine:
         """How often the graph was traced: once, whatever the batch sizes."""
         return int(self._function.experimental_get_tracing_count())
 
-    def _forward(self, x: Any) -> Any:
+    def _forward(self, x: tf.Tensor) -> tf.Tensor:
         import tensorflow as tf
 
         x = tf.cast(x * self._network.scale + self._network.shift, self._type)

@@ -28,7 +28,8 @@ class FusedNormalisation(keras.layers.BatchNormalization):
     the same up to rounding.
     """
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: tf.Tensor, training: bool | None = None,
+             mask: tf.Tensor | None = None) -> tf.Tensor:
         """Normalise by the batch in training, else (or if frozen) by the moving statistics.
 
         Parameters
@@ -213,10 +214,11 @@ def save_student(model: keras.Model, path: Path, spec: NetworkSpec,
     save(parameters_of(model, spec), Path(path), provenance)
 
 
-def _embed(x: Any, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,
-           normalisation: Any = keras.layers.BatchNormalization) -> Any:
+def _embed(x: keras.KerasTensor, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,
+           normalisation: type[keras.layers.Layer] = keras.layers.BatchNormalization
+           ) -> keras.KerasTensor:
     """Apply the layers of the network to ``x``."""
-    def normalise(x: Any, name: str) -> Any:
+    def normalise(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return normalisation(momentum=bn_momentum, epsilon=BN_EPSILON, name=name)(x)
 
     x = normalise(x, "norm_0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from l3hpc.models.quantisation import (
     QuantisedNetwork,
     patch_moment,
 )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import openvino
 
 FRAMES_PER_REQUEST = {"float32": 1, "bfloat16": 4, "int8": 4}  # more is no faster in float32
 FRAMES_PER_THREAD = 16
@@ -135,12 +139,12 @@ def calibrate(network: FoldedNetwork, spectrograms: np.ndarray, threads: int | N
     return Calibration(tuple(peaks), patch_moment(spectrograms, network.scale, network.shift))
 
 
-def _store_result(request: Any, rows: np.ndarray) -> None:
+def _store_result(request: openvino.InferRequest, rows: np.ndarray) -> None:
     rows[:] = request.get_output_tensor().data[:len(rows)]
 
 
 @functools.cache
-def _core() -> Any:
+def _core() -> openvino.Core:
     """The OpenVINO core, one for the life of the process.
 
     OpenVINO gives the thread that loads it a stack for signals. When the last core is deleted on
@@ -152,7 +156,8 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _compile(model: Any, threads: int, precision: str, streams: int | None = None) -> Any:
+def _compile(model: openvino.Model, threads: int, precision: str, streams: int | None = None
+             ) -> openvino.CompiledModel:
     return _core().compile_model(model, "CPU", {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "NUM_STREAMS": str(streams or threads),
@@ -163,7 +168,8 @@ def _compile(model: Any, threads: int, precision: str, streams: int | None = Non
     })
 
 
-def _graph(network: FoldedNetwork | QuantisedNetwork, frames: int, peaks: bool = False) -> Any:
+def _graph(network: FoldedNetwork | QuantisedNetwork, frames: int, peaks: bool = False
+           ) -> openvino.Model:
     """OpenVINO's model for a number of frames; ``peaks``: its outputs are for ``calibrate``."""
     if not available():
         raise InputError("the engine openvino is not installed", where="precision",
@@ -198,7 +204,8 @@ def _graph(network: FoldedNetwork | QuantisedNetwork, frames: int, peaks: bool =
     return openvino.Model(maxima if peaks else [x.output(0)], [spectrogram], "l3")
 
 
-def _weight_constants(layer: Convolution | QuantisedConvolution) -> tuple[Any, Any]:
+def _weight_constants(layer: Convolution | QuantisedConvolution
+                      ) -> tuple[openvino.Node, openvino.Node]:
     """Weights and bias of a layer as constants of OpenVINO."""
     from openvino import opset13 as ops
 
@@ -210,20 +217,20 @@ def _weight_constants(layer: Convolution | QuantisedConvolution) -> tuple[Any, A
     return ops.multiply(whole, _constant(layer.step.reshape(-1, 1, 1, 1))), bias
 
 
-def _quantise_input(x: Any, limit: float) -> Any:
+def _quantise_input(x: openvino.Node, limit: float) -> openvino.Node:
     from openvino import opset13 as ops
 
     low, high = _constant(0.0), _constant(limit)
     return ops.fake_quantize(x, low, high, low, high, INPUT_LEVELS + 1)
 
 
-def _pool(x: Any, size: tuple[int, int]) -> Any:
+def _pool(x: openvino.Node, size: tuple[int, int]) -> openvino.Output:
     from openvino import opset13 as ops
 
     return ops.max_pool(x, list(size), [1, 1], [0, 0], [0, 0], list(size), "floor").output(0)
 
 
-def _constant(values: Any, kind: Any = np.float32) -> Any:
+def _constant(values: npt.ArrayLike, kind: npt.DTypeLike = np.float32) -> openvino.Node:
     from openvino import opset13 as ops
 
     return ops.constant(np.asarray(values, kind))

@@ -13,10 +13,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 from l3hpc.console.progress import doing
 
@@ -47,7 +46,7 @@ def quiet_first_import() -> None:
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds TensorFlow once, as Python would, and wraps its loader."""
 
-    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
                   ) -> ModuleSpec | None:
         if fullname != "tensorflow":
             return None
@@ -63,7 +62,7 @@ class _Loader(importlib.abc.Loader):
     """Runs the module's code without its start-up messages, then restores the module's own loader.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from l3hpc.models.geometry import KEYS, STATED
 from l3hpc.models.spec import is_valid_value
 from l3hpc.models.tensorflow_log import import_tensorflow
 from l3hpc.models.unpacking import MAX_BYTES, MAX_JSON
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 MAGIC = b"TFL3"  # at byte 4
 METADATA = "l3hpc"
@@ -376,7 +379,7 @@ class Interpreters:
         # The threads share one iterator: each takes the next frame when it has finished one.
         remaining = iter(range(len(inputs)))
 
-        def work(interpreter: Any) -> None:
+        def work(interpreter: tf.lite.Interpreter) -> None:
             for index in remaining:
                 out[index] = _embed_one(interpreter, inputs[index])
 
@@ -427,7 +430,7 @@ def main(path: str) -> None:
         _embed_one(interpreter, np.zeros(interpreter.get_input_details()[0]["shape"], np.float32))
 
 
-def _interpreter(path: Path, content: bytes | None = None) -> Any:
+def _interpreter(path: Path, content: bytes | None = None) -> tf.lite.Interpreter:
     import_tensorflow()
     import tensorflow as tf
 
@@ -443,7 +446,7 @@ def _interpreter(path: Path, content: bytes | None = None) -> Any:
     return interpreter
 
 
-def _embed_one(interpreter: Any, values: np.ndarray) -> np.ndarray:
+def _embed_one(interpreter: tf.lite.Interpreter, values: np.ndarray) -> np.ndarray:
     """The embedding (dim,) float32 of one input."""
     source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     values = values.reshape(source["shape"])

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from l3hpc.audio.frontends import RANGE_DB, Frontend, hann
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models.parameters import FoldedNetwork
+
+if TYPE_CHECKING:
+    import torch
 
 EXTRA = "torch"
 PRECISIONS = ("float32", "tf32", "bfloat16")
@@ -193,13 +196,13 @@ class _Slot:
     """One batch on its way: samples on the host and on the device, the embeddings back again."""
 
     locked: bool
-    host: Any = None  # flat float32 tensors
-    on_device: dict[Any, Any] = field(default_factory=dict)
-    result: Any = None
+    host: torch.Tensor | None = None  # flat, float32
+    on_device: dict[torch.device, torch.Tensor] = field(default_factory=dict)
+    result: torch.Tensor | None = None
     rate: int = 0
     length: int = 0
     signals: list[_Signal] = field(default_factory=list)
-    events: tuple[Any, Any] | None = None
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     @property
     def count(self) -> int:
@@ -259,7 +262,7 @@ def _step(part: np.ndarray) -> int:
 class _Device:
     """The network and its front end on one device."""
 
-    def __init__(self, network: FoldedNetwork, place: Any, precision: str) -> None:
+    def __init__(self, network: FoldedNetwork, place: torch.device, precision: str) -> None:
         import torch
 
         self.place = place
@@ -270,7 +273,7 @@ class _Device:
         self._dim = network.spec.dim
         self.network = TorchNetwork(network, place, precision)
         self.frontend = TorchFrontend(network.spec.frontend, place)
-        self._copies: Any = torch.cuda.Stream(place) if self._gpu else None
+        self._copies: torch.cuda.Stream | None = torch.cuda.Stream(place) if self._gpu else None
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -293,10 +296,12 @@ class _Device:
         with self.active():
             if slot.result is None or len(slot.result) < slot.count:
                 slot.result = torch.empty((slot.count, self._dim), pin_memory=self._gpu)
+            assert slot.host is not None
             samples = slot.host[:slot.length]
             if not self._gpu:
                 slot.result[:slot.count] = self._embed(samples, slot)
                 return
+            assert self._copies is not None
             computing = torch.cuda.current_stream(self.place)
             there = slot.on_device.get(self.place)
             if there is None or len(there) < slot.length:
@@ -315,7 +320,7 @@ class _Device:
             slot.result[:slot.count].copy_(found, non_blocking=True)
             slot.events[1].record()
 
-    def _embed(self, samples: Any, slot: _Slot) -> Any:
+    def _embed(self, samples: torch.Tensor, slot: _Slot) -> torch.Tensor:
         import torch
 
         frames = [samples.as_strided((one.count, slot.rate), (one.step, 1),
@@ -338,7 +343,7 @@ def _precision(place: Any, tf32: bool) -> Iterator[None]:
 class TorchFrontend:
     """``Frontend`` on a device: call it on frames (n, rate) float32 for (n, bands, times) dB."""
 
-    def __init__(self, frontend: Frontend, place: Any) -> None:
+    def __init__(self, frontend: Frontend, place: torch.device) -> None:
         import torch
 
         self._frontend = frontend
@@ -347,7 +352,7 @@ class TorchFrontend:
         self._filters = None if frontend.n_mels is None else torch.tensor(
             frontend.filterbank(), dtype=torch.float32, device=place)
 
-    def __call__(self, frames: Any) -> Any:
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         import torch
 
         own = self._frontend
@@ -366,7 +371,7 @@ class TorchFrontend:
 class TorchNetwork:
     """A ``FoldedNetwork`` on a device: call it on spectrograms (n, bands, times) float32."""
 
-    def __init__(self, network: FoldedNetwork, place: Any, precision: str) -> None:
+    def __init__(self, network: FoldedNetwork, place: torch.device, precision: str) -> None:
         import torch
 
         self._network = network
@@ -378,7 +383,7 @@ class TorchNetwork:
         self._biases = [torch.tensor(layer.bias, dtype=self._type, device=place)
                         for layer in network.convolutions]
 
-    def __call__(self, spectrograms: Any) -> Any:
+    def __call__(self, spectrograms: torch.Tensor) -> torch.Tensor:
         spec = self._network.spec
         last = len(self._weights) - 1
         x = (spectrograms * self._network.scale + self._network.shift).to(self._type)
@@ -388,7 +393,7 @@ class TorchNetwork:
             x = self.layer(x, index, pool)
         return x.permute(0, 2, 3, 1).reshape(len(x), spec.dim).float()
 
-    def layer(self, x: Any, index: int, pool: tuple[int, int] | None) -> Any:
+    def layer(self, x: torch.Tensor, index: int, pool: tuple[int, int] | None) -> torch.Tensor:
         """Convolution, bias, ReLU where the layer has one, and max pooling where one follows."""
         import torch
         from torch.nn import functional
@@ -403,7 +408,7 @@ class TorchNetwork:
         x += bias[:, None, None]
         return x.relu_() if relu else x
 
-    def first_by_product(self, x: Any) -> Any:
+    def first_by_product(self, x: torch.Tensor) -> torch.Tensor:
         """The first convolution and its ReLU, of (n, bands, times), as one matrix product: cuDNN's
         kernels are made for many input channels, and take three times as long for one."""
         import torch

@@ -72,7 +72,7 @@ class GuardedFile:
         InputError
             The name is a link, or the file has too many entries.
         """
-        node: Any = group
+        node: h5py.Group | h5py.Dataset | None = group
         for part in filter(None, name.split("/")):
             if not isinstance(node, h5py.Group):
                 return None
@@ -132,7 +132,7 @@ class GuardedFile:
                              "not a network of this family")
         return dataset
 
-    def names(self, owner: Any, key: str) -> list[str]:
+    def names(self, owner: h5py.Group | h5py.Dataset, key: str) -> list[str]:
         """A list attribute of Keras; long ones are split over ``key0``, ``key1``, …
 
         Parameters
@@ -183,7 +183,7 @@ class GuardedFile:
             raise self.error("holds too many groups and arrays: not a network of this family")
 
 
-def as_text(value: Any) -> str:
+def as_text(value: object) -> str:
     """A string attribute, which may be bytes.
 
     Parameters
@@ -268,7 +268,7 @@ def _limited(stream: IO[bytes] | gzip.GzipFile, path: Path) -> bytes:
     return bytes(data)
 
 
-def parse_json(text: Any, path: Path) -> dict[str, Any]:
+def parse_json(text: object, path: Path) -> dict[str, Any]:
     """Parse the JSON object in a file's description.
 
     Parameters

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from l3hpc.arrays.passes import reproducible_blas
-from l3hpc.arrays.rows import as_rows
+from l3hpc.arrays.rows import RowSource, as_rows
 from l3hpc.errors import InputError
 from l3hpc.reduction.moments import NOISE, Moments, combine, moments
 from l3hpc.reduction.projection import Projection
 
+Samples: TypeAlias = npt.ArrayLike | RowSource | Iterable[np.ndarray]
 MODES = ("float64", "float32")
 SIGN_TOLERANCE = 1e-3  # entries that differ by less count as equally large
 
@@ -85,7 +87,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.standardize = standardize
 
     def fit(
-        self, X: Any, y: None = None, *, on_rows: Callable[[int], None] | None = None,  # noqa: N803
+        self, X: Samples, y: None = None, *, on_rows: Callable[[int], None] | None = None,  # noqa: N803
         threads: int | None = None,
     ) -> StreamingPCA:
         """Fit in one pass over the rows.
@@ -120,7 +122,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self._moments = fitted
         return self
 
-    def fit_transform(self, X: Any, y: None = None, **options: Any) -> np.ndarray:  # noqa: N803
+    def fit_transform(self, X: Samples, y: None = None, **options: Any) -> np.ndarray:  # noqa: N803
         """``fit`` and ``transform`` of the same rows, in two passes.
 
         Parameters
@@ -148,7 +150,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
                                      "that starts a pass over the chunks")
         return self.fit(X, y, **options).transform(X)
 
-    def partial_fit(self, X: Any, y: None = None) -> StreamingPCA:  # noqa: N803
+    def partial_fit(self, X: Samples, y: None = None) -> StreamingPCA:  # noqa: N803
         """Add more rows. The result is that of one ``fit`` to all rows, up to rounding.
 
         The estimator is fitted as soon as there are two rows, and as many as components.
@@ -187,7 +189,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             raise InputError(f"n_components is {kept!r}",
                              allowed="a whole number from 1, or None for all directions")
 
-    def _moments_of(self, x: Any, on_rows: Callable[[int], None] | None, threads: int | None, *,
+    def _moments_of(self, x: Samples, on_rows: Callable[[int], None] | None, threads: int | None, *,
                     reset: bool, min_rows: int) -> Moments:
         """The moments of X; ``reset``: forget the number of columns of earlier rows."""
         kind = np.float32 if self.mode == "float32" else np.float64
@@ -238,7 +240,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.explained_variance_ratio_ = self.spectrum_[:kept].copy()
         self.n_samples_ = n
 
-    def transform(self, X: Any) -> np.ndarray:  # noqa: N803
+    def transform(self, X: Samples) -> np.ndarray:  # noqa: N803
         """Scores of rows.
 
         Parameters
@@ -266,7 +268,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return np.concatenate([np.empty((0, projection.kept), np.float32),
                                *(projection.transform(chunk) for chunk in chunks)])
 
-    def inverse_transform(self, X: Any) -> np.ndarray:  # noqa: N803
+    def inverse_transform(self, X: npt.ArrayLike) -> np.ndarray:  # noqa: N803
         """Rows from their scores, without the parts that the reduction dropped.
 
         Parameters
@@ -292,23 +294,23 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         return len(self.components_)
 
 
-def _chunks(x: Any) -> Iterable[np.ndarray] | None:
+def _chunks(x: Samples) -> Iterable[np.ndarray] | None:
     """The chunks of X; None where it is, or can be converted to, one array."""
     if callable(x) and not hasattr(x, "shape"):
         return x()
     # An HDF5 dataset is read in blocks: converted to an array, as below, it would be read whole.
     if hasattr(x, "take") and hasattr(x, "chunks") or type(x).__module__.startswith("h5py."):
-        return as_rows(x).chunks()
+        return as_rows(cast("RowSource", x)).chunks()
     if isinstance(x, (list, tuple)):
         # A list of matrices is chunks; a list of lists of numbers is one matrix.
         return x if len(x) and all(np.ndim(one) == 2 for one in x[:1]) else None
     if hasattr(x, "__iter__") and not hasattr(x, "__array__") and not hasattr(x, "shape") \
             and not isinstance(x, (str, bytes)):
-        return x
+        return cast("Iterable[np.ndarray]", x)
     return None
 
 
-def _validated(estimator: StreamingPCA, x: Any, *, reset: bool, min_rows: int) -> np.ndarray:
+def _validated(estimator: StreamingPCA, x: Samples, *, reset: bool, min_rows: int) -> np.ndarray:
     """One array, checked by scikit-learn; ``reset``: store its number of columns, not compare."""
     options: dict[str, Any] = {"reset": reset, "dtype": [np.float64, np.float32],
                                "ensure_min_samples": min_rows}

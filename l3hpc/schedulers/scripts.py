@@ -163,7 +163,7 @@ def render_template(name: str, context: Mapping[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
-def quoted(value: Any) -> Markup:
+def quoted(value: object) -> Markup:
     """Quote a value as one word of shell (the filter ``q``).
 
     Parameters
@@ -357,7 +357,7 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
     return environment
 
 
-def _refuse_unquoted(value: Any) -> Any:
+def _refuse_unquoted(value: object) -> object:
     """Refuse text that a template prints unquoted, unless it is harmless."""
     import jinja2
     from markupsafe import Markup

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import keras
@@ -124,7 +123,7 @@ class Classifier:
     taxonomy: Taxonomy
     mean: np.ndarray
     scale: np.ndarray
-    model: Any
+    model: keras.Model
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
 
@@ -398,7 +397,7 @@ class _Loop:
         """The mean loss with the current weights."""
         return float(self._evaluate())
 
-    def _read(self, places: Any) -> tuple[Any, Any]:
+    def _read(self, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Embeddings and targets of the samples of these numbers."""
         def read(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return self.x[rows], self.y[rows // self.repeat]
@@ -408,10 +407,10 @@ class _Loop:
         y.set_shape((None, *self.y.shape[1:]))
         return x, y
 
-    def _penalty(self) -> Any:
+    def _penalty(self) -> tf.Tensor:
         return tf.add_n(self.model.losses) if self.model.losses else tf.constant(0.0)
 
-    def _train_graph(self, order: Any) -> Any:
+    def _train_graph(self, order: tf.Tensor) -> tf.Tensor:
         total = tf.constant(0.0)
         for first in tf.range(0, self.samples, self.block):
             block_x, block_y = self._read(order[first:first + self.block])
@@ -425,7 +424,7 @@ class _Loop:
                 total += loss * tf.cast(tf.shape(x)[0], tf.float32)
         return total / self.samples
 
-    def _loss_graph(self) -> Any:
+    def _loss_graph(self) -> tf.Tensor:
         total = tf.constant(0.0)
         for first in tf.range(0, self.samples, self.large_batch):
             places = tf.range(first, tf.minimum(first + self.large_batch, self.samples))

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 from keras import ops
@@ -29,15 +27,15 @@ class AutoPool(keras.layers.Layer):
        (2018).
     """
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.alpha = self.add_weight(name="alpha", shape=(input_shape[-1],), initializer="zeros",
                                      constraint=keras.constraints.NonNeg())
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
         weight = ops.softmax(self.alpha * inputs, axis=1)
         return ops.sum(inputs * weight, axis=1)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], input_shape[-1])
 
 
@@ -109,7 +107,8 @@ class TagLoss:
                 if other is not None:
                     self._unknown[other, place] = 1
 
-    def __call__(self, target: Any, probability: Any) -> Any:
+    def __call__(self, target: keras.KerasTensor, probability: keras.KerasTensor
+                 ) -> keras.KerasTensor:
         if self.level == "coarse":
             return ops.mean(_cross_entropy(target, probability))
         known = 1.0 - ops.matmul(target, self._unknown)
@@ -117,7 +116,7 @@ class TagLoss:
         return ops.mean(ops.sum(known * _cross_entropy(complete, probability), axis=1))
 
 
-def _cross_entropy(target: Any, probability: Any) -> Any:
+def _cross_entropy(target: keras.KerasTensor, probability: keras.KerasTensor) -> keras.KerasTensor:
     # log(0) would be infinite; 1e-7 is Keras's own limit.
     p = ops.clip(probability, 1e-7, 1 - 1e-7)
     return -(target * ops.log(p) + (1 - target) * ops.log(1 - p))

@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pydantic
@@ -167,7 +168,7 @@ class TaskCall:
         return None  # submitit ends the task with an error
 
 
-def _save_checkpoint(signum: int = 0, frame: Any = None) -> None:
+def _save_checkpoint(signum: int = 0, frame: FrameType | None = None) -> None:
     """Write a checkpoint now, if the step has one to write."""
     try:
         PREEMPTION.save()
@@ -175,7 +176,7 @@ def _save_checkpoint(signum: int = 0, frame: Any = None) -> None:
         print(f"warning: could not write a checkpoint: {error}", file=sys.stderr)
 
 
-def _stop(signum: int, frame: Any) -> None:
+def _stop(signum: int, frame: FrameType | None) -> None:
     signal.signal(signum, signal.SIG_IGN)  # the script forwards a signal that the group has got
     raise SystemExit(128 + signum)
 

@@ -106,7 +106,7 @@ class LocalJob:
                 or name in ("exit", "kernel_kills") and value is not None}
 
     @classmethod
-    def from_json(cls, value: Any, name: str) -> LocalJob:
+    def from_json(cls, value: object, name: str) -> LocalJob:
         """Read a job back from its JSON values.
 
         Parameters

@@ -166,7 +166,8 @@ def forget(folder: Path, before: float) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-def add_requeue(folder: Path, index: int, reason: str, when: float, **requested: Any) -> None:
+def add_requeue(folder: Path, index: int, reason: str, when: float,
+                **requested: int | str | None) -> None:
     """Note that a task is requeued.
 
     Parameters
@@ -277,7 +278,7 @@ def _store(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) 
     return True
 
 
-def _is_requeue(entry: Any) -> bool:
+def _is_requeue(entry: object) -> bool:
     return isinstance(entry, dict) and all(
         has_type(entry.get(name), int | None) for name in ("mem_mb", "time_min")) \
         and has_type(entry.get("exclude"), str | None)

@@ -82,7 +82,7 @@ class Attempt:
         return value | {name: item for name, item in rest.items() if item is not None}
 
     @classmethod
-    def from_json(cls, value: Any, what: str) -> Attempt:
+    def from_json(cls, value: object, what: str) -> Attempt:
         """Read an attempt back from its JSON values.
 
         Parameters
@@ -253,7 +253,7 @@ class RunRecord:
         return dataclass_from(cls, fields, "record")
 
 
-def _step_from_json(value: Any, what: str) -> StepRecord:
+def _step_from_json(value: object, what: str) -> StepRecord:
     value = _with_state(StepState, value, what)
     if isinstance(value, dict) and isinstance(value.get("attempts"), list):
         name = f"attempt of {value.get('name')}"
@@ -261,7 +261,7 @@ def _step_from_json(value: Any, what: str) -> StepRecord:
     return dataclass_from(StepRecord, value, what)
 
 
-def _with_state(kind: type[StepState | RunState], value: Any, what: str) -> Any:
+def _with_state(kind: type[StepState | RunState], value: object, what: str) -> object:
     """Replace the word for a state in JSON values by the state."""
     if not isinstance(value, dict) or not isinstance(value.get("state"), str):
         return value

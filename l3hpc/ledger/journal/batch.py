@@ -156,7 +156,7 @@ def unpack(record: Mapping[str, Any]) -> Batch:
     return Batch(record["packed"], record["items"])
 
 
-def compact_json(value: Any) -> bytes:
+def compact_json(value: object) -> bytes:
     """Return a value as JSON without spaces, as the lines of a journal are written."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
         "utf-8", "surrogatepass")
@@ -193,7 +193,7 @@ def _common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
             "origin": second["origin"]}
 
 
-def _same_json(first: Any, second: Any) -> bool:
+def _same_json(first: object, second: object) -> bool:
     """Return whether two JSON values are written alike (1, 1.0 and true are not)."""
     if isinstance(first, (dict, list, int, float)):
         return compact_json(first) == compact_json(second)

@@ -188,7 +188,7 @@ def fold_folders(folders: Iterable[Path], *, history: bool = False) -> Fold:
     return result
 
 
-def finite_number(value: Any) -> float | None:
+def finite_number(value: object) -> float | None:
     """Return ``value`` if it is a finite number, else None.
 
     NaN and infinities are journaled as text, so they are None too.

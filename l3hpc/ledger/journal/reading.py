@@ -97,7 +97,7 @@ def damage_notes(damage: Damage) -> list[str]:
     return found
 
 
-def record_fault(record: Any) -> str | None:
+def record_fault(record: object) -> str | None:
     """Return reason a record is not understood; None for one that is.
 
     A record of an undeclared tab or without a key (``NO_ROW``) is read and compacted like others,
@@ -148,7 +148,7 @@ def _no_row(record: Mapping[str, Any]) -> str | None:
     return None if record["key"] else f"{NO_ROW}: no key"
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: object) -> str:
     """Return the type of a JSON value for a message."""
     return _TYPE_NAMES.get(type(value), "missing")
 

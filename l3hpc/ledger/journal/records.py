@@ -310,7 +310,7 @@ def check_digits(text: bytes) -> bytes:
 
 # --- values ---------------------------------------------------------------------------------------
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> Any:
     """Return ``value`` as a JSON value.
 
     Parameters

@@ -16,13 +16,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, L3hpcError, OfflineError
 from l3hpc.io.files import read_json
 from l3hpc.ledger.cells import quoted_argument
+
+if TYPE_CHECKING:
+    from gspread.exceptions import APIError
 
 SCOPE = "https://www.googleapis.com/auth/spreadsheets"
 BASE = "https://sheets.googleapis.com"
@@ -248,7 +251,7 @@ class Sheets:
         raise OfflineError(f"the sheet cannot be reached: {reason} ({TRIES} tries)",
                            hint=LATER)
 
-    def _explained(self, error: Any, code: int) -> L3hpcError:
+    def _explained(self, error: APIError, code: int) -> L3hpcError:
         """Return the error for an answer of Google, with what to do about it."""
         message = str(error.error.get("message", ""))[:500]
         if code == 404:
@@ -276,7 +279,7 @@ def back_off(attempt: int) -> float:
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** (attempt - 1)) * (0.5 + random.random() / 2)
 
 
-def request_bytes(value: Any) -> int:
+def request_bytes(value: object) -> int:
     """Return the size of the body of a request, in bytes."""
     return len(json.dumps(value, allow_nan=False))
 

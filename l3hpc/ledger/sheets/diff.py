@@ -43,7 +43,7 @@ class CellWrite:
     row: Row
     grid_row: int
     column: int
-    old: Any
+    old: Cell
     new: Cell
 
     @property
@@ -284,7 +284,7 @@ def _is_ahead(row: Row, shown: Sequence[Any]) -> bool:
     return theirs is not None and (ours is None or theirs > ours)
 
 
-def _sheet_is_better(column: Column, theirs: Any, ours: Cell) -> bool:
+def _sheet_is_better(column: Column, theirs: object, ours: Cell) -> bool:
     """Return whether the sheet shows a better value in a column of best values."""
     their_number, our_number = finite_number(theirs), finite_number(ours)
     if their_number is None or our_number is None:
@@ -325,7 +325,7 @@ def _describe_protection(lock: Mapping[str, Any] | None) -> str:
             "ranges")
 
 
-def _quote(value: Any) -> str:
+def _quote(value: object) -> str:
     """Return a value for a message."""
     text = "nothing" if value is None else repr(value)
     return text if len(text) <= SHORT else text[:SHORT - 3] + "…'"

@@ -216,7 +216,7 @@ class ColumnChange:
     kind: Literal["title", "move", "insert", "row"]
     position: int
     to: int = 0
-    old: Any = None
+    old: Cell = None
     new: str | None = None
 
     def describe(self) -> str:

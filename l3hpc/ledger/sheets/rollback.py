@@ -181,7 +181,7 @@ def abandoned_intents(folder: Path) -> Iterator[tuple[Path, Intent]]:
             yield path, intent
 
 
-def _is_intent(value: Any) -> bool:
+def _is_intent(value: object) -> bool:
     """Return whether a file of a shared folder has the form of an intent."""
     if not isinstance(value, dict):
         return False
@@ -407,7 +407,7 @@ def _key(tab: Tab, row: Sequence[Any]) -> str:
     return key_json(_text(_at(row, tab.index(name))) for name in tab.key)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a cell as text, an empty one as an empty text."""
     return "" if value is None else cell_text(value)
 

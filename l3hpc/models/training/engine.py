@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -19,6 +19,10 @@ from l3hpc.console.progress import doing
 from l3hpc.models.network import assign, build, parameters_of
 from l3hpc.models.parameters import BN_MOMENTUM, Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
+
+Inputs: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"  # spectrograms, or with pictures
+# Squared (or cross-entropy) and absolute error of each example, and the weights' penalty.
+Errors: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
 
 
 class TrainingEngine:
@@ -86,7 +90,7 @@ class TrainingEngine:
         self._validate = tf.function(self._validation_step, reduce_retracing=True,
                                      input_signature=batch)
 
-    def _network(self, bn_momentum: float, seed: int) -> Any:
+    def _network(self, bn_momentum: float, seed: int) -> keras.Model:
         """A new Keras model; its first weights depend on the seed alone."""
         model = build(self.spec, bn_momentum, fused=True)
         assign(model, untrained(self.spec, seed))
@@ -99,7 +103,7 @@ class TrainingEngine:
 
     # steps --------------------------------------------------------------------------------------
 
-    def train(self, batch: Any, first: bool) -> None:
+    def train(self, batch: tuple[Inputs, tf.Tensor], first: bool) -> None:
         """One step of Adam.
 
         Parameters
@@ -168,15 +172,15 @@ class TrainingEngine:
         return [tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
                 tf.TensorSpec((None, self.spec.dim))]
 
-    def _train_step(self, x: Any, y: Any, first: Any) -> None:
+    def _train_step(self, x: Inputs, y: tf.Tensor, first: tf.Tensor) -> None:
         sums = self._reduce(self.strategy.run(self._train_replica, args=(x, y)))
         self.sums.assign(tf.where(first, tf.zeros_like(sums), self.sums) + sums)
         self.position.assign_add(1)
 
-    def _validation_step(self, x: Any, y: Any) -> Any:
+    def _validation_step(self, x: Inputs, y: tf.Tensor) -> tf.Tensor:
         return self._reduce(self.strategy.run(self._validation_replica, args=(x, y)))
 
-    def _train_replica(self, x: Any, y: Any) -> Any:
+    def _train_replica(self, x: Inputs, y: tf.Tensor) -> tf.Tensor:
         count = tf.shape(y)[0]
         context = tf.distribute.get_replica_context()
         # Replicas may get parts of different sizes: each divides by the size of the whole batch,
@@ -192,11 +196,11 @@ class TrainingEngine:
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))
         return self._sums(squared, absolute, penalty, count)
 
-    def _validation_replica(self, x: Any, y: Any) -> Any:
+    def _validation_replica(self, x: Inputs, y: tf.Tensor) -> tf.Tensor:
         squared, absolute, penalty = self._errors(x, y, training=False)
         return self._sums(squared, absolute, penalty, tf.shape(y)[0])
 
-    def _errors(self, x: Any, y: Any, training: bool) -> tuple[Any, Any, Any]:
+    def _errors(self, x: Inputs, y: tf.Tensor, training: bool) -> Errors:
         """Squared and absolute error of each example (n,), and the penalty."""
         difference = tf.cast(self.model(x, training=training), tf.float32) - y
         losses = self.model.losses
@@ -204,13 +208,14 @@ class TrainingEngine:
         return (tf.reduce_mean(tf.square(difference), axis=-1),
                 tf.reduce_mean(tf.abs(difference), axis=-1), tf.convert_to_tensor(penalty))
 
-    def _sums(self, squared: Any, absolute: Any, penalty: Any, count: Any) -> Any:
+    def _sums(self, squared: tf.Tensor, absolute: tf.Tensor, penalty: tf.Tensor,
+              count: tf.Tensor) -> tf.Tensor:
         windows = tf.cast(count, tf.float64)
         return tf.stack([
             tf.reduce_sum(tf.cast(squared, tf.float64)) + tf.cast(penalty, tf.float64) * windows,
             tf.reduce_sum(tf.cast(absolute, tf.float64)), windows])
 
-    def _reduce(self, values: Any) -> Any:
+    def _reduce(self, values: tf.Tensor) -> tf.Tensor:
         if self.replicas == 1:
             return values
         return self.strategy.reduce("sum", values, axis=None)
