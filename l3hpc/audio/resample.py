@@ -97,8 +97,8 @@ def resample_rows(rows: np.ndarray, source_rate: int, target_rate: int) -> np.nd
     result = np.zeros((len(rows), -(-rows.shape[1] * target_rate // source_rate)), np.float32)
     for row, out in zip(rows, result, strict=True):
         stream.clear()
-        given = stream.resample_chunk(np.ascontiguousarray(row, dtype=np.float32), last=True)
-        out[:len(given)] = given[:len(out)]
+        converted = stream.resample_chunk(np.ascontiguousarray(row, dtype=np.float32), last=True)
+        out[:len(converted)] = converted[:len(out)]
     return result
 
 
@@ -129,16 +129,16 @@ def resample_blocks(
         yield from blocks
         return
     stream = _stream(source_rate, target_rate)
-    taken = given = 0
+    taken = produced = 0
     for block in _parts(blocks, max(MAX_OUTPUT * source_rate // target_rate, 1)):
         taken += len(block)
         result = stream.resample_chunk(np.ascontiguousarray(block, dtype=np.float32))
-        given += len(result)
+        produced += len(result)
         if len(result):
             yield result
     # soxr may give a sample more or less at the end, depending on the blocks. The length is fixed
     # here.
-    missing = max(-(-taken * target_rate // source_rate) - given, 0)
+    missing = max(-(-taken * target_rate // source_rate) - produced, 0)
     rest = stream.resample_chunk(np.empty(0, np.float32), last=True)[:missing]
     yield np.pad(rest, (0, missing - len(rest)))
 
@@ -213,22 +213,22 @@ def resample_kaiser_blocks(
     side = _reach(up, down)
     # Samples that are still needed: from ``side`` samples before the next ``up`` outputs on.
     held = np.zeros(side)
-    taken = given = 0
+    taken = produced = 0
     for block in _parts(blocks, max(PART, GROUPS * down)):
         taken += len(block)
         held = np.concatenate((held, np.asarray(block, np.float64)))
         groups = max((len(held) - 2 * side - 1) // down, 0)
         if groups:
             yield _converted(held, groups * up, up, down, side)
-            given += groups * up
+            produced += groups * up
             held = held[groups * down:]
     # resampy rounds the length down, soxr's is rounded up.
     length = taken * up // down
     if not length:
         raise InputError(f"{taken} samples at {source_rate} Hz are less than one sample at "
                          f"{target_rate} Hz")
-    if length > given:
-        yield _converted(np.pad(held, (0, side + 1)), length - given, up, down, side)
+    if length > produced:
+        yield _converted(np.pad(held, (0, side + 1)), length - produced, up, down, side)
 
 
 def _converted(padded: np.ndarray, length: int, up: int, down: int, side: int) -> np.ndarray:

@@ -132,11 +132,11 @@ class Scene:
         centre = (margin + across * (ASPECT - 2 * margin), margin + down * (1 - 2 * margin))
         shape = self.kind.inside((x - centre[0]) / self._radius, (y - centre[1]) / self._radius)
         light = self._tilt[0] * (x / ASPECT - 0.5) + self._tilt[1] * (y - 0.5)
-        frame = np.where(shape[..., None], self._colour, self._ground + light[..., None])
+        pixels = np.where(shape[..., None], self._colour, self._ground + light[..., None])
         # The same frame has the same noise, whenever it is drawn.
         grain = np.random.default_rng([self.seed, 2, self.number, round(time * 1000)])
-        frame = frame + grain.normal(0, 0.02, frame.shape)
-        return np.round(255 * np.clip(frame, 0, 1)).astype(np.uint8)
+        pixels = pixels + grain.normal(0, 0.02, pixels.shape)
+        return np.round(255 * np.clip(pixels, 0, 1)).astype(np.uint8)
 
     def sound(self, start: float, rate: int) -> np.ndarray:
         """One second of sound.

@@ -305,12 +305,12 @@ def _is_marked(cell: str, column: str, where: str) -> bool:
 
 
 def _separator(source: ClipTable, cells: Sequence[str], column: str) -> str | None:
-    given = source.label_separator
-    if given is not None:
-        if not given:
+    stated = source.label_separator
+    if stated is not None:
+        if not stated:
             raise InputError("the separator of labels is empty", where="--label-separator",
                              allowed=f"one or more characters, or {ONE_LABEL}")
-        return None if given == ONE_LABEL else given
+        return None if stated == ONE_LABEL else stated
     for separator in SEPARATORS:
         if any(separator in cell for cell in cells):
             return separator

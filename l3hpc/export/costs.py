@@ -128,13 +128,13 @@ def lifetimes(graph: Graph) -> list[Lifetime]:
     """
     first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
-    for step, operator in enumerate(graph.operators):
+    for index, operator in enumerate(graph.operators):
         for tensor in map(int, operator.outputs):
-            first.setdefault(tensor, step)
-            last[tensor] = step
+            first.setdefault(tensor, index)
+            last[tensor] = index
         for tensor in map(int, operator.inputs):
             if tensor in first:
-                last[tensor] = step
+                last[tensor] = index
     last.update(dict.fromkeys(graph.outputs, len(graph.operators) - 1))
     return [Lifetime(tensor, graph.nbytes(tensor), begin, last[tensor])
             for tensor, begin in first.items()]
@@ -153,9 +153,9 @@ def live_bytes(lives: Sequence[Lifetime]) -> int:
     int
         Bytes.
     """
-    steps = max((life.last for life in lives), default=-1) + 1
-    return max((sum(life.nbytes for life in lives if life.first <= step <= life.last)
-                for step in range(steps)), default=0)
+    count = max((life.last for life in lives), default=-1) + 1
+    return max((sum(life.nbytes for life in lives if life.first <= index <= life.last)
+                for index in range(count)), default=0)
 
 
 def layout_bytes(lives: Sequence[Lifetime]) -> int:
@@ -239,11 +239,11 @@ def tail_bytes(graph: Graph) -> int:
 def _scratch(graph: Graph) -> list[Lifetime]:
     """Scratch memory of CMSIS-NN's int8 convolutions, as maps in use during one operator."""
     found = []
-    for step, operator in enumerate(graph.operators):
+    for index, operator in enumerate(graph.operators):
         if graph.name(operator) == "CONV_2D":
             _, height, width, channels = graph.shape(operator.inputs[1])
-            found.append(Lifetime(len(graph.tensors) + step, 2 * 2 * height * width * channels,
-                                  step, step))
+            found.append(Lifetime(len(graph.tensors) + index, 2 * 2 * height * width * channels,
+                                  index, index))
     return found
 
 

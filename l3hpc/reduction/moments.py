@@ -111,12 +111,12 @@ def moments(
 class _Block:
     """Buffers for one block: its rows minus their shift, and their product and sum."""
 
-    def __init__(self, size: int, d: int, kind: np.dtype) -> None:
-        self.rows = np.empty((size, d), kind)
-        self.product = np.empty((d, d), kind)
-        self.total = np.empty(d, kind)
-        self.ones = np.ones(size, kind)
-        self.shift = np.empty(d, kind)
+    def __init__(self, size: int, d: int, dtype: np.dtype) -> None:
+        self.rows = np.empty((size, d), dtype)
+        self.product = np.empty((d, d), dtype)
+        self.total = np.empty(d, dtype)
+        self.ones = np.ones(size, dtype)
+        self.shift = np.empty(d, dtype)
         self.count = 0
 
 
@@ -177,8 +177,8 @@ class _Sums:
     left of the means. ``between`` is the scatter of the blocks' means about the first one.
     """
 
-    def __init__(self, d: int, kind: np.dtype) -> None:
-        self.kind = kind
+    def __init__(self, d: int, dtype: np.dtype) -> None:
+        self.dtype = dtype
         self.count = 0
         self.reference, self.total = np.zeros(d), np.zeros(d)
         self.inner, self.between = np.zeros((d, d)), np.zeros((d, d))
@@ -217,7 +217,7 @@ class _Sums:
         away = self.total / self.count
         scatter = self.inner + (self.between - np.outer(away, away) * self.count)
         if not np.isfinite(scatter).all():
-            raise InputError(f"values too large to be squared in {self.kind}")
+            raise InputError(f"values too large to be squared in {self.dtype}")
         return Moments(self.count, self.reference + away, scatter, constant)
 
 

@@ -31,17 +31,17 @@ class Projection:
         self._mean, self._scale, self._components = mean, scale, components
         self._ready: dict[np.dtype, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def _parts(self, kind: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Centre (d,), weights (d, kept) and what is added to every score (kept,), as ``kind``."""
-        if kind not in self._ready:
+    def _parts(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centre (d,), weights (d, kept) and what is added to every score (kept,), as ``dtype``."""
+        if dtype not in self._ready:
             weights = (self._components / self._scale).T
             # Centred first and multiplied then: with a large mean, the products would cancel and
             # lose digits.
-            centre = self._mean.astype(kind)
+            centre = self._mean.astype(dtype)
             # The part of the mean that is lost in float32 is added to the scores instead.
             rest = (centre - self._mean) @ weights
-            self._ready[kind] = (centre, np.ascontiguousarray(weights, kind), rest.astype(kind))
-        return self._ready[kind]
+            self._ready[dtype] = (centre, np.ascontiguousarray(weights, dtype), rest.astype(dtype))
+        return self._ready[dtype]
 
     def transform(self, x: np.ndarray) -> np.ndarray:
         """Scores of rows.
@@ -63,10 +63,10 @@ class Projection:
         """
         x = np.asarray(x)
         self._check(x)
-        kind = _kind(x)
-        result = np.empty((len(x), self.kept), kind)
-        buffer = np.empty((min(BLOCK_ROWS, len(x)), self.dim), kind)
-        centre, weights, rest = self._parts(kind)
+        dtype = _dtype_of(x)
+        result = np.empty((len(x), self.kept), dtype)
+        buffer = np.empty((min(BLOCK_ROWS, len(x)), self.dim), dtype)
+        centre, weights, rest = self._parts(dtype)
         for start in range(0, len(x), BLOCK_ROWS):
             rows = x[start:start + BLOCK_ROWS]
             centred = buffer[:len(rows)]
@@ -109,15 +109,15 @@ class Projection:
         self, chunks: Iterable[np.ndarray], buffers: int,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows minus the mean, a buffer for their scores), in pairs that are used in rotation."""
-        kind = np.dtype(np.float32)
-        centre = self._parts(kind)[0]
+        dtype = np.dtype(np.float32)
+        centre = self._parts(dtype)[0]
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         # Blocks of one size: BLAS may add in another order for another number of rows.
         for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
             self._check(rows)
             if len(pairs) < buffers:
-                pairs.append((np.empty((BLOCK_ROWS, self.dim), kind),
-                              np.empty((BLOCK_ROWS, self.kept), kind)))
+                pairs.append((np.empty((BLOCK_ROWS, self.dim), dtype),
+                              np.empty((BLOCK_ROWS, self.kept), dtype)))
             centred, scores = (buffer[:len(rows)] for buffer in pairs[number % buffers])
             np.subtract(rows, centre, out=centred, casting="unsafe")
             yield centred, scores
@@ -135,5 +135,5 @@ class Projection:
                 f"expected rows of length {self.dim}, found an array of shape {x.shape}")
 
 
-def _kind(x: np.ndarray) -> np.dtype:
+def _dtype_of(x: np.ndarray) -> np.dtype:
     return np.dtype(np.float32 if x.dtype == np.float32 else np.float64)

@@ -456,17 +456,17 @@ def error_per_length(mapping: np.ndarray) -> float:
 
 
 def _leverage_pass(
-    rows: Rows, mapping: np.ndarray, kind: np.dtype, per_length: float,
+    rows: Rows, mapping: np.ndarray, dtype: np.dtype, per_length: float,
 ) -> np.ndarray:
-    """Squared lengths of all rows times ``mapping``, with the error bound, computed as ``kind``."""
+    """Squared lengths of all rows times ``mapping``, with the error bound, in ``dtype``."""
     d, m = mapping.shape
     # Rounding of the row's own scale (a sum of d terms) and of the sum of m squares.
     relative = 1.0 + (d + m + 10) * UNIT_ROUNDOFF
     # A triangular mapping saves up to half of the products, but costs a QR decomposition.
-    panels = _panels(mapping if rows.shape[0] <= 16 * d else _triangular(mapping), kind)
+    panels = _panels(mapping if rows.shape[0] <= 16 * d else _triangular(mapping), dtype)
 
     def lengths(block: np.ndarray) -> np.ndarray:
-        squares = np.zeros(len(block), kind)
+        squares = np.zeros(len(block), dtype)
         for first, weights in panels:
             projected = block[:, first:] @ weights
             squares += np.einsum("ij,ij->i", projected, projected)
@@ -478,7 +478,7 @@ def _leverage_pass(
 
     result = np.empty(rows.shape[0])
     start = 0
-    for lengths_of_block in map_blocks(rows, lengths, kind):
+    for lengths_of_block in map_blocks(rows, lengths, dtype):
         result[start:start + len(lengths_of_block)] = lengths_of_block ** 2
         start += len(lengths_of_block)
     return result
@@ -489,11 +489,11 @@ def _triangular(mapping: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(mapping.T, mode="r")).T
 
 
-def _panels(mapping: np.ndarray, kind: np.dtype) -> list[tuple[int, np.ndarray]]:
+def _panels(mapping: np.ndarray, dtype: np.dtype) -> list[tuple[int, np.ndarray]]:
     """Groups of columns: (first row that is not all zero, the columns from that row on)."""
     panels = []
     for column in range(0, mapping.shape[1], PANEL_COLUMNS):
         columns = mapping[:, column:column + PANEL_COLUMNS]
         first = int(np.argmax(columns.any(axis=1)))
-        panels.append((first, np.ascontiguousarray(columns[first:], kind)))
+        panels.append((first, np.ascontiguousarray(columns[first:], dtype)))
     return panels

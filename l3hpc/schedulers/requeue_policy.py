@@ -256,19 +256,19 @@ def _give_up_reason(policy: Policy, cause: str, requeues: Sequence[Mapping[str, 
              why: str) -> str:
     """``out of memory (80 GB) after 2 requeues (20 GB → 40 GB → 80 GB, the profile's cap)``."""
     mem, time = granted_resources(policy, requeues)
-    words = cause
+    text = cause
     steps: list[str] = []
     if cause == MEMORY:
-        words += f" ({format_task_memory(mem)})"
+        text += f" ({format_task_memory(mem)})"
         steps = [format_task_memory(policy.mem_mb)] + [
             format_memory(entry["mem_mb"]) for entry in requeues if entry.get("mem_mb")]
     elif cause == TIME:
-        words += f" ({format_time(time)})"
+        text += f" ({format_time(time)})"
         steps = [format_time(policy.time_min)] + [
             format_time(entry["time_min"]) for entry in requeues if entry.get("time_min")]
     times = sum(entry.get("reason") == cause for entry in requeues)
     if times:
         counted = "1 requeue" if times == 1 else f"{times} requeues"
         trail = f" ({' → '.join(steps)}{why})" if len(steps) > 1 else ""
-        return f"{words} after {counted}{trail}"
-    return words + why
+        return f"{text} after {counted}{trail}"
+    return text + why

@@ -76,11 +76,11 @@ class Annotations:
         where = str(path)
         table = read_rows(path, "annotations")
         header_line, columns = next(table)
-        wanted = [f"{column}_presence"
-                  for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
-        require_columns(columns, (*KEY_COLUMNS, *wanted), f"{where}:{header_line}")
+        tag_columns = [f"{column}_presence"
+                       for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
+        require_columns(columns, (*KEY_COLUMNS, *tag_columns), f"{where}:{header_line}")
         keys = itemgetter(*(columns.index(column) for column in KEY_COLUMNS))
-        tags = itemgetter(*(columns.index(column) for column in wanted))
+        tags = itemgetter(*(columns.index(column) for column in tag_columns))
         presence, heard = _Presence(), bytearray()
         kept: list[tuple[str, str, str, int]] = []
         names: dict[str, str] = {}  # one string per file, however many annotators it has
@@ -103,12 +103,12 @@ class Annotations:
             try:
                 heard += bytes(map(presence.__getitem__, tags(row)))
             except KeyError as unknown:
-                column = wanted[tags(row).index(unknown.args[0])]
+                column = tag_columns[tags(row).index(unknown.args[0])]
                 raise InputError(f"{column} is '{unknown.args[0]}'", where=f"{where}:{line}",
                                  allowed="1, 0, or -1 for not annotated") from None
             # The same few names in every row: interned, each is in memory once.
             kept.append((sys.intern(split), sys.intern(sensor), file, annotator))
-        values = np.frombuffer(heard, np.int8).reshape(len(kept), len(wanted))
+        values = np.frombuffer(heard, np.int8).reshape(len(kept), len(tag_columns))
         split, sensor, file = (np.array([one[place] for one in kept], object) for place in range(3))
         return cls(taxonomy, split, sensor, file, np.array([one[3] for one in kept], np.int64),
                    values[:, :len(taxonomy.fine)], values[:, len(taxonomy.fine):],
@@ -161,8 +161,9 @@ class Annotations:
         if unknown:
             raise InputError(f"no annotation of {_some(unknown)}", where=self.where)
         place = np.array([places.get(name, -1) for name in self.file], np.int64)
-        wanted = place >= 0
-        place, heard, agreed = place[wanted], heard[wanted], (self.annotator == AGREED)[wanted]
+        is_requested = place >= 0
+        place, heard = place[is_requested], heard[is_requested]
+        agreed = (self.annotator == AGREED)[is_requested]
         has_agreed = np.zeros(len(files), bool)
         has_agreed[place[agreed]] = True
         counts = agreed | ~has_agreed[place]

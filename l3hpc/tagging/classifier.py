@@ -168,10 +168,10 @@ class Classifier:
             For an unknown pooling.
         """
         check_choice("pooling", pooling, POOLINGS)
-        wanted = np.arange(len(x)) if rows is None else rows
+        clips = np.arange(len(x)) if rows is None else rows
         step = max(1, _PREDICT_FRAMES // x.shape[1])
-        return np.concatenate([self._pooled(x[wanted[first:first + step]], pooling)
-                               for first in range(0, len(wanted), step)])
+        return np.concatenate([self._pooled(x[clips[first:first + step]], pooling)
+                               for first in range(0, len(clips), step)])
 
     def _pooled(self, x: np.ndarray, pooling: str) -> np.ndarray:
         if self.config.model == "mil":

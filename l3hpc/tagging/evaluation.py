@@ -283,23 +283,23 @@ def resampled(levels: Iterable[tuple[Sequence[Events], Events]], samples: int,
         One for each level.
     """
     # Fewer thresholds for the thousand repetitions: the numbers are the same at these.
-    rare = [([category.corners() for category in categories], together.corners())
-            for categories, together in levels]
-    clips = rare[0][1].clips
+    corners = [([category.corners() for category in categories], together.corners())
+               for categories, together in levels]
+    clips = corners[0][1].clips
     largest = max(max(len(one.clip) for one in (together.tp, together.fp, together.fn))
-                  for _, together in rare)
+                  for _, together in corners)
     rows = max(1, min(samples, BLOCK // max(largest, clips)))
     kind = weight_type(clips, largest)
     # One generator for all levels: they are compared on the same resampled clips.
     rng = np.random.default_rng(seed)
-    blocks: list[list[np.ndarray]] = [[] for _ in rare]
+    blocks: list[list[np.ndarray]] = [[] for _ in corners]
     for start in range(0, samples, rows):
         drawn = rng.integers(clips, size=(min(rows, samples - start), clips))
         # How often each clip was drawn is all that the counts need: the events stay as they are.
         weight = np.stack([np.bincount(one, minlength=clips) for one in drawn]).astype(kind)
-        for level, (categories, together) in enumerate(rare):
-            blocks[level].append(scores([category.count(weight) for category in categories],
-                                        together.count(weight)))
+        for number, (categories, together) in enumerate(corners):
+            blocks[number].append(scores([category.count(weight) for category in categories],
+                                         together.count(weight)))
     return [np.concatenate(parts) for parts in blocks]
 
 

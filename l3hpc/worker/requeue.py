@@ -102,9 +102,9 @@ def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | N
     if _cancelled(folder) or kind == TOO_MANY_TIMEOUTS and marks.gave_up:
         return None
     if kind == TOO_MANY_TIMEOUTS:
-        words = requeue_policy.decide(requeue_policy.read(folder), requeue_policy.TIME,
-                                      marks.requeues).words
-        markers.give_up(StepFolder(folder).markers, task, words, time.time())
+        reason = requeue_policy.decide(requeue_policy.read(folder), requeue_policy.TIME,
+                                       marks.requeues).words
+        markers.give_up(StepFolder(folder).markers, task, reason, time.time())
         return None
     if code == REQUEUE:
         return decide(folder, task,
@@ -208,7 +208,7 @@ def script_lines(folder: Path, decision: Decision | None) -> list[str]:
             *(f"helper {word}" for word in (*rules.helper_memory, *rules.helper))]
 
 
-def note_refused(folder: Path, task: int, words: str) -> None:
+def note_refused(folder: Path, task: int, message: str) -> None:
     """Note that Slurm refused to requeue a task: it is given up, and status shows why.
 
     Parameters
@@ -217,12 +217,12 @@ def note_refused(folder: Path, task: int, words: str) -> None:
         Folder of the step in the run.
     task
         Index of the task.
-    words
+    message
         Slurm's reply.
     """
     marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
     cause = str(marks.requeues[-1].get("reason", "")) if marks.requeues else "failed"
-    reason = " ".join(words.split()) or "no reason given"
+    reason = " ".join(message.split()) or "no reason given"
     _log(f"Slurm did not requeue the job: {reason}")
     folder_of_markers = StepFolder(folder).markers
     markers.drop_last_requeue(folder_of_markers, task)
@@ -230,7 +230,7 @@ def note_refused(folder: Path, task: int, words: str) -> None:
                     time.time())
 
 
-def note_held(folder: Path, task: int, words: str) -> None:
+def note_held(folder: Path, task: int, message: str) -> None:
     """Note that no helper job could be submitted: the task stays held until ``l3hpc resume``.
 
     Parameters
@@ -239,10 +239,10 @@ def note_held(folder: Path, task: int, words: str) -> None:
         Folder of the step in the run.
     task
         Index of the task.
-    words
+    message
         Slurm's reply.
     """
-    _log(f"could not submit a helper job ({' '.join(words.split())}); the job stays held until "
+    _log(f"could not submit a helper job ({' '.join(message.split())}); the job stays held until "
          "l3hpc resume")
     markers.hold(StepFolder(folder).markers, task)
 
@@ -327,15 +327,15 @@ def _collect_evidence(folder: Path) -> str:
     return evidence
 
 
-def _sacct(*words: str) -> str:
+def _sacct(*options: str) -> str:
     with contextlib.suppress(ClusterError):
-        return call(["sacct", "--noheader", "--jobs", job_id(), *words], timeout_s=20)
+        return call(["sacct", "--noheader", "--jobs", job_id(), *options], timeout_s=20)
     return ""
 
 
-def _log(words: str) -> None:
+def _log(text: str) -> None:
     # standard output is read by the script
-    print(f"l3hpc: {words}", file=sys.stderr, flush=True)
+    print(f"l3hpc: {text}", file=sys.stderr, flush=True)
 
 
 def _stdin() -> str:

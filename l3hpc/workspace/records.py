@@ -149,8 +149,8 @@ def _add_noted_attempts(path: Path, record: RunRecord) -> None:
             entry = entries[noted["step"]]
             attempt = Attempt.from_json(noted["attempt"], "attempt")
         except (InputError, KeyError) as error:
-            words = error.message if isinstance(error, InputError) else f"no step {error}"
-            report_damage(InputError(f"damaged: {words}", where=f"{path}:{number}"))
+            reason = error.message if isinstance(error, InputError) else f"no step {error}"
+            report_damage(InputError(f"damaged: {reason}", where=f"{path}:{number}"))
             continue
         # in both places, if the writer was killed after the record and before clearing these lines
         if attempt not in entry.attempts:

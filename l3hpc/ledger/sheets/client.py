@@ -362,8 +362,8 @@ def credentials(key_file: Path | None) -> tuple[Any, str]:
 
 def _default_file() -> Path:
     """Return the path of application default credentials, if they are a file."""
-    given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    return Path(given) if given else (
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    return Path(named) if named else (
         Path(os.environ.get("CLOUDSDK_CONFIG") or Path("~/.config/gcloud").expanduser())
         / "application_default_credentials.json")
 

@@ -33,7 +33,7 @@ MARK_BYTES = 300  # upper limit of one piece of metadata in a request
 LARGEST_ROW = MAX_BYTES - 200_000  # leaves room for the other parts of the request
 
 
-class _Room:
+class _ByteBudget:
     """What is left of the size of a request; the first item always fits."""
 
     def __init__(self, size: int) -> None:
@@ -57,32 +57,32 @@ def limit_plan(plan: SyncPlan) -> None:
         Rows that do not fit are counted in ``left_over``. A row that is too large for any request
         becomes a problem.
     """
-    room = _Room(BYTES_AT_ONCE)
+    budget = _ByteBudget(BYTES_AT_ONCE)
     for tab in plan.tabs:
-        _limit_inserts(plan, tab, room)
-        _limit_writes(plan, tab, room)
+        _limit_inserts(plan, tab, budget)
+        _limit_writes(plan, tab, budget)
         marks, tab.marks = tab.marks, []
         for row in marks:
-            if room.take(MARK_BYTES):
+            if budget.take(MARK_BYTES):
                 tab.marks.append(row)
             else:
                 plan.left_over += 1
 
 
-def _limit_inserts(plan: SyncPlan, tab: TabPlan, room: _Room) -> None:
+def _limit_inserts(plan: SyncPlan, tab: TabPlan, budget: _ByteBudget) -> None:
     """Reduce the new rows of a tab to those that fit."""
     rows, tab.inserts = tab.inserts, []
     for row in rows:
         size = request_bytes(_row_data(cells(row))) + MARK_BYTES
         if size > LARGEST_ROW:
             plan.problems.append(_too_large(row, size))
-        elif len(tab.inserts) < INSERTS_AT_ONCE and room.take(size):
+        elif len(tab.inserts) < INSERTS_AT_ONCE and budget.take(size):
             tab.inserts.append(row)
         else:
             plan.left_over += 1
 
 
-def _limit_writes(plan: SyncPlan, tab: TabPlan, room: _Room) -> None:
+def _limit_writes(plan: SyncPlan, tab: TabPlan, budget: _ByteBudget) -> None:
     """Reduce the cells of existing rows to those that fit; rows stay whole."""
     writes, tab.writes = tab.writes, []
     for number, target in enumerate(write_targets(tab.grid, writes)):
@@ -90,7 +90,7 @@ def _limit_writes(plan: SyncPlan, tab: TabPlan, room: _Room) -> None:
         size = request_bytes(target.data()) + MARK_BYTES
         if size > LARGEST_ROW:
             plan.problems.append(_too_large(own[0].row, size))
-        elif number < anchors.MAX_ANCHORS and room.take(size):
+        elif number < anchors.MAX_ANCHORS and budget.take(size):
             tab.writes += own
         else:
             plan.left_over += 1

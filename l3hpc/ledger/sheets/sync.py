@@ -320,7 +320,7 @@ class _Sync:
         Cells whose former values are unknown are reported and left.
         """
         found: dict[str, Target] = {}
-        room = api.BYTES_AT_ONCE
+        bytes_left = api.BYTES_AT_ONCE
         for name, lines in tabs.items():
             grid = snapshot.tabs[name]
             header, *body = lines or [[]]
@@ -333,8 +333,8 @@ class _Sync:
                 shown = dict(enumerate(lines[item.grid_row]))
                 expect = {**dict.fromkeys(item.cells), **shown}
                 target = Target(grid, item.grid_row, expect, item.cells)
-                room -= request_bytes(target.data()) + api.MARK_BYTES
-                if len(found) < anchors.MAX_ANCHORS and (room > 0 or not found):
+                bytes_left -= request_bytes(target.data()) + api.MARK_BYTES
+                if len(found) < anchors.MAX_ANCHORS and (bytes_left > 0 or not found):
                     found[f"{name} {item.describe()}"] = target
         return found
 

@@ -242,11 +242,11 @@ def query_sacct(
     users, since, cluster
         As in ``sacct_command``.
     """
-    wanted = set(jobs)
-    if not wanted:
+    ids = set(jobs)
+    if not ids:
         return
     try:
-        text = _sacct(wanted, users, since, cluster)
+        text = _sacct(ids, users, since, cluster)
     except ClusterError as error:
         answer.sacct = False
         answer.notes.append(error.message + (f" (cluster {cluster})" if cluster else ""))

@@ -79,14 +79,14 @@ def arguments(decision: Decision) -> list[str]:
     decision
         What the job is to request.
     """
-    words = []
+    changes = []
     if decision.mem_mb is not None:
-        words.append(f"MinMemoryNode={decision.mem_mb}")
+        changes.append(f"MinMemoryNode={decision.mem_mb}")
     if decision.time_min is not None:
-        words.append(f"TimeLimit={decision.time_min}")
+        changes.append(f"TimeLimit={decision.time_min}")
     if decision.exclude is not None:
-        words.append(f"ExcNodeList={decision.exclude}")
-    return words
+        changes.append(f"ExcNodeList={decision.exclude}")
+    return changes
 
 
 def release(
@@ -125,11 +125,11 @@ def release(
     _scontrol(["release", job], cluster)
 
 
-def _scontrol(words: Sequence[str], cluster: str = "") -> None:
+def _scontrol(command: Sequence[str], cluster: str = "") -> None:
     """Call scontrol, again where its reply is lost."""
     for wait in (*_RETRY_S, None):
         try:
-            call(on_cluster(["scontrol", *words], cluster), timeout_s=_TIMEOUT_S)
+            call(on_cluster(["scontrol", *command], cluster), timeout_s=_TIMEOUT_S)
             return
         except ClusterError as error:
             # a second call changes nothing; a job that was requeued does not live to make it
@@ -138,12 +138,12 @@ def _scontrol(words: Sequence[str], cluster: str = "") -> None:
             time.sleep(wait)
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run ``python -m l3hpc.schedulers.slurm.requeue JOB CHANGE…``: the helper job.
 
     Parameters
     ----------
-    words
+    argv
         The job and the changes.
 
     Returns
@@ -152,7 +152,7 @@ def main(words: Sequence[str]) -> int:
         Exit code.
     """
     try:
-        release(words[0], words[1:])
+        release(argv[0], argv[1:])
     except ClusterError as error:
         print(f"l3hpc: {error}", flush=True)
         return error.exit_code

@@ -102,8 +102,8 @@ def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool
     """
     command = on_cluster(["sbatch", "--parsable"], clusters)
     kinds = {"afterok": after, "afterany": after_any}
-    if words := ",".join(":".join([kind, *ids]) for kind, ids in kinds.items() if ids):
-        command.append(f"--dependency={words}")
+    if dependencies := ",".join(":".join([kind, *ids]) for kind, ids in kinds.items() if ids):
+        command.append(f"--dependency={dependencies}")
     if after:
         # without it, a job whose parent has failed would stay pending for ever
         command.append(f"--kill-on-invalid-dep={'yes' if kill_on_invalid_dep else 'no'}")
