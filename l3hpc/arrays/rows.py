@@ -101,6 +101,7 @@ def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np
         require_real(chunk.dtype)
         start = 0
         while start < len(chunk):
+            # A block that lies within one chunk is passed on without a copy.
             if filled == 0 and len(chunk) - start >= size:
                 yield chunk[start:start + size]
                 start += size

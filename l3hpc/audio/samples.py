@@ -161,6 +161,7 @@ def _oriented(array: np.ndarray, where: str | None) -> tuple[np.ndarray, list[st
     rows, columns = array.shape
     if columns <= MAX_CHANNELS and rows > columns:
         return array, []
+    # Channels first, as librosa and torchaudio have them: no recording has so many channels.
     if rows <= MAX_CHANNELS < columns:
         channels = "1 channel" if rows == 1 else f"{rows} channels"
         return array.T, [f"shape {array.shape} is taken as {channels} of {columns:,} samples; "

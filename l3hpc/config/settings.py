@@ -400,6 +400,7 @@ def _path(value: str, base: Path, key: str, origins: Mapping[str, str]) -> Path:
         raise InputError(f"{key}: {error.message}", where=where) from None
     if not text.strip():
         raise InputError(f"{key}: the path is empty", where=where)
+    # expandvars leaves an unknown variable as it is: a folder named $HOME2 would be made
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"{key}: the environment variable {unknown[0]} is not set", where=where)
     # what is typed in a shell is relative to the folder that it is typed in

@@ -93,6 +93,7 @@ def check_audio(folder: Path | str, *, listen: bool = False,
         The folder holds no recordings, or its table is broken.
     """
     folder = Path(folder)
+    # A name that is not UTF-8 is one of the findings here, not the end of the check.
     recordings = scan_recordings(folder, any_name=True)
     findings = Inspection(str(folder), "recordings")
     findings.add("missing audio", "{n} recordings are missing",

@@ -227,6 +227,7 @@ class EmbeddingFile:
                                  where=str(self.path), allowed=f"as many as '{self.key}'"
                                  if name in _ROW_COLUMNS else "as many as 'recordings/file'")
         which = columns.get("recording")
+        # NumPy would count a negative number from the end, without an error.
         if which is not None and len(which) and not (
                 which.dtype.kind in "iu" and which.min() >= 0 and which.max() < recordings):
             raise InputError(f"'recording' refers to recordings outside 0 to {recordings - 1}",

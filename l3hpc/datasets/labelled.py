@@ -412,6 +412,7 @@ def inspect_labelled(folder: Path | str, *, listen: bool = False,
         hint="A classifier is then tested on what it was trained on (published UrbanSound8K has "
              "five such).")
     _check_counts(dataset, findings)
+    # Published clips may be shorter than a window; embed pads them.
     seconds = probe_audio_files(dataset.audio, sorted(listed - set(missing)), findings, listen,
                                 progress or Progress(), shortest=0.0)
     findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)

@@ -85,6 +85,7 @@ class Taxonomy:
         self.coarse = tuple(CoarseTag(_number(key, where), _name(value, f"coarse.{key}", where))
                             for key, value in coarse.items())
         groups = {_number(key, where): value for key, value in fine.items()}
+        # "1" and 1 are two keys of a YAML mapping, and one category.
         if set(groups) != {tag.id for tag in self.coarse} or len(groups) != len(fine):
             raise InputError("'coarse' and 'fine' have different categories", where=where,
                              allowed=f"coarse: {sorted(tag.id for tag in self.coarse)}, "

@@ -344,6 +344,7 @@ def build_model(network: FoldedNetwork, settings: ExportSettings,
     body = plain.fork()
     if settings.in_strips:
         chosen = tiling.choose_strips(plain, settings.arena)
+        # One strip for each block is the plain graph.
         counts = chosen if max(chosen, default=1) > 1 else ()
         tiling.tile_blocks(body, counts)
     plain.shrink(about)

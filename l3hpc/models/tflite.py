@@ -215,6 +215,7 @@ def _tensor(tensor: Any) -> Tensor:
 def _front_end(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any],
                stated: Mapping[str, Any]) -> tuple[int, Frontend | None, str]:
     """(rate, front end, evidence) for an input of some shape."""
+    # An axis of length 1 is that of channels, wherever the converter has put it.
     sizes = [size for size in shape[1:] if size != 1]
     if len(sizes) == 1:
         spec = metadata.get("spec")
@@ -232,6 +233,7 @@ def _front_end(path: Path, shape: tuple[int, ...], metadata: Mapping[str, Any],
                                  "times, 1)")
     spec = metadata.get("spec")
     if isinstance(spec, dict):
+        # What the caller states replaces what the file says.
         base, evidence = _frontend(path, {**spec, **stated}), METADATA
     elif {"rate", "n_mels", "hop", "n_dft"} <= set(stated):
         base, evidence = _frontend(path, stated), STATED

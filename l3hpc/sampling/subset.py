@@ -126,6 +126,7 @@ class EmbeddingCorpus:
                  "source_row": np.int64}
         columns = {name: np.empty(len(rows), kind) for name, kind in kinds.items()}
         starts = np.cumsum([0, *(part.rows for part in self.parts)])
+        # "right" passes over empty files, which begin where the next one does.
         part_of = np.searchsorted(starts, rows, side="right") - 1
         for number in np.unique(part_of):
             part, here = self.parts[number], np.flatnonzero(part_of == number)

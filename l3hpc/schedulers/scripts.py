@@ -145,6 +145,7 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     except jinja2.TemplateNotFound as error:
         raise InputError(f"there is no template {error.name!r}",
                          where=", ".join(str(folder) for folder in folders)) from None
+    # blocks of a template that print nothing leave empty lines behind
     return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 

@@ -79,6 +79,7 @@ def group_steps(plan: Plan, steps: Sequence[PlannedStep], texts: Texts, waiting:
         return []
     groups: dict[tuple[object, ...], list[PlannedStep]] = {}
     for step in steps:
+        # a step with several tasks is an array already, and Slurm has no arrays of arrays
         if step.tasks == 1 and step.name in texts:
             [(_, text)] = texts[step.name]
             shared = (step.kind, tuple(_header(text)), frozenset({*step.needs} & {*waiting}),

@@ -109,8 +109,10 @@ def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | N
     if code == REQUEUE:
         return decide(folder, task,
                       requeue_policy.TIME if near_time_limit(folder, task) else BEFORE_LIMIT)
+    # Python had no handler yet: with one, the task would have left a checkpoint and another code
     if code == requeue_policy.WARNED and marks.error is None:
         return decide(folder, task, requeue_policy.TIME)
+    # an error of the task itself explains its end, whatever else the log says of memory
     if kind in MEMORY_ERRORS or marks.error is None and ran_out_of_memory(evidence):
         return decide(folder, task, requeue_policy.MEMORY)
     if code in KILLED and marks.error is None:

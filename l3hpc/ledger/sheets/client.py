@@ -226,6 +226,7 @@ class Sheets:
                 wait = back_off(attempt)
                 self.say(f"{reason}; trying again in {wait:.0f} s ({attempt + 1} of {TRIES})")
                 self.pace.sleep(wait)
+            # each try counts, for Google's quota too
             self.pace.take(kind)
             self.requests += 1
             try:
@@ -246,6 +247,7 @@ class Sheets:
                              "clock; otherwise create a new key for the service account."
                     ) from None
                 reason = "Google cannot sign in at the moment"
+            # ValueError: the HTML page of a proxy instead of JSON
             except (requests.RequestException, ConnectionError, ValueError) as error:
                 reason = f"no answer from Google ({type(error).__name__})"
         raise OfflineError(f"the sheet cannot be reached: {reason} ({TRIES} tries)",

@@ -269,6 +269,7 @@ def parse_structure(structure: Mapping[str, Any]) -> Snapshot:
     titles, charts = [], []
     for sheet in structure.get("sheets", []):
         properties = sheet["properties"]
+        # Google leaves out what is 0, as the id of a spreadsheet's first tab
         sheet_id = properties.get("sheetId", 0)
         own = [_add_mark(marks, item, sheet_id) for item in sheet.get("developerMetadata", [])]
         titles.append(properties["title"])
@@ -288,6 +289,7 @@ def parse_structure(structure: Mapping[str, Any]) -> Snapshot:
         if len(chosen) == 1:
             tabs[name] = chosen[0]
         else:
+            # equally likely ones: written to neither, until a person renames one
             doubtful[name] = [grid.title for grid in chosen]
     versions = [int(mark.value) for mark in marks.values()
                 if mark.key == VERSION_MARK and mark.sheet is None and mark.value.isdigit()]
