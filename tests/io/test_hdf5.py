@@ -425,7 +425,7 @@ def audio_with_rate(file, rate):
 class Nothing:
     """A network that is never asked."""
 
-    rate, dim = 8000, 4
+    rate, window_s, dim = 8000, 1.0, 4
 
 
 def test_numbers_that_numpy_has_no_type_for_are_refused_with_the_name(tmp_path):
