@@ -58,7 +58,8 @@ def limit_pools(threads: int) -> None:
     """
     for name in POOLS:
         if name == "NUMBA_NUM_THREADS" and "numba" in sys.modules:
-            continue  # numba raises an error if the number changes after it has started
+            # numba raises an error if the number changes after it has started.
+            continue
         os.environ[name] = str(min(_number(name) or threads, threads))
     os.environ[BETWEEN_OPERATIONS] = str(min(_number(BETWEEN_OPERATIONS) or 2, 2, threads))
 

@@ -206,7 +206,8 @@ class Libsndfile(Decoder):
         expected = BLOCK if self.there is None else max(self.there + 1, self.rate)
         while True:
             size = min(BLOCK, expected, max(MAX_BLOCK // self.channels, 1))
-            expected = BLOCK  # a second block means more than the structure shows
+            # A second block means more than the structure shows.
+            expected = BLOCK
             out = np.empty((size, self.channels), np.float32)
             # Marks samples that were not written, if libsndfile fails in the middle of a block.
             out[:, 0] = np.nan

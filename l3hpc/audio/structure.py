@@ -176,7 +176,8 @@ def _aiff(stream: FileIO, size: int) -> SoundStructure | None:
     start = position + 16 + unpack(">I", _read_at(stream, position + 8, 4).ljust(4, b"\0"))[0]
     there = max(size - start, 0) // block
     within = max(position + 8 + length - start, 0) // block
-    if there and not (frames and within):  # the recorder was killed before it wrote its header
+    # A recorder that was killed has not written its header.
+    if there and not (frames and within):
         patches = (frames_at, _uint32(there)), (position + 4, _uint32(size - position - 8))
         return SoundStructure(None, there, patches)
     return SoundStructure(frames, min(frames, there), cut=frames > there)
@@ -296,7 +297,8 @@ def _mp3(stream: FileIO, size: int) -> SoundStructure | None:
         return SoundStructure(None, count * first.samples, piped=True, cut=cut, rate=first.rate,
                       channels=first.channels)
     at, stated = header
-    count -= 1  # the frame with the Xing header contains no sound
+    # The frame with the Xing header contains no sound.
+    count -= 1
     # A frame more or less is common: some encoders count the one with the header among the frames.
     if stated is not None and count <= stated + 1:
         return SoundStructure(stated * first.samples, count * first.samples, cut=count < stated - 1,

@@ -326,7 +326,8 @@ def read_table(path: Path) -> dict[str, tuple[str, float | None, float | None]]:
     recordings: dict[str, tuple[str, float | None, float | None]] = {}
     table = read_rows(path, "table of recordings", _COLUMNS[:3], short_rows=True)
     line, columns = next(table)
-    for column in columns:  # a misspelled optional column would be ignored without notice
+    # A misspelled optional column would be ignored without notice.
+    for column in columns:
         if _COLUMNS[3] not in columns and (column.strip().casefold() == _COLUMNS[3]
                                            or get_close_matches(column, _COLUMNS[3:], cutoff=0.8)):
             raise InputError(f"unknown column '{column}'", where=f"{path}:{line}",

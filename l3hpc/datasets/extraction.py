@@ -318,7 +318,8 @@ class Extraction:
             self._first_error = self._first_error or error
             skipped[index] = block.skip(index, error.reason)
             self._report_skipped(index, error)
-        embedding[invalid] = 0.0  # left out of the result, as all rows of these recordings are
+        # Left out of the result, as all rows of these recordings are.
+        embedding[invalid] = 0.0
 
     def _refuse(self, skipped: Mapping[int, str]) -> None:
         """Raise ``L3hpcError`` where too many recordings are unusable."""

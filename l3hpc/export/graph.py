@@ -247,7 +247,8 @@ class Graph:
         int
             Number of the new tensor.
         """
-        added = copy.copy(self.tensors[tensor])  # shares the quantisation, which must be the same
+        # Shares the quantisation, which must be the same.
+        added = copy.copy(self.tensors[tensor])
         added.shape, added.shapeSignature = list(shape), None
         added.buffer, added.name = 0, None
         self.tensors.append(added)

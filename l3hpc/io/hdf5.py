@@ -437,7 +437,8 @@ def _refuse_missing(data: h5py.Dataset, path: Path) -> None:
         return
     if written < expected:
         share = "none of its values are in the file"
-        if written:  # limits keep the rounding from showing 0% or 100%
+        # Limits keep the rounding from showing 0% or 100%.
+        if written:
             percent = min(max(written / expected, 0.01), 0.99)
             share = f"only {percent:.0%} of its values are in the file"
         raise InputError(f"'{name}' is declared with shape {data.shape}, but {share}",

@@ -164,7 +164,8 @@ class TorchEngine:
             while under_way:
                 yield self._finished(under_way.popleft())
         finally:
-            while under_way:  # a device may still be writing to what is left here
+            # A device may still be writing to what is left here.
+            while under_way:
                 under_way.popleft().wait()
             self._spare.append(ring)
 

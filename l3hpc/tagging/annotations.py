@@ -83,7 +83,8 @@ class Annotations:
         tags = itemgetter(*(columns.index(column) for column in tag_columns))
         presence, heard = _Presence(), bytearray()
         kept: list[tuple[str, str, str, int]] = []
-        names: dict[str, str] = {}  # one string per file, however many annotators it has
+        # One string per file, however many annotators it has.
+        names: dict[str, str] = {}
         lines: dict[tuple[str, int], int] = {}
         splits: dict[str, str] = {}
         for line, row in table:

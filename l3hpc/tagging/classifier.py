@@ -300,8 +300,7 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray
     for epoch in range(1, config.epochs + 1):
         loss = loop.train(rng.permutation(loop.samples))
         val_loss = validate.loss()
-        # Before the epoch can be taken for the best: no comparison with NaN is true, so it would go
-        # on.
+        # No comparison with NaN is true: the loop would go on until its patience ends.
         if not math.isfinite(loss + val_loss):
             raise L3hpcError(f"training diverged: the loss is not finite in epoch {epoch}",
                              hint=f"Use a learning rate below {config.learning_rate:g}.")

@@ -177,7 +177,8 @@ def _save_checkpoint(signum: int = 0, frame: FrameType | None = None) -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # the script forwards a signal that the group has got
+    # the script forwards a signal that the group has got
+    signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
 
 

@@ -142,7 +142,8 @@ def _add_noted_attempts(path: Path, record: RunRecord) -> None:
         report_damage(InputError(f"cannot be read: {error.strerror}", where=str(path)))
         return
     entries = {entry.name: entry for entry in record.steps}
-    *lines, _ = content.split(b"\n")  # the last one is being written, or its writer was killed
+    # the last one is being written, or its writer was killed
+    *lines, _ = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             noted = check_mapping(_NotedAttempt, parse_json(line, path), "line")

@@ -106,7 +106,8 @@ def prepare_ledger(workspace: Path) -> None:
     places = Workspace(workspace)
     for folder in (places.ledger, places.journal, places.sync_states):
         folder.mkdir(parents=True, exist_ok=True)
-        for mode in (0o770, 0o2770):  # not every file system knows the second one
+        # not every file system knows the second one
+        for mode in (0o770, 0o2770):
             with contextlib.suppress(PermissionError):
                 folder.chmod(mode)
 

@@ -94,7 +94,8 @@ class LocalScheduler:
 
     def submit(self, request: JobRequest) -> JobId:
         """Enter a script into the spool; ``run_jobs`` or ``start_runner`` starts it."""
-        assert request.step is not None  # only Slurm runs jobs that belong to no step
+        # only Slurm runs jobs that belong to no step
+        assert request.step is not None
         LocalJobs(self._workspace, request.run).forget_stop()
         return scripts.submit_with_pickles(request, lambda: JobId(spool(
             self._workspace, run=request.run, step=request.script.parent.name,

@@ -254,7 +254,8 @@ def _from_the_queue(submission: Submission, printed: list[JobId], out: str, err:
             raise OutcomeUnknownError(f"sbatch printed {output!r} instead of a job id, and the "
                                       f"queue cannot be checked ({error.message})") from None
         if certain := [job for job in found if job.id in printed_ids] or found:
-            return certain[-1]  # Slurm lists jobs that were cancelled earlier for some minutes
+            # Slurm lists jobs that were cancelled earlier for some minutes
+            return certain[-1]
     if printed:
         raise OutcomeUnknownError(f"sbatch printed {output!r}, but the queue has no job with this "
                                   "script")
