@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -424,7 +424,7 @@ def read_description(flatbuffer: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _numbers(indices: Any) -> list[int]:
+def _numbers(indices: Sequence[int] | np.ndarray | None) -> list[int]:
     return [] if indices is None else [int(index) for index in indices]
 
 
@@ -437,7 +437,7 @@ class _Writer:
 
         self._schema, self._model = graph.schema, graph.model
         self._builder = flatbuffers.Builder(1 << 20)
-        self._shared: dict[Any, int] = {}
+        self._shared: dict[Hashable, int] = {}
 
     def bytes(self) -> bytes:
         """Pack the model, with our own methods in place of the generated ``Pack``."""
@@ -494,7 +494,7 @@ class _Writer:
         return self._once((values.dtype.str, values.tobytes()),
                           lambda: int(self._builder.CreateNumpyVector(values)))
 
-    def _once(self, key: Any, write: Callable[[], int]) -> int:
+    def _once(self, key: Hashable, write: Callable[[], int]) -> int:
         if key not in self._shared:
             self._shared[key] = write()
         return self._shared[key]

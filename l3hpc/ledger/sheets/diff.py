@@ -256,7 +256,7 @@ def _update(plan: SyncPlan, tab_plan: TabPlan, row: Row, grid_row: int, state: S
         plan.accepted.append((row, accepted))
 
 
-def _action(row: Row, column: Column, ours: Cell, theirs: Any, last: Any, is_ahead: bool,
+def _action(row: Row, column: Column, ours: Cell, theirs: Cell, last: Cell, is_ahead: bool,
             past_values: PastValues) -> Literal["write", "leave", "conflict"]:
     """Return what to do with a cell that differs from ours.
 
