@@ -82,6 +82,7 @@ class Frontend:
     window_s: float = 1.0
 
     def __post_init__(self) -> None:
+        # Stored as the letter, so that a name and its letter give equal, equally hashed front ends.
         object.__setattr__(self, "convention", letter_of(self.convention))
         problem = None
         if self.rate < 1:
@@ -161,6 +162,8 @@ class Frontend:
     @property
     def floor(self) -> float:
         """The smallest value before the logarithm, in the unit of the filtered values."""
+        # AMIN applies to the amplitude. A has its square, the power, here, whose root is in the
+        # factor 5; D squares the magnitude later, so its root is compared.
         return {"A": AMIN**2, "A'": AMIN**2, "D": AMIN**0.5}.get(self.convention, AMIN)
 
     def filterbank(self) -> np.ndarray:
@@ -234,6 +237,7 @@ class Frontend:
 
         _run(work, range(0, len(frames), step), workers)
         if self.convention == "A'" and len(frames):
+            # kapre 0.1.3.1 took the maximum over the batch: it has to wait for the last chunk.
             result -= result.max()
             np.maximum(result, -RANGE_DB, out=result)
         return result
@@ -295,6 +299,8 @@ class Frontend:
         window = hann(self.n_dft).astype(self.dtype, copy=False)
         spectrum = fft.rfft(windows * window, axis=-1)
         parts = spectrum.view(self.dtype)
+        # As pairs of real numbers, squared in place: np.abs of complex numbers takes a square root
+        # that the default convention would have to undo.
         np.square(parts, out=parts)
         energy = parts[..., 0::2] + parts[..., 1::2]
         if not self.power:
@@ -324,6 +330,7 @@ OPENL3_FRONTENDS = {
 @functools.lru_cache(maxsize=32)
 def hann(length: int) -> np.ndarray:
     """The periodic Hann window, float64 (read-only)."""
+    # Divided by the length, not by length - 1: periodic, as scipy's get_window gives by default.
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
     window.flags.writeable = False
     return window

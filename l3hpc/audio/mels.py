@@ -178,6 +178,7 @@ def filter_blocks(rate: int, n_dft: int, n_mels: int, fmax: float | None, htk: b
 def _used(bank: np.ndarray) -> tuple[int, int]:
     """The first bin with a weight in any of these bands, and the one after the last."""
     used = np.flatnonzero(bank.any(axis=1))
+    # A band without a bin still needs a row of its block, of one weight 0.
     return (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
 
 

@@ -104,6 +104,7 @@ def utc_offsets(timestamps: np.ndarray, timezone: str) -> np.ndarray:
     # datetime is slow: a month of windows has millions of timestamps, but few hours.
     hours, back = np.unique(np.floor(timestamps / HOUR_S), return_inverse=True)
     first = np.array([_offset(hour * HOUR_S, tz) for hour in hours])
+    # An hour with the same offset at both ends is taken to have it throughout.
     last = np.array([_offset(hour * HOUR_S + HOUR_S - 1, tz) for hour in hours])
     back = back.reshape(timestamps.shape)
     offsets = first[back]

@@ -111,6 +111,7 @@ def prepare_cache(
 
     saved = time.monotonic()
     threads = max(threads, 1)
+    # In order, though several threads work: the state counts the units from the first one on.
     finished = read_ahead(work, pairs.units[done:], depth=2 * threads, threads=threads)
     for number, unit in enumerate(finished, done + 1):
         progress.advance(unit.count)

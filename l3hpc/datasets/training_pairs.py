@@ -337,6 +337,7 @@ def split_pairs(pairs: TrainingPairs, share: float, seed: int) -> tuple[np.ndarr
     order = sorted(sizes, key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode()).digest())
     chosen: set[str] = set()
     goal, total = share * pairs.rows, 0
+    # Without the last one, so that at least one group is left to train on.
     for group in order[:-1]:
         if chosen and abs(total + sizes[group] - goal) >= abs(total - goal):
             continue
