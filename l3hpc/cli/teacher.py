@@ -56,17 +56,17 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
     scaled, or how its spectrogram is computed. The sidecar does; with it, the file can be a
     teacher. Nothing in the file is executed.
 
-    FILE can also be a HEAR module (hear:package.module, which is run) or a folder of ready
-    embeddings, which need no sidecar.
+    FILE can also be weights of the L3 family, a HEAR module (hear:package.module, which is run) or
+    a folder of ready embeddings, which need no sidecar.
     """
     from l3hpc.teachers.sidecar import sidecar_path, write_sidecar
     from l3hpc.teachers.study import study
 
     path = Path(file)
-    if not path.is_file():
-        stated_options = [name for name, value in (
-            ("--rate", rate), ("--window", window), ("--output", output), ("--set", values),
-            ("--write", write)) if value]
+    stated_options = [name for name, value in (
+        ("--rate", rate), ("--window", window), ("--output", output), ("--set", values),
+        ("--write", write)) if value]
+    if not path.is_file() or (not stated_options and _is_l3(path)):
         return _describe_other(file, stated_options, as_json)
     stated = {key: value for key, value in (("rate", rate), ("window", window),
                                             ("output", output)) if value is not None}
@@ -96,8 +96,21 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
     return EXIT_OK
 
 
+def _is_l3(path: Path) -> bool:
+    """Whether a file without a sidecar holds weights of the L3 family."""
+    from l3hpc.teachers import find
+
+    # TFLite files are studied in any case: as a teacher a classifier gives another tensor.
+    if path.suffix in (".tflite", ".onnx") or find.has_sidecar(path):
+        return False
+    try:
+        return find.describe(str(path)).spec is not None
+    except InputError:
+        return False
+
+
 def _describe_other(name: str, options: list[str], as_json: bool) -> int:
-    """Describe a HEAR module or a folder of embeddings, which need no sidecar."""
+    """Describe what needs no sidecar: a HEAR module, a folder of embeddings, L3 weights."""
     from l3hpc.teachers.find import describe as describe_teacher
 
     known = describe_teacher(name)
@@ -111,12 +124,14 @@ def _describe_other(name: str, options: list[str], as_json: bool) -> int:
             "vectors": [], "values": {"rate": known.rate, "window": known.window_s}, "reasons": {},
             "missing": [], "dim": known.dim, "sidecar": None}, indent=2))
         return EXIT_OK
-    click.echo(f"{known.label}: {OTHER_KINDS.get(known.kind, known.kind)}")
+    click.echo(f"{known.label}: {OTHER_KINDS.get(known.kind, 'network of the L3 family')}")
     if known.kind != "ready":
         click.echo(f"rate     {known.rate:,} Hz")
     other = "" if known.spec else ", or another: --set extract.window=SECONDS"
     click.echo(f"window   {known.window_s:g} s{other}")
     click.echo(f"{'':<9}embeddings of {known.dim:,} values")
+    for note in known.notes:
+        click.echo(f"note     {note}")
     return EXIT_OK
 
 

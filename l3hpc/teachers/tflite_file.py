@@ -113,8 +113,11 @@ def _parse(content: bytearray) -> tuple[Graph, dict[str, int], np.ndarray]:
     graph = model.Subgraphs(0)
     kinds = {value: name for name, value in vars(schema.BuiltinOperator).items()
              if isinstance(value, int)}
-    names = [(graph.Tensors(index).Name() or b"").decode(errors="replace") or f"tensor {index}"
-             for index in range(graph.TensorsLength())]
+    names: list[str] = []
+    for index in range(graph.TensorsLength()):
+        name = (graph.Tensors(index).Name() or b"").decode(errors="replace") or "tensor"
+        # Names need not differ in a file, but a sidecar must name one tensor.
+        names.append(f"{name}:{index}" if name in names else name)
     is_constant = [bool(model.Buffers(graph.Tensors(index).Buffer()).DataLength())
                    for index in range(graph.TensorsLength())]
     operations = []

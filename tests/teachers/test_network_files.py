@@ -165,6 +165,16 @@ def test_the_command_writes_the_sidecar_and_says_what_is_missing(net, monkeypatc
     assert found["missing"] == [] and found["sidecar"] is None
 
 
+def test_what_needs_no_sidecar_is_described_too(net, capsys):
+    assert cli.main(["teacher", "describe", "untrained"], standalone_mode=False) == 0
+    text = capsys.readouterr().out
+    assert "network of the L3 family" in text and "rate     48,000 Hz" in text
+    assert cli.main(["teacher", "describe", str(net(".keras"))], standalone_mode=False) == 0
+    assert "missing  the rate" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no weight file"):
+        cli.main(["teacher", "describe", "nowhere.h5"], standalone_mode=False)
+
+
 def test_only_networks_of_the_l3_family_have_engines_and_precision(net, tmp_path):
     path = net(".tflite", **sidecar(net(".tflite")))
     for name, value in (("engine", "ncnn"), ("precision", "int8"), ("convention", "B")):
