@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from l3hpc.compression import plans
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
+
+if TYPE_CHECKING:
+    from l3hpc.models.spec import NetworkSpec
 
 EMBEDDING, CORRESPONDENCE = "embedding", "correspondence"
 MEASURE_TEXT = {
@@ -62,12 +65,21 @@ class JudgeParams(Params):
 
 def check(own: JudgeParams, step: str) -> None:
     """Refuse one of avc and scenes without the other, and files that do not exist."""
-    from l3hpc.models.weights import describe_weights
-
     check_scenes(own.avc, own.scenes, step)
-    spec = describe_weights(own.weights).spec
+    spec = l3_spec(own.weights, step)
     if own.avc is not None:
         check_branch(spec, own.avc)
+
+
+def l3_spec(weights: str, step: str) -> NetworkSpec:
+    """The network of a teacher; an ``InputError`` if it is not of the L3 family."""
+    from l3hpc.teachers.find import describe
+
+    known = describe(weights)
+    if known.spec is None:
+        raise InputError(f"{known.label} cannot be pruned", where=f"{step}.weights",
+                         allowed="weights of the L3 family: openl3, edgel3, or trained by l3hpc")
+    return known.spec
 
 
 def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
@@ -331,9 +343,7 @@ def spec_after(own: PruneParams) -> Any:
     """The ``NetworkSpec`` of the networks that come out; ``InputError`` where none can."""
     from dataclasses import replace
 
-    from l3hpc.models.weights import describe_weights
-
-    spec = describe_weights(own.weights).spec
+    spec = l3_spec(own.weights, "prune")
     if own.depth > len(spec.filters):
         raise InputError(f"the teacher has {len(spec.filters)} convolutions", where="prune.depth",
                          allowed=f"at most {len(spec.filters)}")

@@ -10,6 +10,7 @@ from invoke import invoke
 from l3hpc import steps
 from l3hpc.datasets.training_pairs import find_pairs
 from l3hpc.errors import InputError
+from l3hpc.steps import prune
 
 TIMES = np.arange(31) / 10
 
@@ -99,6 +100,12 @@ def test_a_teacher_is_evaluated_like_a_student(audio, ready, tmp_path, monkeypat
         invoke(*words, "--student", "hear:no_such")
     with pytest.raises(InputError, match="'nothing' is neither a run nor a file"):
         invoke(*words, "--student", "nothing")
+
+
+def test_only_networks_of_the_family_are_pruned(ready, audio):
+    with pytest.raises(InputError, match="embeddings in ready cannot be pruned") as refused:
+        prune.check(prune.JudgeParams(weights=str(ready), audio=audio), "prune")
+    assert refused.value.where == "prune.weights"
 
 
 def test_a_stated_window_counts_and_must_fit(audio, ready, teacher):
