@@ -320,7 +320,8 @@ def rendered(pipeline: definition.Pipeline, config: Config) -> Iterator[tuple[st
             name=step.name, kind=step.kind, params={}, needs=step.needs, inputs={},
             fingerprint="0" * 16,
             artifact=Workspace(config.workspace).artifact(step.kind, "0" * 16).path,
-            shards=[{}], done=(), resources=config.profile.granted(step.name, step.kind, wanted),
+            shards=[{}], done=(), resources=config.profile.granted(
+                step.name, step.like or step.kind, wanted), like=step.like,
             version=step_of_kind(step.kind).version))
     plan = Plan("doctor", "doctor", config.workspace, config.profile, tuple(steps))
     for planned in steps:

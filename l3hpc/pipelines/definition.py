@@ -64,6 +64,8 @@ class StepEntry(Section):
         How often a task is requeued when its memory or time was too short.
     unless : dict or None
         ``step.parameter`` → value with which the step is skipped (``fit.approx: none``).
+    like : str or None
+        The kind of step for which the profile says where this step runs; None: its own.
     command, function, inputs, outputs, each, code
         Parameters that a kind of step declares here and not in ``params`` (``Step.declares``).
     """
@@ -75,6 +77,7 @@ class StepEntry(Section):
     resources: ResourceSpec = Field(default_factory=ResourceSpec)
     heal: RequeueLimits = Field(default_factory=RequeueLimits)
     unless: dict[str, Any] | None = None
+    like: Word | None = None
     command: Any = None
     function: Any = None
     inputs: Any = None
@@ -136,6 +139,8 @@ class StepDefinition:
         Parameter or key → ``file:line``, for messages; ``""`` for the step itself.
     any_needs : tuple of str
         Those of ``needs`` that need only have ended.
+    like : str
+        As in ``StepEntry``; empty for its own kind.
     """
 
     name: str
@@ -148,6 +153,7 @@ class StepDefinition:
     unless: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     any_needs: tuple[str, ...] = ()
+    like: str = ""
 
     def with_needs(self, kept: Container[str]) -> StepDefinition:
         """This step with only those of its needs that are in ``kept``."""
@@ -309,9 +315,10 @@ def _merge(name: str, entry: StepEntry, included: StepDefinition | None, documen
     if included is None:
         return StepDefinition(name, kind, tuple(needs), tuple(entry.given or ()), params,
                               entry.resources, entry.heal, dict(entry.unless or {}), origins,
-                              any_needs)
+                              any_needs, entry.like or "")
     return replace(
         included, kind=kind, params={**included.params, **params},
+        like=entry.like or included.like,
         needs=included.needs if entry.needs is None else tuple(needs),
         any_needs=included.any_needs if entry.needs is None else any_needs,
         given=included.given if entry.given is None else tuple(entry.given),
@@ -336,6 +343,9 @@ def _check_kind(name: str, kind: str, entry: StepEntry, document: Document) -> N
         hint = None if entry.kind else f"a step with a name of your own needs kind: below {name}:"
         raise document.refuse(where, f"unknown step {kind!r}",
                               allowed=nearest(kind, kinds.names()), hint=hint)
+    if entry.like is not None and not kinds.is_known(entry.like):
+        raise document.refuse((*place, "like"), f"unknown step {entry.like!r}",
+                              allowed=nearest(entry.like, kinds.names()))
     known = kinds.step(kind)
     for key in entry.declared:
         if key not in known.declares:

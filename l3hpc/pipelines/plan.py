@@ -420,12 +420,12 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         fingerprint=fingerprint, artifact=artifact, shards=shards,
         done=tuple(sorted(index for index in artifacts.finished(artifact)
                           if index < len(shards))),
-        resources=config.profile.granted(step.name, step.kind, resources),
+        resources=config.profile.granted(step.name, step.like or step.kind, resources),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         version=known.version, requeue_limits=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path))
                for kind, source in sources.items()},
-        any_needs=step.any_needs, partial_inputs=step.any_needs,
+        any_needs=step.any_needs, partial_inputs=step.any_needs, like=step.like,
     )
 
 

@@ -159,6 +159,8 @@ class PlannedStep:
         Those of ``needs`` that need only have ended, whether they succeeded or not.
     partial_inputs : tuple of str
         Their names as inputs, which a sweep does not change.
+    like : str
+        The kind of step for which the profile says where this step runs; empty for its own.
     """
 
     name: str
@@ -179,6 +181,12 @@ class PlannedStep:
     given: dict[str, InputOrigin] = field(default_factory=dict)
     any_needs: tuple[str, ...] = ()
     partial_inputs: tuple[str, ...] = ()
+    like: str = ""
+
+    @property
+    def placement(self) -> str:
+        """The kind of step whose partition, GPUs and options the profile uses."""
+        return self.like or self.kind
 
     @property
     def tasks(self) -> int:

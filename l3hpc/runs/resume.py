@@ -388,11 +388,11 @@ def _planned(
             **{name: getattr(rules, name) for name in RequeueLimits.model_fields})
     return PlannedStep(
         name=entry.name, kind=entry.kind, params=config["params"], needs=tuple(entry.needs),
-        any_needs=tuple(entry.any_needs),
+        any_needs=tuple(entry.any_needs), like=entry.like,
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(kept)),
-        resources=profile.granted(entry.name, entry.kind, resources), labels=config["labels"],
-        waits_for=tuple(entry.waits_for),
+        resources=profile.granted(entry.name, entry.like or entry.kind, resources),
+        labels=config["labels"], waits_for=tuple(entry.waits_for),
         version=config["version"], requeue_limits=limits, continues=rules.continues)
 
 

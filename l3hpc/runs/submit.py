@@ -285,7 +285,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
         scheduler="" if executor in (LOCAL, SLURM) else executor,
         steps=[StepRecord(
             name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
-            needs=list(step.needs), any_needs=list(step.any_needs),
+            needs=list(step.needs), any_needs=list(step.any_needs), like=step.like,
             state=StepState.PLANNED if step.missing else StepState.REUSED,
             resources=vars(step.resources).copy(), waits_for=list(step.waits_for),
         ) for step in steps])

@@ -100,7 +100,7 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
     step
         The planned step.
     """
-    overrides = profile.at(step.kind)
+    overrides = profile.at(step.placement)
     helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
               if (value := getattr(overrides, name, None) or getattr(profile, name))]
     return Policy(**step.requeue_limits.model_dump(), mem_mb=step.resources.mem_mb,

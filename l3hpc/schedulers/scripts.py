@@ -258,7 +258,7 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
         Which of ``parts``; None: the first.
     """
     profile: ClusterProfile = plan.profile
-    overrides = profile.at(step.kind)
+    overrides = profile.at(step.placement)
     resources = step.resources
     # Slurm expands % in paths of logs
     logs = str(plan.step_folder(step.name).logs).replace("%", "%%")
@@ -279,7 +279,7 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     elif profile.memory_request == "mem-per-cpu":
         # rounded up, so that the task has no less than it requests
         lines.append(directive("mem-per-cpu", f"{-(-resources.mem_mb // resources.cpus)}M"))
-    gpu_request = profile.gpu_request_of(step.kind)
+    gpu_request = profile.gpu_request_of(step.placement)
     if resources.gpus and gpu_request != "none":
         gpu_type = overrides.gpu_type or profile.gpu_type
         amount = f"{gpu_type}:{resources.gpus}" if gpu_type else str(resources.gpus)
@@ -301,9 +301,9 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     if profile.mail_user:
         lines += [directive("mail-user", profile.mail_user),
                   directive("mail-type", profile.mail_type)]
-    if profile.is_exclusive(step.kind):
+    if profile.is_exclusive(step.placement):
         lines.append(directive("exclusive"))
-    for option in profile.extra_options(step.kind):
+    for option in profile.extra_options(step.placement):
         name, _, value = option.removeprefix("--").partition("=")
         lines.append(directive(name, value or None))
     return lines

@@ -131,6 +131,8 @@ class StepRecord:
         Every submission of the step, oldest first.
     any_needs : list of str
         Those of ``needs`` that need only have ended.
+    like : str
+        The kind of step for which the profile says where it runs; empty for its own.
     """
 
     name: str
@@ -145,6 +147,7 @@ class StepRecord:
     waits_for: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     any_needs: list[str] = field(default_factory=list)
+    like: str = ""
 
     @property
     def ok_needs(self) -> list[str]:
@@ -224,8 +227,9 @@ class RunRecord:
         value = asdict(self)
         for step, entry in zip(value["steps"], self.steps, strict=True):
             step["attempts"] = [attempt.to_json() for attempt in entry.attempts]
-            if not entry.any_needs:  # earlier versions do not know it
-                del step["any_needs"]
+            for name in ("any_needs", "like"):  # earlier versions do not know them
+                if not step[name]:
+                    del step[name]
         # records of Slurm and local are as they were before there could be other schedulers
         if not self.scheduler:
             del value["scheduler"]

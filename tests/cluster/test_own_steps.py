@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 SMALL = {"cpus": 1, "mem": "300MB", "time": "5m"}
 PIPELINE = {"steps": {
-    "some": {"kind": "shell", "each": 2, "resources": {**SMALL, "mem": 0, "gpus": 1},
+    "some": {"kind": "shell", "like": "train", "each": 2,
+             "resources": {**SMALL, "mem": 0, "gpus": 1},
              "command": 'scontrol show job "$SLURM_JOB_ID" > job; test "$L3_TASK" = 0 || test -e '
                         '"$L3_PARAM_GATE"'},
     "strict": {"kind": "shell", "needs": "some", "command": "true", "resources": SMALL},
@@ -33,7 +34,7 @@ def test_options_reach_slurm_and_a_step_runs_after_one_that_failed(slurm_cluster
     Path("jobs/own.yaml").write_text(json.dumps(PIPELINE))
     Path("cluster.yaml").write_text(json.dumps({"cluster": "test", "clusters": {"test": {
         **slurm_cluster.profile, "gpu_request": "none", "extra": ["--nice=100", "--comment=all"],
-        "steps": {"shell": {"gpu_request": "gres", "exclusive": True,
+        "steps": {"train": {"gpu_request": "gres", "exclusive": True,
                             "extra": ["--comment=of some"]}}}}}))
     config = settings.load()
     made = plan.build("own", config)

@@ -16,6 +16,7 @@ from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import read_json, write_json
 from l3hpc.pipelines import plan
 from l3hpc.pipelines.plan import Request
+from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.steps import shell
 from l3hpc.worker import execute, standalone
 
@@ -230,6 +231,20 @@ def test_any_is_refused_for_a_step_that_needs_the_whole_output(place):
     with pytest.raises(InputError, match="sample cannot run after 'extract' has failed") as error:
         place(extract={}, sample={"needs": {"extract": "any"}})
     assert error.value.allowed == "any is for steps of kind shell or python"
+
+
+def test_a_step_runs_where_the_profile_sends_another(place):
+    Path("cluster.yaml").write_text(json.dumps({"cluster": "site", "clusters": {"site": {
+        "partition": "cpu", "gpu_request": "none", "steps": {"train": {
+            "partition": "gpu", "mem": "64GB", "gpu_request": "gres", "gpu_type": "a100"}}}}}))
+    made = place(own=entry(like="train", resources={"gpus": 1, "mem": "1GB"}), two=entry())
+    lines, others = (scripts.directives(made, step) for step in made.steps)
+    assert {"#SBATCH --partition=gpu", "#SBATCH --gres=gpu:a100:1",
+            "#SBATCH --mem=1024M"} <= {*lines}
+    assert "#SBATCH --partition=cpu" in others
+    assert requeue_policy.of(made.profile, made.steps[0]).helper == ("--partition=gpu",)
+    with pytest.raises(InputError, match="unknown step 'trian'"):
+        place(own=entry(like="trian"))
 
 
 def test_set_keeps_the_type_that_the_pipeline_declares(place):

@@ -259,14 +259,14 @@ def _refuse(step: PlannedStep, profile: ClusterProfile,
     """Of several partitions Slurm takes one that fits, so a step is refused only if none does. For
     partitions that sinfo does not list, sbatch decides.
     """
-    over = profile.at(step.kind)
+    over = profile.at(step.placement)
     named = [name for name in (over.partition or profile.partition or "").split(",") if name]
     mine = [partitions[name] for name in named if name in partitions] if named else \
         [one for one in partitions.values() if one.default]
     # sinfo does not show a hidden partition, or it was named wrongly: sbatch decides
     if not mine or len(mine) < len(named):
         return
-    found = [excesses(one, step.name, step.kind, profile, step.resources) for one in mine]
+    found = [excesses(one, step.name, step.placement, profile, step.resources) for one in mine]
     if any(one.what is Amount.TIME for each in found for one in each) \
             and _ignores_time_limit(over.qos or profile.qos):
         found = [[one for one in each if one.what is not Amount.TIME] for each in found]

@@ -111,7 +111,7 @@ class SlurmScheduler:
             if isinstance(refusal, QueueFullError) and profile is not None \
                     and request.step is not None:
                 # waiting for room is in vain if the whole queue is smaller than this request
-                refusals.check_fits(profile, request.step.kind, len(request.calls), refusal,
+                refusals.check_fits(profile, request.step.placement, len(request.calls), refusal,
                                     again=request.refusals > 0)
             raise refusal from None
 
