@@ -29,6 +29,7 @@ HIGHER = ("auprc", "accuracy", "acc", "f1", "auc", "recall", "precision", "cosin
 LOWER = ("loss", "mae", "mse", "error", "parameters")
 MOST_METRICS = 8
 Chain = Mapping[str, StepRecord]  # name in the pipeline → the step
+Rows = Mapping[Path, Sequence[Row]]  # artifact → its rows of the results tables
 
 
 @dataclass(frozen=True)
@@ -56,18 +57,18 @@ def chains(record: RunRecord, combinations: Sequence[CombinationStatus]) -> list
             for each in combinations]
 
 
-def of_sweep(workspace: Path, record: RunRecord, combinations: Sequence[CombinationStatus]
+def of_sweep(record: RunRecord, combinations: Sequence[CombinationStatus], rows: Rows
              ) -> Comparison | None:
     """Compare the combinations of a sweep.
 
     Parameters
     ----------
-    workspace
-        The workspace folder.
     record
         The record of the run.
     combinations
         The combinations in its status.
+    rows
+        What ``rows_by_artifact`` returned.
 
     Returns
     -------
@@ -81,7 +82,6 @@ def of_sweep(workspace: Path, record: RunRecord, combinations: Sequence[Combinat
     """
     if not combinations:
         return None
-    rows = rows_by_artifact(workspace)
     found = [(each, values_of(chain, rows), history(chain)) for each, chain
              in zip(combinations, chains(record, combinations), strict=True)]
     metrics = metrics_of([values for _, values, _ in found])
@@ -104,15 +104,15 @@ class ComparedRun:
     address: str = ""
 
 
-def of_runs(workspace: Path, runs: Sequence[ComparedRun]) -> Comparison:
+def of_runs(runs: Sequence[ComparedRun], rows: Rows) -> Comparison:
     """Compare runs by the parameters in which they differ.
 
     Parameters
     ----------
-    workspace
-        The workspace folder.
     runs
         At least one.
+    rows
+        What ``rows_by_artifact`` returned.
 
     Returns
     -------
@@ -124,7 +124,6 @@ def of_runs(workspace: Path, runs: Sequence[ComparedRun]) -> Comparison:
     InputError
         If a training history is damaged.
     """
-    rows = rows_by_artifact(workspace)
     values = [values_of(one.chain, rows) for one in runs]
     params = [dict(_parameters(one.chain)) for one in runs]
     names = dict.fromkeys(name for each in params for name in each)
@@ -169,7 +168,7 @@ def rows_by_artifact(workspace: Path) -> dict[Path, list[Row]]:
     return found
 
 
-def values_of(chain: Chain, rows: Mapping[Path, Sequence[Row]]) -> list[_Value]:
+def values_of(chain: Chain, rows: Rows) -> list[_Value]:
     """Return the metrics of a chain of steps, those of the last step first.
 
     After them stand the numbers of which it is not known whether higher or lower ones are better.
@@ -188,6 +187,20 @@ def values_of(chain: Chain, rows: Mapping[Path, Sequence[Row]]) -> list[_Value]:
         for one in (*_from_rows(own), *_from_results(base, record, bool(own))):
             (found if one.metric.better else others).setdefault(one.metric.name, one)
     return [*found.values(), *others.values()]
+
+
+def headline(chain: Chain, rows: Rows) -> tuple[str, float] | None:
+    """Return name and value of the most important metric of a chain; None if it has none.
+
+    Parameters
+    ----------
+    chain
+        The steps.
+    rows
+        What ``rows_by_artifact`` returned.
+    """
+    return next(((one.metric.name, one.value) for one in values_of(chain, rows)
+                 if one.metric.better), None)
 
 
 def _from_rows(rows: Sequence[Row]) -> Iterator[_Value]:

@@ -452,6 +452,8 @@ class ReportData:
         The chain in order.
     state, next_command
         State of the run, and the command that continues it if it needs one.
+    headline
+        Name, value and explanation of the most important metric, where no other part has it.
     remarks
         What could not be determined, why the run was refused, and files that are damaged.
     sweep
@@ -482,6 +484,7 @@ class ReportData:
     steps: tuple[StepFacts, ...] = ()
     state: str = ""
     next_command: str = ""
+    headline: tuple[str, float, str] | None = None
     remarks: tuple[str, ...] = ()
     sweep: Comparison | None = None
     problems: tuple[Problem, ...] = ()

@@ -128,6 +128,9 @@ def lead(data: ReportData) -> str:
 def tiles(data: ReportData) -> list[Tile]:
     """Return the key figures at the top of the page."""
     found: list[Tile] = []
+    if data.headline is not None:
+        name, value, note = data.headline
+        found.append(Tile(name, f"{value:.4g}", note))
     scores = main_scores(data)
     if scores is not None:
         found.append(Tile(f"Micro-AUPRC, {scores.level} tags", number(scores.micro_auprc),

@@ -77,7 +77,8 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
     """
     [now] = status.collect(workspace, [run])
     record = records.read(workspace, run)
-    sweep = comparison.of_sweep(workspace, record, now.combinations)
+    rows = comparison.rows_by_artifact(workspace)
+    sweep = comparison.of_sweep(record, now.combinations, rows)
     chain = comparison.chains(record, now.combinations)[_shown(sweep, now)]
     data = collect(
         run, {name: Path(step.artifact) for name, step in chain.items()},
@@ -85,8 +86,13 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
         workspace=workspace, every_row=sweep is None, title=title or f"{record.pipeline}: "
         f"{now.state}", created=record.created, extra=[*_provenance(workspace, record), *extra])
     files, note = _files(workspace, record)
+    shown = {step.name: step.detail for step in now.steps}
+    details = [detail for step in chain.values() if (detail := shown.get(step.name))]
+    has_own_tile = data.scores or data.correspondence or data.epochs
+    main = None if has_own_tile else comparison.headline(chain, rows)
     return replace(
         data, state=str(now.state), next_command=now.next or "", problems=_problems(now),
+        headline=None if main is None else (*main, details[-1] if details else ""),
         sweep=sweep, steps=_facts(now, record, data.steps),
         timeline=timeline.collect(
             workspace, record, {step.name: step.state.is_active for step in now.steps}),
@@ -163,16 +169,16 @@ def compare(workspace: Path, runs: Sequence[str], target: Path) -> Comparison:
         As for ``write``.
     """
     check_target(target)
-    found = []
+    found, rows = [], comparison.rows_by_artifact(workspace)
     for now in status.collect(workspace, runs):
         record = records.read(workspace, now.run)
-        swept = comparison.of_sweep(workspace, record, now.combinations)
+        swept = comparison.of_sweep(record, now.combinations, rows)
         chain = comparison.chains(record, now.combinations)[_shown(swept, now)]
         detail = {step.name: step.detail for step in now.steps}
         last = list(chain.values())[-1].name if chain else ""
         found.append(ComparedRun(record, chain, str(now.state), detail.get(last, ""),
                                  address(workspace, now.run, target)))
-    compared = comparison.of_runs(workspace, found)
+    compared = comparison.of_runs(found, rows)
     _save(target, runs_page(compared))
     return compared
 

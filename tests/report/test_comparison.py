@@ -74,6 +74,7 @@ def test_the_report_shows_the_results_of_the_best_combination(sweep, tmp_path):
     first, last = data.steps
     assert (first.name, last.name, last.tasks, last.detail) == ("first", "last", 2, "2 variants")
     assert last.needs == ("first",)
+    assert data.headline[:2] == ("last: accuracy", 0.75)
     text = page(data)
     assert "Best: width=128 (last: accuracy 0.75)" in text and "★ 128" in text
 

@@ -106,7 +106,8 @@ def test_hostile_names_stay_text(report_data):
         networks=(Network(HOSTILE, HOSTILE, 2, 10, 10),), model_file=HOSTILE,
         steps=(StepFacts(HOSTILE, (HOSTILE,), HOSTILE, detail=HOSTILE, fingerprint=HOSTILE),),
         ledger=(LedgerRow(HOSTILE, ((HOSTILE, HOSTILE),)),), provenance=((HOSTILE, HOSTILE),),
-        notes=(HOSTILE,), remarks=(HOSTILE,), state=HOSTILE, next_command=HOSTILE,
+        notes=(HOSTILE,), remarks=(HOSTILE,), headline=(HOSTILE, 1.0, HOSTILE),
+        state=HOSTILE, next_command=HOSTILE,
         problems=(Problem(HOSTILE, HOSTILE, HOSTILE, (HOSTILE,)),),
         timeline=(StepTimes(HOSTILE, (TaskTimes(0, HOSTILE, (
             Span("running", 0.0, 1.0, HOSTILE),)),)),),
