@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, read_json, write_json
-from l3hpc.ledger.cells import cell_shows, cells, same_cell
+from l3hpc.ledger.cells import Cell, cell_shows, cells, same_cell
 from l3hpc.ledger.journal.fold import Fold, Row, fold_folders
 from l3hpc.ledger.journal.records import fallback_folder
 from l3hpc.ledger.schema import TABS
@@ -43,6 +43,8 @@ class SyncState:
         Rows that need a person.
     records
         Tab → key (as JSON) → number of records that the journals then held for the row.
+    swept
+        Tab → key (as JSON) → the swept options that were written to the sheet.
     """
 
     sheet: str
@@ -50,6 +52,7 @@ class SyncState:
     confirmed: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     records: dict[str, dict[str, int]] = field(default_factory=dict)
+    swept: dict[str, dict[str, dict[str, Cell]]] = field(default_factory=dict)
 
     def last(self, row: Row) -> list[Any] | None:
         """Return our cells that the sheet last showed for ``row``; None if it never had the row."""
@@ -140,7 +143,8 @@ class Store:
         try:
             value = read_json(self.state_path(sheet))
             found = SyncState(sheet, float(value["last_sync"]), dict(value["confirmed"]),
-                              list(value["problems"]), dict(value.get("records", {})))
+                              list(value["problems"]), dict(value.get("records", {})),
+                              dict(value.get("swept", {})))
             # a file of another version must not fail in the middle of a sync
             for tab, rows in found.confirmed.items():
                 if any(len(cells_of) != len(TABS[tab].columns) for cells_of in rows.values()):
@@ -148,6 +152,9 @@ class Store:
             for counts in found.records.values():
                 if any(type(count) is not int for count in counts.values()):
                     raise TypeError("not a count")
+            for written in found.swept.values():
+                if not all(isinstance(options, dict) for options in written.values()):
+                    raise TypeError("not options")
             for item in found.problems:
                 key_json(item["key"])
                 if not all(isinstance(item[name], str) for name in ("kind", "tab", "text")):

@@ -268,6 +268,8 @@ def print_report(report: SyncReport) -> None:
     """Print what a sync wrote, and the rows that need a person."""
     parts = [f"{count} rows {what}" for what, count in (
         ("added", report.inserted), ("updated", report.updated)) if count]
+    if report.swept:
+        parts.append(f"{report.swept} swept options written")
     if report.put_back:
         parts.append(f"{report.put_back} cells restored")
     click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {report.rows} rows in "

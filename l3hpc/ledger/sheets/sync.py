@@ -23,7 +23,7 @@ from l3hpc.ledger.cells import key_cells
 from l3hpc.ledger.journal.fold import Fold, Row
 from l3hpc.ledger.journal.reading import Damage, all_records, damage_notes
 from l3hpc.ledger.journal.records import Journal
-from l3hpc.ledger.sheets import anchors, rollback
+from l3hpc.ledger.sheets import anchors, rollback, swept
 from l3hpc.ledger.sheets import requests as api
 from l3hpc.ledger.sheets.anchors import Target
 from l3hpc.ledger.sheets.client import TRIES, Refused, Sheets, Unanswered, back_off, request_bytes
@@ -59,6 +59,8 @@ class SyncReport:
         journals.
     put_back
         Number of cells whose former value was restored.
+    swept
+        Number of cells of swept options that were written, in columns of their own.
     requests
         Number of requests to Google.
     problems
@@ -71,6 +73,7 @@ class SyncReport:
     inserted: int = 0
     updated: int = 0
     put_back: int = 0
+    swept: int = 0
     rows: int = 0
     requests: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -109,7 +112,13 @@ def sync(store: Store, sheets: Sheets, *, policy: Policy = "report",
     L3hpcError
         Google refuses a batch repeatedly, or the sheet keeps changing.
     """
-    return _Sync(store, sheets, policy, list(restore), say).run()
+    report = _Sync(store, sheets, policy, list(restore), say).run()
+    before = sheets.requests
+    report.swept, note = swept.write(store, sheets)
+    report.requests += sheets.requests - before
+    if note:
+        report.notes.append(note)
+    return report
 
 
 class _Sync:
