@@ -33,7 +33,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "steps": "compression avc classification tagging reduction sampling teachers datasets models"
              " audio arrays console",
     "hear": "embedding models audio",
-    "export": "datasets embedding models audio console",
+    "export": "embedding teachers datasets models audio console",
     "compression": "avc models audio arrays console",
     "avc": "datasets models audio arrays console",
     "classification": "datasets",

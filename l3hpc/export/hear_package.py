@@ -15,6 +15,8 @@ from l3hpc.embedding.model_files import find_model, recognise
 from l3hpc.errors import InputError
 from l3hpc.export.build import check_output
 from l3hpc.io.files import atomic_folder, write_text
+from l3hpc.teachers.find import has_sidecar
+from l3hpc.teachers.sidecar import sidecar_path
 
 MODULE = "__init__.py"
 
@@ -47,9 +49,8 @@ def preview_package(name: str | Path, output: Path) -> dict[str, Any]:
                                  "beginning with a digit: -o hear_student")
     file, named = find_model(name)
     info = recognise(file, **named.options)
-    weights = [] if info.file is None else [info.file.name]
     return {"model": info.label, "dim": info.dim, "format": "hear", "package": package,
-            "output": str(output), "files": [MODULE, *weights]}
+            "output": str(output), "files": [MODULE, *(path.name for path in _to_copy(file))]}
 
 
 def write_package(name: str | Path, output: Path) -> dict[str, Any]:
@@ -72,13 +73,20 @@ def write_package(name: str | Path, output: Path) -> dict[str, Any]:
     """
     planned = preview_package(name, output)
     file, named = find_model(name)
-    copied = len(planned["files"]) > 1
-    copied = len(planned["files"]) > 1
+    copied = _to_copy(file)
     with atomic_folder(output) as folder:
-        write_text(folder / MODULE, _module_text(file, copied, named.options, planned["package"]))
-        if copied:
-            shutil.copyfile(file, folder / Path(file).name)
+        write_text(folder / MODULE,
+                   _module_text(file, bool(copied), named.options, planned["package"]))
+        for path in copied:
+            shutil.copyfile(path, folder / path.name)
     return planned
+
+
+def _to_copy(file: str | Path) -> list[Path]:
+    """The model's file, and the sidecar without which another network's file is no teacher."""
+    if not Path(file).is_file():  # untrained, or a module
+        return []
+    return [Path(file), sidecar_path(Path(file))] if has_sidecar(file) else [Path(file)]
 
 
 def _module_text(file: str | Path, copied: bool, options: dict[str, Any], package: str) -> str:

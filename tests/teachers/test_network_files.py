@@ -1,5 +1,6 @@
 """TFLite, ONNX and Keras files with a sidecar: understood, refused, and computed."""
 
+import importlib
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import yaml
 
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.frontends import Frontend
+from l3hpc.audio.resample import resample
 from l3hpc.cli import cli
 from l3hpc.datasets.pair_cache import prepare_cache
 from l3hpc.datasets.training_pairs import find_pairs
@@ -173,6 +175,24 @@ def test_what_needs_no_sidecar_is_described_too(net, capsys):
     assert "missing  the rate" in capsys.readouterr().out
     with pytest.raises(InputError, match="no weight file"):
         cli.main(["teacher", "describe", "nowhere.h5"], standalone_mode=False)
+
+
+def test_a_hear_package_has_the_sidecar_too(files, net, tmp_path, monkeypatch):
+    path = net(".tflite", **sidecar(net(".tflite")))
+    cli.main(["export", str(path), "--hear", "-o", str(tmp_path / "hear_net")],
+             standalone_mode=False)
+    assert {one.name for one in (tmp_path / "hear_net").iterdir()} == {
+        "__init__.py", "net.tflite", "net.teacher.yaml"}
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module("hear_net")
+    model = package.load_model()
+    assert (model.sample_rate, model.scene_embedding_size) == (16000, DIM)
+    sound = signal(4, 16000)
+    embeddings, times = package.get_timestamp_embeddings(sound[np.newaxis], model)
+    assert times.numpy()[0].tolist() == [50.0 * number for number in range(81)]
+    padded = np.pad(resample(sound, 16000, RATE), (0, 1500))
+    expected, _ = get_embedding(padded, RATE, path, hop_size=0.05)
+    np.testing.assert_allclose(embeddings.numpy()[0], expected[:81], rtol=1e-4, atol=1e-6)
 
 
 def test_only_networks_of_the_l3_family_have_engines_and_precision(net, tmp_path):
