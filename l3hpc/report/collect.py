@@ -424,7 +424,9 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
     reused: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
     for place, row in Store(workspace).fold().rows.items():
         mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
-        shown = any(Path(part).resolve() in real for part in row.key if part.startswith("/"))
+        # of a step with several tasks, a row may name the folder of one
+        named = [Path(part).resolve() for part in row.key if part.startswith("/")]
+        shown = any(path in real or path.parent in real for path in named)
         if shown or mine and every_row:
             (own if mine else reused)[place] = LedgerRow(row.tab.name, tuple(
                 (column.title, "" if value is None else format_value(value))

@@ -65,6 +65,8 @@ def test_rows_of_the_results_tables_come_first_as_means_over_folds(sweep, tmp_pa
     found = of_run(tmp_path, "demo", tmp_path / "x.html").sweep
     assert found.metrics[0] == Metric("Test Acc", "higher") and found.best == 0
     assert [variant.metrics["Test Acc"] for variant in found.variants] == [0.625, 0.375]
+    rows = of_run(tmp_path, "demo", tmp_path / "x.html").ledger  # those of the best combination
+    assert sorted(dict(row.cells)["Test Acc"] for row in rows) == ["0.5000", "0.7500"]
     assert [variant.metrics["Train Loss"] for variant in found.variants] == [0.375, 0.625]
 
 
