@@ -6,6 +6,7 @@ the embedding (``sidecar``); ``study`` finds out what a sidecar should say.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class NetworkFiles:
         path = Path(name)
         sidecar = _sidecar(path)
         _refuse_options(path, options, sidecar)
-        graph = ENDINGS[path.suffix].inspect(path)
+        graph = read_graph(path)
         found = fit(path, graph, sidecar)
         window_s = options.window_s or sidecar.window
         return Description(graph.format.lower(), _label(path, graph, sidecar, found.dim, window_s),
@@ -71,10 +72,31 @@ class NetworkFiles:
         known = self.describe(name, options)
         sidecar = _sidecar(path)
         module = ENDINGS[path.suffix]
-        graph = module.inspect(path)
         return NetworkTeacher(
-            known, sidecar, fit(path, graph, sidecar).input_shape,
+            known, sidecar, fit(path, read_graph(path), sidecar).input_shape,
             module.Runner(path, sidecar.input, sidecar.output, options.threads), module.ENGINE)
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph of a network file; a plan asks for it several times, and it is read once.
+
+    Parameters
+    ----------
+    path
+        A file of ``ENDINGS``.
+
+    Raises
+    ------
+    InputError
+        It cannot be used.
+    """
+    status = path.stat()
+    return _read_graph(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_graph(path: Path, modified: int, size: int) -> Graph:
+    return ENDINGS[path.suffix].inspect(path)
 
 
 @dataclass(frozen=True)

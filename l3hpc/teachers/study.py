@@ -9,7 +9,7 @@ from typing import Any
 
 from l3hpc.errors import InputError
 from l3hpc.teachers.graph import Graph, find_embedding
-from l3hpc.teachers.network_file import ENDINGS, fit, per_window
+from l3hpc.teachers.network_file import ENDINGS, fit, per_window, read_graph
 from l3hpc.teachers.sidecar import Sidecar, check_sidecar, read_sidecar, sidecar_path
 
 RATES = (48_000, 44_100, 32_000, 22_050, 16_000, 8_000)  # for examples in messages
@@ -69,7 +69,7 @@ def study(path: Path, stated: Mapping[str, Any]) -> Study:
     if path.suffix not in ENDINGS:
         raise InputError(f"has the ending {path.suffix!r}", where=str(path),
                          allowed=", ".join(ENDINGS))
-    graph = ENDINGS[path.suffix].inspect(path)
+    graph = read_graph(path)
     values: dict[str, Any] = {}
     if sidecar_path(path).is_file():
         values = read_sidecar(path).model_dump(exclude_none=True)
