@@ -239,7 +239,8 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
     scores = [Row(ust, ("/o/" + "long-name/" * 9, run), {"output_dir": "/o", "exp_id": run,
                                                          "micro_auprc": 0.5},
                   extra={"run": run, "model_dir": student, "state": "finished"})
-              for run, student in (("upstream-20261120-1a2b", "/m/a"), ("other", "/m/gone"))]
+              for run, student in (("upstream-20261120-1a2b", "/m/a"), ("again", "/m/a"),
+                                      ("other", "/m/gone"))]
     for each in scores:
         each.values["--run"] = each.extra["run"]
     write_html(tmp_path / "r.html", {MSE: ROWS, ust: scores})
@@ -250,7 +251,8 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
         browser.js("$('tabs').children[1].click(); $('all').click();"
                    "document.querySelectorAll('#body input').forEach(box => box.click())")
         assert browser.js("document.documentElement.scrollWidth") == 390
-        assert browser.js("$('legend').textContent") == "upstream-20261120-1a2b (its student)"
+        assert browser.js("$('legend').textContent") == (
+            "/m/a: the student of upstream-20261120-1a2b, again")
         assert browser.js("$('without').textContent") == "No epochs: other"
         assert browser.js("document.querySelectorAll('#plot polyline').length") == 1
         assert browser.js("$('plot').viewBox.baseVal.width") == browser.js("$('frame').clientWidth")

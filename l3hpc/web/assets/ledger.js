@@ -2,7 +2,9 @@
 'use strict';
 const data = JSON.parse(document.getElementById('data').textContent);
 const $ = id => document.getElementById(id);
-const colours = ['#0b57d0','#c5221f','#188038','#a142f4','#e37400','#00838f','#ad1457','#5f6368'];
+const colours = matchMedia('(prefers-color-scheme: dark)').matches
+  ? ['#8ab4f8','#f28b82','#81c995','#d7aefb','#fdc069','#4dd0e1','#f48fb1','#bdc1c6']
+  : ['#0b57d0','#c5221f','#188038','#a142f4','#e37400','#00838f','#ad1457','#5f6368'];
 const view = {tab: 0, sort: null, down: false, filter: '', all: false, metric: '', log: false,
               picked: new Set()};
 const el = (name, props, ...inside) => {
@@ -12,7 +14,8 @@ const el = (name, props, ...inside) => {
 };
 const show = value => value === null ? '–' : value === true ? 'yes' : value === false ? 'no'
   : typeof value !== 'number' ? value : Number.isInteger(value) ? String(value)
-  : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4) : String(Number(value.toPrecision(4)));
+  : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4)
+  : String(Number(value.toPrecision(4)));
 const number = value => typeof value === 'number';
 const tab = () => data.tabs[view.tab];
 const key = row => tab().key.map(index => show(row.cells[index])).join(' ');
@@ -117,10 +120,9 @@ function drawChosen() {
   drawCompare();
 }
 
-// A row without epochs of its own (a classifier's) shows those of its student.
-function curves(row) {
-  if (row.curves.epoch || !row.student) return row.curves;
-  return data.tabs[row.student[0]].rows[row.student[1]].curves;
+// The row whose epochs a row shows: its own, or those of its student (of a classifier, say).
+function trained(row) {
+  return row.curves.epoch || !row.student ? row : data.tabs[row.student[0]].rows[row.student[1]];
 }
 
 // Multiples of 1, 2 or 5 times a power of ten: about `count` of them, at least `least` apart.
@@ -163,29 +165,28 @@ function svg(kind, props, text) {
 }
 
 function drawCurves() {
-  const wanted = chosen(), rows = wanted.filter(row => curves(row).epoch), metrics = new Set();
-  for (const row of rows)
-    for (const metric of Object.keys(curves(row))) if (metric !== 'epoch') metrics.add(metric);
-  const names = [...metrics].sort();
+  const wanted = chosen(), rows = [...new Set(wanted.map(trained))].filter(row => row.curves.epoch);
+  const names = [...new Set(rows.flatMap(row => Object.keys(row.curves)))]
+    .filter(metric => metric !== 'epoch').sort();
   $('curves').hidden = !wanted.length;
   $('frame').hidden = !names.length;
-  const without = wanted.filter(row => !rows.includes(row)).map(row => row.name);
+  const without = wanted.filter(row => !trained(row).curves.epoch).map(row => row.name);
   $('without').textContent = without.length ? 'No epochs: ' + without.join(', ') : '';
   if (!names.length) { $('legend').replaceChildren(); $('metric').replaceChildren(); return; }
-  if (!metrics.has(view.metric))
-    view.metric = metrics.has('validation_loss') ? 'validation_loss' : names[0];
+  if (!names.includes(view.metric))
+    view.metric = names.includes('validation_loss') ? 'validation_loss' : names[0];
   $('metric').replaceChildren(...names.map(metric => el('option', {
     value: metric, selected: metric === view.metric}, metric.replaceAll('_', ' '))));
   // journals count epochs from 0, everything that a person reads counts from 1
-  const lines = rows.map(row => (curves(row)[view.metric] || []).map((value, place) =>
-    [curves(row).epoch[place] + 1, value]).filter(point => point[1] !== null
-      && (!view.log || point[1] > 0)));
-  drawPlot(lines);
+  drawPlot(rows.map(row => (row.curves[view.metric] || []).map((value, place) =>
+    [row.curves.epoch[place] + 1, value]).filter(point => point[1] !== null
+      && (!view.log || point[1] > 0))));
   $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length + ' runs');
   $('legend').replaceChildren(...rows.map((row, place) => {
-    const line = el('i', {});
+    const line = el('i', {}), users = wanted.filter(each => each !== row && trained(each) === row);
     line.style.background = colours[place % colours.length];
-    return el('span', {title: key(row)}, line, row.name + (row.curves.epoch ? '' : ' (its student)')
+    return el('span', {}, line, row.name
+      + (users.length ? ': the student of ' + users.map(each => each.name).join(', ') : '')
       + (row.note ? ' (' + row.note + ')' : ''));
   }));
 }
