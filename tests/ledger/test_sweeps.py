@@ -4,6 +4,7 @@ what an earlier run had computed."""
 import csv
 import io
 import json
+import shutil
 
 import pytest
 
@@ -124,6 +125,10 @@ def test_a_damaged_record_is_reported_and_costs_its_values_only(workspace):
     with pytest.warns(UserWarning, match="skipped: .*sweep"):
         found = l3hpc.results(workspace, MSE)
     assert "emb-dim" not in found and list(found["run"]) == ["first", "sweep"]
+    shutil.rmtree(workspace / "runs")
+    (workspace / "runs").write_text("")
+    with pytest.warns(UserWarning, match="skipped: .*is not a folder"):
+        assert list(l3hpc.results(workspace, MSE)["run"]) == ["first", "sweep"]
 
 
 def test_an_option_with_a_word_among_its_values_is_text(workspace):

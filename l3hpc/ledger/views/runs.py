@@ -122,9 +122,16 @@ def _step(row: Row) -> tuple[str, str]:
 def _read_records(workspace: Path) -> list[RunRecord]:
     """Return the records of all runs, the newest first."""
     broken: list[InputError] = []
-    found = records.read_all(workspace, broken)
-    for error in broken:
-        report_damage(error)
+    found: list[RunRecord] = []
+    try:
+        found = records.read_all(workspace, broken)
+    except InputError as error:
+        broken.append(error)
+    except OSError as error:
+        broken.append(InputError(f"cannot be read: {error.strerror}", where=str(error.filename)))
+    # without them, results lack names of options, which must not keep anybody from the results
+    for problem in broken:
+        report_damage(problem)
     return found
 
 
