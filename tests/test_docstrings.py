@@ -11,7 +11,7 @@ import pytest
 
 PACKAGES = ("io", "arrays", "audio", "embedding", "web", "console", "models", "models.training",
             "datasets", "avc", "compression", "export", "sampling", "reduction", "tagging",
-            "classification", "steps", "config", "workspace", "pipelines", "schedulers",
+            "classification", "teachers", "steps", "config", "workspace", "pipelines", "schedulers",
             "schedulers.slurm", "schedulers.local", "worker", "runs", "setup", "doctor", "ledger",
             "ledger.journal", "ledger.sheets", "ledger.views", "report")
 ROOT = ("l3hpc.errors", "l3hpc.findings", "l3hpc.installation", "l3hpc.hear")

@@ -138,16 +138,53 @@ class Kind(Protocol):
     """One kind of teachers. All methods but ``load`` are fast: they run before submission."""
 
     def accepts(self, name: str) -> bool:
-        """Whether a name stands for a teacher of this kind."""
+        """Whether a name stands for a teacher of this kind.
+
+        Parameters
+        ----------
+        name
+            As the user gives it.
+        """
 
     def describe(self, name: str, options: Options) -> Description:
-        """What the teacher is; an ``InputError`` where it cannot be used."""
+        """What the teacher is.
+
+        Parameters
+        ----------
+        name
+            One that is accepted.
+        options
+            What the caller states beside it.
+
+        Raises
+        ------
+        InputError
+            It cannot be used, or not with these options.
+        """
 
     def fingerprint(self, name: str) -> str:
-        """What changes whenever its embeddings may change: a digest of files, a version."""
+        """What changes whenever its embeddings may change: a digest of files, a version.
+
+        Parameters
+        ----------
+        name
+            One that is accepted.
+        """
 
     def identity(self, name: str, options: Options) -> dict[str, Any]:
-        """What artifacts record of it (``Description.identity``)."""
+        """What artifacts record of it (``Description.identity``).
+
+        Parameters
+        ----------
+        name, options
+            As for ``describe``.
+        """
 
     def load(self, name: str, options: Options) -> Teacher:
-        """The teacher, ready to embed."""
+        """The teacher, ready to embed.
+
+        Parameters
+        ----------
+        name, options
+            As for ``describe``.
+        """
