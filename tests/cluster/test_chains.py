@@ -30,7 +30,8 @@ def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_pa
     first = until(tmp_path, "demo", lambda found: found.steps[0].state == "running")
     assert states(first) == {"extract": "running", "sample": "waiting", "fit": "waiting",
                              "reduce": "waiting", "train": "waiting"}
-    assert "working" in first.steps[0].detail or "3 tasks" in first.steps[0].detail
+    assert any(word in first.steps[0].detail
+               for word in ("starting", "loading", "working", "3 tasks")), first.steps[0].detail
     last = until(tmp_path, "demo", settled)
     assert states(last) == dict.fromkeys(states(last), "done")
     assert [step.done for step in last.steps] == [3, 1, 1, 1, 1]
