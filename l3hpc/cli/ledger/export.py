@@ -133,7 +133,7 @@ def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
         shown = mlflow_store.without_password(uri)
         at = f"open {shown}" if uri.startswith("http") else (
             f"open with   {mlflow_store.view_command(uri)}")
-        done.append(("mlflow", shown, mlflow_store.export(uri, runs), at))
+        done.append(("mlflow", shown, mlflow_store.export(uri, runs, say), at))
     if folder is not None:
         pattern = f"{shell_word(folder)}/wandb/offline-run-*"
         done.append(("wandb", str(folder), wandb.export(folder, runs),

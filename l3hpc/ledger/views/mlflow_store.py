@@ -12,9 +12,10 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 IDENTITY, DIGEST = "l3hpc.id", "l3hpc.digest"
-MOST_METRICS, MOST_OTHERS = 1000, 100  # of one request
+MOST_METRICS, MOST_OTHERS = 800, 100  # of one request, which holds 1000 of all kinds
+SAY_EVERY_S = 5.0
 LONGEST_PARAMETER, LONGEST_TAG = 6000, 8000
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql")
@@ -101,7 +103,8 @@ def without_password(uri: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@", "…@", uri)
 
 
-def export(uri: str, runs: Sequence[TrackedRun]) -> Exported:
+def export(uri: str, runs: Sequence[TrackedRun],
+           say: Callable[[str], None] = lambda text: None) -> Exported:
     """Write runs into a store of MLflow, those of each tab into an experiment of its name.
 
     Parameters
@@ -110,6 +113,8 @@ def export(uri: str, runs: Sequence[TrackedRun]) -> Exported:
         As returned by ``tracking_uri``.
     runs
         The runs; those of one experiment follow each other.
+    say
+        Called every few seconds with how many runs were looked at.
 
     Returns
     -------
@@ -133,6 +138,7 @@ def export(uri: str, runs: Sequence[TrackedRun]) -> Exported:
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     done = Exported()
+    said = time.monotonic()
     try:
         # MLflow prints the address of each run, which would end up in the output of --json
         with contextlib.redirect_stdout(io.StringIO()):
@@ -142,6 +148,10 @@ def export(uri: str, runs: Sequence[TrackedRun]) -> Exported:
                 known = {run.data.tags.get(IDENTITY): run for run in _runs(client, number)}
                 for run in members:
                     _write(client, number, run, known.get(run.identity), done)
+                    if time.monotonic() - said > SAY_EVERY_S:
+                        said = time.monotonic()
+                        say(f"MLflow: {done.new + done.updated + done.unchanged} of {len(runs)} "
+                            "runs")
     except MlflowException as error:
         message = without_password(str(error)).split("\n")[0]
         if urlsplit(uri).scheme in SERVERS and not isinstance(error, RestException):
@@ -231,12 +241,10 @@ def _write(client: MlflowClient, experiment: str, run: TrackedRun, known: Run | 
                 "parameters: delete the run there and export it again")
     tags = [RunTag(f"l3hpc.{_name(name)}", value[:LONGEST_TAG])
             for name, value in (run.tags | run.links | {"state": run.state}).items()]
-    for some in _chunks(metrics, MOST_METRICS):
-        client.log_batch(number, metrics=some)
-    for some in _chunks(parameters, MOST_OTHERS):
-        client.log_batch(number, params=some)
-    for some in _chunks(tags, MOST_OTHERS):
-        client.log_batch(number, tags=some)
+    for some_metrics, some_parameters, some_tags in zip_longest(
+            _chunks(metrics, MOST_METRICS), _chunks(parameters, MOST_OTHERS),
+            _chunks(tags, MOST_OTHERS), fillvalue=()):
+        client.log_batch(number, some_metrics, some_parameters, some_tags)
     if run.state == "running":
         client.update_run(number, status="RUNNING")
     else:
