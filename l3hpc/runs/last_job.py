@@ -17,7 +17,7 @@ from l3hpc import schedulers
 from l3hpc.config.profile import LedgerSync
 from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
@@ -162,7 +162,7 @@ def _note_failure(progress: Progress, run: str, script: Path, error: ClusterErro
 def _purpose(run: str, script: Path) -> tuple[str, str]:
     """What the job is for, and the commands that do the same by hand."""
     text = script.read_text(encoding="utf-8", errors="replace")
-    purposes = {" report ": ("the report", f"l3hpc report {run}"),
+    purposes = {" report ": ("the report", command_line("report", run)),
                 " ledger sync ": ("the results sheet", "l3hpc ledger sync")}
     there = [words for sign, words in purposes.items() if f"-m l3hpc{sign}" in text]
     return (" and ".join(what for what, _ in there) or "messages",

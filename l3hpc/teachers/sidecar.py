@@ -135,7 +135,7 @@ def write_sidecar(file: Path, sidecar: Sidecar) -> Path:
              "pool": "none, mean or max: over all axes of the output but 'axis'",
              "scale": "samples in [-1, 1] are multiplied by this",
              "frontend": "the log-mel spectrogram that the network takes"}
-    lines = [f"# How l3hpc embeds audio with {file.name}; made by l3hpc teacher describe."]
+    lines = [f"# How {file.name!r} embeds audio, as found by: l3hpc teacher describe"]
     for key, value in sidecar.model_dump(exclude_none=True).items():
         if key == "axis" and sidecar.pool == "none":
             continue
