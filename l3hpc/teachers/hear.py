@@ -24,7 +24,7 @@ import numpy as np
 
 from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError
-from l3hpc.io.files import digest, digest_file
+from l3hpc.io.files import digest, digest_file, walk_files
 from l3hpc.models.embedder import check_frames
 from l3hpc.teachers.base import DEFAULT_WINDOW_S, Description, Frames, Options, Teacher
 
@@ -51,8 +51,8 @@ class HearModules:
     def fingerprint(self, name: str) -> str:
         """Name and version of the code, and the digest of the weights."""
         module, weights = parse(name)
-        return " ".join([PREFIX + module, code_version(module),
-                         digest_file(weights) if weights else ""]).rstrip()
+        parts = [PREFIX + module, code_version(module)]
+        return " ".join(parts if weights is None else [*parts, _digest_weights(weights)])
 
     def identity(self, name: str, options: Options) -> dict[str, Any]:
         """With the digest of the fingerprint."""
@@ -127,6 +127,14 @@ def code_version(module: str) -> str:
             return f"{distribution.name} {distribution.version}"
     files = {source, top, *(package.rglob("*.py") if package else ())}
     return digest([[os.path.relpath(path, root), digest_file(path)] for path in sorted(files)])
+
+
+def _digest_weights(weights: Path) -> str:
+    """Of a file, or of all files of a folder."""
+    if weights.is_file():
+        return digest_file(weights)
+    return digest([[str(path.relative_to(weights)), digest_file(path)]
+                   for path in sorted(walk_files(weights))])
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,17 @@ def test_code_that_no_distribution_installed_counts_by_its_files(tmp_path, modul
     assert hear.code_version("own_teacher_package.below") != first
 
 
+def test_weights_may_be_a_folder(tmp_path, module):
+    weights = tmp_path / "checkpoint"
+    weights.mkdir()
+    (weights / "a.bin").write_bytes(b"1")
+    name = f"hear:{module()}@{weights}"
+    assert find.load(name).model.model.weights == str(weights)
+    first = find.fingerprint(name)
+    (weights / "a.bin").write_bytes(b"2")
+    assert find.fingerprint(name) != first
+
+
 def test_an_installed_distribution_counts_by_its_version():
     """``packaging`` is installed as a wheel everywhere; l3hpc may be installed as editable."""
     from importlib.metadata import version
