@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,10 @@ from l3hpc.teachers import find
 from l3hpc.teachers.base import Options
 from l3hpc.teachers.logmel import LogMel
 from l3hpc.teachers.study import study
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+
+from schemas import check_schema  # noqa: E402
 
 pytestmark = pytest.mark.slow
 RATE, SECONDS, DIM = 1000, 3, 5
@@ -165,6 +171,17 @@ def test_the_command_writes_the_sidecar_and_says_what_is_missing(net, monkeypatc
     found = json.loads(text)
     assert found["dim"] == 5 and found["reasons"]["scale"] == "from net.teacher.yaml"
     assert found["missing"] == [] and found["sidecar"] is None
+
+
+def test_the_form_of_what_describe_says(net, tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", embedding=np.ones((1, 7)), timestamps=[0.0])
+    asked = net(".tflite")
+    calls = [(asked,), (asked, "--rate", RATE, "--write"), (asked,), (tmp_path,), ("untrained",)]
+    said = []
+    for words in calls:
+        cli.main(["teacher", "describe", *map(str, words), "--json"], standalone_mode=False)
+        said.append(json.loads(capsys.readouterr().out))
+    check_schema("teacher-describe", said)
 
 
 def test_what_needs_no_sidecar_is_described_too(net, capsys):
