@@ -20,7 +20,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def students(recipe: dict[str, str]) -> dict[str, dict[str, str]]:
 class Recordings:
     """ESC-10 in memory: windows of all recordings, labels and folds."""
 
-    def __init__(self, folder: Path, rate: int) -> None:
+    def __init__(self, folder: Path, rate: int, window_s: float = 1.0, center: bool = True,
+                 hop: float = 0.5) -> None:
         from l3hpc.audio.files import read_audio
         from l3hpc.audio.framing import frame_audio
 
@@ -67,15 +68,18 @@ class Recordings:
         windows, self.counts = [], []
         for row in self.rows:
             signal, rate = read_audio(folder / "audio" / row["filename"], rate)
-            frames, _ = frame_audio(signal, rate, 0.5, center=True)
+            frames, _ = frame_audio(signal, rate, hop, center, window_s)
             windows.append(np.asarray(frames))
             self.counts.append(len(frames))
         self.windows = np.concatenate(windows)
         self.labels = np.array([int(row["target"]) for row in self.rows])
         self.folds = np.array([int(row["fold"]) for row in self.rows])
 
-    def correct(self, embedder: Any) -> np.ndarray:
-        """Return which recordings are classified correctly by a model not trained on their fold."""
+    def correct(self, embedder: Any, folds: Sequence[int] | None = None) -> np.ndarray:
+        """Return which recordings are classified correctly by a model not trained on their fold.
+
+        Only those of ``folds``, if given, are classified.
+        """
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -83,7 +87,7 @@ class Recordings:
         vectors = np.split(embedder.embed(self.windows), np.cumsum(self.counts)[:-1])
         x = np.array([np.concatenate([part.mean(axis=0), part.std(axis=0)]) for part in vectors])
         right = np.zeros(len(x), bool)
-        for fold in sorted(set(self.folds)):
+        for fold in sorted(set(self.folds)) if folds is None else folds:
             inside, out = self.folds != fold, self.folds == fold
             model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
             model.fit(x[inside], self.labels[inside])
