@@ -1,14 +1,16 @@
-"""Fills README's transcript from a run: ``python tools/record_demo.py``, some minutes.
+"""Fills README's transcript and picture from a run: ``python tools/record_demo.py``, some minutes.
 
 Runs the demonstration in a folder of its own and keeps what it prints in ``docs/transcripts/``:
 ``demo`` (the last line of each step and the closing words), ``status`` and ``refusal``. Paths are
 shortened to the folder ``demo``; nothing else is changed. ``tools/refresh_docs.py`` puts them into
-README.
+README. What a headless Chromium shows of the report becomes ``docs/images/report.png``: look at it
+before you commit it.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,10 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TRANSCRIPTS = ROOT / "docs" / "transcripts"
+PICTURE = ROOT / "docs" / "images" / "report.png"
+WINDOW = (1000, 1180)  # pixels: the results down to the tags
+LARGEST = 150_000  # bytes; README is read over slow lines too
 
 
 def main() -> int:
-    """Run, and write the three transcripts; exit code 1 where the demonstration fails."""
+    """Run, and write transcripts and picture; exit code 1 where the demonstration fails."""
     with tempfile.TemporaryDirectory() as folder:
         ran = _l3hpc(folder, "demo", "--yes")
         if ran.returncode:
@@ -36,7 +41,25 @@ def main() -> int:
         for name, text in texts.items():
             text = text.replace(f"{folder}/", "").replace(folder, "")
             (TRANSCRIPTS / f"{name}.txt").write_text(text.rstrip() + "\n", encoding="utf-8")
+        take_picture(Path(folder) / "demo" / "results" / "report.html", PICTURE)
     return subprocess.run([sys.executable, str(ROOT / "tools" / "refresh_docs.py")]).returncode
+
+
+def take_picture(page: Path, picture: Path) -> None:
+    """Write what a window of Chromium shows of a page; SystemExit if it cannot or is too large."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        raise SystemExit(f"Chromium is not installed: {picture} was not made")
+    picture.parent.mkdir(exist_ok=True)
+    width, height = WINDOW
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+             f"--user-data-dir={profile}", f"--window-size={width},{height}",
+             f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
+    size = picture.stat().st_size
+    if size > LARGEST:
+        raise SystemExit(f"{picture} has {size:,} bytes, more than {LARGEST:,}: see WINDOW")
 
 
 def _l3hpc(folder: str, *words: str) -> subprocess.CompletedProcess[str]:
