@@ -17,7 +17,9 @@ from invoke import invoke
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(?:^`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-VARYING = re.compile(r"(\d{8}-[0-9a-f]{4}\b)|(\d[\d,.:]*)|(\s*…)|(\s+)")
+VARYING = re.compile(
+    r"(\d{8}-[0-9a-f]{4}\b)|(just now|\d+ \w+ ago)|(\d[\d,.:]*)|(\s*…)|(\s+)")
+ANY = (r"\d{8}-[0-9a-f]{4}", r"(?:just now|\d+ \w+ ago)", r"\d[\d,.:]*", ".*", " +")
 
 
 class Page:
@@ -79,6 +81,6 @@ def _line(text):
     pattern, done = "", 0
     for found in VARYING.finditer(text.strip()):
         pattern += re.escape(text.strip()[done:found.start()])
-        pattern += (r"\d{8}-[0-9a-f]{4}", r"\d[\d,.:]*", ".*", " +")[found.lastindex - 1]
+        pattern += ANY[found.lastindex - 1]
         done = found.end()
     return pattern + re.escape(text.strip()[done:])
