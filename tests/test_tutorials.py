@@ -55,7 +55,8 @@ def small_esc10(folder, folds="123"):
                 sound = tone + rng.normal(0, 0.02, len(time))
                 soundfile.write(folder / "audio" / file, sound, 8000)
                 rows[fold, name] = {"filename": file, "fold": fold, "target": target,
-                                    "category": name, "esc10": "True"}
+                                    "category": name, "esc10": "True",
+                                    "src_file": target, "take": "A"}
     with (folder / "meta/esc50.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(next(iter(rows.values()))))
         writer.writeheader()
