@@ -90,8 +90,8 @@ class Scheduling(LoadFileScheduling):
 
     def _reschedule(self, node):
         """Give a worker its next unit, or let it go where none of its share is left."""
-        if node.shutting_down:
-            return
+        if node.shutting_down or node not in self.registered_collections:
+            return  # the latter: it replaces one that crashed, and still reads the test files
         of = share(self.config, node.gateway.id)
         own = next((key for key in self.workqueue
                     if of is None or needs_slurm(key) == (of == "slurm")), None)
