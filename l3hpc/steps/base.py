@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
+from l3hpc.errors import L3hpcError
 
 
 class Params(BaseModel):
@@ -42,6 +43,34 @@ class Params(BaseModel):
 def absolute(path: Path | None) -> Path | None:
     """A path of a parameter from the root, so that a frozen config is valid in any folder."""
     return None if path is None else path.expanduser().absolute()
+
+
+@contextmanager
+def refuse_exit(what: str, where: str | None = None) -> Iterator[None]:
+    """Turn a ``sys.exit()`` that means success into an error while the work of a task runs.
+
+    The job would end with exit code 0 and without a result, and the steps that depend on it would
+    start.
+
+    Parameters
+    ----------
+    what, where
+        What runs, and the place of it, for the message.
+
+    Raises
+    ------
+    L3hpcError
+        The block raised a ``SystemExit`` by which the process would end with exit code 0.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        # Other codes are failures already, or come from our signal handlers, which requeue or stop
+        # the task. The system keeps eight bits of a code.
+        if error.code is None or isinstance(error.code, int) and not error.code & 0xFF:
+            raise L3hpcError(f"{what} raised {error!r}", where=where,
+                             hint="Return the result, or raise an exception.") from error
+        raise
 
 
 # what a task is given --------------------------------------------------------------------------

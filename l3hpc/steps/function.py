@@ -20,7 +20,7 @@ from pydantic import Field
 
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.files import digest
-from l3hpc.steps.base import PlanParams, Task, Upstream
+from l3hpc.steps.base import PlanParams, Task, Upstream, refuse_exit
 from l3hpc.steps.own import (
     OwnParams,
     OwnStep,
@@ -100,14 +100,8 @@ class Python(OwnStep[PythonParams]):
         inputs = {variable(name): path for name, path in input_paths(params, task).items()}
         with code_folder(params.code) as code, _function(params, code) as function:
             task.progress.start(f"running {params.function}")
-            try:
+            with refuse_exit(params.function):
                 value = function(task, **inputs, **params.own)
-            except SystemExit as error:
-                # other codes come from signal handlers, which requeue or stop the task
-                if error.code in (None, 0):
-                    raise L3hpcError(f"{params.function} raised {error!r}",
-                                     hint="Return the result, or raise an exception.") from error
-                raise
         files = check_outputs(params, task.output)
         if value is None:
             return {"files": files}

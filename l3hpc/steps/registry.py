@@ -32,6 +32,7 @@ from l3hpc.steps.base import (
     ReportItem,
     Results,
     Step,
+    refuse_exit,
 )
 
 AnyStep = Step[Any]  # the type of the parameters of a step that is requested by name is unknown
@@ -268,7 +269,7 @@ def _wrap_methods(loaded: AnyStep, where: str) -> None:
     """Let every method of a step of another package name the package when it fails."""
     for method, returns in _METHODS.items():
         setattr(loaded, method, _named_errors(getattr(loaded, method), method, returns, where))
-    loaded.run = _refuse_exit(loaded.run, where)  # type: ignore[method-assign]
+    loaded.run = _without_exit(loaded.run, where)  # type: ignore[method-assign]
 
 
 def _named_errors(function: Callable[..., Any], method: str,
@@ -296,19 +297,13 @@ def _named_errors(function: Callable[..., Any], method: str,
     return wrapped
 
 
-def _refuse_exit(run: Callable[..., dict[str, Any]], where: str
+def _without_exit(run: Callable[..., dict[str, Any]], where: str
                  ) -> Callable[..., dict[str, Any]]:
-    """``run``, of which ``sys.exit()`` is an error: the job would end as if it had succeeded."""
+    """``run``, of which ``sys.exit()`` is an error that names the package."""
 
     @functools.wraps(run)
     def wrapped(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
+        with refuse_exit("run", where):
             return run(*args, **kwargs)
-        except SystemExit as error:
-            # Other codes come from our signal handlers, which requeue or stop the task.
-            if error.code in (None, 0):
-                raise L3hpcError(f"run raised {error!r}", where=where,
-                                 hint="Return the result, or raise an exception.") from error
-            raise
 
     return wrapped

@@ -40,7 +40,7 @@ from l3hpc.io.values import check_mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps import AnyStep, Params
-from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task
+from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task, refuse_exit
 from l3hpc.worker import process
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
@@ -357,7 +357,8 @@ def run_step(
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), process.cpu_seconds()
     left_out = [name for name in partial if not artifacts.is_complete(inputs[name])]
-    with reporting(progress):
+    # a step may call code of its user (a HEAR module), which may exit
+    with reporting(progress), refuse_exit(where or step.name):
         summary = step.run(typed, task)
     progress.finish()
     files = {str(path.relative_to(output)): path for path in sorted(output.rglob("*"))

@@ -104,6 +104,19 @@ def test_a_failure_leaves_its_last_words_and_no_folder(config):
     assert not list(artifact.glob(".0000.*.tmp"))
 
 
+@pytest.mark.parametrize("code", [None, 0, 256])
+def test_a_step_that_exits_has_failed(config, monkeypatch, code):
+    def leave(params, task):
+        raise SystemExit(code)
+
+    path = config()
+    monkeypatch.setattr(fakestep, "run", leave)
+    with pytest.raises(L3hpcError, match="extract raised SystemExit"):
+        run(path)
+    assert "SystemExit" in markers.read(path.parent / "markers")[0].error["message"]
+    assert artifacts.finished(Path(read_json(path)["artifact"])) == set()
+
+
 def test_a_crash_keeps_the_end_of_its_traceback(config):
     path = config(fail="crash")
     with pytest.raises(RuntimeError):
