@@ -247,6 +247,7 @@ def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
     result = {name: PurePosixPath(name).relative_to(absolute).as_posix()
               if name.startswith("/") else PurePosixPath(name).as_posix() for name in names}
     if all(os.path.isfile(folder / path) for path in result.values()):
+        _refuse_same_files(source, result)
         return result
     by_name: dict[str, set[str]] = defaultdict(set)
     # Only where a path of the table does not fit: a walk through a large data set takes minutes on
@@ -266,12 +267,19 @@ def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
                              where=str(source.table), allowed="names that one file has",
                              hint=f"Write the paths below {folder} into the table.")
         result[name] = fitting[0] if fitting else path
-    twice = [path for path, count in Counter(result.values()).items() if count > 1]
-    if twice:
-        both = [name for name, path in result.items() if path == twice[0]]
-        raise InputError(f"'{both[0]}' and '{both[1]}' are the same file: {twice[0]}",
-                         where=str(source.table), allowed="one row per clip")
+    _refuse_same_files(source, result)
     return result
+
+
+def _refuse_same_files(source: ClipTable, paths: dict[str, str]) -> None:
+    """Refuse two names of one file (links included), which may be learned and tested."""
+    first: dict[str, str] = {}
+    for name, path in paths.items():
+        file = os.path.realpath(source.folder / path)
+        other = first.setdefault(file, name)
+        if other != name:
+            raise InputError(f"'{other}' and '{name}' are the same file: {path}",
+                             where=str(source.table), allowed="one row per clip")
 
 
 def _labels(source: ClipTable, columns: Sequence[str], rows: Sequence[_Row],

@@ -97,6 +97,15 @@ def test_two_names_of_one_file_are_refused(table):
         read_files(ClipTable(path))
 
 
+@pytest.mark.parametrize("second", ["./a.wav", ".//a.wav", "{folder}/a.wav", "link.wav"])
+def test_a_second_name_of_a_file_that_is_there_is_refused(table, second):
+    path = table("", ["a.wav", "c.wav", "d.wav"])
+    (path.parent / "link.wav").symlink_to("a.wav")
+    path.write_text(PLAIN.replace("b.wav", second.format(folder=path.parent)))
+    with pytest.raises(InputError, match="'a.wav' and '.*' are the same file: .*wav"):
+        read_files(ClipTable(path))
+
+
 @pytest.mark.parametrize(("column", "cells", "given"), [
     ("tags", ("owl;wren", "wren", "owl", "owl ; rain", "rain"), {}),
     ("tags", ("owl|wren", "wren|", "owl", "rain|owl|owl", "rain"), {}),
