@@ -111,8 +111,13 @@ def _is_l3(path: Path) -> bool:
 
 def _describe_other(name: str, options: list[str], as_json: bool) -> int:
     """Describe what needs no sidecar: a HEAR module, a folder of embeddings, L3 weights."""
+    from l3hpc.teachers.find import absolute, has_random_weights
     from l3hpc.teachers.find import describe as describe_teacher
 
+    if absolute(name) is None and not has_random_weights(name):
+        raise InputError("no such file", where=name,
+                         allowed="a network file (.tflite, .onnx, .keras, .h5), "
+                                 "hear:package.module, a folder of embeddings, or 'untrained'")
     known = describe_teacher(name)
     if options:
         raise InputError(f"{', '.join(options)} describe a network file, not {known.label}",

@@ -108,8 +108,12 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
             f"no run in {workspace} has trained a student", where="--student latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
             hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
-    from l3hpc.teachers.find import absolute
+    from l3hpc.teachers.find import absolute, has_random_weights
 
+    if has_random_weights(value):
+        raise InputError("random weights cannot be a student", where=f"--student {value}",
+                         allowed="a run, a weight file, a HEAR module (hear:package.module) or "
+                                 "'latest'")
     network = absolute(value)
     if any(record.run == value for record in runs) or network is None:
         return run_output(workspace, value, kind, runs, cluster)
@@ -175,7 +179,7 @@ def run_output(workspace: Path, run: str, kind: str, runs: Sequence[RunRecord], 
             return output
     raise InputError(f"{run!r} is neither a run nor a file",
                      allowed=nearest(run, usable) if usable else None,
-                     hint="list the runs with l3hpc status")
+                     hint="list the runs with l3hpc status; a HEAR module is hear:package.module")
 
 
 def embedding_dim(source: ExternalInput, key: str | None = None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from l3hpc.models.weights import untrained_seed
 from l3hpc.teachers.base import Description, Kind, Options, Teacher
 from l3hpc.teachers.hear import PREFIX, HearModules
 from l3hpc.teachers.l3 import L3Family
@@ -35,6 +36,17 @@ def has_sidecar(name: str | Path) -> bool:
         As for ``kind_of``.
     """
     return isinstance(kind_of(str(name)), NetworkFiles)
+
+
+def has_random_weights(name: str) -> bool:
+    """Whether a name is ``untrained[:SEED]``, which stands for random weights.
+
+    Parameters
+    ----------
+    name
+        As for ``kind_of``.
+    """
+    return untrained_seed(name) is not None
 
 
 def short_name(name: str) -> str:

@@ -46,10 +46,15 @@ def inspect(path: Path) -> Graph:
         The file is damaged, no full model, or has layers that are code.
     """
     model = _load(path)
+    import keras
+
     tensors: dict[str, Tensor] = {}
     operations = []
+    # Loading a Sequential calls its first layers again for each layer that follows, always on the
+    # same input. Elsewhere a layer that is called again is a shared one, given something else.
+    calls = None if isinstance(model, keras.Sequential) else 1
     makers = {id(output): layer.name for layer in model.layers
-              for output in _outputs(layer)}
+              for node in layer._inbound_nodes[:calls] for output in node.output_tensors}
     for layer in model.layers:
         outputs = _outputs(layer)
         if len(outputs) != 1:

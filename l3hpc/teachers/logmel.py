@@ -85,6 +85,18 @@ class LogMel(BaseModel):
         times = 1 + (padded - reach) // self.hop
         return (self.n_mels, times) if self.layout == "bands-times" else (times, self.n_mels)
 
+    def samples(self, times: int) -> int:
+        """The length of the shortest window that gives this number of spectra.
+
+        Parameters
+        ----------
+        times
+            Number of spectra, at least 1.
+        """
+        if self.center != "no":
+            return (times - 1) * self.hop + self.n_dft - 2 * (self.n_dft // 2)
+        return (times - 1) * self.hop + (self.length or self.n_dft)
+
     def filterbank(self, rate: int) -> np.ndarray:
         """The mel weights, (n_dft // 2 + 1, n_mels) float64.
 

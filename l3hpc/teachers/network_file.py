@@ -115,7 +115,7 @@ class Fitted:
     dim: int
 
 
-def fit(path: Path, graph: Graph, sidecar: Sidecar) -> Fitted:
+def fit(path: Path, graph: Graph, sidecar: Sidecar, where: str | None = None) -> Fitted:
     """Check that graph and sidecar fit each other.
 
     Parameters
@@ -126,6 +126,8 @@ def fit(path: Path, graph: Graph, sidecar: Sidecar) -> Fitted:
         What it computes.
     sidecar
         What it does not say.
+    where
+        What messages name; by default the file of the sidecar.
 
     Returns
     -------
@@ -137,7 +139,7 @@ def fit(path: Path, graph: Graph, sidecar: Sidecar) -> Fitted:
     InputError
         A tensor does not exist or has another shape.
     """
-    where = str(sidecar_path(path))
+    where = where or str(sidecar_path(path))
     source = graph.tensor(sidecar.input, where)
     if source.name not in {one.name for one in graph.inputs} or len(graph.inputs) != 1:
         raise InputError(f"{sidecar.input!r} is not the only input of {path.name}", where=where,

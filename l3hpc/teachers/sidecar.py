@@ -6,13 +6,14 @@ are scaled, or how the spectrogram that it takes is computed. The sidecar does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import write_text
 from l3hpc.io.yaml import read_yaml
 from l3hpc.teachers.logmel import LogMel
@@ -80,8 +81,8 @@ def read_sidecar(file: Path) -> Sidecar:
     return check_sidecar(values, str(path), lines)
 
 
-def check_sidecar(values: dict[str, Any], where: str, lines: dict[Any, int] | None = None
-                  ) -> Sidecar:
+def check_sidecar(values: dict[str, Any], where: str, lines: dict[Any, int] | None = None,
+                  options: Mapping[str, str] | None = None) -> Sidecar:
     """Check the values of a sidecar.
 
     Parameters
@@ -92,6 +93,8 @@ def check_sidecar(values: dict[str, Any], where: str, lines: dict[Any, int] | No
         What messages name.
     lines
         The line of each value, where they come from a file.
+    options
+        Key → the option that stated its value; messages about that value name the option.
 
     Raises
     ------
@@ -101,16 +104,22 @@ def check_sidecar(values: dict[str, Any], where: str, lines: dict[Any, int] | No
     try:
         return Sidecar.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A key that is misspelt is also missing: the misspelling says more.
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         line = (lines or {}).get(first["loc"])
         place = f"{where}:{line}" if line else where
+        option = (options or {}).get(str(first["loc"][0]))
+        place = option or place
         if first["type"] == "missing":
             raise InputError(f"states no {key}", where=place,
-                             hint=f"add it: {key}: …") from None
+                             hint=f"add it: {f'--set {key}=…' if option else f'{key}: …'}"
+                             ) from None
         if first["type"] == "extra_forbidden":
+            *outer, last = map(str, first["loc"])
+            fields = LogMel.model_fields if outer else Sidecar.model_fields
             raise InputError(f"unknown key {key!r}", where=place,
-                             allowed=", ".join(Sidecar.model_fields)) from None
+                             allowed=nearest(last, fields)) from None
         raise InputError(f"{key} is {first['input']!r:.60}: {first['msg'].lower()}",
                          where=place) from None
 

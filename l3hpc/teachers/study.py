@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from l3hpc.errors import InputError
 from l3hpc.teachers.graph import Graph, find_embedding
+from l3hpc.teachers.logmel import LogMel
 from l3hpc.teachers.network_file import ENDINGS, fit, per_window, read_graph
 from l3hpc.teachers.sidecar import Sidecar, check_sidecar, read_sidecar, sidecar_path
 
 RATES = (48_000, 44_100, 32_000, 22_050, 16_000, 8_000)  # for examples in messages
+OPTIONS = {"rate": "--rate", "window": "--window", "output": "--output"}  # the others: --set
 STEP_S = 0.005  # lengths of windows that are multiples of this are likely
 
 
@@ -74,6 +78,11 @@ def study(path: Path, stated: Mapping[str, Any]) -> Study:
     if sidecar_path(path).is_file():
         values = read_sidecar(path).model_dump(exclude_none=True)
     reasons = dict.fromkeys(values, f"from {sidecar_path(path).name}")
+    # The sidecar may not exist yet, and need not say what is stated: messages name the options.
+    options = {key: OPTIONS.get(key, "--set") for key in stated}
+    for key in ("input", "output"):
+        if key in stated:
+            graph.tensor(str(stated[key]), options[key])
     values |= stated
     reasons |= dict.fromkeys(stated, "as stated")
     for key, (value, reason) in _from_graph(graph, values).items():
@@ -81,8 +90,9 @@ def study(path: Path, stated: Mapping[str, Any]) -> Study:
     missing = tuple(_missing(graph, values))
     if missing:
         return Study(graph, values, reasons, missing)
-    sidecar = check_sidecar(values, str(sidecar_path(path)))
-    return Study(graph, values, reasons, (), sidecar, fit(path, graph, sidecar).dim)
+    where = str(path) if stated else str(sidecar_path(path))
+    sidecar = check_sidecar(values, where, options=options)
+    return Study(graph, values, reasons, (), sidecar, fit(path, graph, sidecar, where).dim)
 
 
 def _sizes(graph: Graph) -> list[int | None]:
@@ -118,12 +128,28 @@ def _missing(graph: Graph, values: Mapping[str, Any]) -> list[str]:
         likely = _windows(sizes[0]) if len(sizes) == 1 and sizes[0] is not None else ""
         missing.append("the rate of the audio: --rate HZ" + (f" ({likely})" if likely else ""))
     elif "window" not in values and not (len(sizes) == 1 and sizes[0] is not None):
-        missing.append("the length of a window: --window SECONDS")
+        fitting = _fitting_window(sizes, values)
+        missing.append("the length of a window: --window "
+                       + (f"{fitting:.12g}" if fitting else "SECONDS"))
     if len(sizes) == 2 and "frontend" not in values:
         missing.append(f"how its spectrogram of {sizes[0]} x {sizes[1]} is computed: --set "
                        "frontend.n_mels=NUMBER --set frontend.n_dft=SAMPLES "
                        "--set frontend.hop=SAMPLES …")
     return missing
+
+
+def _fitting_window(sizes: Sequence[int | None], values: Mapping[str, Any]) -> float | None:
+    """Seconds of the shortest window whose spectrogram has these sizes; None if nothing says."""
+    try:
+        frontend = LogMel.model_validate(values.get("frontend"))
+        rate = int(values["rate"])
+    except (ValidationError, ValueError):  # refused when nothing is missing
+        return None
+    spectra = sizes[-1 if frontend.layout == "bands-times" else 0] if len(sizes) == 2 else None
+    if spectra is None or rate < 1:
+        return None
+    # Microseconds are exact enough for any rate, and the shortest way to write it.
+    return round(frontend.samples(spectra) / rate, 6)
 
 
 def _windows(samples: int) -> str:

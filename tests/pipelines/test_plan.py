@@ -328,6 +328,10 @@ def test_the_latest_student_is_found(ust):
     assert made.run in str(error.value)
     with pytest.raises(InputError, match="neither a run nor a file") as error:
         build("downstream", ust, student="upstraem")
+    assert "hear:package.module" in str(error.value)
+    with pytest.raises(InputError, match="random weights cannot be a student") as error:
+        build("downstream", ust, student="untrained")
+    assert "hear:package.module" in str(error.value)
 
 
 def test_the_student_of_a_run_that_still_works_is_waited_for(ust):

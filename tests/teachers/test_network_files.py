@@ -190,8 +190,43 @@ def test_what_needs_no_sidecar_is_described_too(net, capsys):
     assert "network of the L3 family" in text and "rate     48,000 Hz" in text
     assert cli.main(["teacher", "describe", str(net(".keras"))], standalone_mode=False) == 0
     assert "missing  the rate" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no weight file"):
-        cli.main(["teacher", "describe", "nowhere.h5"], standalone_mode=False)
+    for name in ("nowhere.h5", "nowhere.onnx"):
+        with pytest.raises(InputError, match="no such file") as caught:
+            cli.main(["teacher", "describe", name, "--rate", "8000"], standalone_mode=False)
+        assert caught.value.where == name
+
+
+@pytest.mark.parametrize(("stated", "where", "message"), [
+    ({"output": "pol"}, "--output", "did you mean 'pool'"),
+    ({"scal": 3}, "--set", "did you mean 'scale'"),
+    ({"frontend": {"n_mel": 8}}, "--set", "did you mean 'n_mels'"),
+    ({"rate": 10}, "--rate", "rate is 10"),
+    ({"rate": 2000, "window": 3}, "net.keras", "takes audio"),
+])
+def test_a_stated_value_is_refused_by_the_name_of_its_option(net, stated, where, message):
+    path = net(".keras")
+    with pytest.raises(InputError, match=message) as caught:
+        study(path, {"rate": RATE, **stated})
+    assert str(caught.value.where).endswith(where)
+
+
+@pytest.mark.parametrize(("ending", "front"), [
+    (".keras", {}), (".h5", {"layout": "bands-times"}), (".keras", {"center": "zeros"})])
+def test_a_sequential_network_of_spectrograms_is_understood(tmp_path, ending, front):
+    import keras
+
+    shape = (32, 62, 1) if front.get("layout") else (62, 32, 1)
+    model = keras.Sequential([
+        keras.Input(shape), keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(24, activation="relu", name="hidden"), keras.layers.Dense(5)])
+    path = tmp_path / f"net{ending}"
+    model.save(path)
+    stated = {"rate": 16_000, "frontend": {"n_mels": 32, "n_dft": 512, "hop": 256, **front}}
+    asked = study(path, stated)
+    window = asked.missing[0].rpartition(" ")[2]
+    assert asked.values["output"] == "hidden" and len(asked.missing) == 1
+    assert window == ("0.976" if "center" in front else "1.008")
+    assert study(path, {**stated, "window": float(window)}).dim == 24
 
 
 def test_a_hear_package_has_the_sidecar_too(files, net, tmp_path, monkeypatch):
