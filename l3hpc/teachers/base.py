@@ -12,6 +12,7 @@ from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.models.spec import NetworkSpec
 
 DEFAULT_WINDOW_S = 1.0  # of teachers that do not state their window
+LOWEST_RATE, HIGHEST_RATE = 1000, 384_000  # Hz, of audio that a teacher may take
 Frames = np.ndarray | CutFrames | JoinedFrames
 
 

@@ -8,6 +8,7 @@ alone, so that it does not depend on what surrounds it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -25,13 +26,23 @@ import numpy as np
 from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, digest_file, walk_files
+from l3hpc.io.values import one_line
 from l3hpc.models.embedder import check_frames
-from l3hpc.teachers.base import DEFAULT_WINDOW_S, Description, Frames, Options, Teacher
+from l3hpc.teachers.base import (
+    DEFAULT_WINDOW_S,
+    HIGHEST_RATE,
+    LOWEST_RATE,
+    Description,
+    Frames,
+    Options,
+    Teacher,
+)
 
 PREFIX = "hear:"
 FORM = "hear:package.module, or hear:package.module@WEIGHTS: a name as in an import statement"
 FUNCTIONS = ("load_model", "get_timestamp_embeddings", "get_scene_embeddings")
 ATTRIBUTES = ("sample_rate", "timestamp_embedding_size", "scene_embedding_size")
+LONGEST = 300  # characters of the user's exception in a message
 BATCH = 32  # windows; the interface does not say what a model can take
 
 
@@ -205,22 +216,28 @@ class _Loaded:
 
     def embed(self, batch: np.ndarray) -> np.ndarray:
         """Scene embeddings (n, dim) of sounds (n, samples)."""
-        if self.library == "torch":
-            torch = sys.modules["torch"]
-            device = next(iter(self.model.parameters()), torch.empty(0)).device
-            with torch.no_grad():
-                found = self.module.get_scene_embeddings(torch.from_numpy(batch).to(device),
-                                                         self.model)
-            found = found.detach().cpu()
-        else:
-            found = self.module.get_scene_embeddings(
-                sys.modules["tensorflow"].convert_to_tensor(batch), self.model)
-        embeddings = np.asarray(found, np.float32)
+        embeddings: np.ndarray = _run(self.label, "get_scene_embeddings",
+                                      lambda: np.asarray(self._scenes(batch)))
+        if embeddings.dtype.kind in "cmMOSU":
+            raise InputError(f"get_scene_embeddings gave values of the type {embeddings.dtype}",
+                             where=self.label, allowed="real numbers")
         if embeddings.shape != (len(batch), self.dim):
             raise InputError(f"get_scene_embeddings gave the shape {embeddings.shape} for "
                              f"{len(batch)} sounds", where=self.label,
                              allowed=f"({len(batch)}, {self.dim}): (sounds, scene_embedding_size)")
-        return embeddings
+        return embeddings.astype(np.float32, copy=False)
+
+    def _scenes(self, batch: np.ndarray) -> Any:
+        """What the module computes for a batch, in the memory of the CPU."""
+        if self.library != "torch":
+            return self.module.get_scene_embeddings(
+                sys.modules["tensorflow"].convert_to_tensor(batch), self.model)
+        torch = sys.modules["torch"]
+        device = next(iter(self.model.parameters()), torch.empty(0)).device
+        with torch.no_grad():
+            found = self.module.get_scene_embeddings(torch.from_numpy(batch).to(device),
+                                                     self.model)
+        return found.detach().cpu()
 
 
 @functools.lru_cache(maxsize=2)
@@ -246,6 +263,9 @@ def _load(name: str) -> _Loaded:
         raise InputError(f"the model has no {', '.join(wrong)}, or not as a whole number",
                          where=name, allowed=f"a model with {', '.join(ATTRIBUTES)}",
                          hint=f"Check it: hear-validator {path}")
+    if not LOWEST_RATE <= model.sample_rate <= HIGHEST_RATE:
+        raise InputError(f"the model has a sample_rate of {model.sample_rate} Hz", where=name,
+                         allowed=f"{LOWEST_RATE} to {HIGHEST_RATE}")
     if library == "torch":
         model = model.to("cuda" if sys.modules["torch"].cuda.is_available() else "cpu").eval()
     return _Loaded(name, module, model, library)
@@ -272,7 +292,8 @@ def _source(module: str) -> Path:
     parent = module.rpartition(".")[0]
     if parent:
         _source(parent)  # find_spec imports it, and names only the top where there is none
-    spec = _run(PREFIX + module, f"importing {parent}", lambda: importlib.util.find_spec(module))
+    spec = _run(PREFIX + module, f"importing {parent}" if parent else "finding it",
+                lambda: importlib.util.find_spec(module))
     if spec is None:
         raise InputError(f"there is no module {module}", where=PREFIX + module, allowed=FORM,
                          hint=f"Install it for {sys.executable}, or put its folder into PYTHONPATH")
@@ -283,13 +304,21 @@ def _source(module: str) -> Path:
 
 
 def _run(where: str, what: str, code: Callable[[], Any]) -> Any:
-    """Run the user's code; whatever it raises becomes an ``InputError`` that names it."""
+    """Run the user's code; whatever it raises becomes an ``InputError`` that names it.
+
+    What it prints goes to standard error: standard output may be JSON. The working folder stays.
+    """
+    folder = os.getcwd()
     try:
-        return code()
-    except InputError:
+        with contextlib.redirect_stdout(sys.stderr):
+            return code()
+    except (InputError, MemoryError):
         raise
-    except Exception as error:  # the user's code may raise anything
+    # The user's code may raise anything; sys.exit(0) in it would end a command as if it had worked.
+    except (Exception, SystemExit) as error:
         module = where.removeprefix(PREFIX).partition("@")[0]
         call = f"; {module}.load_model()" if what == "load_model" else ""
-        raise InputError(f"{what} failed: {type(error).__name__}: {error}", where=where,
-                         hint=f"Try it in Python: import {module}{call}") from error
+        raise InputError(f"{what} failed: {type(error).__name__}: {one_line(error):.{LONGEST}}",
+                         where=where, hint=f"Try it in Python: import {module}{call}") from error
+    finally:
+        os.chdir(folder)

@@ -73,7 +73,7 @@ class NetworkFiles:
         sidecar = _sidecar(path)
         module = ENDINGS[path.suffix]
         return NetworkTeacher(
-            known, sidecar, fit(path, read_graph(path), sidecar).input_shape,
+            path, known, sidecar, fit(path, read_graph(path), sidecar).input_shape,
             module.Runner(path, sidecar.input, sidecar.output, options.threads), module.ENGINE)
 
 
@@ -192,6 +192,8 @@ class NetworkTeacher:
 
     Parameters
     ----------
+    path
+        The file, for messages.
     known
         Its description; label, rate, window and length are copied from it. A window that is
         shorter than the sidecar's is padded with zeros on both sides.
@@ -205,11 +207,12 @@ class NetworkTeacher:
         The library that does so.
     """
 
-    def __init__(self, known: Description, sidecar: Sidecar, input_shape: tuple[int, ...],
-                 run: Runner, engine_name: str) -> None:
+    def __init__(self, path: Path, known: Description, sidecar: Sidecar,
+                 input_shape: tuple[int, ...], run: Runner, engine_name: str) -> None:
         self.label, self.rate, self.window_s, self.dim = (
             known.label, known.rate, known.window_s, known.dim)
         self.engine_name = engine_name
+        self._path = path
         self._sidecar, self._shape, self._run = sidecar, input_shape, run
 
     def embed(self, frames: Frames, batch_size: int | None = None,
@@ -228,7 +231,13 @@ class NetworkTeacher:
         result = np.empty((len(frames), self.dim), np.float32)
         for start in range(0, len(frames), size):
             part = to_float(np.asarray(frames[start:start + size]))
-            result[start:start + len(part)] = self._embed(part)
+            found = self._embed(part)
+            # A file may state another shape than it computes.
+            if found.shape != (len(part), self.dim):
+                raise InputError(f"computes {found.size // len(part)} values per window, but "
+                                 f"states {self.dim}", where=str(self._path),
+                                 allowed="a file with the right shapes of its tensors")
+            result[start:start + len(part)] = found
             if on_batch is not None:
                 on_batch(len(part))
         return result
@@ -242,6 +251,9 @@ class NetworkTeacher:
         if self._sidecar.frontend is not None:
             part = self._sidecar.frontend(part, self.rate)
         found = self._run(part.reshape(len(part), *self._shape))
+        if len(found) != len(part):
+            raise InputError(f"computes {len(found)} rows for {len(part)} windows",
+                             where=str(self._path), allowed="one row per window")
         if self._sidecar.pool == "none":
             return found.reshape(len(part), -1)
         axis = self._sidecar.axis % found.ndim

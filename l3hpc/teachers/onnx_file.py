@@ -6,6 +6,7 @@ that onnxruntime itself defines are refused, as are weights in other files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
+from l3hpc.io.values import one_line
 from l3hpc.models.unpacking import MAX_BYTES
 from l3hpc.teachers.graph import Graph, Operation, Tensor
 
@@ -73,9 +75,8 @@ class Runner:
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes have no common one
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise InputError(f"cannot be run by onnxruntime: {lines[0]:.200}",
-                             where=str(path)) from None
+            raise _cannot_run(path, error) from None
+        self._path = path
         self._source, self._target = source, target
         shape = graph.tensors[source].shape
         # A file that is made for one input at a time is given one at a time.
@@ -100,10 +101,20 @@ class Runner:
         for start in range(0, len(inputs), self.batch_size):
             part = inputs[start:start + self.batch_size].astype(self._type, copy=False)
             given = part[0] if part.ndim > self._rank else part
-            result = self._session.run([self._target], {self._source: given})[0]
+            try:
+                result = self._session.run([self._target], {self._source: given})[0]
+            except MemoryError:
+                raise
+            except Exception as error:  # as above
+                raise _cannot_run(self._path, error) from None
             whole = result.ndim > 1 and len(result) == len(part)
             found.append(np.asarray(result if whole else result[np.newaxis], np.float32))
         return np.concatenate(found)
+
+
+def _cannot_run(path: Path, error: Exception) -> InputError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return InputError(f"cannot be run by onnxruntime: {lines[0]:.200}", where=str(path))
 
 
 def _read(path: Path) -> Any:
@@ -120,19 +131,33 @@ def _read(path: Path) -> Any:
     except Exception as error:  # protobuf's own classes have no common one
         raise InputError(f"not a readable ONNX model: {type(error).__name__}",
                          where=str(path)) from None
-    for domain in sorted({node.domain for node in model.graph.node}
-                         | {one.domain for one in model.functions}):
-        if domain not in DOMAINS and domain not in {one.domain for one in model.functions}:
-            raise InputError(f"holds operators that ONNX does not define ({domain:.40})",
-                             where=str(path), allowed="standard operators; others may be any code")
+    parts = list(_messages(model))
+    domains = {one.domain for one in parts if isinstance(one, onnx.NodeProto)}
+    for domain in sorted(domains - {*DOMAINS, *(one.domain for one in model.functions)}):
+        raise InputError(f"holds operators that ONNX does not define ({one_line(domain):.40})",
+                         where=str(path), allowed="standard operators; others may be any code")
     # onnxruntime would read whichever file of this machine is named there.
-    if any(one.data_location == onnx.TensorProto.EXTERNAL for one in model.graph.initializer):
+    if any(isinstance(one, onnx.TensorProto) and one.data_location == onnx.TensorProto.EXTERNAL
+           for one in parts):
         raise InputError("has its weights in other files", where=str(path),
                          allowed="one file that holds them",
                          hint="save it again: onnx.save(onnx.load('FILE'), 'NEW.onnx')")
     if not model.graph.node:
         raise InputError("not a readable ONNX model: it computes nothing", where=str(path))
     return model
+
+
+def _messages(model: Any) -> Iterator[Any]:
+    """Every part of a model: also attributes, branches, loop bodies, functions, sparse tensors."""
+    from google.protobuf.message import Message
+
+    waiting = [model]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        for field, value in one.ListFields():
+            if field.message_type is not None:
+                waiting += [value] if isinstance(value, Message) else value
 
 
 def _graph(model: Any) -> Graph:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import write_text
 from l3hpc.io.yaml import read_yaml
+from l3hpc.teachers.base import HIGHEST_RATE, LOWEST_RATE
 from l3hpc.teachers.logmel import LogMel
 
 ENDING = ".teacher.yaml"
@@ -45,7 +46,7 @@ class Sidecar(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rate: Annotated[int, Field(ge=1000, le=384_000)]
+    rate: Annotated[int, Field(ge=LOWEST_RATE, le=HIGHEST_RATE)]
     window: Annotated[float, Field(gt=0, le=LONGEST_S)]
     input: str
     output: str

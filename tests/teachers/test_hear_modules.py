@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ def get_timestamp_embeddings(audio, model):
     raise NotImplementedError
 
 def get_scene_embeddings(audio, model):
+    {scene}
     assert audio.dtype == tf.float32
     return tf.stack([tf.reduce_mean(audio, 1), tf.reduce_mean(audio ** 2, 1)], 1)
 """
@@ -47,10 +49,12 @@ def module(tmp_path, monkeypatch):
     """``module(rate=…, size=…, load=…, model=…, name=…)`` writes one that can be imported."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def make(rate=16000, size=2, load="", model="Model(model_file_path)", code=CODE):
+    def make(rate=16000, size=2, load="", model="Model(model_file_path)", scene="",
+             code=CODE):
         name = f"own_teacher_{next(NUMBERS)}"
         (tmp_path / f"{name}.py").write_text(
-            code.format(rate=rate, size=size, load=load, model=model) if code is CODE else code)
+            code.format(rate=rate, size=size, load=load, model=model, scene=scene)
+            if code is CODE else code)
         importlib.invalidate_caches()
         return name
 
@@ -185,12 +189,47 @@ def test_a_module_that_cannot_be_used_is_refused(name, message):
     ({"rate": "'16 kHz'"}, "the model has no sample_rate, or not as a whole number"),
     ({"size": "2.0"}, "no timestamp_embedding_size, scene_embedding_size, or not as a whole"),
     ({"code": "import no_such_package"}, "importing it failed: ModuleNotFoundError"),
-    ({"code": "def load_model(: pass"}, "importing it failed: SyntaxError")])
+    ({"code": "def load_model(: pass"}, "importing it failed: SyntaxError"),
+    ({"code": "import sys; sys.exit(0)"}, "importing it failed: SystemExit: 0"),
+    ({"load": "raise SystemExit"}, "load_model failed: SystemExit"),
+    ({"load": "raise ValueError('a\\n' * 9999)"}, r"ValueError: (a\\n){100}\nTry"),
+    ({"rate": 10 ** 9}, "a sample_rate of 1000000000 Hz"),
+    ({"rate": 1}, "a sample_rate of 1 Hz")])
 def test_a_module_that_breaks_the_rules_is_refused(module, changed, message):
     name = module(**changed)
     with pytest.raises(InputError, match=message) as refused:
         find.describe(f"hear:{name}")
     assert name in refused.value.where
+
+
+def test_a_name_that_python_cannot_look_up_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(InputError, match="finding it failed: ValueError"):
+        find.describe("hear:__main__")
+
+
+@pytest.mark.parametrize(("scene", "message"), [
+    ("raise SystemExit(0)", "get_scene_embeddings failed: SystemExit: 0"),
+    ("dict()['x']", "get_scene_embeddings failed: KeyError: 'x'"),
+    ("return ['a', 'b']", "values of the type <U1"),
+    ("return [[1], [1, 2]]", "get_scene_embeddings failed: ValueError"),
+    ("return None", "values of the type object"),
+    ("return tf.complex(audio[:, :2], audio[:, :2])", "values of the type complex64")])
+def test_scene_embeddings_that_are_no_numbers_are_refused(module, scene, message):
+    name = f"hear:{module(scene=scene)}"
+    teacher = find.load(name)
+    with pytest.raises(InputError, match=message) as refused:
+        teacher.embed(np.zeros((2, 16000), np.float32))
+    assert refused.value.where == name
+
+
+def test_a_module_leaves_standard_output_and_the_folder_alone(module, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    noisy = "import os; print('noise'); os.chdir('/')"
+    name = f"hear:{module(load=noisy)}"
+    shown = invoke("teacher", "describe", name, "--json")
+    assert json.loads(shown.stdout)["dim"] == 2 and "noise" in shown.stderr
+    assert Path.cwd() == tmp_path
 
 
 def test_embeddings_of_another_length_are_refused(module):

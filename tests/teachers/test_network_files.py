@@ -364,3 +364,66 @@ def test_an_onnx_file_is_read_computed_and_refused_where_it_holds_other_operator
     save(domain="com.example")
     with pytest.raises(InputError, match="operators that ONNX does not define"):
         find.describe(str(path))
+
+
+ONNX_PLACES = ("initializer", "constant", "branch", "sparse", "function")
+
+
+@pytest.mark.parametrize("place", ONNX_PLACES)
+def test_an_onnx_file_never_reads_other_files(tmp_path, place):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, proto = onnx.helper, onnx.TensorProto
+    outside = proto(name="w", data_type=1, dims=[3000, 2], data_location=proto.EXTERNAL)
+    outside.external_data.add(key="location", value="other.bin")
+    (tmp_path / "other.bin").write_bytes(bytes(3000 * 2 * 4))
+    constant = make.make_node("Constant", [], ["w"])
+    constant.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(outside)
+    nodes, weights, sparse, functions = [], [], [], []
+    if place == "initializer":
+        weights = [outside]
+    elif place == "constant":
+        nodes = [constant]
+    elif place == "branch":
+        branch = make.make_graph([constant], "b", [],
+                                 [make.make_tensor_value_info("w", 1, [3000, 2])])
+        nodes = [make.make_node("If", ["c"], ["w"], then_branch=branch, else_branch=branch)]
+        weights = [onnx.numpy_helper.from_array(np.array(True), "c")]
+    elif place == "sparse":
+        outside.dims[:] = [2]
+        sparse = [onnx.SparseTensorProto(
+            values=outside, dims=[3000, 2],
+            indices=onnx.numpy_helper.from_array(np.array([0, 1]), "i"))]
+    else:
+        functions = [make.make_function("own", "weights", [], ["w"], [constant],
+                                        [make.make_opsetid("", 18)])]
+        nodes = [make.make_node("weights", [], ["w"], domain="own")]
+    graph = make.make_graph(
+        [*nodes, make.make_node("MatMul", ["audio", "w"], ["vector"])], "net",
+        [make.make_tensor_value_info("audio", 1, ["n", 3000])],
+        [make.make_tensor_value_info("vector", 1, ["n", 2])], weights, sparse_initializer=sparse)
+    model = make.make_model(
+        graph, functions=functions, ir_version=9,
+        opset_imports=[make.make_opsetid("", 18), make.make_opsetid("own", 1)])
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match="weights in other files"):
+        study(tmp_path / "net.onnx", {"rate": RATE})
+
+
+def test_an_onnx_file_that_computes_another_shape_than_it_states_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make = onnx.helper
+    graph = make.make_graph(
+        [make.make_node("MatMul", ["audio", "w"], ["e"]), make.make_node("Relu", ["e"], ["o"])],
+        "net", [make.make_tensor_value_info("audio", 1, ["n", 3000])],
+        [make.make_tensor_value_info("o", 1, ["n", 16])],
+        [onnx.numpy_helper.from_array(np.ones((3000, 8), np.float32), "w")])
+    path = tmp_path / "net.onnx"
+    path.write_bytes(make.make_model(graph, opset_imports=[make.make_opsetid("", 18)],
+                                     ir_version=9).SerializeToString())
+    (tmp_path / "net.teacher.yaml").write_text(
+        yaml.safe_dump({"rate": RATE, "window": SECONDS, "input": "audio", "output": "o"}))
+    with pytest.raises(InputError, match="8 values per window, but states 16") as refused:
+        load_model(path).embed(signal(2 * SECONDS).reshape(2, -1))
+    assert refused.value.where == str(path)
