@@ -87,6 +87,8 @@ class Extraction:
         Whether loudness is measured (else it is NaN).
     threads
         Threads that read recordings.
+    settings
+        What to set where more recordings may be unusable, as STEP.NAME, for the message.
     """
 
     network: EmbeddingNetwork
@@ -103,6 +105,7 @@ class Extraction:
     block: int | None = None
     levels: bool = True
     threads: int = 1
+    settings: Sequence[str] = ("extract.max_failed",)
     _first_error: AudioError | None = field(default=None, init=False, repr=False)
     _thread: _EmbeddingThread = field(init=False, repr=False)
     _progress_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
@@ -330,13 +333,14 @@ class Extraction:
                  for index, reason in sorted(skipped.items())[:5]]
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         error = self._first_error
-        first = f"{error.where or self.folder}: {error.message}\n" if error else ""
+        first = f"; {error.where or self.folder}: {error.message}" if error else ""
+        allow = " ".join(f"--set {name}=0.5" for name in self.settings)
         raise L3hpcError(
-            f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}",
+            f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}{first}",
             where=str(self.folder),
-            allowed=f"at most {self.max_failed:.0%} (max_failed), and at least one usable one",
-            hint=f"{first}Repair or remove them, or allow more: --set extract.max_failed=0.5 "
-                 "(embed.max_failed for clips)")
+            allowed=f"at most {self.max_failed:.0%} ({self.settings[0]}), and at least one usable "
+                    "recording",
+            hint=f"Repair them and resume the run, or submit it again and allow more: {allow}")
 
     # result -------------------------------------------------------------------------------------
 

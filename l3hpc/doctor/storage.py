@@ -209,9 +209,12 @@ def weights_line(config: Config) -> Finding:
         The configuration.
     """
     name = config.paths.weights
-    if name is None or name.startswith("untrained"):
-        return Finding("weights", "yellow", f"{name or 'not set'}: the teacher has random weights, "
-                       "for a demonstration only",
+    if name is None:
+        return Finding("weights", "off", "not set (paths.weights, L3_MODEL_PATH)",
+                       "needed for submit upstream: a weight file of the teacher")
+    if name.startswith("untrained"):
+        return Finding("weights", "yellow", f"{name}: the teacher has random weights, for a "
+                       "demonstration only",
                        "set paths.weights in cluster.yaml (or L3_MODEL_PATH) to a weight file")
     from l3hpc.teachers.find import describe, short_name
 

@@ -133,12 +133,12 @@ def descriptions(plan: Plan) -> dict[str, str]:
 
 
 def cost_text(plan: Plan) -> str:
-    """``limit: 4,320 core-hours and 336 GPU-hours; last like this used 12 … (RUN)``."""
+    """``limit: 4,320 core-hours and 336 GPU-hours; the last similar run used 12 … (RUN)``."""
     if not any(step.missing for step in plan.steps):
         return "nothing is left to compute"
     text = f"limit: {maximum_cost(plan).as_text()}"
     last = last_cost(plan)
-    return f"{text}; last like this used {last[1].as_text()} ({last[0]})" if last else text
+    return f"{text}; the last similar run used {last[1].as_text()} ({last[0]})" if last else text
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

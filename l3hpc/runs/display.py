@@ -27,7 +27,7 @@ from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import JobState, RunState, StepState
 
 COLUMNS = ("step", "job", "state", "tasks", "elapsed", "detail")
-MAX_ERROR_LINES = 3
+MAX_ERROR_LINES = 6
 REDRAW_S = 0.5
 LINE_S = 10.0
 

@@ -242,6 +242,7 @@ def _error_lines(marks: TaskMarks) -> list[str]:
     """The details of the error, or the end of its traceback."""
     if not marks.error:
         return []
-    lines = [str(marks.error[name]) for name in ("where", "allowed", "hint")
-             if marks.error.get(name)]
+    # A hint may have several lines; the others are shown on one, whatever is in them.
+    lines = [str(marks.error[name]) for name in ("where", "allowed") if marks.error.get(name)]
+    lines += str(marks.error.get("hint") or "").splitlines()
     return lines or [str(line) for line in (marks.error.get("tail") or [])][-3:]

@@ -149,7 +149,7 @@ class Embed(Step[EmbedParams]):
         result = extraction_of(network)(
             network, identity, folder, task_recordings(task.shard), params.hop, params.center,
             task.scratch, params.min_seconds, params.max_failed, params.batch_size, task.progress,
-            block_of(network), levels=False, threads=task.threads,
+            block_of(network), levels=False, threads=task.threads, settings=_settings(params),
         ).run(target, task.output / "skipped.csv")
         if params.npz:
             result["npz"] = write_npz_files(target, task.output / "npz")
@@ -264,3 +264,10 @@ def student_file(folder: Path | None) -> Path:
                      where=str(folder) if folder else "embed.student",
                      hint="Train one (l3hpc submit upstream), or name its file: "
                           "--set embed.student=FILE")
+
+
+def _settings(params: EmbedParams) -> tuple[str, ...]:
+    """What to set where more recordings may be unusable; clips are counted by folds as well."""
+    if params.clips is None and params.table is None:
+        return ("embed.max_failed",)
+    return ("embed.max_failed", "folds.max_missing")

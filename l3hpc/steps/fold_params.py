@@ -226,22 +226,23 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
         Where more are missing, or more than half of a fold, whose score would mean little.
     """
     embeddings = task.inputs["embed"]
+    why = (f"Why they were skipped: skipped.csv in the folders of {embeddings}"
+           if params.clips is None else
+           f"What is missing: {command_line('data', 'check', params.clips)}")
     if missing:
         text = f"{len(missing)} of {len(data.clips)} clips have no embedding: {missing[0]}"
         text += " …" if len(missing) > 1 else ""
         if len(missing) > max_missing * len(data.clips):
             raise L3hpcError(text, where=str(embeddings),
-                             allowed=f"at most {max_missing:.0%} (max_missing)",
-                             hint="embed them, or allow more: --set folds.max_missing=0.5")
+                             allowed=f"at most {max_missing:.0%} (folds.max_missing)",
+                             hint=f"{why}\nRepair them and submit again, or allow more: "
+                                  "--set folds.max_missing=0.5")
         task.progress.note(f"{text}; they are neither trained on nor scored")
     present = set(files)
     there = Counter(clip.fold for clip in data.clips if clip.file in present)
     listed = Counter(clip.fold for clip in data.clips)
     lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]
     if lost:
-        why = (f"Why they were skipped: skipped.csv in the folders of {embeddings}"
-               if params.clips is None else
-               f"What is missing: {command_line('data', 'check', params.clips)}")
         raise L3hpcError(
             f"{there[lost[0]]} of {listed[lost[0]]} clips of fold {lost[0]} have an embedding",
             where=str(embeddings), allowed="at least half of the clips of every fold",

@@ -285,6 +285,13 @@ def test_untrained_weights_are_yellow(tmp_path):
     assert line.severity == "yellow" and "random weights" in line.message
 
 
+def test_weights_that_are_not_set_are_no_demonstration(tmp_path):
+    """Without weights submit refuses; only 'untrained' draws random ones."""
+    line = storage.weights_line(config_in(tmp_path))
+    assert line.severity == "off" and "random" not in line.message
+    assert "needed for submit upstream" in line.advice
+
+
 def test_weights_that_are_not_there_are_red(tmp_path):
     line = storage.weights_line(config_in(tmp_path, "paths: {weights: nowhere.h5}\n"))
     assert line.severity == "red" and line.advice

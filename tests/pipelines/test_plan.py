@@ -435,7 +435,7 @@ def test_the_cost_names_the_last_run_in_which_the_same_steps_are_done():
     again = build(options={"asr": 16000})  # train alone is to run: one task of the last run's six
     assert preview.last_cost(again) == (first.run, preview.Cost(1.0, 0.5))
     assert preview.cost_text(again).endswith(
-        f"; last like this used 1 core-hours and 0.5 GPU-hours ({first.run})")
+        f"; the last similar run used 1 core-hours and 0.5 GPU-hours ({first.run})")
     assert preview.as_json(again)["cost"]["last"] == {
         "core_hours": 1.0, "gpu_hours": 0.5, "run": first.run}
     more = build(sets=["extract.files_per_task=2"])  # three tasks of extract; another sample

@@ -85,6 +85,14 @@ def test_how_it_failed_without_accounting(case):
         "tail": ["a", "b"]})
     assert chain.look()["extract"] == ("failed", "out of memory: shape[2351,91,128]")
     assert chain.step("extract").last_words == ["a", "b"]
+    chain.mark("extract", "0.error.json", {
+        "type": "L3hpcError", "message": "2 of 3 cannot be used", "where": "a\nb",
+        "allowed": "at most 5%", "hint": "Repair them.\nOr allow more."})
+    chain.look()
+    assert chain.step("extract").last_words == ["a\nb", "at most 5%", "Repair them.",
+                                                "Or allow more."]
+    shown = display.run_text(chain.run)
+    assert "Repair them.\\n" not in shown and "Or allow more." in shown
 
 
 def test_blocked_is_carried_through_generations_whatever_slurm_calls_it(case):

@@ -144,9 +144,12 @@ def test_clips_without_embeddings_are_counted_or_too_many(runner, new_runner, es
     assert done.text.endswith("on average, 1 clips missing")
     told = fold_files(done)
     assert told[1]["missing"] == ["2-2000-A-0.wav"] and told[1]["scores"]["test"]["clips"] == 11
-    with pytest.raises(L3hpcError, match="1 of 48 clips have no embedding: 2-2000-A-0.wav"):
+    with pytest.raises(L3hpcError, match="1 of 48 clips have no embedding: 2-2000-A-0.wav"
+                       ) as caught:
         new_runner("strict").run("folds", {"clips": esc50, "max_missing": 0.02, "partial": True},
                                  {"embed": embedded})
+    assert "l3hpc data check" in caught.value.hint
+    assert "--set folds.max_missing=0.5" in caught.value.hint
 
 
 def test_published_features_of_us8k_can_be_used(runner, tmp_path):
