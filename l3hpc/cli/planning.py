@@ -153,10 +153,10 @@ def plan_options(command: Command) -> Command:
                      help="Start at this step; its inputs come from other runs or folders."),
         click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
                      shell_complete=_complete_input,
-                     help="Folder or run to use as the output of a step. Repeatable."),
+                     help="Folder, run or RUN/STEP to use as the output of a step. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
-            "The student to evaluate: a run, a weight file (or other teacher) or 'latest'. "
-            "[default: latest]")),
+            "The student to evaluate: a run (of a sweep: RUN/train-8), a weight file (or other "
+            "teacher) or 'latest'. [default: latest]")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
                      shell_complete=_complete_set, help=(
             "Set any parameter of a step, or its cpus, mem (16GB), gpus or time (4h). "

@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc import steps
-from l3hpc.errors import InputError, nearest, report_damage
+from l3hpc.errors import InputError, command_line, nearest, report_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.values import check_mapping
 from l3hpc.pipelines.definition import StepDefinition
@@ -40,8 +40,8 @@ class ExternalInput:
         What each task of the artifact worked on; empty for published files.
     waits_for : tuple of str
         Ids of the jobs that still have to make it.
-    run : str or None
-        The run that made it.
+    run, step : str or None
+        The run that made it, and the name that its step has there.
     is_file : bool
         Whether it is one file, or another name of a teacher, which becomes a parameter of the step
         that reads it.
@@ -53,6 +53,7 @@ class ExternalInput:
     waits_for: tuple[str, ...] = ()
     run: str | None = None
     is_file: bool = False
+    step: str | None = None
 
 
 def left_out(step: StepDefinition, parent: StepDefinition) -> str:
@@ -89,21 +90,23 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
     kind
         The step that trains students.
     value
-        A run, a weight file or another name of a teacher, or ``latest``.
+        A run, one of its steps (``RUN/STEP``), a weight file or another name of a teacher, or
+        ``latest``.
     cluster
         The profile of the new plan: only its jobs can wait for a run that is still active there.
 
     Raises
     ------
     InputError
-        Where there is no such student, with the runs that have one.
+        Where there is no such student, with the runs that have one; and for a run that has trained
+        several, with their names.
     """
     runs, damaged = _read_records(workspace)
     if value == "latest":
         for record in runs:
-            output = _output_of(workspace, record, kind, cluster)
-            if output is not None:
-                return output
+            outputs = _outputs_of(workspace, record, kind, cluster)
+            if outputs:
+                return _only(record, kind, outputs, "--student latest")
         raise InputError(
             f"no run in {workspace} has trained a student", where="--student latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
@@ -115,8 +118,8 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
                          allowed="a run, a weight file, a HEAR module (hear:package.module) or "
                                  "'latest'")
     network = absolute(value)
-    if any(record.run == value for record in runs) or network is None:
-        return run_output(workspace, value, kind, runs, cluster)
+    if _find(value, runs) or network is None:
+        return run_output(workspace, value, kind, runs, cluster, "--student")
     return ExternalInput(Path(network), "", is_file=True)
 
 
@@ -129,19 +132,20 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
     workspace, kind, cluster
         As for ``student_input``.
     value
-        A run that made it, or a folder.
+        A run that made it, one of its steps (``RUN/STEP``), or a folder.
     origin
         The option or line that names it, for messages.
 
     Raises
     ------
     InputError
-        Where there is neither, and for an empty folder.
+        Where there is neither, for an empty folder, and for a run that has several.
     """
     runs, _ = _read_records(workspace)
-    if any(record.run == value for record in runs):
-        return run_output(workspace, value, kind, runs, cluster)
     path = Path(value)
+    is_step = not path.is_dir() and any(value.startswith(f"{record.run}/") for record in runs)
+    if _find(value, runs) or is_step:
+        return run_output(workspace, value, kind, runs, cluster, origin)
     if not path.is_dir():
         raise InputError(f"{value!r} is neither a folder nor a run", where=origin)
     path = path.resolve()
@@ -150,35 +154,46 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
     return ExternalInput(path, fingerprint_of_folder(path))
 
 
-def run_output(workspace: Path, run: str, kind: str, runs: Sequence[RunRecord], cluster: str
-               ) -> ExternalInput:
+def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord], cluster: str,
+               origin: str | None = None) -> ExternalInput:
     """The output of one step of an earlier run.
 
     Parameters
     ----------
     workspace, kind, cluster
         As for ``student_input``.
-    run
-        Name of the run.
+    name
+        Name of the run, or ``RUN/STEP`` where it has several steps of this kind.
     runs
         The records of all runs.
+    origin
+        The option that names it, for messages.
 
     Raises
     ------
     InputError
-        Where the run has no such output, and no job that makes it.
+        Where the run has no such output, and no job that makes it; and where it has several and
+        ``name`` says none of them, with their names.
     """
-    usable = [record.run for record in runs if _output_of(workspace, record, kind, cluster)]
+    usable = [record.run for record in runs if _outputs_of(workspace, record, kind, cluster)]
+    run, _, step = name.partition("/")
     for record in runs:
         if record.run == run:
-            output = _output_of(workspace, record, kind, cluster)
-            if output is None:
-                raise InputError(f"the run {run!r} has no finished {kind}, and no job on {cluster} "
-                                 "that makes it",
-                                 allowed=f"these have one: {', '.join(usable)}" if usable else None)
-            return output
-    raise InputError(f"{run!r} is neither a run nor a file",
-                     allowed=nearest(run, usable) if usable else None,
+            outputs = _outputs_of(workspace, record, kind, cluster)
+            named = [f"{run}/{entry.name}" for entry in record.steps if entry.kind == kind]
+            if step and name not in named:
+                raise InputError(f"the run {run!r} has no {kind} step {step!r}", where=origin,
+                                 allowed=nearest(name, named) if named else None)
+            if step:
+                outputs = [output for output in outputs if output.step == step]
+            if outputs:
+                return outputs[0] if step else _only(
+                    record, kind, outputs, f"{origin} {run}" if origin else run)
+            raise InputError(f"the run {run!r} has no finished {step or kind}, and no job on "
+                             f"{cluster} that makes it",
+                             allowed=f"these have one: {', '.join(usable)}" if usable else None)
+    raise InputError(f"{name!r} is neither a run nor a file",
+                     allowed=nearest(name, usable) if usable else None,
                      hint="list the runs with l3hpc status; a HEAR module is hear:package.module")
 
 
@@ -219,10 +234,18 @@ def _read_records(workspace: Path) -> tuple[list[RunRecord], list[InputError]]:
     return runs, damaged
 
 
-def _output_of(workspace: Path, record: RunRecord, kind: str, cluster: str
-               ) -> ExternalInput | None:
-    """The output of a run's step of this kind, if it is finished or a job on ``cluster`` makes it.
+def _find(value: str, runs: Sequence[RunRecord]) -> bool:
+    """Whether a value is the name of a run, or ``RUN/STEP`` of a step that it has."""
+    return any(value in (record.run, *(f"{record.run}/{entry.name}" for entry in record.steps))
+               for record in runs)
+
+
+def _outputs_of(workspace: Path, record: RunRecord, kind: str, cluster: str
+                ) -> list[ExternalInput]:
+    """The outputs of a run's steps of this kind that are finished or that a job on ``cluster``
+    makes.
     """
+    found = []
     for step in record.steps:
         if step.kind != kind:
             continue
@@ -236,8 +259,27 @@ def _output_of(workspace: Path, record: RunRecord, kind: str, cluster: str
             continue
         frozen = Workspace(workspace).run(record.run).step(step.name).config
         shards = _read_shards(ArtifactFolder(artifact).config, frozen)
-        return ExternalInput(artifact, artifact.name, shards, waits, record.run)
-    return None
+        found.append(ExternalInput(artifact, artifact.name, shards, waits, record.run,
+                                   step=step.name))
+    return found
+
+
+def _only(record: RunRecord, kind: str, usable: Sequence[ExternalInput], origin: str
+          ) -> ExternalInput:
+    """The output of the only step of this kind; a sweep has several, of which none is the obvious
+    one, even if the others are not finished.
+    """
+    if len({step.artifact for step in record.steps if step.kind == kind}) == 1:
+        return usable[0]
+    swept = record.swept()
+    names = []
+    for output in usable:
+        values = ", ".join(f"{option}={value}"
+                           for option, value in swept.get(str(output.path), {}).items())
+        names.append(f"{record.run}/{output.step}" + (f" ({values})" if values else ""))
+    raise InputError(f"the run {record.run!r} has several {kind} steps: name one of them",
+                     where=origin, allowed="; ".join(names),
+                     hint=f"Compare their results: {command_line('status', record.run)}")
 
 
 def _is_active(workspace: Path, record: RunRecord, step: StepRecord) -> bool:

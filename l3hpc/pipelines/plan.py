@@ -53,7 +53,7 @@ class Request:
     start : str or None
         The first step to run (``--from``). Inputs from the steps before it become external.
     student : str or None
-        A run, a weight file, or ``latest``.
+        A run, one of its steps (``RUN/STEP``), a weight file, or ``latest``.
     inputs : dict or None
         Kind of step → folder or run that is used in place of its output.
     """
@@ -423,7 +423,7 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         resources=config.profile.granted(step.name, step.like or step.kind, resources),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         version=known.version, requeue_limits=step.heal, continues=known.continues,
-        given={kind: InputOrigin(source.run, str(source.path))
+        given={kind: InputOrigin(source.run, str(source.path), source.step)
                for kind, source in sources.items()},
         any_needs=step.any_needs, partial_inputs=step.any_needs, like=step.like,
     )
@@ -463,7 +463,8 @@ def _labels(config: Config, pipeline: str, run: str, user: str,
         if student.run:
             labels["student_run"] = student.run
             labels["model_dir"] = _recorded_model_dir(
-                student.path, workspace.run(student.run).artifact(LEDGER_FOLDERS["model_dir"]))
+                student.path, workspace.run(student.run).artifact(
+                    student.step or LEDGER_FOLDERS["model_dir"]))
     return labels
 
 

@@ -111,10 +111,13 @@ class InputOrigin:
         The run that made it; None for published files.
     path : str
         Its absolute folder or file.
+    step : str or None
+        Name of the step of that run.
     """
 
     run: str | None
     path: str
+    step: str | None = None
 
 
 @dataclass(frozen=True)

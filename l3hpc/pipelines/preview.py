@@ -165,9 +165,12 @@ def _external_inputs(step: PlannedStep) -> str:
     """``student of upstream-20261120-1a2b``; empty for a step without external inputs."""
     students = {kind for kind in kinds.step(step.kind).inputs
                 if kinds.step(kind).output is Output.STUDENT}
-    named = [f"{'student' if kind in students else kind} "
-             + (f"of {origin.run}" if origin.run else f"in {origin.path}")
-             for kind, origin in step.given.items()]
+    named = []
+    for kind, origin in step.given.items():
+        # The name of a sweep's step says which of several it is.
+        suffix = f"/{origin.step}" if origin.step not in (None, kind) else ""
+        named.append(f"{'student' if kind in students else kind} "
+                     + (f"of {origin.run}{suffix}" if origin.run else f"in {origin.path}"))
     for kind in students:
         parameter = kinds.step(step.kind).inputs[kind].parameter
         if step.params.get(parameter):

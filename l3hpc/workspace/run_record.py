@@ -6,6 +6,7 @@ and from JSON values, also those of earlier versions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -221,6 +222,24 @@ class RunRecord:
     def capabilities(self) -> Capabilities:
         """What that scheduler can do."""
         return capabilities_of(self.executor)
+
+    def swept(self) -> dict[str, dict[str, str]]:
+        """Return the values of a sweep that each artifact stands for.
+
+        Returns
+        -------
+        dict
+            Artifact → option → value; empty for a run that is no sweep.
+        """
+        own = {step.name: step.artifact for step in self.steps}
+        using: dict[str, list[Mapping[str, Any]]] = {}
+        for combination in self.options.get("combinations", ()):
+            for name in set(combination["steps"].values()):
+                using.setdefault(own[name], []).append(combination["values"])
+        # a step that several combinations share has only the values that they agree on
+        return {artifact: {option: str(value) for option, value in members[0].items()
+                           if all(other.get(option) == value for other in members)}
+                for artifact, members in using.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""

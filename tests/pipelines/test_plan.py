@@ -15,7 +15,7 @@ from l3hpc.config import settings as config
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.pipelines import external_inputs, plan, preview
+from l3hpc.pipelines import external_inputs, plan, preview, sweep
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
@@ -317,7 +317,8 @@ def test_the_latest_student_is_found(ust):
     assert step(down, "evaluate").labels["student_run"] == made.run
     assert f"embed: student of {made.run}" in preview.as_text(down)
     [shown] = [one for one in preview.as_json(down)["steps"] if one["name"] == "embed"]
-    assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"]}}
+    assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"],
+                                         "step": "train"}}
     assert step(down, "evaluate").labels["model_dir"] == str(made.folder.artifact("train"))
     newer = build(options={"epochs": 2})
     record(newer, created=2.0, state="refused")  # has made nothing and never will
@@ -332,6 +333,42 @@ def test_the_latest_student_is_found(ust):
     with pytest.raises(InputError, match="random weights cannot be a student") as error:
         build("downstream", ust, student="untrained")
     assert "hear:package.module" in str(error.value)
+
+
+def test_one_of_the_students_of_a_sweep_has_to_be_named(ust):
+    grid = sweep.parse_grid(["emb-dim=64,128"])
+    made = sweep.build("upstream", ust, plan.Request(), grid, date=DATE, user="you").plan
+    record(made, options=made.options)
+    for name in ("train-64", "train-128"):
+        finish(step(made, name))
+    every = (f"{made.run}/train-64 (emb-dim=64); {made.run}/train-128 (emb-dim=128)")
+    for request in ({"student": made.run}, {"student": "latest"}, {},
+                    {"inputs": {"train": made.run}}):
+        with pytest.raises(InputError, match="has several train steps") as error:
+            build("downstream", ust, **request)
+        assert every in str(error.value)
+    wanted = step(made, "train-128")
+    for request in ({"student": f"{made.run}/train-128"},
+                    {"inputs": {"train": f"{made.run}/train-128"}}):
+        down = build("downstream", ust, **request)
+        assert step(down, "embed").inputs == {"train": str(wanted.artifact)}
+        assert f"of {made.run}/train-128" in preview.as_text(down)
+    for name in ("train-256", "extract"):
+        for request in ({"student": f"{made.run}/{name}"},
+                        {"inputs": {"train": f"{made.run}/{name}"}}):
+            with pytest.raises(InputError, match=f"has no train step '{name}'") as error:
+                build("downstream", ust, **request)
+            assert f"{made.run}/train-64" in str(error.value)
+
+
+def test_what_a_sweep_shares_needs_no_name(ust):
+    made = sweep.build("upstream", ust, plan.Request(), sweep.parse_grid(["emb-dim=64,128"]),
+                       date=DATE, user="you").plan
+    record(made, options=made.options)
+    finish(step(made, "extract"))
+    shared = external_inputs.run_output(made.workspace, made.run, "extract",
+                                        records.read_all(made.workspace), "local")
+    assert shared.path == step(made, "extract").artifact
 
 
 def test_the_student_of_a_run_that_still_works_is_waited_for(ust):

@@ -9,10 +9,9 @@ the same artifact says which values it stands for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from l3hpc.errors import InputError, report_damage
 from l3hpc.ledger.journal.fold import Fold, Row
@@ -143,15 +142,8 @@ def _artifacts_and_sweeps(runs: Iterable[RunRecord],
     for run in runs:
         own = {step.name: step.artifact for step in run.steps}
         artifacts |= {(run.run, name): artifact for name, artifact in own.items()}
-        using: dict[str, list[Mapping[str, Any]]] = {}
-        for combination in run.options.get("combinations", ()):
-            for name in set(combination["steps"].values()):
-                using.setdefault(own[name], []).append(combination["values"])
-        for artifact, members in using.items():
-            # a step that several combinations share has only the values that they agree on
-            agreed = {option: str(value) for option, value in members[0].items()
-                      if all(other.get(option) == value for other in members)}
-            swept[artifact] = agreed | swept.get(artifact, {})
+        for artifact, values in run.swept().items():
+            swept[artifact] = values | swept.get(artifact, {})
     return artifacts, swept
 
 
