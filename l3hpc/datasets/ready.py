@@ -125,6 +125,9 @@ class ReadyEmbeddings:
             raise InputError("has no embeddings", where=file,
                              allowed=f"{_stem(file)}.npz in {self.folder}")
         times = _times(path)
+        if times.min() < -TOLERANCE_S:
+            raise InputError(f"has times from {times.min():g} s, before the recording begins",
+                             where=str(path), allowed="0 s or later")
         if times.max() > (windows - 1) * hop + self.window_s + TOLERANCE_S:
             raise InputError(f"has times up to {times.max():g} s, but the last of the recording's "
                              f"{windows} windows is at {(windows - 1) * hop:g} s", where=str(path))

@@ -7,8 +7,10 @@ has the name of the layer that computes it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from l3hpc.teachers.graph import Graph, Operation, Tensor
 
 ENGINE = "tensorflow"
 BATCH = 16
+WEIGHTS = "model.weights.h5"  # in a .keras file
+UNSTORED = 1 << 20  # numbers that layers have and files may lack: states of random generators
 # Where the classes of ordinary models are; others could be any function of the package.
 MODULES = ("keras", "keras.layers", "keras.models", "keras.initializers", "keras.regularizers",
            "keras.constraints", "keras.activations", "keras.dtype_policies", "keras.quantizers",
@@ -131,7 +135,10 @@ def _load(path: Path) -> Any:
     import keras
 
     try:
-        model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
+        with _no_more_weights_than(_stored_weights(path), path):
+            model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
+    except InputError:
+        raise
     except (*DAMAGE, AttributeError, ImportError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"cannot be loaded by Keras: {lines[0]:.200}", where=str(path)) from None
@@ -139,6 +146,53 @@ def _load(path: Path) -> Any:
         raise InputError("has no single input", where=str(path),
                          allowed="a functional or sequential model with one input")
     return model
+
+
+def _stored_weights(path: Path) -> int:
+    """How many numbers the weights of a file are."""
+    arrays: list[h5py.Dataset] = []
+
+    def collect(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset):
+            arrays.append(found)
+
+    with contextlib.ExitStack() as stack:
+        source: Any = path
+        if zipfile.is_zipfile(path):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            if archive.getinfo(WEIGHTS).file_size > MAX_BYTES:
+                raise InputError(f"holds more than {MAX_BYTES >> 20} MB", where=str(path))
+            source = stack.enter_context(archive.open(WEIGHTS))
+        stack.enter_context(h5py.File(source)).visititems(collect)
+        # An array may state any shape and hold no bytes.
+        if sum(array.nbytes for array in arrays) > MAX_BYTES:
+            raise InputError(f"declares more than {MAX_BYTES >> 20} MB of weights", where=str(path))
+        return sum(array.size or 0 for array in arrays)
+
+
+@contextlib.contextmanager
+def _no_more_weights_than(stored: int, path: Path) -> Iterator[None]:
+    """Refuse a configuration of larger layers than the file has weights for.
+
+    A small file could otherwise take any amount of memory: layers are made before weights are read.
+    """
+    import tensorflow as tf
+
+    left = stored + UNSTORED
+
+    def create(make: Callable[..., Any], **values: Any) -> Any:
+        nonlocal left
+        initial = values["initial_value"]
+        if callable(initial):
+            with tf.Graph().as_default():  # has shapes, but allocates nothing
+                left -= initial().shape.num_elements()
+        if left < 0:
+            raise InputError("its configuration describes more weights than it holds "
+                             f"({stored:,})", where=str(path), allowed="a file as Keras saves it")
+        return make(**values)
+
+    with tf.variable_creator_scope(create):
+        yield
 
 
 def _check_config(path: Path) -> None:

@@ -8,7 +8,7 @@ import soundfile
 from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.embeddings import open_source
 from l3hpc.datasets.ready import ReadyEmbeddings, ReadyExtraction
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, L3hpcError
 
 RATE = 8000
 
@@ -106,6 +106,8 @@ def test_names_that_do_not_match_are_counted(tmp_path, audio):
                  "1.2, … s, not those of windows every 1 s"),
     ([0.0, 2.0], "not those of windows every 1 s"),
     ([1.0, 1.0], "not those of windows every 1 s"),
+    ([-1e30, 0.0], "the first has times from -1e+30 s, before the recording begins"),
+    ([-1.0, 0.0], "the first has times from -1 s, before the recording begins"),
     ([0.0, np.nan], "'timestamps' that are not finite numbers"),
     ([], "'timestamps' that are not finite numbers")])
 def test_times_that_do_not_match_are_refused(tmp_path, audio, times, message):
@@ -131,6 +133,15 @@ def test_files_that_differ_from_the_first_are_refused(tmp_path, audio):
     np.savez(folder / "b.npz", embedding=np.ones((2, 2)))
     with pytest.raises(InputError, match="the first has no 'timestamps'"):
         extract(tmp_path, folder, audio)
+
+
+def test_embeddings_that_are_not_finite_are_refused_with_names(tmp_path, audio):
+    folder = tmp_path / "ready"
+    for name in ("a.npz", "b.npz", "park/c.npz"):
+        write(folder / name, [0.0, 1.0], rows=np.full((2, 2), np.nan))
+    with pytest.raises(L3hpcError) as refused:
+        extract(tmp_path, folder, audio)
+    assert "a.npz" in refused.value.where
 
 
 def test_what_cannot_be_one_file_per_recording_is_refused(tmp_path, audio):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,21 @@ def test_a_keras_file_with_code_is_refused_before_keras_reads_it(tmp_path, monke
     monkeypatch.setattr(keras.saving, "load_model", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(InputError, match="code|not an ordinary layer"):
         study(path, {})
+
+
+@pytest.mark.parametrize("units", [300_000, 10 ** 12])
+def test_a_keras_file_takes_no_more_memory_than_its_weights(net, tmp_path, units):
+    """The layer is refused before it is made: 10^12 units would not fit anywhere."""
+    large = tmp_path / "large.keras"
+    with zipfile.ZipFile(net(".keras")) as source, zipfile.ZipFile(large, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name == "config.json":
+                content = content.replace(b'"units": 7', b'"units": %d' % units)
+            target.writestr(name, content)
+    with pytest.raises(InputError, match="describes more weights than it holds") as refused:
+        study(large, {"rate": RATE})
+    assert refused.value.where == str(large)
 
 
 def test_a_file_without_a_sidecar_names_the_command_that_writes_it(net):
