@@ -8,6 +8,9 @@ embeddings in one call (``get_embedding``, ``load_model``), and ``ledger`` keeps
 results. docs/architecture.md has a drawing of all packages.
 """
 
+from l3hpc import _search_path  # noqa: F401, before the standard library is imported
+
+# isort: split
 from typing import TYPE_CHECKING
 
 from l3hpc import _lazy

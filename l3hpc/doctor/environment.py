@@ -35,7 +35,9 @@ EXTRAS = {"umap": "needed for --approx umap only",
           "reduced": "needed for precision int8 only",
           "notify": "needed for notify: of a profile only"}
 LEAST_MEMORY_MB = 6 * 1024
-_PROBE = ("import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
+# without the working folder, whose modules would take the place of those of Python
+_PROBE = ("import sys; sys.path[:] = filter(None, sys.path); "
+          "import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
           "print(json.dumps([tf.__version__, len(tf.config.list_physical_devices('GPU'))]))")
 
 

@@ -243,7 +243,9 @@ def micro_python() -> str:
 
 @functools.lru_cache(maxsize=8)
 def _has_package(interpreter: str) -> bool:
-    code = "import importlib.util as u, sys; sys.exit(u.find_spec('tflite_micro') is None)"
+    # without the working folder, whose modules would take the place of those of Python
+    code = ("import sys; sys.path[:] = filter(None, sys.path); import importlib.util as u; "
+            "sys.exit(u.find_spec('tflite_micro') is None)")
     try:
         return subprocess.run([interpreter, "-c", code], capture_output=True).returncode == 0
     except OSError:

@@ -94,6 +94,7 @@ def serve(folders: Mapping[str, Path], port: int) -> int:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(folder)
         try:
-            return subprocess.call([*command, "--logdir", tree, "--port", str(port)])
+            # in the working folder, its modules would take the place of those of Python
+            return subprocess.call([*command, "--logdir", tree, "--port", str(port)], cwd=tree)
         except KeyboardInterrupt:
             return 0

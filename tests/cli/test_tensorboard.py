@@ -10,7 +10,7 @@ from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 FAKE = """#!/bin/sh
-exec > printed
+exec > "$(dirname "$0")/../printed"
 echo "$1 $3 $4"
 cd "$2" && find -L . -type f | sort
 exit 7
