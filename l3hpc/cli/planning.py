@@ -6,6 +6,7 @@ its defaults; completion offers the same ones. Without a pipeline, all options a
 
 from __future__ import annotations
 
+import difflib
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,9 +44,30 @@ class PlanCommand(click.Command):
         # click answers --help before it looks at the arguments, and forgets them all where the
         # value of the last option is still to be completed
         typed = [*args, ""] if ctx.resilient_parsing else list(args)
-        given, _, _ = self.make_parser(ctx).parse_args(typed)
+        try:
+            given, _, _ = self.make_parser(ctx).parse_args(typed)
+        except click.NoSuchOption as error:
+            self._refuse(ctx, error, args)
+            raise
         ctx.meta[_NAMED] = given.get("pipeline")
         return super().parse_args(ctx, args)
+
+    def _refuse(self, ctx: click.Context, error: click.NoSuchOption, args: list[str]) -> None:
+        """Refuse an option that does not exist, if the command line names a pipeline."""
+        from l3hpc.config import sources
+        from l3hpc.pipelines import definition, offered
+
+        name = next((word for word in args if word in sources.pipelines()), None)
+        if name is None:
+            return
+        pipeline = definition.load_pipeline(name)
+        targets = offered.with_parameter(pipeline, error.option_name.lstrip("-"))
+        options = [option for option in self._options(ctx) if offered.is_offered(pipeline, option)]
+        close = difflib.get_close_matches(error.option_name, options, n=1)
+        allowed = f"set the parameter: {' or '.join(f'--set {one}=VALUE' for one in targets)}" \
+            if targets else f"did you mean {close[0]!r}?" if close else None
+        raise InputError(f"pipeline {name!r} has no option {error.option_name}", allowed=allowed,
+                         hint=f"its options: {ctx.command_path} {name} --help")
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help: of the pipeline that is named, otherwise of the command."""
@@ -91,12 +113,16 @@ class PlanCommand(click.Command):
                     text, formatter.width, initial_indent="  ", subsequent_indent="  ",
                     break_on_hyphens=False) + "\n")
         by_step = offered.options_by_step(pipeline)
+        own = offered.own_parameters(pipeline)
         params = {name: option for name, option in self._options(ctx).items()
                   if offered.is_offered(pipeline, name)}
-        for step, options in by_step.items():
+        for step in (name for name in pipeline.steps if name in by_step or name in own):
             with formatter.section(f"{step} ({steps.step(pipeline.steps[step].kind).title})"):
-                formatter.write_dl([_record_here(ctx, params.pop(option.name), option)
-                                    for option in options])
+                formatter.write_dl([
+                    *(_record_here(ctx, params.pop(option.name), option)
+                      for option in by_step.get(step, ())),
+                    *((f"--set {step}.{name}=VALUE", f"[default: {value}]")
+                      for name, value in own.get(step, {}).items())])
         with formatter.section("Inputs, settings and submission"):
             formatter.write_dl(list(_records(ctx, params.values())))
         examples = [line for line in (self.epilog or "").splitlines()

@@ -79,6 +79,45 @@ def options_by_step(pipeline: Pipeline) -> dict[str, list[OfferedOption]]:
     return {name: options for name, options in found.items() if options}
 
 
+def own_parameters(pipeline: Pipeline) -> dict[str, dict[str, str]]:
+    """The parameters that the pipeline file itself declares of its steps.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+
+    Returns
+    -------
+    dict
+        Step → parameter → its value in the file; steps without any are left out.
+    """
+    found = {step.name: {name: _typed(step.params[name]) for name in parameter_names(step)}
+             for step in pipeline.steps.values() if kinds.step(step.kind).has_own_params}
+    return {name: params for name, params in found.items() if params}
+
+
+def with_parameter(pipeline: Pipeline, name: str) -> list[str]:
+    """What sets a parameter of this name in any step: ``step.parameter``.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    name
+        With ``-`` or ``_``.
+
+    Examples
+    --------
+    >>> from l3hpc.pipelines.definition import load_pipeline
+    >>> with_parameter(load_pipeline("upstream"), "files-per-task")
+    ['extract.files_per_task']
+    """
+    wanted = name.replace("-", "_")
+    return [target for target in settable(pipeline)
+            if target.partition(".")[2].replace("-", "_") == wanted]
+
+
 def usual_options(pipeline: Pipeline) -> list[str]:
     """The options that most people set, with ``--``.
 

@@ -147,7 +147,7 @@ def _parameters(chain: Chain) -> Iterator[tuple[str, str]]:
             continue
         for name, value in (params if step is None else step.shown_params(params)).items():
             if step is None or name not in step.not_in_fingerprint:
-                yield f"{base}.{name}", str(value)
+                yield f"{base}.{name}", "none" if value is None else str(value)
 
 
 # --- metrics --------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from l3hpc.web.svg import (
 
 COLOURS = 8  # lines that have a colour of their own; further ones are grey
 MOST_AXES, MOST_LINES = 10, 60
+NAME_WIDTH = 7.0  # of a letter in the name of an axis, pixels
 
 
 def parallel(comparison: Comparison, width: int) -> Markup:
@@ -58,8 +59,13 @@ def parallel(comparison: Comparison, width: int) -> Markup:
     for index, axis in enumerate(scales):
         x, y = place(index, 1)
         if is_wide:
-            labels.append(text(x, 20 if index % 2 == 0 else 36, _short(axis.name, 20), "middle",
-                               "name"))
+            # names alternate between two lines; the outer ones begin and end at the page's edges
+            at, anchor, room = x, "middle", 2 * gap
+            if index in (0, len(scales) - 1):
+                at, anchor = (4.0, "start") if index == 0 else (width - 4.0, "end")
+                room = 61 + gap
+            labels.append(text(at, 20 if index % 2 == 0 else 36,
+                               _short(axis.name, int(room / NAME_WIDTH)), anchor, "name"))
         else:
             labels.append(text(20, y - 14, _short(axis.name, 44), class_="name"))
         for share, label in axis.labels:

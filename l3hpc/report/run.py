@@ -350,6 +350,8 @@ def _as_json(value: object) -> object:
 
 
 def _json(value: object) -> str:
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

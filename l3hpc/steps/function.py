@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -115,6 +116,32 @@ class Python(OwnStep[PythonParams]):
                              allowed="text, finite numbers, true, false, null, lists and dicts"
                              ) from None
         return value
+
+
+def place_of(error: BaseException) -> str | None:
+    """Where an exception was raised in a function of the user.
+
+    Parameters
+    ----------
+    error
+        Any exception that a step has raised.
+
+    Returns
+    -------
+    str or None
+        ``measure.py:11 in peak: SOURCE``, the innermost line in the files beside the function; None
+        if the exception does not come from a function of the user.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if not frame.filename.startswith("<")]  # of the import system
+    calls = [index for index, frame in enumerate(frames) if frame.filename == __file__]
+    inner = frames[calls[-1] + 1:] if calls else []
+    if not inner:
+        return None
+    folder = Path(inner[0].filename).parent
+    last = [frame for frame in inner if Path(frame.filename).parent == folder][-1]
+    place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+    return f"{place}: {last.line}" if last.line else place
 
 
 def _split(function: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ job runs what was submitted, and a file that somebody changes or replaces afterw
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
 import re
 import tempfile
@@ -246,6 +247,9 @@ def code_folder(code: Mapping[str, str]) -> Iterator[Path]:
             path = Path(folder, name)
             path.write_text(text, encoding="utf-8")
             path.chmod(0o700)
+            # tracebacks are written when the folder is gone; None: the file is not looked up again
+            linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True),
+                                          str(path))
         yield Path(folder)
 
 

@@ -468,12 +468,14 @@ def _error_details(error: BaseException) -> dict[str, Any]:
         "type": type(error).__name__, "message": str(error), "where": None, "hint": None,
         "time": time.time(),
     }
+    from l3hpc.steps.function import place_of
+
     if isinstance(error, L3hpcError):
         details.update(message=error.message, where=error.where, hint=error.hint,
                        allowed=error.allowed, exit_code=error.exit_code, tail=[])
     else:
         lines = "".join(traceback.format_exception(error)).splitlines()
-        details["tail"] = lines[-TAIL_LINES:]
+        details.update(tail=lines[-TAIL_LINES:], where=place_of(error))
     if isinstance(error, SystemExit | KeyboardInterrupt):
         details["message"] = f"stopped ({error!r})"
     return details

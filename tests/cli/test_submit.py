@@ -356,6 +356,24 @@ def test_the_help_lists_pipelines_of_the_folder_also_damaged_ones(say):
     assert code == 2 and "upstream" in err
 
 
+def test_parameters_of_own_steps_are_in_the_help_and_named_for_an_option_that_is_not_there(say):
+    Path("jobs").mkdir()
+    Path("jobs/mine.yaml").write_text(
+        "options: {mels: [train.mels]}\nsteps:\n  train: {given: [extract]}\n"
+        "  conv: {kind: shell, command: 'true', params: {rate: 8000, out-file: x}}\n")
+    _, out, _ = say("submit", "mine", "--help")
+    assert re.search(r"^conv \(.*\):\n  --set conv.rate=VALUE +\[default: 8000\]$", out,
+                     re.MULTILINE)
+    for words, advice in ((["--rate", "4000"], "--set conv.rate=VALUE"),
+                          (["--out_file=y"], "--set conv.out-file=VALUE"),
+                          (["--epochs-max", "3"], "mine --help"), (["--mel", "3"], "--mels")):
+        code, _, err = say("submit", *words, "mine")
+        assert code == 2 and "pipeline 'mine' has no option --" in err and advice in err, err
+        assert "--features" not in err and "--hop" not in err
+    code, _, err = say("submit", "nowhere", "--rate", "3")
+    assert code == 2 and "no such option '--rate'" in err
+
+
 def test_completion_offers_what_the_pipeline_offers():
     def offered(*words):
         *before, incomplete = words

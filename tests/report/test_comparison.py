@@ -100,6 +100,14 @@ def test_the_figures_hold_any_number_of_variants_and_hostile_names(number):
     assert str(comparison_charts.scatter(found, "width", found.metrics[0])).count("dot ") == number
 
 
+def test_names_of_axes_are_whole_where_there_is_room():
+    names = ("fit: explained variance", "train: best validation loss", "score: accuracy")
+    found = Comparison(("train.learning_rate",), tuple(Metric(name, "higher") for name in names), (
+        Variant("a", {"train.learning_rate": "1"}, "done", dict.fromkeys(names, 0.5)),))
+    drawn = str(comparison_charts.parallel(found, 1030))
+    assert all(f">{name}</text>" in drawn for name in (*names, "train.learning_rate"))
+
+
 def test_lower_is_better_puts_the_smallest_at_the_top_and_equals_are_counted():
     found = variants(4)
     assert found.best == 3

@@ -65,6 +65,12 @@ def test_parameters_that_differ_stand_beside_their_defaults(chains, slurm, tmp_p
     assert changed.default == str(step("fit").params_type.model_fields["emb_dim"].default)
 
 
+def test_a_parameter_without_a_default_says_none(chains, slurm, tmp_path):
+    case = Case(chains, slurm, tmp_path, names=("train",), params={"train": {"filters": [8]}})
+    (changed,) = of_run(case.workspace, "demo", tmp_path / "x.html").changed
+    assert (changed.name, changed.value, changed.default) == ("filters", "[8]", "none")
+
+
 def test_reused_results_link_to_the_report_of_their_run(failed, chains):
     write(failed.workspace, "demo")
     again = chains.plan(failed.workspace, "again", names=("extract",), on=failed.profile)

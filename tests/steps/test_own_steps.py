@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,10 @@ def fails(task):
 
 def odd(task):
     return {1j}
+
+def wrong(task):
+    import json
+    return json.loads(helper.text())
 
 @staticmethod
 def decorated(*anything):
@@ -256,6 +261,23 @@ def test_set_keeps_the_type_that_the_pipeline_declares(place):
     assert "did you mean 'level'" in error.value.allowed
     with pytest.raises(InputError, match="own has no parameter 'command'"):
         place("own.command=x", own=entry())
+
+
+@pytest.mark.parametrize(("helper", "place_in_code"), [
+    ("def text():\n    return nothing\n", "helper.py:2 in text: return nothing"),
+    ("def text():\n    return '{'\n", "own.py:17 in wrong: return json.loads(helper.text())"),
+    ("import nothing\n", "helper.py:1 in <module>: import nothing"),
+])
+def test_an_error_in_a_function_is_shown_by_the_innermost_line_of_the_users_files(
+        place, helper, place_in_code):
+    Path("helper.py").write_text(helper)
+    made = place(own={"kind": "python", "function": "own.py:wrong", "code": ["helper.py"]})
+    with pytest.raises(Exception) as caught:
+        run(made)
+    text = "".join(traceback.format_exception(caught.value))
+    assert place_in_code.partition(": ")[2] in text
+    [marker] = Path().rglob("*error.json")
+    assert read_json(marker)["where"] == place_in_code
 
 
 @pytest.mark.parametrize(("step", "message"), [
