@@ -30,7 +30,8 @@ def command() -> None:
 _CLUSTER = click.option("--cluster", metavar="NAME",
                         help="Cluster profile. [default: that of cluster.yaml, or local]")
 _FILE = click.option("--config", "config_file", metavar="FILE",
-                     help="Configuration file. [default: cluster.yaml in this folder]")
+                     help="Configuration file. [default: cluster.yaml in this folder, "
+                          "or else the installation's]")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -39,7 +39,8 @@ def _complete_pipeline(context: click.Context, parameter: click.Parameter, incom
 @click.option("--cluster", metavar="NAME",
               help="Profile to check. [default: that of cluster.yaml]")
 @click.option("--config", "path", metavar="FILE", type=click.Path(dir_okay=False),
-              help="Configuration file. [default: cluster.yaml in this folder]")
+              help="Configuration file. [default: cluster.yaml in this folder, "
+                   "or else the installation's]")
 @click.option("--quick", is_flag=True,
               help="Skip slow checks: no TensorFlow, no test job, no sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")

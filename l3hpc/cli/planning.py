@@ -26,7 +26,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _NAMED = "l3hpc.pipeline"  # in the context: the pipeline on the command line
 _PATHS = {
     "--workspace": "Folder for runs, artifacts and journals.",
-    "--audio-dir": "Folder of audio: WAV, FLAC, OGG or HDF5.",
+    "--audio-dir": "Folder of sound files (WAV, FLAC, OGG, MP3 …; by ffmpeg M4A, WebM …) or HDF5.",
     "--embedding-dir": "Folder of published embeddings, for --from.",
     "--weights": "The teacher: a weight file, a HEAR module (hear:package.module), a folder of "
                  "embeddings, or 'untrained' (demonstration only).",
@@ -195,7 +195,8 @@ def plan_options(command: Command) -> Command:
         click.option("--cluster", metavar="NAME", shell_complete=complete_cluster,
                      help="Cluster profile. [default: that of cluster.yaml, or local]"),
         click.option("--config", "config_file", metavar="FILE",
-                     help="Configuration file. [default: cluster.yaml in this folder]"),
+                     help="Configuration file. [default: cluster.yaml in this folder, "
+                          "or else the installation's]"),
     ]
     # decorators apply from the last to the first, and the help lists options in that order
     for option in reversed(options):

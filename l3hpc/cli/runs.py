@@ -33,7 +33,8 @@ def workspace_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--workspace`` and ``--config``, passed as ``workspace_dir`` and ``config_file``."""
     for option in (
         click.option("--config", "config_file", type=click.Path(dir_okay=False), metavar="FILE",
-                     help="Configuration file. [default: cluster.yaml in this folder]"),
+                     help="Configuration file. [default: cluster.yaml in this folder, "
+                          "or else the installation's]"),
         click.option("--workspace", "workspace_dir", type=click.Path(file_okay=False),
                      metavar="DIR", help="Workspace folder. [default: from cluster.yaml]"),
     ):

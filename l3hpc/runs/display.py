@@ -51,7 +51,8 @@ def run_text(run: RunStatus, most: int | None = None) -> str:
              clock(step.elapsed_s), step.detail) for step in steps]
     head, *body = formatting.table_lines(
         [COLUMNS, *rows], right=[COLUMNS.index("tasks"), COLUMNS.index("elapsed")])
-    lines.append(head)
+    if steps:  # of a finished sweep without shared steps only the combinations are shown
+        lines.append(head)
     indent = " " * head.rindex(COLUMNS[-1])  # further lines on a step stand below its detail
     for step, line in zip(steps, body, strict=True):
         if id(step) in headings:

@@ -370,14 +370,16 @@ class AvcTrain(Step[AvcTrainParams]):
         return result
 
     def summary(self, results: Results) -> str:
-        """``81.0% of 400 unseen pairs right (76.8 to 84.7%), 12 epochs``."""
+        """``81.0% of 400 unseen pairs right (95% interval 76.8 to 84.7%), 12 epochs``."""
         if not results or "test" not in results[0]:
             return ""
         result = results[0]
         tested = result["test"]
         low, high = tested["interval"]
+        epochs = result.get("epochs")
         return (f"{100 * tested['accuracy']:.1f}% of {tested['pairs']:,} unseen pairs right "
-                f"({100 * low:.1f} to {100 * high:.1f}%), {result.get('epochs')} epochs")
+                f"(95% interval {100 * low:.1f} to {100 * high:.1f}%), "
+                f"{epochs} epoch{'s' * (epochs != 1)}")
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:

@@ -189,7 +189,7 @@ class Folds(Step[FoldsParams]):
         part = results[0].get("part")
         text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
                 f"{results[0].get('metric', 'accuracy')} {mean:.3f} on average")
-        return f"{text}, {missing} clips missing" if missing else text
+        return f"{text}, {missing} clip{'s' * (missing != 1)} missing" if missing else text
 
 
 def _learners(data: LabelledDataset) -> Sequence[str]:
@@ -301,7 +301,7 @@ class Score(Step[ScoreParams]):
                 "accuracy": result["accuracy"], "missing": len(result["missing"])}
 
     def summary(self, results: Results) -> str:
-        """``ESC-50, mlp: accuracy 0.842 (0.801 to 0.883)``."""
+        """``ESC-50, mlp: accuracy 0.842 (95% interval 0.801 to 0.883)``."""
         if not results:
             return ""
         metric = "accuracy" if "accuracy" in results[0] else "micro_auprc"
@@ -310,7 +310,9 @@ class Score(Step[ScoreParams]):
         text = (f"{results[0]['data']}{f' ({part})' if part else ''}, {results[0]['model']}: "
                 f"{shown} {found['mean']:.3f}")
         low_high = found.get("interval")
-        return text + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
+        if not low_high:
+            return text
+        return f"{text} (95% interval {low_high[0]:.3f} to {low_high[1]:.3f})"
 
 
 def _score_tags(records: Sequence[Mapping[str, Any]], task: Task) -> dict[str, Any]:

@@ -136,13 +136,15 @@ class Sample(Step[SampleParams]):
         if not frames:
             return text
         scale = results[0].get("timescale", "frame")
+        short = sum(result.get("short_frames", 0) for result in results)
+        fewer = f"; fewer than requested in {short:,} of {frames:,} {scale}s" if short else ""
         chosen = [result for result in results if result.get("diverse") is not None]
         if chosen:
             drawn = sum(result["frames"] for result in chosen)
             diverse = sum(result["diverse"] for result in chosen) / drawn
             size = sum(result["rows"] for result in chosen) / drawn
-            return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part"
-        return f"{text}, {rows / frames:.0f} per {scale}"
+            return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part{fewer}"
+        return f"{text}, {rows / frames:.0f} per {scale}{fewer}"
 
 
 def check_timezone(name: str, where: str) -> None:

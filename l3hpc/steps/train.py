@@ -405,7 +405,8 @@ class Train(Step[TrainParams]):
         if not results:
             return ""
         result = results[0]
-        return (f"{result.get('epochs')} epochs, best validation loss "
+        epochs = result.get("epochs")
+        return (f"{epochs} epoch{'s' * (epochs != 1)}, best validation loss "
                 f"{result.get('best_validation_loss', float('nan')):.4g} "
                 f"(epoch {result.get('best_epoch')})")
 

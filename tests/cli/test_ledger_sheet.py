@@ -62,7 +62,7 @@ def test_from_an_empty_sheet_to_a_synced_one(ledger):
     assert code == 0 and "embedding_approx_mse: set up, 28 columns" in out
     assert "as declared" in ledger("init")[1] and ledger("check")[0] == 0
     code, out, _ = ledger("sync")
-    assert code == 0 and out.startswith("'UST results': 1 rows added; 1 rows in the journal")
+    assert code == 0 and out.startswith("'UST results': 1 row added; 1 row in the journal")
     assert "nothing to write" in ledger("sync")[1]
     out = ledger("show", with_key=False)[1]
     assert "synced just now, 0 waiting" in out
@@ -168,7 +168,7 @@ def test_cron_prints_a_line_that_syncs(ledger, server, tmp_path):
     assert log.parent == home / ".l3hpc" / "sync" and str(log) in line
     done = run_by_cron(line, home, server.url)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert "1 rows added" in log.read_text()
+    assert "1 row added" in log.read_text()
     assert server.grid(TAB)[0][1] == "/m/a"
     assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == ["journal", "sync"]
     assert [oct(path.stat().st_mode & 0o777) for path in (log.parent, log)] == ["0o700", "0o600"]
@@ -183,7 +183,7 @@ def test_the_line_of_cron_can_be_pasted_whatever_the_folder_is_called(
     (tmp_path / "kept").rename(odd / "ledger")
     line, log = cron_line(ledger, workspace=odd)
     assert run_by_cron(line, tmp_path / "home", server.url).returncode == 0
-    assert "1 rows added" in log.read_text()
+    assert "1 row added" in log.read_text()
     assert not list(tmp_path.rglob("hacked"))
     code, out, err = ledger("cron", workspace=tmp_path / "two\nlines")
     assert (code, out) == (2, "") and "line break" in err
@@ -233,7 +233,7 @@ def test_sync_names_what_it_cannot_read_and_goes_on(ledger, tmp_path):
     path.write_bytes(path.read_bytes() + seal({"schema": 1, "values": [1]}))
     ledger("init")
     code, out, err = ledger("sync")
-    assert code == 0 and "1 rows added" in out
+    assert code == 0 and "1 row added" in out
     assert f"note: {path}:2: record skipped: 'tab' is missing" in err
     assert json.loads(ledger("sync", "--json")[1])["notes"] == [
         f"{path}:2: record skipped: 'tab' is missing"]

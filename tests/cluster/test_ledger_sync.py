@@ -52,7 +52,7 @@ def test_sheet_and_report_show_the_run_when_its_jobs_have_ended(slurm_plain, cha
         time.sleep(0.5)
     assert [row["Model Dir"] for row in world.rows()] == ["/m"], log.read_text()
     slurm_plain.until(lambda: not slurm_plain.jobs(), 60, "the jobs do not end")
-    assert "1 rows added" in log.read_text()
+    assert "1 row added" in log.read_text()
     assert submit.succeeded(workspace, record)
     page = (plan.folder.path / "report.html").read_text()
     assert "fake: done" in page and 'class="t-running"' in page

@@ -138,6 +138,9 @@ def test_status_groups_by_combination_and_ends_with_their_results():
         "extract": "extract", "train": f"train-{dim}"}} for dim in ("64", "128", "256")], steps)
     shown = RunStatus("s", "upstream", "local", RunState.FAILED, 0.0, steps,
                       next="l3hpc resume s", combinations=found)
+    finished = RunStatus("s", "upstream", "local", RunState.DONE, 0.0, steps[:2],
+                         combinations=found[:1])
+    assert "elapsed" not in display.run_text(finished)  # no header of a table without rows
     lines = display.run_text(shown).splitlines()
     assert [line.split()[0] for line in lines[2:-5]] == [
         "extract", "emb-dim=128", "train-128", "emb-dim=256", "train-256", "next:"]

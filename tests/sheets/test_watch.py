@@ -48,7 +48,7 @@ def test_columns_that_differ_for_a_while_do_not_end_it(watch, world):
     code, turns, out, err = watch(2, turn)
     assert (code, turns) == (130, 2)
     assert "has changed columns" in err and "trying again in 10 s (Ctrl-C to stop)" in err
-    assert err.count("has changed columns") == 1 and "1 rows added" in out
+    assert err.count("has changed columns") == 1 and "1 row added" in out
     world.assert_equal_to_fold()
 
 
@@ -76,7 +76,7 @@ def test_an_unreachable_sheet_and_one_that_refuses_do_not_end_it(watch, world):
     world.server.faults = fault
     code, turns, out, err = watch(3, lambda number: faults and faults.pop(0))
     assert (code, turns) == (130, 3)
-    assert "cannot be reached" in err and "Unable to parse range" in err and "1 rows added" in out
+    assert "cannot be reached" in err and "Unable to parse range" in err and "1 row added" in out
     assert world.row("a")[TABS[MSE].columns[TABS[MSE].index("latest_train_loss")].title] == 0.5
 
 

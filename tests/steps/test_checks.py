@@ -192,6 +192,8 @@ def test_what_a_person_reads_about_a_plan():
         "student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters")
     assert sample.summary([{"rows": 276, "frames": 3, "diverse": 264, "timescale": "day"}]) == (
         "276 rows, 88 of 92 per day in the diverse part")
+    assert sample.summary([{"rows": 70, "frames": 7, "short_frames": 3, "timescale": "week"}]) == (
+        "70 rows, 10 per week; fewer than requested in 3 of 7 weeks")
 
 
 def test_a_student_that_is_none_is_refused_before_submission(tmp_path):

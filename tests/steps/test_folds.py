@@ -111,7 +111,7 @@ def test_what_is_written_and_summed_up(runner, esc50, embedded):
     assert runner.results["score"][0]["accuracy"] == found["accuracy"]
     assert steps.step("score").summary(runner.results["score"]) == (
         "ESC-50 (4 of 5 folds, 3 of 50 classes, 48 of 2,000 clips), rf: "
-        f"accuracy {np.mean(right):.3f} ({low:.3f} to {high:.3f})")
+        f"accuracy {np.mean(right):.3f} (95% interval {low:.3f} to {high:.3f})")
     assert found["note"] == "only 4 of 5 folds, 3 of 50 classes, 48 of 2,000 clips"
 
 
@@ -141,7 +141,7 @@ def test_clips_without_embeddings_are_counted_or_too_many(runner, new_runner, es
     done = runner.run("folds", {"clips": esc50, "partial": True, "model": "svm", "search": False},
                       {"embed": embedded})
     assert [result["missing"] for result in done.results] == [1] * 4
-    assert done.text.endswith("on average, 1 clips missing")
+    assert done.text.endswith("on average, 1 clip missing")
     told = fold_files(done)
     assert told[1]["missing"] == ["2-2000-A-0.wav"] and told[1]["scores"]["test"]["clips"] == 11
     with pytest.raises(L3hpcError, match="1 of 48 clips have no embedding: 2-2000-A-0.wav"

@@ -102,6 +102,7 @@ def test_a_frame_with_fewer_rows_gives_all(runner, extracted):
     assert done.results[0]["rows"] == 24
     assert done.results[0]["short_frames"] == 3
     assert done.results[1]["rows"] == 12
+    assert "; fewer than requested in " in done.text
 
 
 def test_loudness_is_needed_only_where_it_is_used(runner):

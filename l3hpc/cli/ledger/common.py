@@ -100,7 +100,7 @@ def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
     function = click.option("--config", "config_file", metavar="FILE",
                             type=click.Path(dir_okay=False),
                             help="Configuration file. [default: cluster.yaml in this "
-                                 "folder]")(function)
+                                 "folder, or else the installation's]")(function)
     return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False),
                         help="Workspace folder. [default: from cluster.yaml]")(function)
 
@@ -266,14 +266,15 @@ def print_problems(problems: Iterable[Problem]) -> None:
 
 def print_report(report: SyncReport) -> None:
     """Print what a sync wrote, and the rows that need a person."""
-    parts = [f"{count} rows {what}" for what, count in (
+    parts = [f"{count} row{'s' * (count != 1)} {what}" for what, count in (
         ("added", report.inserted), ("updated", report.updated)) if count]
     if report.swept:
         parts.append(f"{report.swept} swept options written")
     if report.put_back:
-        parts.append(f"{report.put_back} cells restored")
-    click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {report.rows} rows in "
-               f"the journal, {report.requests} requests")
+        parts.append(f"{report.put_back} cell{'s' * (report.put_back != 1)} restored")
+    rows = f"{report.rows} row{'s' * (report.rows != 1)} in the journal"
+    click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {rows}, "
+               f"{report.requests} requests")
     for note in report.notes:
         say(f"note: {note}")
     print_problems(report.problems)

@@ -53,7 +53,8 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
            conditions: tuple[str, ...], as_json: bool) -> None:
     """Write results to files or experiment trackers.
 
-    Without options, writes one results.csv per tab and results.xlsx into ledger/ of the workspace.
+    Without options, writes one CSV file per tab (sonyc_ust.csv …) and results.xlsx, a workbook of
+    all tabs, into ledger/ of the workspace.
 
     A tracker gets one run per row: parameters, swept options, the metrics of every epoch, and links
     to the artifacts. Another export adds what is new. Trackers need the extra mlflow or wandb.
@@ -93,7 +94,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     for path in written:
         click.echo(path)
     for _, where, done, following in exported:
-        click.echo(f"{where}: {done.new} runs new, {done.updated} updated, "
+        click.echo(f"{where}: {done.new} run{'s' * (done.new != 1)} new, {done.updated} updated, "
                    f"{done.unchanged} unchanged")
         for note in done.notes:
             say(f"note: {note}")
