@@ -59,6 +59,7 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
     FILE can also be weights of the L3 family, a HEAR module (hear:package.module, which is run) or
     a folder of ready embeddings, which need no sidecar.
     """
+    from l3hpc.io.values import one_line
     from l3hpc.teachers.sidecar import sidecar_path, write_sidecar
     from l3hpc.teachers.study import study
 
@@ -85,7 +86,7 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
             "sidecar": str(written) if written else None}, indent=2))
     else:
         for line in _lines(path, found):
-            click.echo(line)
+            click.echo(one_line(line))  # names in a file may hold any character
         if written is not None:
             click.echo(f"wrote {written}")
         elif found.sidecar is not None and not sidecar_path(path).is_file():
@@ -154,6 +155,9 @@ def _parse(values: tuple[str, ...]) -> dict[str, Any]:
         *outer, last = key.split(".")
         for part in outer:
             inside = inside.setdefault(part, {})
+            if not isinstance(inside, dict):
+                raise InputError(f"{part} has a value and keys", where=f"--set {text:.60}",
+                                 allowed="one of both")
         inside[last] = parse_yaml(value, "--set")[0]
     return result
 

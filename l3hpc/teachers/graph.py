@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from l3hpc.errors import InputError, nearest
+from l3hpc.io.values import one_line
 
 # Names of TFLite, ONNX and Keras. Steps that may stand between a classifier and the output:
 FOLLOWING = frozenset({
@@ -53,7 +54,8 @@ class Tensor:
         return math.prod(size for size in self.shape[1:] if size is not None)
 
     def __str__(self) -> str:
-        return f"{self.name} ({', '.join('?' if one is None else str(one) for one in self.shape)})"
+        sizes = ", ".join("?" if one is None else str(one) for one in self.shape)
+        return f"{one_line(self.name)} ({sizes})"
 
 
 @dataclass(frozen=True)

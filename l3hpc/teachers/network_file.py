@@ -166,11 +166,12 @@ def fit(path: Path, graph: Graph, sidecar: Sidecar, where: str | None = None) ->
             raise InputError(f"{target} is not one vector per window", where=where,
                              hint="Name another output, or set pool: mean (or max).")
         return Fitted(shape, target.length)
-    axis = sidecar.axis % len(target.shape) if target.shape else 0
+    rank = len(target.shape)
+    axis = sidecar.axis % rank if -rank <= sidecar.axis < rank else 0
     size = target.shape[axis] if axis else None
     if size is None or not sizes:
         raise InputError(f"the axis {sidecar.axis} of {target} has no stated size", where=where,
-                         allowed=f"1 to {len(target.shape) - 1}, or negative from the end")
+                         allowed=f"1 to {rank - 1}, or negative from the end")
     return Fitted(shape, size)
 
 

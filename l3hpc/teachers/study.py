@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from l3hpc.errors import InputError
+from l3hpc.teachers.base import LOWEST_RATE
 from l3hpc.teachers.graph import Graph, find_embedding
 from l3hpc.teachers.logmel import LogMel
 from l3hpc.teachers.network_file import ENDINGS, fit, per_window, read_graph
@@ -80,9 +81,10 @@ def study(path: Path, stated: Mapping[str, Any]) -> Study:
     reasons = dict.fromkeys(values, f"from {sidecar_path(path).name}")
     # The sidecar may not exist yet, and need not say what is stated: messages name the options.
     options = {key: OPTIONS.get(key, "--set") for key in stated}
+    stated = _checked(stated, path, options)
     for key in ("input", "output"):
         if key in stated:
-            graph.tensor(str(stated[key]), options[key])
+            graph.tensor(stated[key], options[key])
     values |= stated
     reasons |= dict.fromkeys(stated, "as stated")
     for key, (value, reason) in _from_graph(graph, values).items():
@@ -93,6 +95,16 @@ def study(path: Path, stated: Mapping[str, Any]) -> Study:
     where = str(path) if stated else str(sidecar_path(path))
     sidecar = check_sidecar(values, where, options=options)
     return Study(graph, values, reasons, (), sidecar, fit(path, graph, sidecar, where).dim)
+
+
+def _checked(stated: Mapping[str, Any], path: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    """Stated values in their types; refused where one is not allowed, whatever is still missing."""
+    # A front end may be incomplete as long as other values are missing.
+    plain = {key: value for key, value in stated.items()
+             if not (key == "frontend" and isinstance(value, dict))}
+    required = {"rate": LOWEST_RATE, "window": 1.0, "input": "", "output": ""}
+    sidecar = check_sidecar({**required, **plain}, str(path), options=options)
+    return {**stated, **{key: getattr(sidecar, key) for key in plain}}
 
 
 def _sizes(graph: Graph) -> list[int | None]:

@@ -81,7 +81,8 @@ def test_what_stands_for_a_store(text, uri, tmp_path, monkeypatch):
     assert mlflow_store.tracking_uri(text) == uri.format(here=tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "runs.db", "ftp://ada:secret@host", "databricks://x"])
+@pytest.mark.parametrize("text", ["", "runs.db", "ftp://ada:secret@host", "databricks://x",
+                                  "http://ada:secret@[::bad/"])
 def test_what_does_not(text):
     with pytest.raises(InputError, match="--mlflow") as error:
         mlflow_store.tracking_uri(text)

@@ -25,6 +25,7 @@ from l3hpc.steps.base import Task
 from l3hpc.steps.extract import Extract
 from l3hpc.teachers import find
 from l3hpc.teachers.base import Options
+from l3hpc.teachers.graph import Graph, Tensor
 from l3hpc.teachers.logmel import LogMel
 from l3hpc.teachers.study import study
 
@@ -172,6 +173,34 @@ def test_the_command_writes_the_sidecar_and_says_what_is_missing(net, monkeypatc
     found = json.loads(text)
     assert found["dim"] == 5 and found["reasons"]["scale"] == "from net.teacher.yaml"
     assert found["missing"] == [] and found["sidecar"] is None
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--rate", "0"], "--rate: rate is 0: input should be greater than or equal to 1000"),
+    (["--set", "rate.x=5"], "rate is {'x': 5}"),
+    (["--set", "rate=abc"], "rate is 'abc'"),
+    (["--set", "input.x=5"], "input is {'x': 5}"),
+    (["--rate", "1000", "--set", "window.x=5"], "window is {'x': 5}"),
+    (["--set", "frontend=1"], "frontend is 1"),
+    (["--set", "frontend=1", "--set", "frontend.x=5"], "frontend has a value and keys"),
+    (["--rate", "1000", "--output", "conv", "--set", "pool=mean", "--set", "axis=99"],
+     "the axis 99 of conv"),
+    (["--rate", "1000", "--output", "conv", "--set", "pool=mean", "--set", "axis=-5"],
+     "the axis -5 of conv")])
+def test_values_that_are_not_allowed_are_refused_whatever_is_missing(net, words, message):
+    with pytest.raises(InputError) as refused:
+        cli.main(["teacher", "describe", str(net(".keras")), *words], standalone_mode=False)
+    assert message in str(refused.value)
+
+
+def test_names_in_a_file_do_not_break_lines(monkeypatch, net, capsys):
+    odd = Tensor("a\nb\x1b[31m", (None, 3), "float32")
+    graph = Graph("Keras", (odd,), (odd,), {odd.name: odd}, ())
+    monkeypatch.setattr("l3hpc.teachers.study.read_graph", lambda path: graph)
+    stated = f"output={json.dumps(odd.name)}"
+    cli.main(["teacher", "describe", str(net(".tflite")), "--set", stated], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "inputs   a\\nb\\x1b[31m (?, 3)\n" in text and "\x1b" not in text
 
 
 def test_the_form_of_what_describe_says(net, tmp_path, capsys):

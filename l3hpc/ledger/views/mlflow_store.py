@@ -66,14 +66,18 @@ def tracking_uri(text: str) -> str:
     ('http://localhost:5000', 'sqlite:////tmp/runs.db')
     """
     allowed = "a folder, sqlite:///FILE or http://HOST:PORT"
-    scheme = urlsplit(text).scheme if "://" in text or text.startswith("file:") else ""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        raise InputError("is not an address", where="--mlflow", allowed=allowed) from None
+    scheme = parts.scheme if "://" in text or text.startswith("file:") else ""
     if not text.strip():
         raise InputError("is empty", where="--mlflow", allowed=allowed)
     if scheme in SERVERS or scheme.partition("+")[0] in DATABASES:
         return text
     if scheme not in ("", "file"):
         raise InputError(f"{scheme}:// is not supported", where="--mlflow", allowed=allowed)
-    folder = Path(unquote(urlsplit(text).path) if scheme else text).absolute()
+    folder = Path(unquote(parts.path) if scheme else text).absolute()
     if folder.is_file() or folder.suffix in (".db", ".sqlite"):
         raise InputError(f"{folder} is not the name of a folder", where="--mlflow",
                          allowed=f"sqlite:///{folder} for an SQLite file")
