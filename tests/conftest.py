@@ -149,6 +149,14 @@ def _own_cache(_cache, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _no_progress():
+    """What a command of an earlier test shows its activities on is not there any more."""
+    from l3hpc.console import progress
+
+    progress._current.set(None)
+
+
+@pytest.fixture(autouse=True)
 def _untimed_engines(monkeypatch):
     """An engine that is chosen in this process is chosen without two new processes that time it:
     which one is faster here, no test may depend on. tests/models/test_engines.py does time them."""

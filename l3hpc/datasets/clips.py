@@ -128,8 +128,8 @@ def find_clips(folder: Path | str, files: Sequence[str]) -> ClipBags:
         raise InputError(
             f"holds no embeddings of any of the {len(files)} clips", where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
-            hint="Embed these clips first: l3hpc submit with downstream (SONYC-UST), clips, us8k "
-                 "or esc50")
+            hint="Embed these clips first: l3hpc submit downstream (SONYC-UST), submit clips, "
+                 "submit us8k or submit esc50")
     return ClipBags(folder, is_artifact, present, [name for name in files if name not in present])
 
 

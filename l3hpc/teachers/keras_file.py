@@ -8,6 +8,7 @@ has the name of the layer that computes it.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import h5py
 import numpy as np
 
 from l3hpc.errors import InputError
+from l3hpc.io.hdf5 import open_hdf5
 from l3hpc.models.tensorflow_log import import_tensorflow
 from l3hpc.models.unpacking import MAX_BYTES, MAX_JSON
 from l3hpc.models.weight_files import DAMAGE, refuse_code
@@ -157,13 +159,13 @@ def _stored_weights(path: Path) -> int:
             arrays.append(found)
 
     with contextlib.ExitStack() as stack:
-        source: Any = path
+        weights = None
         if zipfile.is_zipfile(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
             if archive.getinfo(WEIGHTS).file_size > MAX_BYTES:
                 raise InputError(f"holds more than {MAX_BYTES >> 20} MB", where=str(path))
-            source = stack.enter_context(archive.open(WEIGHTS))
-        stack.enter_context(h5py.File(source)).visititems(collect)
+            weights = io.BytesIO(archive.read(WEIGHTS))
+        stack.enter_context(open_hdf5(path, memory=weights)).visititems(collect)
         # An array may state any shape and hold no bytes.
         if sum(array.nbytes for array in arrays) > MAX_BYTES:
             raise InputError(f"declares more than {MAX_BYTES >> 20} MB of weights", where=str(path))
@@ -206,7 +208,7 @@ def _check_config(path: Path) -> None:
                     raise InputError("holds a configuration of more than 16 MB", where=str(path))
                 text = archive.read("config.json")
         else:
-            with h5py.File(path) as file:
+            with open_hdf5(path) as file:
                 if "model_config" not in file.attrs:
                     raise InputError("holds weights without the model", where=str(path),
                                      hint="save the whole model: model.save('NAME.keras')")
