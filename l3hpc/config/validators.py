@@ -27,10 +27,20 @@ _RESERVED = {
                      "tres-per-task"), "gpus:, gpu_request: and gpu_type:"),
     "time": "time:", "cpus-per-task": "cpus:",
     **dict.fromkeys((
-        "job-name", "nodes", "ntasks", "ntasks-per-node", "output", "error", "open-mode", "signal",
+        "job-name", "nodes", "ntasks", "ntasks-per-node", "tasks-per-node", "output", "error",
+        "open-mode", "signal",
         "requeue", "no-requeue", "dependency", "parsable", "wrap", "test-only", "wait", "help",
         "usage", "version", "quiet"), ""),
 }
+# options of sbatch that no key sets either → what to do instead
+_REFUSED = {
+    "uid": "Remove it: jobs run as the user who submits them.",
+    "gid": "Remove it: jobs run in the group of the user who submits them.",
+    "jobid": "Remove it: Slurm numbers the jobs.",
+    "hold": "Submit the run when it is to start; scontrol hold holds a single job.",
+    "export-file": "Use env: of the profile.",
+}
+_WHOLE_NAMES = ("export",)  # allowed, though they look like abbreviations of an option above
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -199,6 +209,10 @@ def sbatch_options(value: object) -> tuple[str, ...]:
             raise InputError(f"--{name} sets --{taken}, which l3hpc sets itself",
                              hint=f"Use {key.replace(' and ', ' or ')} of the profile or the step."
                              if key else "Remove it: no key changes this option.")
+        refused = next((known for known in _REFUSED if known.startswith(name)), None)
+        if refused is not None and name not in _WHOLE_NAMES:
+            raise InputError(f"--{name} sets --{refused}, which cannot be set here",
+                             hint=_REFUSED[refused])
         if name in found:
             raise InputError(f"--{name} is given twice")
         found[name] = item

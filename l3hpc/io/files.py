@@ -443,9 +443,9 @@ def digest(value: object) -> str:
 
 
 def digest_file(path: Path) -> str:
-    """BLAKE2b (128 bits, 32 hex digits) of the bytes of a file."""
+    """BLAKE2b (128 bits, 32 hex digits) of the bytes of a regular file; ``OSError`` for others."""
     state = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             state.update(block)
     return state.hexdigest()

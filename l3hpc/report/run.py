@@ -35,6 +35,7 @@ from l3hpc.report.data import (
 from l3hpc.report.page import page, runs_page
 from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
+from l3hpc.web.html import check_page
 from l3hpc.workspace import artifacts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -44,7 +45,7 @@ MOST_LINKS = 8  # to other runs of the pipeline
 MOST_STEPS_WITH_FILES = 60  # a sweep may have thousands
 _SECRET = re.compile(
     r"^(\s*export \w*(?:KEY|TOKEN|SECRET|PASSW|CREDENTIAL)\w*=).*$", re.MULTILINE | re.IGNORECASE)
-GENERATOR = "l3hpc report"  # in the head of the page, by which it is recognised
+GENERATOR = "l3hpc report"  # as in the templates of both pages
 
 
 def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
@@ -191,11 +192,7 @@ def check_target(path: Path) -> None:
     InputError
         ``path`` is a folder, or a file that this module did not write.
     """
-    if path.is_dir():
-        raise InputError("is a folder", where=str(path), hint="Name a file: -o report.html")
-    if path.exists() and GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:800]:
-        raise InputError("exists, and is not a report of l3hpc", where=str(path),
-                         hint="Name another file: -o FILE")
+    check_page(path, GENERATOR, "a report", "-o")
 
 
 def _facts(now: RunStatus, record: RunRecord, collected: Sequence[StepFacts]

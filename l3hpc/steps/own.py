@@ -126,6 +126,10 @@ class OwnStep(Step[P]):
         for name, path in params.inputs.items():
             if not path.exists():
                 raise InputError(f"input {name!r}: no such file or folder", where=str(path))
+            # a pipe waits for a writer, and a device has no end
+            if not path.is_file() and not path.is_dir():
+                raise InputError(f"input {name!r}: neither a regular file nor a folder",
+                                 where=str(path))
         for pattern in params.outputs:
             parts = PurePosixPath(pattern).parts
             if not parts or pattern.startswith("/") or ".." in parts:

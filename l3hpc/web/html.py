@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from l3hpc.errors import InputError
+from l3hpc.io.files import open_regular
+
 if TYPE_CHECKING:
     import jinja2
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 ASSETS = Path(__file__).resolve().parent / "assets"
+HEAD_BYTES = 800  # of a page, with its generator
 
 
 def printable(value: object) -> object:
@@ -35,6 +39,39 @@ def printable(value: object) -> object:
     if isinstance(value, Markup):
         return value
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", str(value))
+
+
+def check_page(path: Path, generator: str, what: str, option: str) -> None:
+    """Refuse to replace a file that is not a page of the same kind.
+
+    Parameters
+    ----------
+    path
+        Where a page is to be written.
+    generator
+        What its template has in ``<meta name="generator">``.
+    what, option
+        The kind of page, and the option that names the file, for messages.
+
+    Raises
+    ------
+    InputError
+        ``path`` is a folder, a pipe or a device, or a file with other content.
+    """
+    if path.is_dir():
+        raise InputError("is a folder", where=str(path),
+                         hint=f"Name a file: {option} {what.split()[-1]}.html")
+    hint = f"Name another file: {option} FILE"
+    try:
+        with open_regular(path) as stream:
+            head = stream.read(HEAD_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot be replaced: {error.strerror}", where=str(path), hint=hint
+                         ) from None
+    if f'<meta name="generator" content="{generator}">'.encode() not in head:
+        raise InputError(f"exists, and is not {what} of l3hpc", where=str(path), hint=hint)
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:

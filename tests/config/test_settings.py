@@ -103,6 +103,12 @@ def test_every_value_is_listed_and_json_ready():
     ("clusters:\n  g:\n    extra: --outp=/x\n", "cluster.yaml:3",
      ["--outp sets --output", "no key changes"]),
     ("clusters:\n  g:\n    extra: [--n]\n", "cluster.yaml:3", ["which l3hpc sets itself"]),
+    ("clusters:\n  g:\n    extra: [--tasks-per-node=7]\n", "cluster.yaml:3",
+     ["--tasks-per-node, which l3hpc sets itself"]),
+    *((f"clusters:\n  g:\n    extra: [--{name}]\n", "cluster.yaml:3",
+       [f"--{name.partition('=')[0]} sets --", "which cannot be set here", hint])
+      for name, hint in (("uid=0", "user who submits"), ("gi=0", "group"), ("jobid=7", "numbers"),
+                         ("hold", "scontrol hold"), ("export-file=x", "env:"))),
     ("clusters:\n  g:\n    steps:\n      train:\n        extra: [-p gpu]\n", "cluster.yaml:5",
      ["'-p gpu' is not an option of sbatch", "--name=value"]),
     ("clusters:\n  g:\n    extra: ['--comment=a\"b']\n", "cluster.yaml:3", ["without quotes"]),

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from l3hpc.errors import InputError
 from l3hpc.ledger.cells import cells
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import SyncState
-from l3hpc.ledger.views.exports import write_html
+from l3hpc.ledger.views.exports import check_html, write_html
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,15 @@ def page(tmp_path):
                                        "text": ""}])
     write_html(tmp_path / "r.html", {MSE: ROWS}, state, now=1e6)
     return tmp_path / "r.html"
+
+
+def test_only_a_page_of_results_is_replaced(page):
+    check_html(page)
+    check_html(page.with_name("new.html"))
+    page.with_name("notes.txt").write_text("how l3hpc makes a page of results")
+    for other in (page.with_name("notes.txt"), page.parent):
+        with pytest.raises(InputError, match="not a page of results of l3hpc|is a folder"):
+            check_html(other)
 
 
 def data(page):

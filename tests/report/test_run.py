@@ -1,5 +1,7 @@
 """The report of runs that failed, reuse results of others, or have names and logs that attack."""
 
+import os
+
 import pytest
 from submitted import Case
 
@@ -50,11 +52,12 @@ def test_the_same_run_gives_the_same_page(failed):
 
 def test_other_files_are_not_replaced(failed, tmp_path):
     thesis = tmp_path / "thesis.html"
-    thesis.write_text("<h1>Dear reader</h1>")
-    for target in (thesis, tmp_path):
-        with pytest.raises(InputError, match="is not a report|is a folder"):
+    thesis.write_text("<h1>Dear reader of an l3hpc report</h1>")
+    os.mkfifo(tmp_path / "pipe.html")
+    for target in (thesis, tmp_path, tmp_path / "pipe.html"):
+        with pytest.raises(InputError, match="is not a report|is a folder|not a regular file"):
             write(failed.workspace, "demo", target)
-    assert thesis.read_text() == "<h1>Dear reader</h1>"
+    assert thesis.read_text() == "<h1>Dear reader of an l3hpc report</h1>"
 
 
 def test_parameters_that_differ_stand_beside_their_defaults(chains, slurm, tmp_path):

@@ -191,6 +191,7 @@ REFUSED = {
     "a list as a value": (entry(params={"a": [1]}), "'a' is not a single value", "own.yaml"),
     "case": (entry(["x"], params={"a": 1, "A": 2}), "differ only in upper and lower", "own.yaml"),
     "a name": (entry(params={"a-b": 1}), "'a-b' cannot be the name of a parameter", "own.yaml"),
+    "a device": (entry(inputs={"a": "/dev/zero"}), "neither a regular file nor a folder", "zero"),
     "no file": (entry(inputs={"a": "gone"}), "input 'a': no such file or folder", "gone"),
     "placeholder in bash": (entry("echo {param.a}", params={"a": 1}), "text that bash reads",
                             "own.yaml"),

@@ -62,6 +62,8 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     from l3hpc.ledger.views import exports, mlflow_store, select
     from l3hpc.ledger.views.runs import view_tabs
 
+    if html:
+        exports.check_html(Path(html))
     uri = None if mlflow_uri is None else mlflow_store.tracking_uri(mlflow_uri)
     store, sheet = open_store(options)
     to_tracker = uri is not None or wandb_folder is not None

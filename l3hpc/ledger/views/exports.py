@@ -25,7 +25,7 @@ from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
 from l3hpc.ledger.views.runs import RUN, swept_columns, view_tabs
 from l3hpc.ledger.views.select import cell_of, row_names
-from l3hpc.web.html import render
+from l3hpc.web.html import check_page, render
 
 if TYPE_CHECKING:
     import pandas
@@ -183,6 +183,17 @@ def _put(sheet: Any, line: int, column: int, value: Cell) -> Any:
     else:
         xlsx_cell.value = value
     return xlsx_cell
+
+
+def check_html(path: Path) -> None:
+    """Refuse to replace a file that is not a page of results.
+
+    Raises
+    ------
+    InputError
+        ``path`` is a folder, or a file that ``write_html`` did not write.
+    """
+    check_page(path, "l3hpc", "a page of results", "--html")
 
 
 def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState | None = None,
