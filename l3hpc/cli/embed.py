@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   l3hpc embed street.wav --model student.h5            writes street.npz next to it
+  l3hpc embed street.wav --model latest                with the student trained last
   l3hpc embed recordings/ --model sea-64 -o out        a folder and its subfolders
   l3hpc embed 'day/**/*.flac' --model sea-64 --hop-size 0.5 --suffix sea
   l3hpc embed recordings/ --model openl3_audio_mel256_env.h5 --embedding-size 6144 -o out
@@ -47,10 +49,55 @@ def complete_model(
     return [*found, CompletionItem(incomplete, type="file")]
 
 
+def model_of_run(name: str, origin: str) -> str:
+    """The folder of the student that a run trained, if this is the name of a run.
+
+    Parameters
+    ----------
+    name
+        A model as the user names it, a run, ``RUN/STEP`` or ``latest``.
+    origin
+        The option or argument, for messages.
+
+    Returns
+    -------
+    str
+        Any other name unchanged.
+
+    Raises
+    ------
+    InputError
+        The run has no finished student, or several.
+    """
+    from l3hpc.embedding.model_files import find_model, is_hear_module
+
+    if os.path.exists(name) or is_hear_module(name):
+        return name
+    if os.sep not in name:
+        # A model of that name in a folder of models comes first, and needs no configuration.
+        try:
+            find_model(name)
+            return name
+        except InputError:
+            pass
+    from l3hpc.config import settings
+    from l3hpc.pipelines.external_inputs import finished_student
+
+    try:
+        folder = settings.load(None).workspace
+    except InputError:
+        if name == "latest":
+            raise
+        return name  # what is wrong with the name is said where the model is read
+    found = finished_student(folder, name, origin)
+    return name if found is None else str(found)
+
+
 @click.command("embed", epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-m", "--model", metavar="FILE|NAME", shell_complete=complete_model,
-              help="Weight file, model file, name, or hear:package.module (a HEAR module). "
+              help="Weight file, model file, name, hear:package.module (a HEAR module), or a run "
+                   "that trained a student: RUN, RUN/train-8 (of a sweep) or latest. "
                    "[default: paths.weights of cluster.yaml]")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Output folder. [default: next to each recording]")
@@ -115,6 +162,8 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
                               options["batch_size"], options["overwrite"],
                               options["resampler"])
     plan = plan_embedding(inputs, output_dir, suffix, format_)
+    if options["model"] is not None:
+        options["model"] = model_of_run(options["model"], "--model")
     model = _model_arguments(options)
     file, named = find_model(model["model"])
     stated = {**named.options, **{key: model[key] for key in ("input_repr", "embedding_size")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from l3hpc.cli.embed import model_of_run
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError
 
@@ -60,11 +61,12 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
             as_hear: bool, **forms: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
-    MODEL is a weight file, a published name (sea-64; see l3hpc embed) or untrained[:SEED]. Flash
-    and memory are always computed, and also measured with the TensorFlow Lite Micro interpreter if
-    that is installed. With --hear, MODEL becomes a Python package that the tools of the HEAR
-    benchmark can import.
+    MODEL is a weight file, a published name (sea-64; see l3hpc embed), a run that trained a student
+    (RUN, RUN/train-8 of a sweep, or latest) or untrained[:SEED]. Flash and memory are always
+    computed, and also measured with the TensorFlow Lite Micro interpreter if that is installed.
+    With --hear, MODEL becomes a Python package that the tools of the HEAR benchmark can import.
     """
+    model = model_of_run(model, "MODEL")
     if as_hear:
         _refuse_with_hear()
         from l3hpc.export.hear_package import preview_package, write_package

@@ -133,7 +133,8 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     model
         A file with openl3 or edgel3 weights, a full Keras model (HDF5 or ``.keras``), a TFLite
         model or weights of l3hpc, gzipped or not; a TFLite, ONNX or Keras file of another network
-        with a sidecar (``l3hpc teacher describe``); a name: ``sea-64``, ``openl3-mel256-music``,
+        with a sidecar (``l3hpc teacher describe``); the folder of a run that trained a student, or
+        of its training; a name: ``sea-64``, ``openl3-mel256-music``,
         ``untrained`` (see ``l3hpc.embedding.model_files``); or ``hear:package.module``, your own
         code with the HEAR 2021 interface.
     input_repr, embedding_size, frontend, geometry

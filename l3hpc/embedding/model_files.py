@@ -78,7 +78,8 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
     Parameters
     ----------
     name
-        A path, a name, ``'untrained[:SEED]'`` or ``'hear:package.module'``.
+        A path, a name, ``'untrained[:SEED]'`` or ``'hear:package.module'``. The folder of a run or
+        of its training stands for the student in it.
 
     Returns
     -------
@@ -90,12 +91,13 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
     Raises
     ------
     InputError
-        There is no such file; the message lists the folders that were searched.
+        There is no such file; the message lists the folders that were searched. Or the folder of a
+        run has several students.
     """
     if is_hear_module(name):
         return str(name), NamedModel(())
     if isinstance(name, Path) or os.path.isfile(name) or os.sep in name:
-        return Path(name), NamedModel(())
+        return _student_in(Path(name)), NamedModel(())
     if untrained_seed(name) is not None:
         return name, NamedModel(())
     named = parse_name(name)
@@ -105,8 +107,21 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
                 return folder / file, named
     # A folder with the name of a model, which hides no model of that name.
     if os.path.exists(name):
-        return Path(name), NamedModel(())
+        return _student_in(Path(name)), NamedModel(())
     raise _missing(name, named)
+
+
+def _student_in(path: Path) -> Path:
+    """The student in the folder of a run, of its training or of a task; else the path itself."""
+    if not path.is_dir():
+        return path
+    found = [file for file in (path / "0000" / weights.BEST_STUDENT, path / weights.BEST_STUDENT)
+             if file.is_file()] or sorted(path.glob(f"artifacts/*/0000/{weights.BEST_STUDENT}"))
+    folders = {file.parent.resolve(): file for file in found}
+    if len(folders) > 1:
+        raise InputError("holds several trained models: name the folder of one", where=str(path),
+                         allowed=", ".join(str(file.parent.parent) for file in folders.values()))
+    return found[0] if found else path
 
 
 def is_hear_module(name: str | Path) -> bool:

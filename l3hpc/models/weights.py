@@ -30,6 +30,7 @@ FORMATS = {("keras2", False): "Keras 2 weights", ("keras2", True): "Keras 2 mode
            ("keras3", False): "Keras 3 weights", ("keras3", True): "Keras 3 model",
            ("l3hpc", False): "l3hpc"}  # (of the file, whether it holds a configuration)
 DEFAULT_SEED = 20180216
+BEST_STUDENT = "model_best_valid_loss.h5"  # what a training writes, in the folder of its task
 SPARSE_SHARE = 0.3  # of zeros among kernel weights; trained dense kernels have none
 RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
 _UNTRAINED = re.compile(r"untrained(?::(\d{1,18}))?")

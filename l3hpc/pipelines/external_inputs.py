@@ -19,6 +19,7 @@ from l3hpc.io.files import read_json
 from l3hpc.io.values import check_mapping
 from l3hpc.pipelines.definition import StepDefinition
 from l3hpc.pipelines.planned import fingerprint_of_folder
+from l3hpc.steps.base import Output
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
@@ -80,7 +81,8 @@ def left_out(step: StepDefinition, parent: StepDefinition) -> str:
     return parent.kind
 
 
-def student_input(workspace: Path, kind: str, value: str, cluster: str) -> ExternalInput:
+def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
+                  origin: str = "--student") -> ExternalInput:
     """The trained student, or the teacher, that ``--student`` names.
 
     Parameters
@@ -94,6 +96,9 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
         ``latest``.
     cluster
         The profile of the new plan: only its jobs can wait for a run that is still active there.
+        None: the student has to be finished.
+    origin
+        The option that names it, for messages.
 
     Raises
     ------
@@ -106,21 +111,48 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str) -> Exter
         for record in runs:
             outputs = _outputs_of(workspace, record, kind, cluster)
             if outputs:
-                return _only(record, kind, outputs, "--student latest")
+                return _only(record, kind, outputs, f"{origin} latest")
         raise InputError(
-            f"no run in {workspace} has trained a student", where="--student latest",
+            f"no run in {workspace} has trained a student", where=f"{origin} latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
-            hint="train one with l3hpc submit upstream, or name a weight file: --student FILE")
+            hint=f"train one with l3hpc submit upstream, or name a weight file: {origin} FILE")
     from l3hpc.teachers.find import absolute, has_random_weights
 
     if has_random_weights(value):
-        raise InputError("random weights cannot be a student", where=f"--student {value}",
+        raise InputError("random weights cannot be a student", where=f"{origin} {value}",
                          allowed="a run, a weight file, a HEAR module (hear:package.module) or "
                                  "'latest'")
     network = absolute(value)
     if _find(value, runs) or network is None:
-        return run_output(workspace, value, kind, runs, cluster, "--student")
+        return run_output(workspace, value, kind, runs, cluster, origin)
     return ExternalInput(Path(network), "", is_file=True)
+
+
+def finished_student(workspace: Path, name: str, origin: str) -> Path | None:
+    """The artifact of a finished student, by its run.
+
+    Parameters
+    ----------
+    workspace, origin
+        As for ``student_input``.
+    name
+        A run, ``RUN/STEP`` or ``latest``.
+
+    Returns
+    -------
+    Path or None
+        None where this is the name of no run.
+
+    Raises
+    ------
+    InputError
+        As for ``student_input``.
+    """
+    run = name.partition("/")[0]
+    if name != "latest" and run not in records.names(workspace):
+        return None
+    kind = next(kind for kind in steps.names() if steps.step(kind).output is Output.STUDENT)
+    return student_input(workspace, kind, name, None, origin).path
 
 
 def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: str
@@ -154,8 +186,8 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
     return ExternalInput(path, fingerprint_of_folder(path))
 
 
-def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord], cluster: str,
-               origin: str | None = None) -> ExternalInput:
+def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord],
+               cluster: str | None, origin: str | None = None) -> ExternalInput:
     """The output of one step of an earlier run.
 
     Parameters
@@ -189,8 +221,8 @@ def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord],
             if outputs:
                 return outputs[0] if step else _only(
                     record, kind, outputs, f"{origin} {run}" if origin else run)
-            raise InputError(f"the run {run!r} has no finished {step or kind}, and no job on "
-                             f"{cluster} that makes it",
+            waiting = f", and no job on {cluster} that makes it" if cluster else ""
+            raise InputError(f"the run {run!r} has no finished {step or kind}{waiting}",
                              allowed=f"these have one: {', '.join(usable)}" if usable else None)
     raise InputError(f"{name!r} is neither a run nor a file",
                      allowed=nearest(name, usable) if usable else None,
@@ -240,7 +272,7 @@ def _find(value: str, runs: Sequence[RunRecord]) -> bool:
                for record in runs)
 
 
-def _outputs_of(workspace: Path, record: RunRecord, kind: str, cluster: str
+def _outputs_of(workspace: Path, record: RunRecord, kind: str, cluster: str | None
                 ) -> list[ExternalInput]:
     """The outputs of a run's steps of this kind that are finished or that a job on ``cluster``
     makes.

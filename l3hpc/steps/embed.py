@@ -41,7 +41,6 @@ from l3hpc.steps.extract import (
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording
 
-BEST = "model_best_valid_loss.h5"
 SOURCES = ("sonyc_ust", "clips", "table", "audio")  # parameters, of which exactly one is set
 
 
@@ -256,11 +255,13 @@ def student_file(folder: Path | None) -> Path:
     InputError
         Where there is none.
     """
+    from l3hpc.models.weights import BEST_STUDENT
+
     if folder is not None:
-        for path in (folder / "0000" / BEST, folder / BEST, folder):
+        for path in (folder / "0000" / BEST_STUDENT, folder / BEST_STUDENT, folder):
             if path.is_file():
                 return path
-    raise InputError(f"contains no {BEST}" if folder else "no student is given",
+    raise InputError(f"contains no {BEST_STUDENT}" if folder else "no student is given",
                      where=str(folder) if folder else "embed.student",
                      hint="Train one (l3hpc submit upstream), or name its file: "
                           "--set embed.student=FILE")

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from l3hpc.embedding.model import load_model
 from l3hpc.models import weights
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
+from l3hpc.workspace import records
+from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 TINY = (2, 2, 2, 2, 2, 2, 2, 4)
 SEA = NetworkSpec(8000, 32, 160, 256, filters=TINY)
@@ -105,6 +108,53 @@ def test_the_model_of_cluster_yaml_and_random_weights_are_told(place, say):
     code, out, err = say("embed", "in/a.wav", "--engine", "ncnn", "--hop-size", "1")
     assert code == 0 and "48000 Hz, 256 mels" in err
     assert "these embeddings are meaningless: random-weight teacher" in out
+
+
+def trained(place, run, created, *names, options=None):
+    """Pretend that a run has trained students."""
+    steps = []
+    for number, name in enumerate(names):
+        artifact = place / f"workspace/artifacts/train/{run}{number}"
+        (artifact / "0000").mkdir(parents=True)
+        weights.save(untrained(SEA, number), artifact / "0000/model_best_valid_loss.h5")
+        (artifact / "0000/result.json").write_text("{}")
+        link = place / f"workspace/runs/{run}/artifacts/{name}"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(artifact)
+        steps.append(StepRecord(name, "train", str(artifact), 1, []))
+    records.write(place / "workspace", RunRecord(
+        run, "upstream", "local", created, "you", "h", [], options or {}, "submitted", steps))
+
+
+@pytest.mark.parametrize("words", [("embed", "in", "-m"), ("export", "-o", "out", "--fp32")])
+def test_the_student_of_a_run(place, say, words):
+    code, _, err = say(*words, "latest", "--dry-run")
+    assert code == 2 and "no run in" in err and "has trained a student" in err
+    trained(place, "one", 1.0, "train")
+    trained(place, "swept", 2.0, "train-4", "train-8", options={"combinations": [
+        {"values": {"emb-dim": dim}, "steps": {"train": f"train-{dim}"}} for dim in ("4", "8")]})
+    folder = "workspace/runs/one"
+    for name in ("one", "one/train", "swept/train-8", folder, f"{folder}/artifacts/train",
+                 f"{folder}/artifacts/train/0000", "workspace/runs/swept/artifacts/train-8"):
+        code, out, err = say(*words, name, "--dry-run")
+        assert code == 0 and "model_best_valid_loss.h5" in out + err, name
+    for name in ("latest", "swept"):
+        code, _, err = say(*words, name, "--dry-run")
+        assert code == 2 and "swept/train-4 (emb-dim=4); swept/train-8 (emb-dim=8)" in err
+    code, _, err = say(*words, "workspace/runs/swept", "--dry-run")
+    assert code == 2 and "workspace/runs/swept/artifacts/train-8" in err
+    code, _, err = say(*words, "swept/train-9", "--dry-run")
+    assert code == 2 and "has no train step 'train-9'" in err
+    # a file, and a model in a folder of models, come before a run of that name
+    weights.save(untrained(SEA, 0), place / "models/latest.h5")
+    code, out, err = say(*words, "latest", "--dry-run")
+    assert code == 0 and "latest.h5" in out + err
+
+
+def test_the_folder_of_a_run_in_python(place):
+    trained(place, "one", 1.0, "train")
+    loaded = load_model("workspace/runs/one", engine="ncnn")
+    assert loaded.recognised.file.name == "model_best_valid_loss.h5" and loaded.dim == 4
 
 
 def test_a_dry_run_writes_nothing(place, say):
