@@ -47,13 +47,19 @@ class PlanCommand(click.Command):
         try:
             given, _, _ = self.make_parser(ctx).parse_args(typed)
         except click.NoSuchOption as error:
-            self._refuse(ctx, error, args)
+            self._refuse(ctx, error.option_name, args)
             raise
         ctx.meta[_NAMED] = given.get("pipeline")
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, list(args))  # click empties the list
+        except click.BadParameter as error:
+            # the allowed values are those of other pipelines, if this one lacks the option
+            if isinstance(error.param, click.Option):
+                self._refuse(ctx, error.param.opts[-1], args)
+            raise
 
-    def _refuse(self, ctx: click.Context, error: click.NoSuchOption, args: list[str]) -> None:
-        """Refuse an option that does not exist, if the command line names a pipeline."""
+    def _refuse(self, ctx: click.Context, option: str, args: list[str]) -> None:
+        """Refuse an option that the pipeline on the command line, if there is one, lacks."""
         from l3hpc.config import sources
         from l3hpc.pipelines import definition, offered
 
@@ -61,12 +67,14 @@ class PlanCommand(click.Command):
         if name is None:
             return
         pipeline = definition.load_pipeline(name)
-        targets = offered.with_parameter(pipeline, error.option_name.lstrip("-"))
-        options = [option for option in self._options(ctx) if offered.is_offered(pipeline, option)]
-        close = difflib.get_close_matches(error.option_name, options, n=1)
-        allowed = f"set the parameter: {' or '.join(f'--set {one}=VALUE' for one in targets)}" \
-            if targets else f"did you mean {close[0]!r}?" if close else None
-        raise InputError(f"pipeline {name!r} has no option {error.option_name}", allowed=allowed,
+        options = [one.lstrip("-") for one in self._options(ctx)
+                   if offered.is_offered(pipeline, one)]
+        if option.lstrip("-") in options:
+            return
+        close = difflib.get_close_matches(option.lstrip("-"), options, n=1)
+        near = f"did you mean '--{close[0]}'?" if close else None
+        raise InputError(f"pipeline {name!r} has no option {option}",
+                         allowed=offered.set_instead(pipeline, option) or near,
                          hint=f"its options: {ctx.command_path} {name} --help")
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

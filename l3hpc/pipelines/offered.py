@@ -97,25 +97,26 @@ def own_parameters(pipeline: Pipeline) -> dict[str, dict[str, str]]:
     return {name: params for name, params in found.items() if params}
 
 
-def with_parameter(pipeline: Pipeline, name: str) -> list[str]:
-    """What sets a parameter of this name in any step: ``step.parameter``.
+def set_instead(pipeline: Pipeline, option: str) -> str | None:
+    """How to set what an option that the pipeline lacks would set; None if no step has it.
 
     Parameters
     ----------
     pipeline
         The pipeline.
-    name
-        With ``-`` or ``_``.
+    option
+        With or without ``--``.
 
     Examples
     --------
     >>> from l3hpc.pipelines.definition import load_pipeline
-    >>> with_parameter(load_pipeline("upstream"), "files-per-task")
-    ['extract.files_per_task']
+    >>> set_instead(load_pipeline("upstream"), "--files-per-task")
+    'set the parameter: --set extract.files_per_task=VALUE'
     """
-    wanted = name.replace("-", "_")
-    return [target for target in settable(pipeline)
-            if target.partition(".")[2].replace("-", "_") == wanted]
+    wanted = option.lstrip("-").replace("-", "_")
+    targets = [f"--set {target}=VALUE" for target in settable(pipeline)
+               if target.partition(".")[2].replace("-", "_") == wanted]
+    return f"set the parameter: {' or '.join(targets)}" if targets else None
 
 
 def usual_options(pipeline: Pipeline) -> list[str]:

@@ -20,6 +20,7 @@ from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
 from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.pipelines import offered
 from l3hpc.pipelines.definition import (
     DECLARED,
     RESOURCES,
@@ -96,9 +97,10 @@ def resolve_steps(
         if value is None:
             continue
         if option not in pipeline.options:
-            offered = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
+            names = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
             raise InputError(f"pipeline {pipeline.name!r} has no option --{option}",
-                             allowed=f"it offers: {offered}" if offered else None,
+                             allowed=offered.set_instead(pipeline, option) or (
+                                 f"it offers: {names}" if names else None),
                              hint=f"its options: {command_line('submit', pipeline.name, '--help')}")
         for target in pipeline.options[option]:
             name, _, parameter = target.partition(".")

@@ -360,11 +360,13 @@ def test_parameters_of_own_steps_are_in_the_help_and_named_for_an_option_that_is
     Path("jobs").mkdir()
     Path("jobs/mine.yaml").write_text(
         "options: {mels: [train.mels]}\nsteps:\n  train: {given: [extract]}\n"
-        "  conv: {kind: shell, command: 'true', params: {rate: 8000, out-file: x}}\n")
+        "  conv: {kind: shell, command: 'true', params: {rate: 8000, level: 1, out-file: x}}\n")
     _, out, _ = say("submit", "mine", "--help")
-    assert re.search(r"^conv \(.*\):\n  --set conv.rate=VALUE +\[default: 8000\]$", out,
+    assert re.search(r"^conv \(.*\):\n  --set conv.rate=VALUE +\[default: 8000\]\n", out,
                      re.MULTILINE)
     for words, advice in ((["--rate", "4000"], "--set conv.rate=VALUE"),
+                          (["--level", "4"], "--set conv.level=VALUE"),
+                          (["--level", "fine"], "--set conv.level=VALUE"),
                           (["--out_file=y"], "--set conv.out-file=VALUE"),
                           (["--epochs-max", "3"], "mine --help"), (["--mel", "3"], "--mels")):
         code, _, err = say("submit", *words, "mine")
