@@ -218,7 +218,7 @@ def _unknown(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
         return TaskStatus(TaskState.LOST, started=True, detail=(
             "started and ended without output "
             "(killed: out of memory, node failure or a forced stop)"))
-    return TaskStatus(TaskState.LOST, detail="never started, and its job is no longer in Slurm")
+    return TaskStatus(TaskState.LOST, detail=f"never started, and {answer.gone}")
 
 
 def _cause(marks: TaskMarks, code: int | None) -> str:

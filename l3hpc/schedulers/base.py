@@ -131,12 +131,15 @@ class StepJobs:
         Whether the scheduler was queried at all.
     unreachable : str
         The command that did not answer (``squeue``); '' if all did.
+    gone : str
+        Why a job that is in neither mapping will not start, for messages.
     """
 
     live: Mapping[str, LiveJob] = field(default_factory=dict)
     ended: Mapping[str, EndedJob] = field(default_factory=dict)
     queried: bool = False
     unreachable: str = ""
+    gone: str = "its job no longer exists"
 
 
 Tasks = Mapping[str, Collection[str]]  # step → ids of jobs or array tasks

@@ -223,6 +223,7 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     [found] = status.collect(tmp_path, ["demo"])
     assert {step.name: step.state for step in found.steps} == {
         "extract": "running", "sample": "lost"}
+    assert found.steps[1].detail == "never started, and its local runner is gone"
     assert "its local runner is gone" in found.notes
     assert Runner(tmp_path, "demo").run()  # waits for the job that still works
     assert states(tmp_path) == {"extract": "done", "sample": "done"}

@@ -50,6 +50,7 @@ _DETACHED = """log=$1; shift
 ("$@"; if [ -f "$0" ]; then exec bash "$0" >> "$log" 2>&1; fi) &"""
 STARTING_S = 30.0  # a runner may take this long to take up what has just been submitted
 FOLLOW_S = 0.5
+_GONE = "its local runner is gone"
 
 
 class LocalScheduler:
@@ -226,7 +227,7 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
             live[name] = LiveJob(
                 state, "" if waits else "waits for free cores and memory", elapsed, start=started,
                 restarts=job.restarts, limit_s=limit or None, waits_for_jobs=waits)
-    return StepJobs(live, ended, queried=True), ["its local runner is gone"] if orphaned else []
+    return StepJobs(live, ended, queried=True, gone=_GONE), [_GONE] if orphaned else []
 
 
 def spool(workspace: Path, *, run: str, step: str, after: Sequence[str],

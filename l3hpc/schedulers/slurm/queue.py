@@ -91,7 +91,8 @@ class Answer:
         silent = self.squeue is False
         if self.silent:
             silent = any(job.cluster in self.silent for job in ids.values())
-        return StepJobs(live, ended, self.squeue is not None, "squeue" if silent else "")
+        return StepJobs(live, ended, self.squeue is not None, "squeue" if silent else "",
+                        gone="its job is no longer in Slurm")
 
     def submitted_with(self, identity: Identity
                        ) -> dict[tuple[str, str], list[QueuedJob | AccountedJob]]:
