@@ -116,7 +116,7 @@ def _student_in(path: Path) -> Path:
     if not path.is_dir():
         return path
     found = [file for file in (path / "0000" / weights.BEST_STUDENT, path / weights.BEST_STUDENT)
-             if file.is_file()] or sorted(path.glob(f"artifacts/*/0000/{weights.BEST_STUDENT}"))
+             if file.is_file()] or sorted(path.glob(f"*/*/0000/{weights.BEST_STUDENT}"))
     folders = {file.parent.resolve(): file for file in found}
     if len(folders) > 1:
         raise InputError("holds several trained models: name the folder of one", where=str(path),
