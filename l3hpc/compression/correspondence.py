@@ -258,7 +258,7 @@ def embed_pictures(network: AvcNetwork, batches: Batches, rows: np.ndarray, fron
                                  "input of the vision network")
     progress = progress or Progress()
     folder.mkdir(parents=True, exist_ok=True)
-    # Everything that the rows in the scratch files depend on: when it changes, they are computed again.
+    # Everything that the rows in the scratch files depend on; a change means computing them again.
     key = digest([settings, asdict(frontend), [_file_state(path) for path in batches.files],
                   rows.tolist()])
     state = folder / "seen.json"
