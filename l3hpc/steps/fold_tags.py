@@ -122,8 +122,9 @@ def _best(params: FoldsParams, classes: Sequence[str], x: Mapping[str, RowFile],
           ) -> tuple[list[dict[str, Any]], dict[str, float], Classifier]:
     """All candidates with their scores, the selected parameters, and their classifier."""
     from l3hpc.datasets.taxonomy import Taxonomy
-    from l3hpc.tagging.classifier import ClassifierConfig, batch_for, train
+    from l3hpc.tagging.classifier import ClassifierConfig, batch_for
     from l3hpc.tagging.evaluation import clip_scores
+    from l3hpc.tagging.training import train
 
     # Numbers in place of names, which may have signs that a file of tags cannot hold.
     numbers = range(1, len(classes) + 1)

@@ -42,7 +42,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # used in paths, and before 
 _CLASSES = {
     "extract": "extract:Extract", "sample": "reduction:Sample", "fit": "reduction:Fit",
     "reduce": "reduction:Reduce", "train": "train:Train", "embed": "embed:Embed",
-    "classify": "tagging:Classify", "evaluate": "tagging:Evaluate", "folds": "folds:Folds",
+    "classify": "classify:Classify", "evaluate": "evaluate:Evaluate", "folds": "folds:Folds",
     "score": "folds:Score", "avc_pairs": "avc:AvcPairs", "avc_train": "avc:AvcTrain",
     "sensitivity": "prune:Sensitivity", "prune": "prune:Prune", "distill": "retrain:Distill",
     "finetune": "retrain:Finetune", "compare": "compare:Compare", "shell": "shell:Shell",

@@ -10,7 +10,8 @@ from lazymodule import LazyModule
 from l3hpc.arrays.rows import RowFile
 from l3hpc.errors import InputError, L3hpcError
 
-tagging, network = LazyModule("l3hpc.tagging.classifier"), LazyModule("l3hpc.tagging.network")
+tagging, training = LazyModule("l3hpc.tagging.classifier"), LazyModule("l3hpc.tagging.training")
+network = LazyModule("l3hpc.tagging.network")
 
 
 def bags(rng, taxonomy, clips=64, frames=5, dim=12, level="coarse", model="mil"):
@@ -42,7 +43,7 @@ def trained():
         config = tagging.ClassifierConfig(level, model, learning_rate=0.03, epochs=25, seed=4,
                                   batch_size=32, hidden_layers=int(model == "framewise"),
                                   hidden_size=32)
-        made[level, model] = tagging.train(config, taxonomy, *data[level, model])
+        made[level, model] = training.train(config, taxonomy, *data[level, model])
     return data, made
 
 
@@ -65,7 +66,7 @@ def test_autopool_grew_where_single_frames_decide(trained):
 
 def test_same_seed_same_numbers_and_other_seed_other_numbers(trained, taxonomy):
     data = trained[0]["coarse", "mil"]
-    runs = [tagging.train(tagging.ClassifierConfig(epochs=3, seed=seed), taxonomy, *data)
+    runs = [training.train(tagging.ClassifierConfig(epochs=3, seed=seed), taxonomy, *data)
             for seed in (1, 1, 2)]
     assert runs[0].history == runs[1].history
     for one, two in zip(runs[0].model.get_weights(), runs[1].model.get_weights(), strict=True):
@@ -78,11 +79,12 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
         trained, taxonomy, tmp_path, monkeypatch, model):
     x, y, x_validate, y_validate = trained[0]["coarse", model]
     config = tagging.ClassifierConfig(model=model, epochs=2)
-    whole = tagging.train(config, taxonomy, x, y, x_validate, y_validate)
+    whole = training.train(config, taxonomy, x, y, x_validate, y_validate)
     expected = whole.predict(x_validate)
     frames = x.shape[1]
-    monkeypatch.setattr("l3hpc.tagging.classifier._BLOCK_BYTES", 64 * x[0].nbytes)
-    monkeypatch.setattr("l3hpc.tagging.classifier._PREDICT_FRAMES", 20 * frames)
+    monkeypatch.setattr("l3hpc.tagging.training._BLOCK_BYTES", 64 * x[0].nbytes)
+    for module in ("classifier", "training"):
+        monkeypatch.setattr(f"l3hpc.tagging.{module}.PREDICT_FRAMES", 20 * frames)
     largest = 0
 
     class Spy(RowFile):
@@ -99,7 +101,7 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
     file = Spy(tmp_path / "x.bin", "f4", (len(x) + len(x_validate), *x.shape[1:]), "w+")
     file[:] = np.concatenate([x, x_validate])
     largest = 0
-    found = tagging.train(config, taxonomy, file.part(0, len(x)), y, file.part(len(x), len(file)),
+    found = training.train(config, taxonomy, file.part(0, len(x)), y, file.part(len(x), len(file)),
                           y_validate)
     for one, two in zip(whole.model.get_weights(), found.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
@@ -117,7 +119,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_training(trained, taxonomy):
     x, y, x_validate, y_validate = trained[0]["coarse", "mil"]
     seen = []
     config = tagging.ClassifierConfig(learning_rate=0.05, epochs=50, patience=4, l2=0.0)
-    classifier = tagging.train(  # targets of validate are turned round: worse from the start
+    classifier = training.train(  # targets of validate are turned round: worse from the start
         config, taxonomy, x, y, x_validate, 1 - y_validate,
         on_epoch=lambda epoch, values: seen.append((epoch, values)))
     losses = [one["val_loss"] for one in classifier.history]
@@ -209,7 +211,7 @@ def test_fine_loss_leaves_out_categories_whose_x_is_true(taxonomy, rng):
 
 def test_standardizer_equals_the_plain_formula_far_from_zero(rng):
     x = (rng.standard_normal((40, 7, 5)) * [1, 2, 3, 1e-3, 0] + [0, 1e4, -5, 3, 8]).astype("f4")
-    mean, scale = tagging.standardizer(x)
+    mean, scale = training.standardizer(x)
     flat = x.reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(scale[:4], flat.std(axis=0)[:4], rtol=1e-4)
@@ -219,7 +221,7 @@ def test_standardizer_equals_the_plain_formula_far_from_zero(rng):
 def test_without_standardising_a_framewise_model_normalises_itself(trained, taxonomy):
     data = trained[0]["coarse", "mil"]
     config = tagging.ClassifierConfig("coarse", "framewise", standardize=False, epochs=2)
-    classifier = tagging.train(config, taxonomy, *data)
+    classifier = training.train(config, taxonomy, *data)
     assert (classifier.mean == 0).all() and (classifier.scale == 1).all()
     moving = classifier.model.layers[1].moving_mean.numpy()
     assert np.abs(moving).max() > 0.01
@@ -229,16 +231,16 @@ def test_nonsense_is_refused(taxonomy, rng):
     x, y = bags(rng, taxonomy, 8)
     config = tagging.ClassifierConfig(epochs=1)
     with pytest.raises(InputError, match="split 'validate' has no clips"):
-        tagging.train(config, taxonomy, x, y, x[:0], y[:0])
+        training.train(config, taxonomy, x, y, x[:0], y[:0])
     with pytest.raises(InputError, match="8 clips, 7 targets"):
-        tagging.train(config, taxonomy, x, y[:7], x, y)
+        training.train(config, taxonomy, x, y[:7], x, y)
     with pytest.raises(InputError, match="train has 12 dimensions, validate 5"):
-        tagging.train(config, taxonomy, x, y, x[:, :, :5], y)
+        training.train(config, taxonomy, x, y, x[:, :, :5], y)
     with pytest.raises(InputError, match="did you mean 'coarse'"):
         tagging.ClassifierConfig("corse")
     x[0, 0, 0] = np.nan
     with pytest.raises(L3hpcError, match="training diverged: the loss is not finite in epoch 1"):
-        tagging.train(config, taxonomy, x, y, x, y)
+        training.train(config, taxonomy, x, y, x, y)
 
 
 def test_small_sets_have_smaller_batches():
