@@ -25,6 +25,7 @@ Examples:
   l3hpc embed recordings/ --model sea-64 -o out        a folder and its subfolders
   l3hpc embed 'day/**/*.flac' --model sea-64 --hop-size 0.5 --suffix sea
   l3hpc embed recordings/ --model openl3_audio_mel256_env.h5 --embedding-size 6144 -o out
+  l3hpc embed recordings/ --model hear:our_lab.birds --window 3
   l3hpc embed recordings/ --model untrained --dry-run  only show what would be done
 
 \b
@@ -105,6 +106,9 @@ def model_of_run(name: str, origin: str) -> str:
 @click.option("-t", "--hop-size", "--audio-hop-size", default=0.1, show_default=True,
               type=click.FloatRange(0, 3600, min_open=True),
               help="Seconds from one frame to the next.")
+@click.option("--window", metavar="SECONDS", type=click.FloatRange(0, 60, min_open=True),
+              help="Length of a frame, for a HEAR module [default: 1], or shorter than that of a "
+                   "network with a sidecar, which is then padded with zeros.")
 @click.option("-n", "--no-centering", "--no-audio-centering", is_flag=True,
               help="Do not pad with half a second of zeros; timestamps are then the starts of "
                    "windows, not their centres.")
@@ -168,7 +172,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     file, named = find_model(model["model"])
     stated = {**named.options, **{key: model[key] for key in ("input_repr", "embedding_size")
                                   if model[key] is not None}}
-    info = recognise(file, frontend=model["frontend"], **stated)
+    info = recognise(file, frontend=model["frontend"], window=model["window"], **stated)
     # a hop that is not a whole number of samples is refused before the network is loaded
     hop_samples(info.rate, settings.hop_size)
     if not quiet:
@@ -221,7 +225,7 @@ def _model_arguments(options: dict[str, Any]) -> dict[str, Any]:
     openl3 = {key: options[key] for key in ("input_repr", "content_type", "embedding_size")}
     model = {"model": options["model"], "input_repr": options["input_repr"],
              "embedding_size": options["embedding_size"], "frontend": options["frontend"],
-             "engine": options["engine"]}
+             "engine": options["engine"], "window": options["window"]}
     if model["model"] is None:
         model["model"] = published_name(**edgel3, **openl3) or _configured_model()
     # --input-repr and --embedding-size also describe a file, so they do not select a second model

@@ -13,6 +13,7 @@ import numpy as np
 
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
+from l3hpc.audio.samples import is_number
 from l3hpc.embedding.model_files import (
     PATTERNS,
     Recognised,
@@ -28,6 +29,7 @@ from l3hpc.teachers.base import Options, Teacher
 
 KERAS_BATCH = 32  # frames per batch in the published packages
 ENGINES = ("auto", "ncnn", "tensorflow", "torch")
+LONGEST_WINDOW_S = 60
 BATCH_WIDE = "A'"  # the convention in which spectrograms depend on the whole batch
 
 
@@ -121,8 +123,8 @@ class Model:
 
 def load_model(model: str | Path, *, input_repr: str | None = None,
                embedding_size: int | None = None, frontend: str | None = None,
-               geometry: Mapping[str, Any] | None = None, threads: int | None = None,
-               engine: str = "auto") -> Model:
+               geometry: Mapping[str, Any] | None = None, window: float | None = None,
+               threads: int | None = None, engine: str = "auto") -> Model:
     """Load a model from a file or by its name.
 
     The model can be pickled (it is loaded again when unpickled). With ncnn as its engine, it can
@@ -139,6 +141,10 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
         code with the HEAR 2021 interface.
     input_repr, embedding_size, frontend, geometry
         Facts that the file does not contain, or that override it (see ``recognise``).
+    window
+        Length of a frame in seconds, above 0, at most 60, where it is free: of a HEAR module
+        (default: one second), and of a network with a sidecar, which pads shorter frames than its
+        own with zeros.
     threads
         Number of threads; None for the cores that this process may use.
     engine
@@ -163,21 +169,22 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     (48000, 512)
     """
     _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
-           {"embedding_size": embedding_size, "threads": threads})
+           {"embedding_size": embedding_size, "threads": threads}, window)
     file, named = find_model(model)
     options = {"input_repr": input_repr, "embedding_size": embedding_size}
     for key, value in named.options.items():
         if options[key] is None:
             options[key] = value
-    info = recognise(file, frontend=frontend, geometry=geometry, **options)  # type: ignore[arg-type]
+    info = recognise(file, frontend=frontend, geometry=geometry, window=window,
+                     **options)  # type: ignore[arg-type]
     if named.network not in (None, info.network):
         raise InputError(f"does not contain what its name states: {info}", where=str(file),
                          allowed=f"a file with the weights of {model}")
     is_name = is_hear_module(file) or weights.untrained_seed(file) is not None
     source = {"model": file if is_name else Path(file).absolute(), **options,
-              "frontend": frontend, "geometry": geometry, "threads": threads}
+              "frontend": frontend, "geometry": geometry, "window": window, "threads": threads}
     stated = geometry_of(options["input_repr"], frontend, geometry)  # type: ignore[arg-type]
-    teacher = teachers.load(str(file), Options(stated, info.dim, engine, threads))
+    teacher = teachers.load(str(file), Options(stated, info.dim, engine, threads, window))
     # Only a chosen engine is named again: others are not choices of ``engine``.
     chosen = teacher.engine_name if teacher.engine_name in ENGINES else engine
     return Model(info, teacher, teacher.engine_name, {**source, "engine": chosen})
@@ -189,7 +196,8 @@ def _load_again(source: dict[str, Any]) -> Model:
     return load_model(**source)
 
 
-def _check(model: object, strings: Mapping[str, object], counts: Mapping[str, object]) -> None:
+def _check(model: object, strings: Mapping[str, object], counts: Mapping[str, object],
+           window: float | None) -> None:
     """Refuse options of a wrong type."""
     if not isinstance(model, (str, Path)) or not str(model).strip():
         raise InputError(f"{model!r:.60} is not a model", where="model",
@@ -202,4 +210,7 @@ def _check(model: object, strings: Mapping[str, object], counts: Mapping[str, ob
                                   if isinstance(value, numbers.Integral) else True):
             raise InputError(f"{name} is {value!r:.40}", where=name,
                              allowed="a whole number, at least 1; or None")
+    if window is not None and (not is_number(window) or not 0 < window <= LONGEST_WINDOW_S):
+        raise InputError(f"window is {window!r:.40}", where="window",
+                         allowed=f"seconds above 0, at most {LONGEST_WINDOW_S:g}; or None")
     check_choice("engine", strings["engine"], ENGINES, where="engine")

@@ -327,7 +327,8 @@ class Recognised:
 
 def recognise(file: str | Path, *, input_repr: str | None = None,
               embedding_size: int | None = None, frontend: str | None = None,
-              geometry: Mapping[str, Any] | None = None) -> Recognised:
+              geometry: Mapping[str, Any] | None = None, window: float | None = None
+              ) -> Recognised:
     """Recognise the model in a file from its headers.
 
     Parameters
@@ -344,6 +345,9 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
         which is ``kapre-0.1`` for all published weights.
     geometry
         Single values of the front end that override the file (see ``weights.describe_weights``).
+    window
+        Length of a frame in seconds, for a HEAR module (default 1); with a sidecar, at most the
+        network's, which is the default: shorter frames are padded with zeros.
 
     Returns
     -------
@@ -353,14 +357,25 @@ def recognise(file: str | Path, *, input_repr: str | None = None,
     Raises
     ------
     InputError
-        There is no such file, its format or network is unknown, or the front end cannot be
-        identified.
+        There is no such file, its format or network is unknown, the front end cannot be
+        identified, or the model takes frames of another length.
     """
     stated = geometry_of(input_repr, frontend, geometry)
     if is_hear_module(file):
-        return _hear_module(str(file), stated, embedding_size)
+        return _hear_module(str(file), stated, embedding_size, window)
     if teachers.has_sidecar(file):
-        return _network_file(Path(file), stated, embedding_size)
+        return _network_file(Path(file), stated, embedding_size, window)
+    found = _own_format(file, stated, embedding_size)
+    if window not in (None, found.window_s):
+        raise InputError(f"takes windows of {found.window_s:g} s, not of {window:g} s",
+                         where=str(file), allowed=f"{found.window_s:g}, or none; any length for a "
+                                                  "HEAR module (hear:package.module)")
+    return found
+
+
+def _own_format(file: str | Path, stated: Mapping[str, Any], embedding_size: int | None
+                ) -> Recognised:
+    """Networks of the L3 family, whose files state everything."""
     if weights.untrained_seed(file) is None and Path(file).is_file() and (
             tflite.is_tflite(Path(file))):
         return _tflite(Path(file), stated, embedding_size)
@@ -412,8 +427,9 @@ def _by_name(info: weights.WeightsInfo) -> tuple[str, ...]:
     return ("the file does not state its front end; the one in its name was used",)
 
 
-def _hear_module(name: str, stated: Mapping[str, Any], size: int | None) -> Recognised:
-    known = teachers.describe(name)
+def _hear_module(name: str, stated: Mapping[str, Any], size: int | None, window: float | None
+                 ) -> Recognised:
+    known = teachers.describe(name, Options(window_s=window))
     if size not in (None, known.dim):
         raise InputError(f"this model gives {known.dim} values, not {size}", where=name,
                          allowed=str(known.dim))
@@ -424,8 +440,9 @@ def _hear_module(name: str, stated: Mapping[str, Any], size: int | None) -> Reco
                       known.label, "the loaded model", window_s=known.window_s)
 
 
-def _network_file(file: Path, stated: Mapping[str, Any], size: int | None) -> Recognised:
-    known = teachers.describe(str(file), Options(stated))
+def _network_file(file: Path, stated: Mapping[str, Any], size: int | None, window: float | None
+                  ) -> Recognised:
+    known = teachers.describe(str(file), Options(stated, window_s=window))
     if size not in (None, known.dim):
         raise InputError(f"this model gives {known.dim} values, not {size}", where=str(file),
                          allowed=str(known.dim))

@@ -177,6 +177,12 @@ def test_refusals(tmp_path, student):
         recognise(student, input_repr="mel64")
     with pytest.raises(InputError, match="have length 5, not 6"):
         load_model(student, embedding_size=6)
+    with pytest.raises(InputError, match="takes windows of 1 s, not of 3 s"):
+        load_model(student, window=3)
+    for window in (0, -1, 61, float("nan"), "1", True):
+        with pytest.raises(InputError, match=r"window is .*") as refused:
+            load_model(student, window=window)
+        assert refused.value.allowed == "seconds above 0, at most 60; or None"
 
 
 # names --------------------------------------------------------------------------------------------

@@ -106,6 +106,12 @@ def test_a_module_is_a_model_too(module, tmp_path):
     soundfile.write(tmp_path / "a.wav", sound, 16000, "FLOAT")
     invoke("embed", tmp_path / "a.wav", "-m", name, "-n", "-t", 0.5, "-q")
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["embedding"], embeddings)
+    half = pickle.loads(pickle.dumps(load_model(name, window=0.5)))
+    embeddings, times = get_embedding(sound, 16000, half, hop_size=0.5, center=False)
+    assert half.window_s == 0.5 and len(times) == 4
+    np.testing.assert_allclose(embeddings[1, 0], sound[8000:16000].mean(), atol=1e-6)
+    invoke("embed", tmp_path / "a.wav", "-m", name, "-n", "-t", 0.5, "--window", 0.5, "-q", "-ow")
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["embedding"], embeddings)
     with pytest.raises(InputError, match="this model gives 2 values, not 64"):
         load_model(name, embedding_size=64)
     with pytest.raises(InputError, match="no front end that can be stated"):

@@ -117,9 +117,14 @@ def test_a_shorter_window_is_padded_on_both_sides(files, net, tmp_path):
     assert (teacher.window_s, "1 s padded to 3 s" in teacher.label) == (1.0, True)
     np.testing.assert_allclose(teacher.embed(frames),
                                files[1](np.pad(frames, ((0, 0), (RATE, RATE)))), rtol=1e-4)
+    short = load_model(path, window=1)
+    np.testing.assert_array_equal(short.embed(frames), teacher.embed(frames))
+    assert "1 s padded to 3 s" in short.recognised.label
     params = Extract().parse({"audio": tmp_path, "weights": path, "window": 4})
     with pytest.raises(InputError, match="takes windows of 3 s, not of 4 s"):
         Extract().check(params, {})
+    with pytest.raises(InputError, match="takes windows of 3 s, not of 4 s"):
+        load_model(path, window=4)
 
 
 def test_maps_are_pooled_over_all_axes_but_the_values(files, net):
