@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.console.progress import Progress, default_progress, reporting
 from l3hpc.errors import EXIT_FAILED, InputError
 
@@ -43,14 +44,16 @@ standard error); the others are done.
 def complete_model(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Complete the names of models in the model folders, and files."""
+    """Complete the names of models in the model folders, of runs, and of files."""
     from l3hpc.embedding.model_files import available_models
 
     found = [CompletionItem(name) for name in available_models() if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+    return [*found, *complete_run(context, parameter, incomplete),
+            CompletionItem(incomplete, type="file")]
 
 
-def model_of_run(name: str, origin: str) -> str:
+def model_of_run(name: str, origin: str, config_file: str | None = None,
+                 workspace_dir: str | None = None) -> str:
     """The folder of the student that a run trained, if this is the name of a run.
 
     Parameters
@@ -59,6 +62,8 @@ def model_of_run(name: str, origin: str) -> str:
         A model as the user names it, a run, ``RUN/STEP`` or ``latest``.
     origin
         The option or argument, for messages.
+    config_file, workspace_dir
+        ``--config`` and ``--workspace``.
 
     Returns
     -------
@@ -81,13 +86,12 @@ def model_of_run(name: str, origin: str) -> str:
             return name
         except InputError:
             pass
-    from l3hpc.config import settings
     from l3hpc.pipelines.external_inputs import finished_student
 
     try:
-        folder = settings.load(None).workspace
+        folder = workspace(config_file, workspace_dir)
     except InputError:
-        if name == "latest":
+        if name == "latest" or config_file is not None or workspace_dir is not None:
             raise
         return name  # what is wrong with the name is said where the model is read
     found = finished_student(folder, name, origin)
@@ -145,8 +149,10 @@ def model_of_run(name: str, origin: str) -> str:
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress and no summary.")
+@workspace_options
 def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None, format_: str,
-            jobs: int, dry_run: bool, as_json: bool, quiet: bool, **options: Any) -> int:
+            jobs: int, dry_run: bool, as_json: bool, quiet: bool, config_file: str | None,
+            workspace_dir: str | None, **options: Any) -> int:
     """Embed sound files, given as files, folders (searched recursively) or globs.
 
     Each recording NAME.wav becomes NAME.npz with `embedding` (frames, values) float32 and
@@ -167,8 +173,8 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
                               options["resampler"])
     plan = plan_embedding(inputs, output_dir, suffix, format_)
     if options["model"] is not None:
-        options["model"] = model_of_run(options["model"], "--model")
-    model = _model_arguments(options)
+        options["model"] = model_of_run(options["model"], "--model", config_file, workspace_dir)
+    model = _model_arguments(options, config_file)
     file, named = find_model(model["model"])
     stated = {**named.options, **{key: model[key] for key in ("input_repr", "embedding_size")
                                   if model[key] is not None}}
@@ -216,7 +222,7 @@ def _report_failed_inputs(plan: EmbedPlan) -> int:
     return EXIT_FAILED if plan.failed else 0
 
 
-def _model_arguments(options: dict[str, Any]) -> dict[str, Any]:
+def _model_arguments(options: dict[str, Any], config_file: str | None) -> dict[str, Any]:
     """Return the arguments of ``load_model``."""
     from l3hpc.embedding.model_files import published_name
 
@@ -227,7 +233,8 @@ def _model_arguments(options: dict[str, Any]) -> dict[str, Any]:
              "embedding_size": options["embedding_size"], "frontend": options["frontend"],
              "engine": options["engine"], "window": options["window"]}
     if model["model"] is None:
-        model["model"] = published_name(**edgel3, **openl3) or _configured_model()
+        model["model"] = published_name(**edgel3, **openl3) or _configured_model(
+            config_file)
     # --input-repr and --embedding-size also describe a file, so they do not select a second model
     elif options["content_type"] or published_name(**edgel3):
         raise InputError("the model is given twice", where="--model",
@@ -236,13 +243,13 @@ def _model_arguments(options: dict[str, Any]) -> dict[str, Any]:
     return model
 
 
-def _configured_model() -> str:
+def _configured_model(config_file: str | None) -> str:
     """Return the weights of cluster.yaml."""
     from l3hpc.config import settings as config
     from l3hpc.embedding.embed import NO_MODEL
     from l3hpc.embedding.model_files import PATTERNS
 
-    found = config.load(None).paths.weights
+    found = config.load(config_file).paths.weights
     if found is None:
         raise InputError("no model was given", where="--model", allowed=PATTERNS,
                          hint=f"{NO_MODEL.partition(':')[0]}: --model FILE, or paths.weights in "

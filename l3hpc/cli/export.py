@@ -9,7 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from l3hpc.cli.embed import model_of_run
+from l3hpc.cli.embed import complete_model, model_of_run
+from l3hpc.cli.runs import workspace_options
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError
 
@@ -29,11 +30,11 @@ What is written:
   card.md, report.json            description, flash, arena, accuracy, time
 With --hear: __init__.py and a copy of the weights.
 """
-HEAR_OPTIONS = {"as_hear", "output", "dry_run", "as_json"}
+HEAR_OPTIONS = {"as_hear", "output", "dry_run", "as_json", "config_file", "workspace_dir"}
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--int8", is_flag=True, help="8-bit integers (the default).")
 @click.option("--int16x8", is_flag=True, help="16-bit activations, 8-bit weights.")
 @click.option("--fp16", is_flag=True, help="float16 weights.")
@@ -56,9 +57,11 @@ HEAR_OPTIONS = {"as_hear", "output", "dry_run", "as_json"}
 @click.option("--licence", metavar="TEXT", help="Licence of the weights, for the model card.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@workspace_options
 def command(model: str, calibrate: Path | None, output: Path, strips: bool | None, arena: int,
             frontend: str, licence: str | None, dry_run: bool, as_json: bool,
-            as_hear: bool, **forms: bool) -> None:
+            as_hear: bool, config_file: str | None, workspace_dir: str | None,
+            **forms: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
     MODEL is a weight file, a published name (sea-64; see l3hpc embed), a run that trained a student
@@ -66,7 +69,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
     computed, and also measured with the TensorFlow Lite Micro interpreter if that is installed.
     With --hear, MODEL becomes a Python package that the tools of the HEAR benchmark can import.
     """
-    model = model_of_run(model, "MODEL")
+    model = model_of_run(model, "MODEL", config_file, workspace_dir)
     if as_hear:
         _refuse_with_hear()
         from l3hpc.export.hear_package import preview_package, write_package
@@ -96,7 +99,7 @@ def _refuse_with_hear() -> None:
              and context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE]
     if given:
         raise InputError(f"--hear cannot be combined with {', '.join(given)}", where="--hear",
-                         allowed="--output, --dry-run, --json")
+                         allowed="--output, --dry-run, --json, --workspace, --config")
 
 
 def _hear_summary(written: dict[str, Any], dry_run: bool) -> str:

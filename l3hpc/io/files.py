@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -282,6 +282,39 @@ def open_regular(path: Path | str, buffering: int = -1) -> IO[bytes]:
         stream.close()
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return stream
+
+
+def check_replaced(path: Path, is_ours: Callable[[IO[bytes]], bool], what: str, option: str
+                   ) -> None:
+    """Refuse to replace a file that this package did not write.
+
+    Parameters
+    ----------
+    path
+        Where a file is to be written; it need not exist.
+    is_ours
+        Tells by the content of an existing file whether it is of the kind that replaces it.
+    what, option
+        The kind of file (``a page of results``), and the option that names it, for messages.
+
+    Raises
+    ------
+    InputError
+        ``path`` is a folder, a pipe or a device, or a file with other content.
+    """
+    hint = f"Name another file: {option} FILE"
+    if path.is_dir():
+        raise InputError("is a folder", where=str(path), hint=hint)
+    try:
+        with open_regular(path) as stream:
+            ours = is_ours(stream)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"cannot be replaced: {error.strerror}", where=str(path), hint=hint
+                         ) from None
+    if not ours:
+        raise InputError(f"exists, and is not {what} of l3hpc", where=str(path), hint=hint)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

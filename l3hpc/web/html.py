@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from l3hpc.errors import InputError
-from l3hpc.io.files import open_regular
+from l3hpc.io.files import check_replaced
 
 if TYPE_CHECKING:
     import jinja2
@@ -58,20 +57,8 @@ def check_page(path: Path, generator: str, what: str, option: str) -> None:
     InputError
         ``path`` is a folder, a pipe or a device, or a file with other content.
     """
-    if path.is_dir():
-        raise InputError("is a folder", where=str(path),
-                         hint=f"Name a file: {option} {what.split()[-1]}.html")
-    hint = f"Name another file: {option} FILE"
-    try:
-        with open_regular(path) as stream:
-            head = stream.read(HEAD_BYTES)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise InputError(f"cannot be replaced: {error.strerror}", where=str(path), hint=hint
-                         ) from None
-    if f'<meta name="generator" content="{generator}">'.encode() not in head:
-        raise InputError(f"exists, and is not {what} of l3hpc", where=str(path), hint=hint)
+    mark = f'<meta name="generator" content="{generator}">'.encode()
+    check_replaced(path, lambda stream: mark in stream.read(HEAD_BYTES), what, option)
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:

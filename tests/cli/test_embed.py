@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
 import soundfile
@@ -110,19 +111,19 @@ def test_the_model_of_cluster_yaml_and_random_weights_are_told(place, say):
     assert "these embeddings are meaningless: random-weight teacher" in out
 
 
-def trained(place, run, created, *names, options=None):
+def trained(place, run, created, *names, options=None, folder="workspace"):
     """Pretend that a run has trained students."""
     steps = []
     for number, name in enumerate(names):
-        artifact = place / f"workspace/artifacts/train/{run}{number}"
+        artifact = place / f"{folder}/artifacts/train/{run}{number}"
         (artifact / "0000").mkdir(parents=True)
         weights.save(untrained(SEA, number), artifact / "0000/model_best_valid_loss.h5")
         (artifact / "0000/result.json").write_text("{}")
-        link = place / f"workspace/runs/{run}/artifacts/{name}"
+        link = place / f"{folder}/runs/{run}/artifacts/{name}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(artifact)
         steps.append(StepRecord(name, "train", str(artifact), 1, []))
-    records.write(place / "workspace", RunRecord(
+    records.write(place / folder, RunRecord(
         run, "upstream", "local", created, "you", "h", [], options or {}, "submitted", steps))
 
 
@@ -145,6 +146,10 @@ def test_the_student_of_a_run(place, say, words):
     assert code == 2 and "workspace/runs/swept/artifacts/train-8" in err
     code, _, err = say(*words, "swept/train-9", "--dry-run")
     assert code == 2 and "has no train step 'train-9'" in err
+    trained(place, "elsewhere", 1.0, "train", folder="other")
+    assert say(*words, "elsewhere", "--dry-run")[0] == 2
+    code, out, err = say(*words, "elsewhere", "--dry-run", "--workspace", "other")
+    assert code == 0 and "model_best_valid_loss.h5" in out + err
     # a file, and a model in a folder of models, come before a run of that name
     weights.save(untrained(SEA, 0), place / "models/latest.h5")
     code, out, err = say(*words, "latest", "--dry-run")
@@ -209,8 +214,14 @@ def test_names_of_models_complete(place):
     from l3hpc.cli.embed import complete_model
 
     (place / "models/sea-mine.keras").touch()
-    found = complete_model(None, None, "sea")
-    assert [one.value for one in found] == ["sea-mine", "sea"] and found[1].type == "file"
+    trained(place, "season-1", 1.0, "train")
+    context = click.Context(click.Command("embed"))
+    found = complete_model(context, None, "sea")
+    assert [one.value for one in found] == ["sea-mine", "season-1", "sea"]
+    assert found[-1].type == "file"
+    (place / "workspace").rename(place / "other")
+    context.params["workspace_dir"] = "other"
+    assert "season-1" in [one.value for one in complete_model(context, None, "sea")]
 
 
 def test_what_is_passed_over_is_counted_by_kind(place, say):

@@ -88,6 +88,26 @@ def test_export_default_and_named(ledger, workspace):
     assert (workspace / "one.csv").read_text().count("\n") == 3
 
 
+@pytest.mark.parametrize(("option", "name"), [
+    ("--csv", "mine.csv"), ("--xlsx", "mine.xlsx"), ("--html", "mine.html")])
+@pytest.mark.parametrize("content", [b"my own notes\n", b"", b"PK\x03\x04 no workbook"])
+def test_export_replaces_its_own_files_alone(ledger, workspace, option, name, content):
+    words = ("export", option, name, "--tab", TAB)
+    (workspace / name).write_bytes(content)
+    code, _, err = ledger(*words)
+    assert code == 2 and f"error: {name}: exists, and is not a" in err
+    assert f"Name another file: {option} FILE" in err
+    assert (workspace / name).read_bytes() == content
+    (workspace / name).unlink()
+    assert [ledger(*words)[0] for _ in range(2)] == [0, 0]
+
+
+def test_nothing_is_exported_if_one_of_the_files_is_not_ours(ledger, workspace):
+    (workspace / "mine.xlsx").write_bytes(b"x")
+    assert ledger("export", "--csv", "new.csv", "--xlsx", "mine.xlsx", "--tab", TAB)[0] == 2
+    assert not (workspace / "new.csv").exists()
+
+
 def test_export_as_json(ledger, workspace):
     told = json.loads(ledger("export", "--json", "--tab", TAB)[1])
     assert told["rows"] == {TAB: 2} and len(told["files"]) == 2

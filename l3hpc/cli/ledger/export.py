@@ -54,7 +54,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     """Write results to files or experiment trackers.
 
     Without options, writes one CSV file per tab (sonyc_ust.csv …) and results.xlsx, a workbook of
-    all tabs, into ledger/ of the workspace.
+    all tabs, into ledger/ of the workspace. A file that is not an earlier export is never replaced.
 
     A tracker gets one run per row: parameters, swept options, the metrics of every epoch, and links
     to the artifacts. Another export adds what is new. Trackers need the extra mlflow or wandb.
@@ -77,9 +77,15 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
               for tab in chosen}
     if not (csv_path or xlsx or html or to_tracker):
         csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
-    written: list[Path] = []
-    if csv_path:
-        written += _write_csv(Path(csv_path), tables)
+    csv_files = _csv_files(Path(csv_path), tables) if csv_path else {}
+    # before anything is written
+    for path in csv_files.values():
+        exports.check_csv(path)
+    if xlsx:
+        exports.check_xlsx(Path(xlsx))
+    written = list(csv_files.values())
+    for tab, path in csv_files.items():
+        exports.write_csv(path, tables[tab], tab)
     if xlsx:
         written.append(Path(xlsx))
         exports.write_xlsx(written[-1], tables)
@@ -103,21 +109,15 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         click.echo(following)
 
 
-def _write_csv(target: Path, tables: Tables) -> list[Path]:
-    """Write tabs as CSV files; return their paths."""
-    from l3hpc.ledger.views import exports
-
+def _csv_files(target: Path, tables: Tables) -> dict[Tab, Path]:
+    """Return the CSV file of each tab."""
     if target.is_dir() or len(tables) > 1 and target.suffix.lower() != ".csv":
-        paths = {tab: target / f"{tab.name}.csv" for tab in tables}
-    elif len(tables) > 1:
+        return {tab: target / f"{tab.name}.csv" for tab in tables}
+    if len(tables) > 1:
         raise InputError("a CSV file can hold one tab only", where="--csv",
                          allowed=f"--tab with one of {', '.join(tab.name for tab in tables)}, "
                                  "or a folder")
-    else:
-        paths = dict.fromkeys(tables, target)
-    for tab, path in paths.items():
-        exports.write_csv(path, tables[tab], tab)
-    return list(paths.values())
+    return dict.fromkeys(tables, target)
 
 
 def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,

@@ -11,16 +11,18 @@ from __future__ import annotations
 import csv
 import io
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from l3hpc.errors import InputError, collect_damage
-from l3hpc.io.files import write_bytes, write_text
+from l3hpc.io.files import check_replaced, write_bytes, write_text
 from l3hpc.ledger.cells import Cell, shortened
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.journal.reading import damage_notes
-from l3hpc.ledger.schema import Tab, column_letter, find_tab
+from l3hpc.ledger.schema import TABS, Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
 from l3hpc.ledger.views.runs import RUN, swept_columns, view_tabs
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import pandas
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+HEAD_BYTES = 65_536  # of a file that may be replaced
+XLSX_CREATOR = "l3hpc"  # in the properties of a workbook, which spreadsheet programs keep
 XLSX_LIMIT = 32_767  # UTF-16 units in one cell
 LINKS = ("log", "artifact", "report")
 
@@ -148,6 +152,7 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
     from openpyxl.styles import Font, PatternFill
 
     book = Workbook()
+    book.properties.creator = XLSX_CREATOR
     book.remove(book.active)
     bold, shade = Font(bold=True), PatternFill("solid", fgColor="FFF2CC")
     for tab, rows in tables.items():
@@ -194,6 +199,43 @@ def check_html(path: Path) -> None:
         ``path`` is a folder, or a file that ``write_html`` did not write.
     """
     check_page(path, "l3hpc", "a page of results", "--html")
+
+
+def check_csv(path: Path) -> None:
+    """Refuse to replace a file that is not a tab of the ledger as CSV.
+
+    Raises
+    ------
+    InputError
+        ``path`` is a folder, or a file whose header is not that of a tab.
+    """
+    headers = [csv_text([], tab).strip().encode() for tab in TABS.values()]
+
+    def is_ours(stream: IO[bytes]) -> bool:
+        # options of sweeps may follow the columns of the tab
+        line = stream.readline(HEAD_BYTES).strip() + b","
+        return any(line.startswith(header + b",") for header in headers)
+
+    check_replaced(path, is_ours, "a table of results", "--csv")
+
+
+def check_xlsx(path: Path) -> None:
+    """Refuse to replace a file that is not a workbook of results.
+
+    Raises
+    ------
+    InputError
+        ``path`` is a folder, or a file that ``write_xlsx`` did not write.
+    """
+    def is_ours(stream: IO[bytes]) -> bool:
+        try:
+            with zipfile.ZipFile(stream) as book, book.open("docProps/core.xml") as facts:
+                return f"<dc:creator>{XLSX_CREATOR}</dc:creator>".encode() in facts.read(HEAD_BYTES)
+        except (zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, NotImplementedError, EOFError,
+                zlib.error, RuntimeError):  # damaged, encrypted, or no workbook at all
+            return False
+
+    check_replaced(path, is_ours, "a workbook of results", "--xlsx")
 
 
 def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState | None = None,
