@@ -19,7 +19,13 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
@@ -30,14 +36,29 @@ class Params(BaseModel):
     """Typed parameters: unknown names are refused and values cannot change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    # Parameters that a later version added, with None as default: where they are not set they are
-    # left out of plans, so that the fingerprints of earlier versions hold.
+    # Parameters that a later version added: at their default they are left out of plans, so that
+    # the fingerprints of earlier versions hold.
     added: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
-    def _leave_out_added(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items()
-                if value is not None or name not in self.added}
+    def _leave_out_added(self, handler: SerializerFunctionWrapHandler,
+                         info: SerializationInfo) -> dict[str, Any]:
+        values = handler(self)
+        if (info.context or {}).get("all"):
+            return values
+        defaults = {name: type(self).model_fields[name].get_default() for name in self.added}
+        return {name: value for name, value in values.items()
+                if name not in self.added or getattr(self, name) != defaults[name]}
+
+    def all_values(self) -> dict[str, Any]:
+        """All parameters as JSON values, also those that plans leave out at their default.
+
+        Returns
+        -------
+        dict
+            Name → value.
+        """
+        return self.model_dump(mode="json", context={"all": True})
 
 
 def absolute(path: Path | None) -> Path | None:

@@ -100,7 +100,7 @@ class Classify(Step[ClassifyParams]):
         result = {level: _one_level(level, params, task, clips, rows, annotations, taxonomy)
                   for level in levels}
         metadata = {
-            **params.model_dump(mode="json"), "annotations": str(annotation_file),
+            **params.all_values(), "annotations": str(annotation_file),
             "batch_size": _batch_size(params, clips, rows),
             "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
             "network": artifact_attributes(task.inputs["embed"]).get("teacher") or {},

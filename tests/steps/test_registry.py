@@ -8,6 +8,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.pipelines import planned
+from l3hpc.steps.base import Params
 
 # computed before steps were classes: artifacts of that time must be found again
 FINGERPRINTS = {
@@ -42,6 +43,21 @@ def test_artifacts_of_earlier_versions_are_found_again(name):
     params = step.params_type(**REQUIRED.get(name, {})).model_dump(mode="json")
     inputs = dict.fromkeys(step.inputs, "0123456789abcdef")
     assert planned.fingerprint_of_step(step, params, inputs, {}, [{}]) == FINGERPRINTS[name]
+
+
+def test_parameters_of_later_versions_count_only_where_they_differ_from_their_default():
+    class Later(Params):
+        added = frozenset({"factor", "files"})
+        old: int = 1
+        factor: bool = False
+        files: tuple[str, ...] | None = None
+
+    assert Later().model_dump(mode="json") == {"old": 1}
+    assert Later(factor=False, files=None).model_dump(mode="json") == {"old": 1}
+    changed = Later(factor=True, files=("a",))
+    assert changed.model_dump(mode="json") == {"old": 1, "factor": True, "files": ["a"]}
+    assert Later(**changed.model_dump(mode="json")) == changed
+    assert Later().all_values() == {"old": 1, "factor": False, "files": None}
 
 
 @pytest.mark.parametrize("name", ["os", "base", "l3hpc.steps.base", "../x", "os:system", ""])
