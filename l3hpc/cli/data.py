@@ -25,6 +25,8 @@ Examples:
   l3hpc data synth city                                   20 minutes of sound, 115 MB
   l3hpc data synth city --rate 16000 --seconds 4          a smaller one
   l3hpc data synth city --sensors 8 --recordings 200 --days 60 --clips 400
+  l3hpc data synth city --difficulty hard                 rare and correlated tags, noise
+  l3hpc data synth city --imbalance 1.5 --hours 0.8       only what these options change
 
 \b
 What is written:
@@ -60,18 +62,35 @@ def command() -> None:
 @click.option("--days", default=10, show_default=True, help="Days that the recordings span.")
 @click.option("--seed", default=20180216, show_default=True,
               help="Random seed; the same seed gives the same bytes.")
+@click.option("--difficulty", default="usual", show_default=True,
+              type=click.Choice(["easy", "usual", "hard"]),
+              help="How hard the tags are to learn; the options below change parts of it.")
+@click.option("--imbalance", type=float, help="Exponent of Zipf's law over the categories, 0 to 3.")
+@click.option("--correlation", type=float,
+              help="Probability that a sound brings its partner along (an engine a horn), 0 to 1.")
+@click.option("--noise", type=float, help="dB by which the distant city is louder, -20 to 30.")
+@click.option("--disagreement", type=float,
+              help="Factor on the volunteers' mistakes, 0 to 3.")
+@click.option("--hours", type=float,
+              help="Fraction of clips recorded when their first sound is usual, 0 to 1.")
+@click.option("--colour", type=float, help="dB by which microphones differ, 0 to 20.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, rate: int,
-          days: int, seed: int, as_json: bool) -> None:
+          days: int, seed: int, difficulty: str, as_json: bool, **parts: float | None) -> None:
     """Write a synthetic city into the folder OUT.
 
     Sensors at different places record over several days, with loudness and sound events that
     follow the time of day; clips are tagged by annotators who disagree. The folder appears only
     once it is complete; a complete one with the same settings is kept.
     """
-    from l3hpc.datasets.synth import City, make_city
+    from dataclasses import replace
 
-    city = City(sensors, recordings, clips, seconds, rate, days, seed)
+    from l3hpc.datasets.synth import City, make_city
+    from l3hpc.datasets.synth_clips import DIFFICULTIES
+
+    changed = {name: value for name, value in parts.items() if value is not None}
+    city = City(sensors, recordings, clips, seconds, rate, days, seed,
+                replace(DIFFICULTIES[difficulty], **changed))
     summary = make_city(out, city, progress=default_progress())
     if as_json:
         click.echo(json.dumps({"folder": str(out), **summary}))

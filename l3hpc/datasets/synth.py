@@ -19,14 +19,8 @@ import numpy as np
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
-from l3hpc.datasets.synth_clips import (
-    SoundEvent,
-    mix_clip,
-    render_all,
-    write_csv,
-    write_ust,
-    write_wav,
-)
+from l3hpc.datasets.mixing import SoundEvent, mix_clip, render_all, write_csv, write_wav
+from l3hpc.datasets.synth_clips import Difficulty, activity, write_ust
 from l3hpc.errors import InputError
 from l3hpc.io.files import atomic_folder, read_json, write_json
 
@@ -62,6 +56,8 @@ class City:
         Days that the recordings cover, from Monday 20 November 2017.
     seed
         Decides everything.
+    difficulty
+        How hard the tags are to learn (its noise is in the recordings, too).
 
     Raises
     ------
@@ -76,6 +72,7 @@ class City:
     rate: int = 48000
     days: int = 10
     seed: int = 20180216
+    difficulty: Difficulty = Difficulty()
 
     def __post_init__(self) -> None:
         limits = {"sensors": (1, 1000), "recordings_per_sensor": (1, 100_000),
@@ -123,6 +120,9 @@ def make_city(folder: Path | str, city: City | None = None, *,
     """
     folder, city, progress = Path(folder), city or City(), progress or Progress()
     settings = {"version": VERSION, **asdict(city)}
+    # Cities that were made before there was a choice have no such entry, and are reused.
+    if city.difficulty == Difficulty():
+        del settings["difficulty"]
     if (folder / SUMMARY).is_file():
         summary: dict[str, Any] = read_json(folder / SUMMARY)
         # The demonstration is run again and again: an equal city is used as it is.
@@ -140,7 +140,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
         if city.ust_clips:
             clips = write_ust(
                 target / "sonyc_ust", city.ust_clips, seconds=city.seconds, rate=city.rate,
-                seed=city.seed, progress=progress)
+                seed=city.seed, difficulty=city.difficulty, progress=progress)
         summary = {
             "settings": settings, "recordings": recordings, "clips": clips,
             "hours": round((recordings + sum(clips.values())) * city.seconds / 3600, 3),
@@ -148,39 +148,6 @@ def make_city(folder: Path | str, city: City | None = None, *,
         }
         write_json(target / SUMMARY, summary)
     return {**summary, "reused": False}
-
-
-def activity(coarse: int, moment: datetime) -> float:
-    """How likely a class is at a local time, relative to its busiest hour.
-
-    Parameters
-    ----------
-    coarse
-        Number of the class, 1 to 8.
-    moment
-        Local time.
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    hour, weekday = moment.hour + moment.minute / 60, moment.weekday() < 5
-
-    def around(centre: float, width: float) -> float:
-        distance = abs((hour - centre + 12) % 24 - 12)
-        return math.exp(-(distance / width) ** 2)
-
-    if coarse in (2, 4):  # building hours
-        return (1.0 if weekday else 0.15) * (1.0 if 7 <= hour < 17 else 0.03)
-    if coarse == 1:
-        rush = max(around(8.5, 2.5), around(17.5, 3))
-        return 0.15 + 0.85 * rush * (1.0 if weekday else 0.6)
-    if coarse in (6, 7):
-        return max(around(20, 3.5) * (0.7 if weekday else 1.0), 0.6 * around(13, 4))
-    if coarse == 8:
-        return max(around(7.5, 1.5), around(18.5, 2.5))
-    return 0.15 + 0.85 * around(13.5, 5)
 
 
 def loudness_floor(moment: datetime) -> float:
@@ -236,8 +203,8 @@ def _recording_job(path: Path, site: dict[int, float], moment: datetime, city: C
                 fine = int(rng.choice([f for c, f in sounds.MAKERS if c == coarse]))
                 level = rng.uniform(-42, -18)
                 events.append(SoundEvent(coarse, fine, level, bool(rng.random() < 0.4)))
-        samples = mix_clip(rng, events, loudness_floor(local) + rng.normal(0, 1.5), city.seconds,
-                           city.rate)
+        samples = mix_clip(rng, events, loudness_floor(local) + city.difficulty.noise
+                           + rng.normal(0, 1.5), city.seconds, city.rate)
         write_wav(path, samples, city.rate)
 
     return write

@@ -3,43 +3,101 @@
 Several volunteers tag each clip; they miss distant sounds, confuse fine tags, use "X" where they
 are uncertain, raise false alarms, and some tag categories only (-1: not annotated). ``validate``
 and ``test`` have the agreed annotator 0 as well, and the splits share no sensor.
-
-The last part, which recordings of the synthetic city use too, mixes sounds and writes files.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import wave
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
+from l3hpc.datasets.mixing import (
+    SoundEvent,
+    microphone,
+    mix_clip,
+    render_all,
+    write_csv,
+    write_wav,
+)
 from l3hpc.datasets.taxonomy import Taxonomy, sonyc_ust_taxonomy
-from l3hpc.io.files import write_text
+from l3hpc.errors import InputError
 
 SENSORS = {"train": range(6), "validate": range(6, 8), "test": range(8, 10)}
 SHARES = {"train": 0.6, "validate": 0.2, "test": 0.2}
 VOLUNTEERS_PER_CLIP = 3
 VOLUNTEERS = 40
 FIRST_HOUR = datetime(2017, 11, 20)
+HOURS = 24 * 7 * 8  # that the clips cover
+# Categories that occur together where tags are correlated, in both directions.
+PARTNERS = {1: 5, 5: 1, 2: 4, 4: 2, 3: 8, 8: 3, 6: 7, 7: 6}
+LEVEL_LIMITS = {"imbalance": (0.0, 3.0), "correlation": (0.0, 1.0), "noise": (-20.0, 30.0),
+                "disagreement": (0.0, 3.0), "hours": (0.0, 1.0), "colour": (0.0, 20.0)}
 METADATA = ["split", "sensor_id", "audio_filename", "annotator_id", "year", "week", "day", "hour",
             "borough", "block", "latitude", "longitude"]
 # What one annotator heard in a clip: (coarse, fine or X) → near, far or notsure.
 Tags = dict[tuple[int, str], str]
 
 
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes the tags of a synthetic city hard, or easy, to learn.
+
+    Attributes
+    ----------
+    imbalance
+        Exponent z ≥ 0 of Zipf's law: category c is chosen with a weight of c to the power of −z.
+        0: all are equally frequent.
+    correlation
+        Probability, 0 to 1, that a category brings its partner along (engine and alert signal,
+        machinery and saw, other impact and dog, music and voice).
+    noise
+        dB by which the distant city is louder.
+    disagreement
+        Factor on the probabilities of the volunteers' mistakes; 0: they hear what is there.
+    hours
+        Fraction of the clips, 0 to 1, recorded at an hour when their first category is usual; the
+        others at any hour.
+    colour
+        dB by which sensors differ: standard deviation of the gain of each sensor's microphone, over
+        frequency.
+
+    Raises
+    ------
+    InputError
+        A value is out of range.
+    """
+
+    imbalance: float = 0.0
+    correlation: float = 0.0
+    noise: float = 0.0
+    disagreement: float = 1.0
+    hours: float = 0.0
+    colour: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in LEVEL_LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"{name} is {value}", allowed=f"a number from {low:g} to {high:g}")
+
+
+DIFFICULTIES = {
+    "easy": Difficulty(noise=-6.0, disagreement=0.3),
+    "usual": Difficulty(),
+    "hard": Difficulty(imbalance=1.0, correlation=0.5, noise=12.0, disagreement=1.5, hours=0.5,
+                       colour=4.0),
+}
+
+
 def write_ust(folder: Path, clips: int, *, seconds: float, rate: int, seed: int,
-              progress: Progress) -> dict[str, int]:
+              progress: Progress, difficulty: Difficulty | None = None) -> dict[str, int]:
     """Write ``annotations.csv`` (columns of version 2), the taxonomy and ``audio/``.
 
     Parameters
@@ -56,13 +114,15 @@ def write_ust(folder: Path, clips: int, *, seconds: float, rate: int, seed: int,
         Decides everything.
     progress
         Shows how many clips are done.
+    difficulty
+        How hard the tags are to learn; None: as usual.
 
     Returns
     -------
     dict
         Clips per split.
     """
-    taxonomy = sonyc_ust_taxonomy()
+    taxonomy, difficulty = sonyc_ust_taxonomy(), difficulty or Difficulty()
     rows: list[list[Any]] = []
     jobs = []
     counts = split_sizes(clips)
@@ -72,11 +132,12 @@ def write_ust(folder: Path, clips: int, *, seconds: float, rate: int, seed: int,
             rng = np.random.default_rng([seed, 3, number])
             sensor = SENSORS[split][index % len(SENSORS[split])]
             name = f"{sensor:02d}_{number:06d}.wav"
-            events = clip_events(rng, index)
+            events = clip_events(rng, index, difficulty)
             jobs.append(_clip_job(folder / "audio" / name, events, seconds, rate,
-                                  [seed, 4, number]))
-            metadata = _clip_metadata(rng, split, sensor, name)
-            for annotator, tags, coarse_only in _annotations(rng, events, split):
+                                  [seed, 4, number], difficulty, [seed, 5, sensor]))
+            metadata = _clip_metadata(rng, split, sensor, name, events, difficulty.hours)
+            for annotator, tags, coarse_only in _annotations(rng, events, split,
+                                                             difficulty.disagreement):
                 metadata[3] = annotator
                 rows.append(metadata + tag_cells(taxonomy, tags, coarse_only))
             number += 1
@@ -103,26 +164,40 @@ def split_sizes(clips: int) -> dict[str, int]:
     return {"train": train, "validate": validate, "test": clips - train - validate}
 
 
-def clip_events(rng: np.random.Generator, number: int) -> list[SoundEvent]:
-    """Draw one to three sounds of different categories for a clip.
+def clip_events(rng: np.random.Generator, number: int,
+                difficulty: Difficulty | None = None) -> list[SoundEvent]:
+    """Draw the sounds of a clip: one to three of different categories, and their partners.
 
     Parameters
     ----------
     rng
         The generator.
     number
-        Number of the clip, with which the first category rotates.
+        Number of the clip, with which the first category rotates (the first eight where tags are
+        imbalanced).
+    difficulty
+        How frequent the categories are, and how often they occur together; None: as usual.
 
     Returns
     -------
     list of SoundEvent
         The sounds.
     """
+    difficulty = difficulty or Difficulty()
+    weight = np.arange(1, 9) ** -difficulty.imbalance
     # In turn, so that every category occurs however few clips there are.
     categories = [number % 8 + 1]
+    if difficulty.imbalance and number >= 8:
+        categories = [int(rng.choice(8, p=weight / weight.sum())) + 1]
     others = [c for c in range(1, 9) if c not in categories]
     extra = int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))
-    categories += [int(c) for c in rng.choice(others, extra, replace=False)]
+    share = weight[np.array(others) - 1]
+    # Without weights where they are equal: the generator then draws as it always has.
+    categories += [int(c) for c in rng.choice(
+        others, extra, replace=False, p=share / share.sum() if difficulty.imbalance else None)]
+    if difficulty.correlation:
+        partners = [PARTNERS[c] for c in categories if rng.random() < difficulty.correlation]
+        categories += [c for c in dict.fromkeys(partners) if c not in categories]
     events = []
     for coarse in categories:
         fine = int(rng.choice([f for c, f in sounds.MAKERS if c == coarse]))
@@ -150,7 +225,8 @@ def agreed_tags(events: list[SoundEvent]) -> Tags:
             "far" if event.far else "near" for event in events}
 
 
-def volunteer_tags(rng: np.random.Generator, events: list[SoundEvent]) -> Tags:
+def volunteer_tags(rng: np.random.Generator, events: list[SoundEvent],
+                   disagreement: float = 1.0) -> Tags:
     """One volunteer's tags, with misses, confusions, uncertainty and false alarms.
 
     Parameters
@@ -159,6 +235,8 @@ def volunteer_tags(rng: np.random.Generator, events: list[SoundEvent]) -> Tags:
         The generator.
     events
         The sounds of a clip.
+    disagreement
+        Factor on the probabilities of all these mistakes, 0 to 3.
 
     Returns
     -------
@@ -168,18 +246,19 @@ def volunteer_tags(rng: np.random.Generator, events: list[SoundEvent]) -> Tags:
     tags: Tags = {}
     for event in events:
         fines = [f for c, f in sounds.MAKERS if c == event.coarse]
-        heard = rng.random() < (0.75 if event.far else 0.95)
+        heard = rng.random() < 1 - disagreement * (0.25 if event.far else 0.05)
         draw = rng.random()
         fine = str(event.fine)
-        if len(fines) > 1 and draw < (0.5 if event.uncertain else 0.12):
+        if len(fines) > 1 and draw < disagreement * (0.5 if event.uncertain else 0.12):
             fine = "X"
-        elif len(fines) > 1 and draw > 0.92:
+        elif len(fines) > 1 and draw > 1 - 0.08 * disagreement:
             fine = str(rng.choice([f for f in fines if f != event.fine]))
         proximity = str(rng.choice(["far" if event.far else "near", "near", "far", "notsure"],
-                                   p=[0.8, 0.05, 0.05, 0.1]))
+                                   p=[1 - 0.2 * disagreement, 0.05 * disagreement,
+                                      0.05 * disagreement, 0.1 * disagreement]))
         if heard:
             tags[event.coarse, fine] = proximity
-    if rng.random() < 0.15:
+    if rng.random() < 0.15 * disagreement:
         keys = list(sounds.MAKERS)
         coarse, alarm = keys[rng.integers(len(keys))]
         tags.setdefault((coarse, str(alarm)), "far")
@@ -231,151 +310,73 @@ def tag_cells(taxonomy: Taxonomy, tags: Tags, coarse_only: bool = False) -> list
     return [*presence, *proximity, *(int(tag.id in heard) for tag in taxonomy.coarse)]
 
 
-def _annotations(rng: np.random.Generator, events: list[SoundEvent],
-                 split: str) -> list[tuple[int, Tags, bool]]:
+def _annotations(rng: np.random.Generator, events: list[SoundEvent], split: str,
+                 disagreement: float) -> list[tuple[int, Tags, bool]]:
     """(annotator_id, tags, whether only categories) of every annotator of a clip."""
     annotations = []
     if split != "train":
         # As in SONYC-UST: a negative id is a member of the team, 0 the agreed ground truth.
-        annotations += [(-1 - int(rng.integers(5)), volunteer_tags(rng, events), False),
+        team = -1 - int(rng.integers(5))
+        annotations += [(team, volunteer_tags(rng, events, disagreement), False),
                         (0, agreed_tags(events), False)]
     for annotator in rng.choice(VOLUNTEERS, VOLUNTEERS_PER_CLIP, replace=False):
-        tags = volunteer_tags(rng, events)
+        tags = volunteer_tags(rng, events, disagreement)
         annotations.append((int(annotator) + 1, tags, bool(rng.random() < 0.05)))
     return annotations
 
 
-def _clip_metadata(rng: np.random.Generator, split: str, sensor: int, name: str) -> list[Any]:
-    moment = FIRST_HOUR + timedelta(hours=int(rng.integers(24 * 7 * 8)))
+def _clip_metadata(rng: np.random.Generator, split: str, sensor: int, name: str,
+                   events: list[SoundEvent], hours: float) -> list[Any]:
+    moment = FIRST_HOUR + timedelta(hours=int(rng.integers(HOURS)))
+    if hours and rng.random() < hours:
+        # Rejection: hours are accepted as often as the first category is heard in them.
+        while rng.random() >= activity(events[0].coarse, moment):
+            moment = FIRST_HOUR + timedelta(hours=int(rng.integers(HOURS)))
     iso = moment.isocalendar()
     return [split, sensor, name, 0, iso.year, iso.week, moment.weekday(), moment.hour,
             (1, 3, 4)[sensor % 3], 500 + sensor, f"{40.65 + 0.01 * sensor:.5f}",
             f"{-74.00 + 0.01 * sensor:.5f}"]
 
 
-def _clip_job(path: Path, events: list[SoundEvent], seconds: float, rate: int,
-          key: list[int]) -> Callable[[], None]:
+def _clip_job(path: Path, events: list[SoundEvent], seconds: float, rate: int, key: list[int],
+              difficulty: Difficulty, sensor_key: list[int]) -> Callable[[], None]:
     def write() -> None:
         rng = np.random.default_rng(key)
-        write_wav(path, mix_clip(rng, events, rng.uniform(-58, -48), seconds, rate), rate)
+        floor = rng.uniform(-58, -48) + difficulty.noise
+        gain = microphone(np.random.default_rng(sensor_key), difficulty.colour)
+        write_wav(path, mix_clip(rng, events, floor, seconds, rate, gain), rate)
 
     return write
 
 
-# mixing and writing -------------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class SoundEvent:
-    """One sound in a clip.
-
-    Attributes
-    ----------
-    coarse
-        Number of its category.
-    fine
-        Number of its fine tag.
-    level
-        dB re full scale (rms).
-    far
-        Whether it is far away.
-    uncertain
-        Whether its fine tag cannot be recognised.
-    """
-
-    coarse: int
-    fine: int
-    level: float
-    far: bool = False
-    uncertain: bool = field(default=False, compare=False)
-
-
-def mix_clip(rng: np.random.Generator, events: Iterable[SoundEvent], floor: float, seconds: float,
-             rate: int) -> np.ndarray:
-    """Mix a clip; loud mixes are limited softly.
+def activity(coarse: int, moment: datetime) -> float:
+    """How likely a class is at a local time, relative to its busiest hour.
 
     Parameters
     ----------
-    rng
-        The generator.
-    events
-        Its sounds.
-    floor
-        Level of the distant city in dB re full scale (rms).
-    seconds
-        Its length.
-    rate
-        Hz.
+    coarse
+        Number of the class, 1 to 8.
+    moment
+        Local time.
 
     Returns
     -------
-    numpy.ndarray
-        (round(seconds * rate),) int16.
+    float
+        In [0, 1].
     """
-    n = round(seconds * rate)
-    clip = 10 ** (floor / 20) * sounds.background(rng, n, rate)
-    for event in events:
-        sound = sounds.MAKERS[event.coarse, event.fine](rng, n, rate)
-        if event.far:
-            sound = sounds.far(sound, rate)
-        clip += np.float32(10 ** (event.level / 20)) * sound
-    return np.round(32767 * np.tanh(clip)).astype(np.int16)
+    hour, weekday = moment.hour + moment.minute / 60, moment.weekday() < 5
 
+    def around(centre: float, width: float) -> float:
+        distance = abs((hour - centre + 12) % 24 - 12)
+        return math.exp(-(distance / width) ** 2)
 
-def write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
-    """Write mono samples as WAV; the folder is made if it does not exist.
-
-    Parameters
-    ----------
-    path
-        The file.
-    samples
-        (n,) int16.
-    rate
-        Hz.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.astype("<i2").tobytes())
-
-
-def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table at once, with ``\\n`` as line end.
-
-    Parameters
-    ----------
-    path
-        The file.
-    header
-        Names of the columns.
-    rows
-        Cells.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def render_all(jobs: list[Callable[[], None]], progress: Progress, phase: str) -> None:
-    """Run independent rendering jobs on the available cores.
-
-    Threads are enough: FFTs and table look-ups release the GIL.
-
-    Parameters
-    ----------
-    jobs
-        Functions that write one file each.
-    progress
-        Shows how many are done.
-    phase
-        What the progress is called.
-    """
-    progress.start(phase, total=len(jobs), unit="clips")
-    with ThreadPoolExecutor(min(4, allocated_cores())) as pool:
-        for _ in pool.map(lambda job: job(), jobs):
-            progress.advance()
-    progress.finish()
+    if coarse in (2, 4):  # building hours
+        return (1.0 if weekday else 0.15) * (1.0 if 7 <= hour < 17 else 0.03)
+    if coarse == 1:
+        rush = max(around(8.5, 2.5), around(17.5, 3))
+        return 0.15 + 0.85 * rush * (1.0 if weekday else 0.6)
+    if coarse in (6, 7):
+        return max(around(20, 3.5) * (0.7 if weekday else 1.0), 0.6 * around(13, 4))
+    if coarse == 8:
+        return max(around(7.5, 1.5), around(18.5, 2.5))
+    return 0.15 + 0.85 * around(13.5, 5)

@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
-from l3hpc.datasets import corpus, synth, synth_clips
+from l3hpc.datasets import corpus, mixing, synth, synth_clips
+from l3hpc.datasets.mixing import SoundEvent, mix_clip
 from l3hpc.datasets.synth import City, make_city
-from l3hpc.datasets.synth_clips import SoundEvent, mix_clip
+from l3hpc.datasets.synth_clips import DIFFICULTIES, PARTNERS, Difficulty, clip_events
 from l3hpc.errors import InputError
 
 SMALL = City(sensors=3, recordings_per_sensor=4, ust_clips=30, seconds=1, rate=8000, days=9, seed=5)
@@ -159,3 +160,88 @@ def test_mix_reaches_the_level_it_is_asked_for_and_never_overflows():
     assert 20 * np.log10(siren.std()) == pytest.approx(-20, abs=1.5)
     loud = mix_clip(rng, [SoundEvent(2, 1, 20)], -40, 1, 8000)
     assert loud.dtype == np.int16 and np.abs(loud.astype(int)).max() <= 32767
+
+
+# difficulty ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("wrong", [
+    {"imbalance": -0.1}, {"imbalance": float("nan")}, {"correlation": 1.1}, {"noise": 31.0},
+    {"disagreement": 3.1}, {"hours": 2.0}, {"colour": -1.0},
+])
+def test_an_impossible_difficulty_is_refused_with_its_range(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))) as error:
+        Difficulty(**wrong)
+    assert "a number from" in error.value.allowed
+
+
+def test_a_city_of_before_is_the_same_and_is_reused(city):
+    assert "difficulty" not in (city / "city.json").read_text()
+    assert DIFFICULTIES["usual"] == Difficulty() == SMALL.difficulty
+    # The same sounds as before there was a choice: this digest was made by that version.
+    digest = hashlib.sha256((city / "sonyc_ust" / "annotations.csv").read_bytes()).hexdigest()
+    assert digest.startswith("a5d226c2a471d4f5")
+
+
+def categories(difficulty, clips=4000):
+    rng = np.random.default_rng(1)
+    return [[event.coarse for event in clip_events(rng, 8 + number, difficulty)]
+            for number in range(clips)]
+
+
+def test_imbalanced_categories_follow_zipfs_law():
+    first = Counter(found[0] for found in categories(Difficulty(imbalance=1.0)))
+    weight = 1 / np.arange(1, 9)
+    share = np.array([first[c] for c in range(1, 9)]) / 4000
+    # Five standard errors of the most frequent one: fails once in a million seeds.
+    assert np.abs(share - weight / weight.sum()).max() < 5 * np.sqrt(0.37 * 0.63 / 4000)
+    assert {found[0] for found in (
+        [e.coarse for e in clip_events(np.random.default_rng(0), n, Difficulty(imbalance=3.0))]
+        for n in range(8))} == set(range(1, 9))  # rare ones occur in the smallest split
+
+
+def test_correlated_categories_bring_their_partners():
+    def together(difficulty):
+        found = categories(difficulty)
+        return np.mean([PARTNERS[one[0]] in one for one in found])
+
+    assert together(Difficulty(correlation=1.0)) == 1.0
+    assert together(Difficulty(correlation=0.5)) > 0.5 > 0.2 > together(Difficulty())
+    assert all(len(set(one)) == len(one) for one in categories(Difficulty(correlation=1.0)))
+
+
+def test_volunteers_agree_and_hours_tell_where_that_is_requested(tmp_path):
+    # One clip in two shows a category at its hours; volunteers who make no mistakes all agree.
+    make_city(tmp_path / "city", City(1, 1, 300, 1, 8000, 1, 3, Difficulty(disagreement=0.0,
+                                                                          hours=1.0)))
+    night = {"2": [], "7": []}
+    by_clip = defaultdict(set)
+    for row in table(tmp_path / "city"):
+        heard = frozenset(k for k, v in row.items()
+                          if k.endswith("_presence") and k[1] == "_" and v == "1")
+        by_clip[row["audio_filename"]].add(heard)
+        # The first of eight categories rotates with the number of the clip in its split.
+        number = int(row["audio_filename"][3:9])
+        if row["split"] == "train" and str(number % 8 + 1) in night:
+            night[str(number % 8 + 1)].append(not 7 <= int(row["hour"]) < 17)
+    assert all(len(opinions) == 1 for opinions in by_clip.values())
+    assert np.mean(night["2"]) < 0.25 < 0.5 < np.mean(night["7"])
+
+
+def test_noise_is_louder_and_microphones_differ():
+    def clip(noise=0.0, gain=None):
+        return mix_clip(np.random.default_rng(0), [], -50 + noise, 1.0, 8000, gain) / 32767
+
+    level = 20 * np.log10(np.std(clip(12.0)) / np.std(clip()))
+    assert level == pytest.approx(12, abs=0.3)
+    flat = np.zeros(len(mixing.MICROPHONE_HZ))
+    np.testing.assert_allclose(clip(20.0, flat), clip(20.0), atol=2 / 32767)
+    low, high = flat.copy(), flat.copy()
+    low[:3], high[5:] = 20.0, 20.0  # up to 250 Hz, from 2 kHz
+
+    def tilt(samples):
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        return 10 * np.log10(power[2000:].sum() / power[:250].sum())
+
+    assert tilt(clip(20.0, high)) > tilt(clip(20.0)) + 15 > tilt(clip(20.0, low)) + 30
+    assert mixing.microphone(np.random.default_rng(0), 0.0) is None
+    assert np.std(mixing.microphone(np.random.default_rng(0), 4.0)) == pytest.approx(4, rel=0.6)
