@@ -63,8 +63,7 @@ class Recordings:
         from l3hpc.audio.files import read_audio
         from l3hpc.audio.framing import frame_audio
 
-        with open(next((folder / "meta").glob("*.csv")), newline="") as stream:
-            self.rows = list(csv.DictReader(stream))
+        self.rows, self.labels, self.folds = read_labels(folder)
         windows, self.counts = [], []
         for row in self.rows:
             signal, rate = read_audio(folder / "audio" / row["filename"], rate)
@@ -72,27 +71,43 @@ class Recordings:
             windows.append(np.asarray(frames))
             self.counts.append(len(frames))
         self.windows = np.concatenate(windows)
-        self.labels = np.array([int(row["target"]) for row in self.rows])
-        self.folds = np.array([int(row["fold"]) for row in self.rows])
 
     def correct(self, embedder: Any, folds: Sequence[int] | None = None) -> np.ndarray:
         """Return which recordings are classified correctly by a model not trained on their fold.
 
         Only those of ``folds``, if given, are classified.
         """
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
         vectors = np.split(embedder.embed(self.windows), np.cumsum(self.counts)[:-1])
-        x = np.array([np.concatenate([part.mean(axis=0), part.std(axis=0)]) for part in vectors])
-        right = np.zeros(len(x), bool)
-        for fold in sorted(set(self.folds)) if folds is None else folds:
-            inside, out = self.folds != fold, self.folds == fold
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
-            model.fit(x[inside], self.labels[inside])
-            right[out] = model.predict(x[out]) == self.labels[out]
-        return right
+        return classified(vectors, self.labels, self.folds, folds)
+
+
+def read_labels(folder: Path) -> tuple[list[dict[str, str]], np.ndarray, np.ndarray]:
+    """The table of ESC-10: its rows, and the class and fold of each recording."""
+    with open(next((folder / "meta").glob("*.csv")), newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return (rows, np.array([int(row["target"]) for row in rows]),
+            np.array([int(row["fold"]) for row in rows]))
+
+
+def classified(vectors: Sequence[np.ndarray], labels: np.ndarray, folds: np.ndarray,
+               only: Sequence[int] | None = None) -> np.ndarray:
+    """Return which recordings are classified correctly by a model not trained on their fold.
+
+    vectors: the embeddings of each recording, (windows, values). only: the folds to be classified;
+    recordings of others are False.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.array([np.concatenate([part.mean(axis=0), part.std(axis=0)]) for part in vectors])
+    right = np.zeros(len(x), bool)
+    for fold in sorted(set(folds)) if only is None else only:
+        inside, out = folds != fold, folds == fold
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=5000))
+        model.fit(x[inside], labels[inside])
+        right[out] = model.predict(x[out]) == labels[out]
+    return right
 
 
 def distill(name: str, options: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
