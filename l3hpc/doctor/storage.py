@@ -228,8 +228,10 @@ def weights_line(config: Config) -> Finding:
     takes = f"windows of {known.window_s:g} s"
     if known.spec is not None:
         takes = f"{known.spec.n_mels} mels" if known.spec.n_mels else "linear spectrum"
-    return Finding("weights", "green", f"{short_name(name)}: {known.kind}, {known.rate} Hz, "
-                   f"{takes}, {known.dim} dimensions")
+    # Ready embeddings are of audio at any rate: theirs is that at which loudness is measured.
+    rate = "" if known.kind == "ready" else f"{known.rate} Hz, "
+    return Finding("weights", "green",
+                   f"{short_name(name)}: {known.kind}, {rate}{takes}, {known.dim} dimensions")
 
 
 def data_lines(config: Config) -> Iterator[Finding]:

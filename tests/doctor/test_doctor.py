@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from l3hpc import steps
@@ -283,6 +284,13 @@ def test_missing_places_are_red_and_unset_ones_are_not(tmp_path):
 def test_untrained_weights_are_yellow(tmp_path):
     line = storage.weights_line(config_in(tmp_path, "paths: {weights: untrained}\n"))
     assert line.severity == "yellow" and "random weights" in line.message
+
+
+def test_ready_embeddings_have_no_rate(tmp_path):
+    np.savez(tmp_path / "a.npz", embedding=np.ones((1, 7)), timestamps=[0.0])
+    line = storage.weights_line(config_in(tmp_path, f"paths: {{weights: {tmp_path}}}\n"))
+    assert line.severity == "green"
+    assert line.message == f"{tmp_path.name}: ready, windows of 1 s, 7 dimensions"
 
 
 def test_weights_that_are_not_set_are_no_demonstration(tmp_path):
