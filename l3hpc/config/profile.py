@@ -42,6 +42,9 @@ TaskMemory = Annotated[int, BeforeValidator(checked(parse_task_memory))]
 Minutes = Annotated[int, BeforeValidator(checked(parse_time))]
 Word = Annotated[str, BeforeValidator(checked(word))]
 Plain = Annotated[str, BeforeValidator(checked(plain))]
+# Options of sbatch that decide whether a site accepts a job, who pays for it, and when it runs. The
+# others are about the work of a step: a small job with its licences would only wait longer.
+SMALL_JOB_OPTIONS = ("comment", "mcs-label", "nice", "priority")
 SbatchOptions = Annotated[tuple[str, ...], BeforeValidator(checked(sbatch_options))]
 GpuRequest = Literal["gres", "gpus-per-node", "shard", "none"]
 
@@ -339,6 +342,19 @@ class ClusterProfile(Section):
         # by name, so that the step's value of an option replaces the profile's
         by_name = {item.partition("=")[0]: item for item in (*self.extra, *self.at(kind).extra)}
         return list(by_name.values())
+
+    def small_job_options(self, kind: str = "") -> list[str]:
+        """Return those of the ``extra_options`` that the small jobs beside a step have too.
+
+        Parameters
+        ----------
+        kind
+            Kind of step; empty for a job of the whole run.
+        """
+        # sbatch accepts abbreviations of names
+        return [option for option in self.extra_options(kind)
+                if any(name.startswith(option.removeprefix("--").partition("=")[0])
+                       for name in SMALL_JOB_OPTIONS)]
 
     def slot_cpus(self) -> int:
         """Return the number of cores that ``local`` may use at once."""

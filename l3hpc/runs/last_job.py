@@ -244,6 +244,9 @@ def _directives(plan: Plan) -> list[str]:
         lines.append(scripts.directive("mem", f"{settings.mem}M"))
     elif profile.memory_request == "mem-per-cpu":
         lines.append(scripts.directive("mem-per-cpu", f"{settings.mem}M"))
+    for option in profile.small_job_options():
+        name, _, value = option.removeprefix("--").partition("=")
+        lines.append(scripts.directive(name, value or None))
     log = str(plan.folder.sync_log).replace("%", "%%")
     return [*lines, scripts.directive("time", slurm_time(settings.time)),
             scripts.directive("output", log), scripts.directive("open-mode", "append")]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from l3hpc.pipelines.planned import PlannedStep
 
 HELPER_MB = 100
+HELPER_KEYS = ("account", "partition", "qos", "constraint", "reservation", "wckey")
 WARNED = 128 + signal.SIGUSR2  # exit code of a process ended by the warning before the limit
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
 
@@ -101,8 +102,9 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
         The planned step.
     """
     overrides = profile.at(step.placement)
-    helper = [f"--{name}={value}" for name in ("account", "partition", "qos", "reservation")
+    helper = [f"--{name}={value}" for name in HELPER_KEYS
               if (value := getattr(overrides, name, None) or getattr(profile, name))]
+    helper += profile.small_job_options(step.placement)
     return Policy(**step.requeue_limits.model_dump(), mem_mb=step.resources.mem_mb,
                   time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,

@@ -34,7 +34,7 @@ def made(chains, tmp_path):
 
 
 def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
-    record = submit.submit(made())
+    record = submit.submit(made(extra=["--comment=grant 7", "--licenses=matlab:1"]))
     assert [step.job for step in record.steps] == ["100", "101"] and record.sync_job == "102"
     assert records.read(tmp_path, "demo").sync_job == "102"
     script = tmp_path / "runs/demo/ledger-sync.sbatch"
@@ -44,8 +44,9 @@ def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
     for line in ("#SBATCH --partition=internet", "#SBATCH --account=pr_42",
                  "#SBATCH --job-name=l3-demo-ledger-sync", "#SBATCH --mem=2048M",
-                 "#SBATCH --time=0-00:30:00", "umask 077"):
+                 "#SBATCH --time=0-00:30:00", '#SBATCH --comment="grant 7"', "umask 077"):
         assert line in text.splitlines(), line
+    assert "--licenses" not in text
     assert f"-m l3hpc ledger sync --workspace {tmp_path} --sheet book-one " \
         "--key-file '/keys/a b.json'" in text
     assert "by job 102" in last_job.describe(made(), record)

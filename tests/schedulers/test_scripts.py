@@ -353,12 +353,14 @@ def hidden(machine, slurm):
 
 
 def test_memory_heals_from_a_container_without_slurm(hidden):
-    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.run(f"{OOM} kill -9 $$",
+                      policy={"helper": ("--partition=cpu", "--comment=grant 7")}) == 137
     [entry] = hidden.marks.requeues
     assert (entry["reason"], entry["mem_mb"]) == ("out of memory", 400) and "held" not in entry
     assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
     [helper] = hidden.slurm.calls("sbatch")
-    assert "--mem=100M" in helper and "set -- 77 MinMemoryNode=400; job=" in helper
+    assert "--mem=100M --partition=cpu --comment=grant 7 --wrap" in helper
+    assert "set -- 77 MinMemoryNode=400; job=" in helper
     assert hidden.run("kill -9 $$") == 137  # what an earlier attempt wrote into the log is old
     assert len(hidden.marks.requeues) == 1
 

@@ -112,6 +112,19 @@ def test_the_helper_asks_for_memory_as_the_profile_says(chains, tmp_path, capsys
                      *(f"helper {word}" for word in [*words, "--partition=cpu"])]
 
 
+def test_the_helper_is_billed_and_placed_as_its_step_without_what_only_the_work_needs(
+        chains, tmp_path):
+    site = chains.profile(
+        name="site", executor="slurm", account="birds", partition="cpu", qos="long", wckey="w1",
+        constraint="skylake", extra=["--comment=grant-7", "--licenses=matlab:1", "--nice=100",
+                                     "--tmp=10G"],
+        steps={"extract": {"partition": "gpu", "qos": "short", "extra": ["--nice=5", "--mcs=a"]}})
+    made = chains.plan(tmp_path, names=("extract",), on=site)
+    assert requeue_policy.of(made.profile, made.steps[0]).helper == (
+        "--account=birds", "--partition=gpu", "--qos=short", "--constraint=skylake",
+        "--wckey=w1", "--comment=grant-7", "--nice=5", "--mcs=a")
+
+
 def test_a_policy_that_a_power_failure_emptied_is_made_again_from_the_record(tmp_path):
     folder = tmp_path / "runs/demo/steps/train"
     folder.mkdir(parents=True)
