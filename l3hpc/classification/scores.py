@@ -1,7 +1,7 @@
 """Accuracy of clips from a confusion matrix, and its mean and interval over folds.
 
 The interval of the mean over folds is Student's, with folds − 1 degrees of freedom. Folds share
-training clips, so it is only a guide [1]_.
+training clips, so it is only a guide [1]_. That of a single test part is Wilson's, over its clips.
 
 References
 ----------
@@ -20,6 +20,7 @@ from l3hpc.errors import InputError
 
 CONFIDENCE = 0.95
 METHOD = "Student's t over the folds"
+CLIPS_METHOD = "Wilson score interval over the test clips"
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -119,3 +120,31 @@ def over_folds(values: Sequence[float]) -> dict[str, Any]:
     half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / count ** 0.5
     return {"mean": mean, "std": std, "folds": count,
             "interval": [max(mean - half, 0.0), min(mean + half, 1.0)]}
+
+
+def over_clips(accuracy: float, clips: int) -> dict[str, Any]:
+    """Accuracy on a single test part, with its 95% interval over the clips.
+
+    Parameters
+    ----------
+    accuracy
+        Fraction of the clips that were classified correctly, 0 to 1.
+    clips
+        Number of clips.
+
+    Returns
+    -------
+    dict
+        As ``over_folds`` returns it; ``std`` is None.
+
+    Examples
+    --------
+    >>> from l3hpc.classification.scores import over_clips
+    >>> [round(one, 3) for one in over_clips(0.9, 200)["interval"]]
+    [0.851, 0.934]
+    """
+    from scipy.stats import binomtest
+
+    bounds = binomtest(round(accuracy * clips), clips).proportion_ci(CONFIDENCE, method="wilson")
+    return {"mean": accuracy, "std": None, "folds": 1,
+            "interval": [float(bounds.low), float(bounds.high)]}

@@ -19,7 +19,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES
-from l3hpc.datasets.labelled import LabelledClip, LabelledDataset, listed
+from l3hpc.datasets.labelled import (
+    TEST,
+    TRAIN,
+    VALIDATE,
+    LabelledClip,
+    LabelledDataset,
+    listed,
+)
 from l3hpc.errors import InputError
 from l3hpc.io.tables import read_rows
 
@@ -29,6 +36,8 @@ FILE_COLUMNS = ("file", "filename", "file_name", "fname", "filepath", "file_path
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "tags", "tag", "species",
                  "primary_label", "event", "target", "y")
 FOLD_COLUMNS = ("fold", "folds", "fold_id", "fold_num", "cv_fold")
+PARTS = {"train": TRAIN, "training": TRAIN, "validate": VALIDATE, "validation": VALIDATE,
+         "valid": VALIDATE, "val": VALIDATE, "test": TEST, "testing": TEST}
 SEPARATORS = (";", "|")  # between labels in one cell; a comma may belong to a name
 ONE_LABEL = "none"
 # Names of tables that say nothing about the data: the name of their folder is used then.
@@ -48,8 +57,9 @@ class ClipTable:
         The CSV file.
     audio
         The folder of audio (None: that of the table).
-    file_column, fold_column, group_column
-        Names of columns (None: found, or for groups none).
+    file_column, fold_column, group_column, split_column
+        Names of columns (None: found, or for groups and the split none). The last says in place of
+        folds which clips train, validate and test.
     label_column
         Name of the column of labels, or of several columns of 0 and 1, separated by commas.
     label_separator
@@ -72,6 +82,7 @@ class ClipTable:
     folds: int | None = None
     seed: int = 0
     name: str | None = None
+    split_column: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -130,8 +141,8 @@ def read_table(source: ClipTable) -> LabelledDataset:
     Raises
     ------
     InputError
-        A column is not found, files are listed twice, labels or folds are missing, or a class
-        cannot be both learned and tested; the message has counts and the first names.
+        A column is not found, files are listed twice, labels, folds or parts are missing, or a
+        class cannot be both learned and tested; the message has counts and the first names.
 
     Notes
     -----
@@ -140,7 +151,8 @@ def read_table(source: ClipTable) -> LabelledDataset:
     header = _header(source)
     file = _column(source, "file", source.file_column, FILE_COLUMNS, header)
     labels = _label_columns(source, header)
-    fold = _fold_column(source, header)
+    split = _split_column(source, header)
+    fold = None if split else _fold_column(source, header)
     group = source.group_column
     if group is not None:
         _column(source, "group", group, (), header)
@@ -155,23 +167,30 @@ def read_table(source: ClipTable) -> LabelledDataset:
     sources = [names[name] if group is None else row[group].strip() or names[name]
                for name, _, row in rows]
     made = source.folds or 5
-    folds = (_stated_folds(source, fold, rows) if fold else
+    folds = (_stated_parts(source, split, rows) if split else
+             _stated_folds(source, fold, rows) if fold else
              _made_folds(source, own, sources if group else None, made))
     clips = tuple(LabelledClip(names[name], folds[index], own[index][0], sources[index],
                                own[index] if several else ())
                   for index, (name, _, _) in enumerate(rows))
     columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}"]
-    if fold is None:
+    if fold is None and split is None:
         columns.append(f"{made} folds made" + (f" with groups of {group!r}" if group else ""))
     else:
-        columns.append(f"folds of {fold!r}")
+        columns.append(f"folds of {fold!r}" if split is None else
+                       f"split of {split!r}: {_part_sizes(clips)}")
         of_group = Counter(name for name, _ in set(zip(sources, folds, strict=True)))
-        split = sum(count > 1 for count in of_group.values())
-        if split:
-            columns.append(f"{split} of {len(of_group)} groups of {group!r} in several folds")
+        divided = sum(count > 1 for count in of_group.values())
+        if divided:
+            columns.append(f"{divided} of {len(of_group)} groups of {group!r} in several "
+                           f"{'folds' if split is None else 'parts'}")
+    untested = _untested(clips, classes) if split else []
+    if untested:
+        columns.append(f"no test clips of {len(untested)} of {len(classes)} classes: "
+                       f"{', '.join(untested[:_NAMED])}" + ", …" * (len(untested) > _NAMED))
     dataset = LabelledDataset(source.title, source.table, source.folder, tuple(classes),
                               tuple(range(len(classes))), clips, several=several,
-                              columns=", ".join(columns))
+                              columns=", ".join(columns), has_split=split is not None)
     _refuse_rare(dataset)
     return dataset
 
@@ -221,6 +240,16 @@ def _fold_column(source: ClipTable, header: Sequence[str]) -> str | None:
         return None
     usual = {column.strip().casefold(): column for column in reversed(header)}
     return next((usual[name] for name in FOLD_COLUMNS if name in usual), None)
+
+
+def _split_column(source: ClipTable, header: Sequence[str]) -> str | None:
+    if source.split_column is None:
+        return None
+    if source.fold_column is not None or source.folds is not None:
+        other = "--folds" if source.fold_column is None else "--fold-column"
+        raise InputError("a split and folds exclude each other", where=f"--split-column, {other}",
+                         hint="Give one of them.")
+    return _column(source, "split", source.split_column, (), header)
 
 
 def _rows(source: ClipTable, column: str) -> Iterator[_Row]:
@@ -347,6 +376,34 @@ def _stated_folds(source: ClipTable, column: str, rows: Sequence[_Row]
     return [int(one[1]) for one in valid if one is not None]
 
 
+def _stated_parts(source: ClipTable, column: str, rows: Sequence[_Row]) -> list[int]:
+    """The parts of a split, as folds."""
+    cells = [row[column].strip() for _, _, row in rows]
+    parts = [PARTS.get(cell.casefold()) for cell in cells]
+    _refuse_rows(f"{{n}} of {{total}} clips are in no part of the split in the column '{column}'",
+                 source, rows, [index for index, part in enumerate(parts) if part is None],
+                 allowed="train, validate (or validation, valid, val), test",
+                 hint="Correct the table, or remove these rows.", cells=cells)
+    for name, part in (("train", TRAIN), ("test", TEST)):
+        if part not in parts:
+            raise InputError(f"no clip is in the part {name}", where=str(source.table),
+                             allowed=f"clips to train and to test in the column '{column}'")
+    return [part for part in parts if part is not None]
+
+
+def _part_sizes(clips: Sequence[LabelledClip]) -> str:
+    """``700 to train, 100 to validate, 200 to test``."""
+    sizes = Counter(clip.fold for clip in clips)
+    return ", ".join(f"{sizes[part]:,} to {name}" for name, part in (
+        ("train", TRAIN), ("validate", VALIDATE), ("test", TEST)))
+
+
+def _untested(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[str]:
+    tested = {label for clip in clips if clip.fold == TEST
+              for label in clip.labels or (clip.label,)}
+    return [name for label, name in enumerate(classes) if label not in tested]
+
+
 def _refuse_rows(problem: str, source: ClipTable, rows: Sequence[_Row],
                  wrong: Sequence[int], *, allowed: str, hint: str,
                  cells: Sequence[str] | None = None) -> None:
@@ -405,12 +462,17 @@ def _refuse_rare(dataset: LabelledDataset) -> None:
         raise InputError(f"has a single class: '{dataset.classes[0]}'", where=where,
                          allowed="two classes or more", hint="Is it the right --label-column?")
     hint = "Remove or merge these classes in the table."
-    for problem, rare, allowed in (
-            ("one clip", [own for own in clips.items() if len(own[1]) == 1],
-             "two clips or more of every class"),
-            ("clips in one fold only", [own for own in clips.items() if len(dataset.folds) > 1
-                                        and len({clip.fold for clip in own[1]}) == 1],
-             "clips of every class in two folds or more: one to learn, one to test")):
+    refused = [
+        ("one clip", [own for own in clips.items() if len(own[1]) == 1],
+         "two clips or more of every class"),
+        ("clips in one fold only", [own for own in clips.items() if len(dataset.folds) > 1
+                                    and len({clip.fold for clip in own[1]}) == 1],
+         "clips of every class in two folds or more: one to learn, one to test")]
+    if dataset.has_split:
+        refused = [("no clip to train on", [own for own in clips.items()
+                                            if all(clip.fold != TRAIN for clip in own[1])],
+                    "clips of every class in the part train")]
+    for problem, rare, allowed in refused:
         if rare:
             first = [f"'{dataset.classes[label]}' ({own[0].file})"
                      for label, own in sorted(rare)[:_NAMED]]

@@ -23,6 +23,7 @@ from l3hpc.io.files import digest
 from l3hpc.io.tables import read_records
 
 SUBSETS = ("all", "esc10")
+TRAIN, VALIDATE, TEST = 1, 2, 3  # folds that stand for the parts of a split
 _PLAIN = re.compile(r"[^/\\]+")
 
 
@@ -35,7 +36,7 @@ class LabelledClip:
     file
         Path below the audio folder.
     fold
-        Number of its fold.
+        Number of its fold; of a data set with a split, ``TRAIN``, ``VALIDATE`` or ``TEST``.
     label
         Index into the classes; the first of several labels.
     source
@@ -76,6 +77,8 @@ class LabelledDataset:
         Whether clips may have several labels.
     columns
         What the columns of an own table were taken for, in words.
+    has_split
+        Whether the clips are split into parts to train, validate and test, in place of folds.
     """
 
     kind: str
@@ -87,11 +90,17 @@ class LabelledDataset:
     published: tuple[int, int, int] | None = None
     several: bool = False
     columns: str = ""
+    has_split: bool = False
 
     @property
     def folds(self) -> list[int]:
         """The folds that have clips, ascending."""
         return sorted({clip.fold for clip in self.clips})
+
+    @property
+    def tested_folds(self) -> list[int]:
+        """The folds that are tested, each by a classifier of its own; of a split, its test part."""
+        return [TEST] if self.has_split else self.folds
 
     @property
     def part(self) -> str:
@@ -115,8 +124,10 @@ class LabelledDataset:
         Returns
         -------
         list of int
-            Ascending.
+            Ascending; none of a split, whose parts differ.
         """
+        if self.has_split:
+            return []
         count = Counter(clip.fold for clip in self.clips)
         least = len(self.clips) / len(count) / 4
         known = self.folds if self.published is None else range(1, self.published[0] + 1)
@@ -132,7 +143,7 @@ class LabelledDataset:
         """
         return digest([self.kind, self.ids, self.classes,
                        [[clip.file, clip.fold, clip.label, clip.source, *clip.labels]
-                        for clip in self.clips]])
+                        for clip in self.clips], *(["split"] if self.has_split else [])])
 
     def recordings(self) -> list[Recording]:
         """The clips for ``embed``, in the order of their names.

@@ -151,6 +151,8 @@ CLIPS = (
            "; or | if a cell contains one"),
     Option("fold-column", "text", "Column of --table with the folds, whole numbers.",
            "found by its name"),
+    Option("split-column", "text", "Column of --table that says, in place of folds, which clips "
+           "train, validate and test.", "none"),
     Option("group-column", "text", "Column of --table with groups (recordings, sites) that --folds "
            "keeps together.", "none"),
     Option("folds", "int", "Make this number of folds, stratified by label.",

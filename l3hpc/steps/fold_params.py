@@ -41,6 +41,8 @@ class ClipDataParams(Params):
         "cell contains one)."))
     fold_column: str | None = Field(None, description=(
         "Column with the folds, whole numbers (none: found by its name)."))
+    split_column: str | None = Field(None, description=(
+        "Column that says in place of folds which clips train, validate and test."))
     group_column: str | None = Field(None, description=(
         "Column of groups (recordings, sites, persons) that folds that are made keep together."))
     fold_count: int | None = Field(None, ge=2, le=1000, description=(
@@ -131,7 +133,7 @@ def dataset(params: ClipDataParams) -> LabelledDataset:
     return read_table(ClipTable(
         params.table, params.audio, params.file_column, params.label_column,
         params.label_separator, params.fold_column, params.group_column, params.fold_count,
-        params.fold_seed, params.data_name))
+        params.fold_seed, params.data_name, params.split_column))
 
 
 def planned_dataset(params: ClipDataParams, task: Task) -> LabelledDataset:
@@ -179,6 +181,8 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
     InputError
         With the fold, and how to go on.
     """
+    from l3hpc.datasets.labelled import VALIDATE
+
     folds, small = data.folds, data.small_folds()
     if small and not partial:
         count = sum(clip.fold == small[0] for clip in data.clips)
@@ -194,6 +198,13 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
             allowed=f"clips of all {data.published[0]} folds",
             hint="Get what is missing. To score this part, labelled as such: "
                  "--set folds.partial=true")
+    if data.has_split:
+        if least == 3 and VALIDATE not in folds:
+            raise InputError(
+                "has no clips to validate on", where=str(data.table),
+                allowed=f"clips of the part validate in the column '{params.split_column}'",
+                hint="To take 15% of the training clips: --set folds.valid_fold=false")
+        return
     if len(folds) < least:
         raise InputError(f"has clips of {len(folds)} fold{'s' * (len(folds) != 1)}",
                          where=str(params.clips or data.table),
@@ -244,10 +255,38 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
     lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]
     if lost:
         raise L3hpcError(
-            f"{there[lost[0]]} of {listed[lost[0]]} clips of fold {lost[0]} have an embedding",
-            where=str(embeddings), allowed="at least half of the clips of every fold",
-            hint=f"{why}. To leave folds out, take their rows out of the table and --set "
+            f"{there[lost[0]]} of {listed[lost[0]]} clips of {fold_name(data, lost[0])} have an "
+            "embedding", where=str(embeddings),
+            allowed=f"at least half of the clips of every {'part' if data.has_split else 'fold'}",
+            hint=f"{why}." if data.has_split else
+                 f"{why}. To leave folds out, take their rows out of the table and --set "
                  "folds.partial=true")
+
+
+def fold_name(data: LabelledDataset, fold: int) -> str:
+    """``fold 3``; of a split ``the part test``.
+
+    Parameters
+    ----------
+    data, fold
+        The clips, and one of their folds.
+    """
+    from l3hpc.datasets.labelled import TEST, TRAIN, VALIDATE
+
+    if not data.has_split:
+        return f"fold {fold}"
+    return f"the part {({TRAIN: 'train', VALIDATE: 'validate', TEST: 'test'})[fold]}"
+
+
+def tested_name(record: Mapping[str, Any]) -> str:
+    """``3`` for the result of fold 3, ``test`` for that of a split.
+
+    Parameters
+    ----------
+    record
+        The contents of ``fold.json``.
+    """
+    return "test" if record.get("split") else str(record["fold"])
 
 
 def own_data(data: LabelledDataset, note: str | None) -> dict[str, str]:
@@ -302,7 +341,8 @@ def common_row(params: FoldsParams, task: Task, embedded: Mapping[str, Any], par
         "model_id": str(labels.get("exp_id") or labels.get("run") or folder.name),
         "model_dir": str(folder / f"{task.index:04d}"),
         "git_commit": labels.get("git_commit", ""), "features_dir": str(task.inputs["embed"]),
-        "fold_num": task.shard["fold"], "parameter_search": params.search,
+        "fold_num": None if params.split_column else task.shard["fold"],
+        "parameter_search": params.search,
         "parameter_search_valid_fold": params.valid_fold,
         "parameter_search_valid_ratio": None if params.valid_fold else params.valid_ratio,
         "model_type": params.model, "random_state": params.seed,

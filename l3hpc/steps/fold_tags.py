@@ -19,10 +19,12 @@ from l3hpc.steps.fold_params import (
     FoldsParams,
     check_embedded,
     common_row,
+    fold_name,
     grid,
     noted,
     own_data,
     planned_dataset,
+    tested_name,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +82,8 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     labels = {clip.file: clip.labels for clip in data.clips}
     truth = {part: _targets([labels[name] for name in files[part]], len(data.classes))
              for part in PARTS}
-    trials, chosen, classifier = _best(params, data.classes, x, truth, task)
+    trials, chosen, classifier = _best(params, data.classes, x, truth, task,
+                                       fold_name(data, task.shard["fold"]))
     probability = {part: classifier.predict(x[part]) for part in PARTS}
     numbers = {part: clip_scores(truth[part], probability[part], data.classes) for part in PARTS}
     embedded = artifact_attributes(task.inputs["embed"])
@@ -88,8 +91,9 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     losses = {"train": best["loss"], "valid": best["val_loss"]}
     write_json(task.output / "fold.json", {
         **params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
-        "part": data.part, "folds": data.folds, "several": True, "classes": list(data.classes),
-        "chosen": chosen, "trials": trials, "best_epochs": classifier.best_epoch,
+        "part": data.part, "folds": data.tested_folds, "split": data.has_split,
+        "several": True, "classes": list(data.classes), "chosen": chosen, "trials": trials,
+        "best_epochs": classifier.best_epoch,
         "scores": numbers, "losses": losses, "missing": clips.missing, "files": files,
         "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}})
     _write_predictions(task.output / "predictions.csv", files, truth, probability, data.classes)
@@ -103,8 +107,8 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
                name: value if value is None else round(value, 6)
                for name, value in numbers["test"][CLASSES].items()})}
     task.recorder.record(TAB, {**row, **own_data(data, row["note"])})
-    return {"fold": task.shard["fold"], "model": params.model, "part": data.part,
-            "metric": "micro-AUPRC", "chosen": chosen,
+    return {"fold": task.shard["fold"], "split": data.has_split, "model": params.model,
+            "part": data.part, "metric": "micro-AUPRC", "chosen": chosen,
             **{part: numbers[part]["micro_auprc"] for part in PARTS},
             "clips": len(clips.files), "missing": len(clips.missing)}
 
@@ -118,7 +122,7 @@ def _targets(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
 
 
 def _best(params: FoldsParams, classes: Sequence[str], x: Mapping[str, RowFile],
-          truth: Mapping[str, np.ndarray], task: Task
+          truth: Mapping[str, np.ndarray], task: Task, doing: str
           ) -> tuple[list[dict[str, Any]], dict[str, float], Classifier]:
     """All candidates with their scores, the selected parameters, and their classifier."""
     from l3hpc.datasets.taxonomy import Taxonomy
@@ -131,7 +135,7 @@ def _best(params: FoldsParams, classes: Sequence[str], x: Mapping[str, RowFile],
     taxonomy = Taxonomy({number: f"class {number}" for number in numbers},
                         {number: {1: f"class {number}"} for number in numbers})
     candidates, trials = grid(params), []
-    task.progress.start(f"fold {task.shard['fold']}", total=len(candidates), unit="fits")
+    task.progress.start(doing, total=len(candidates), unit="fits")
     best: tuple[tuple[float, float], dict[str, float], Classifier] | None = None
     diverged: L3hpcError | None = None
     for candidate in candidates:
@@ -201,10 +205,11 @@ def combined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for name in first["classes"]}
     return {
         "data": first["data"], "part": first["part"], "model": first["model"],
-        "confidence": CONFIDENCE, "method": METHOD,
+        "confidence": CONFIDENCE,
+        "method": "none: a single test part" if first.get("split") else METHOD,
         **{metric: over_folds([one[metric] for one in tested]) for metric in METRICS},
         CLASSES: {name: float(np.mean(own)) if own else None for name, own in each.items()},
-        "folds": {str(one["fold"]): {
+        "folds": {tested_name(one): {
             **{metric: test[metric] for metric in METRICS}, "clips": test["clips"],
             "valid_micro_auprc": one["scores"]["valid"]["micro_auprc"], "chosen": one["chosen"],
         } for one, test in zip(records, tested, strict=True)},

@@ -38,10 +38,12 @@ from l3hpc.steps.fold_params import (
     check_folds,
     common_row,
     dataset,
+    fold_name,
     grid,
     noted,
     own_data,
     planned_dataset,
+    tested_name,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +105,7 @@ class Folds(Step[FoldsParams]):
         """``mlp on framewise features, 9 candidates, validated on the fold before``."""
         found = dataset(params)
         tried = f"{len(grid(params))} candidate{'s' * (len(grid(params)) != 1)}"
-        where = "the fold before"
+        where = "the part validate" if found.has_split else "the fold before"
         if not params.valid_fold:
             where = f"{params.valid_ratio:.0%} of the others"
         part = f" ({found.part})" if found.part else ""
@@ -114,11 +116,11 @@ class Folds(Step[FoldsParams]):
                 f"validated on {where}")
 
     def shards(self, params: FoldsParams, upstream: Upstream) -> list[Shard]:
-        """One task per test fold."""
+        """One task per test fold, a single one for a split."""
         data = dataset(params)
         # A person may edit a table of their own while the job waits (``planned_dataset``).
         more = {} if data.published else {"clips": data.digest()}
-        return [{"fold": fold, **more} for fold in data.folds]
+        return [{"fold": fold, **more} for fold in data.tested_folds]
 
     def digests(self, params: FoldsParams) -> dict[str, Any]:
         """The clips with their folds and classes."""
@@ -153,7 +155,7 @@ class Folds(Step[FoldsParams]):
             **{name: getattr(params, name) for name in (
                 "seed", "epochs", "patience", "batch_size", "tol", "max_iterations", "kernel")})
         candidates, refit = grid(params), params.search and params.train_with_valid
-        task.progress.start(f"fold {task.shard['fold']}", total=len(candidates) + refit,
+        task.progress.start(fold_name(data, task.shard["fold"]), total=len(candidates) + refit,
                             unit="fits")
 
         def on_fit(number: int, tried: Mapping[str, float]) -> None:
@@ -166,7 +168,7 @@ class Folds(Step[FoldsParams]):
         files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
         embedded = artifact_attributes(task.inputs["embed"])
         record = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
-                "part": data.part, "folds": data.folds,
+                "part": data.part, "folds": data.tested_folds, "split": data.has_split,
                 "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
                 "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
                 "missing": found.missing, "files": files,
@@ -175,8 +177,8 @@ class Folds(Step[FoldsParams]):
         _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
         row = _row(params, task, outcome, numbers, embedded, record["part"])
         task.recorder.record(TAB, {**row, **own_data(data, row["note"])})
-        return {"fold": task.shard["fold"], "model": params.model, "part": record["part"],
-                "chosen": outcome.chosen,
+        return {"fold": task.shard["fold"], "split": data.has_split, "model": params.model,
+                "part": record["part"], "chosen": outcome.chosen,
                 **{part: numbers[part]["accuracy"] for part in PARTS},
                 "clips": len(found.files), "missing": len(found.missing)}
 
@@ -187,8 +189,12 @@ class Folds(Step[FoldsParams]):
         mean = sum(result["test"] for result in results) / len(results)
         missing = results[0].get("missing")
         part = results[0].get("part")
-        text = (f"{results[0]['model']}, {len(results)} folds{f' ({part})' if part else ''}: "
-                f"{results[0].get('metric', 'accuracy')} {mean:.3f} on average")
+        metric = results[0].get("metric", "accuracy")
+        if results[0].get("split"):
+            text = f"{results[0]['model']}: {metric} {mean:.3f} on the test clips"
+        else:
+            text = (f"{results[0]['model']}, {len(results)} folds"
+                    f"{f' ({part})' if part else ''}: {metric} {mean:.3f} on average")
         return f"{text}, {missing} clip{'s' * (missing != 1)} missing" if missing else text
 
 
@@ -268,7 +274,14 @@ class Score(Step[ScoreParams]):
         """Write ``scores.json`` and ``confusion.csv``."""
         import numpy as np
 
-        from l3hpc.classification.scores import CONFIDENCE, METHOD, accuracies, over_folds
+        from l3hpc.classification.scores import (
+            CLIPS_METHOD,
+            CONFIDENCE,
+            METHOD,
+            accuracies,
+            over_clips,
+            over_folds,
+        )
         from l3hpc.io.files import write_json
         from l3hpc.models.weights import random_weights_note
 
@@ -279,15 +292,17 @@ class Score(Step[ScoreParams]):
         tested = [one["scores"]["test"] for one in records]
         matrix = np.sum([one["confusion"] for one in tested], axis=0)
         together = accuracies(matrix, names)
+        split = bool(records[0].get("split"))
         result = {
             "data": records[0]["data"], "part": part, "model": records[0]["model"],
             "features": records[0]["features"],
-            "confidence": CONFIDENCE, "method": METHOD,
-            "accuracy": over_folds([one["accuracy"] for one in tested]),
+            "confidence": CONFIDENCE, "method": CLIPS_METHOD if split else METHOD,
+            "accuracy": over_clips(together["accuracy"], together["clips"]) if split else
+                        over_folds([one["accuracy"] for one in tested]),
             "average_class_accuracy": over_folds(
                 [one["average_class_accuracy"] for one in tested]),
             "pooled": {name: value for name, value in together.items() if name != "confusion"},
-            "folds": {str(one["fold"]): {
+            "folds": {tested_name(one): {
                 "accuracy": test["accuracy"], "clips": test["clips"],
                 "average_class_accuracy": test["average_class_accuracy"],
                 "valid_accuracy": one["scores"]["valid"]["accuracy"], "chosen": one["chosen"],

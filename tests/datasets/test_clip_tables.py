@@ -180,6 +180,47 @@ def test_what_is_refused(table, old, new, message):
     assert refused.value.message.startswith(message)
 
 
+SPLIT = rows("file,label,set,site", "a.wav,owl,train,n", "b.wav,wren,Training,n",
+             "c.wav,owl,val,n", "d.wav,owl, test,s", "e.wav,wren,train,s")
+
+
+def test_a_split_takes_the_place_of_folds(table):
+    path = table(SPLIT)
+    found = read_table(ClipTable(path, split_column="set", group_column="site"))
+    assert [clip.fold for clip in found.clips] == [1, 1, 2, 3, 1]
+    assert (found.has_split, found.tested_folds, found.small_folds()) == (True, [3], [])
+    assert found.columns == (
+        "files of 'file', labels of 'label', split of 'set': 3 to train, 1 to validate, 1 to test, "
+        "2 of 2 groups of 'site' in several parts, no test clips of 1 of 2 classes: wren")
+    numbers = {"train": "1", "Training": "1", "val": "2", " test": "3"}
+    text = SPLIT
+    for word, number in numbers.items():
+        text = text.replace(f",{word},", f",{number},")
+    path.write_text(text.replace("c.wav,owl", "c.wav,wren"))
+    folds = read_table(ClipTable(path, fold_column="set", group_column="site"))
+    path.write_text(SPLIT.replace("c.wav,owl", "c.wav,wren"))
+    split = read_table(ClipTable(path, split_column="set", group_column="site"))
+    # the same clips in the same parts are learned and tested in another way
+    assert folds.clips == split.clips and folds.digest() != split.digest()
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    (",val,", ",extra,", r"1 of 5 clips are in no part of the split in the column 'set': c.wav "
+                         r"\(line 4: 'extra'\)"),
+    (",val,", ",,", r"1 of 5 clips are in no part"),
+    (", test,", ",train,", "no clip is in the part test"),
+    ("e.wav,wren,train", "e.wav,rain,test", r"1 of 3 classes have no clip to train on: 'rain'")])
+def test_a_split_that_cannot_be_learned_is_refused(table, old, new, message):
+    with pytest.raises(InputError, match=message):
+        read_table(ClipTable(table(SPLIT.replace(old, new)), split_column="set"))
+
+
+@pytest.mark.parametrize("other", [{"fold_column": "set"}, {"folds": 5}])
+def test_a_split_and_folds_exclude_each_other(table, other):
+    with pytest.raises(InputError, match="a split and folds exclude each other"):
+        read_table(ClipTable(table(SPLIT), split_column="set", **other))
+
+
 def test_too_few_groups_or_clips_for_the_folds(table):
     with pytest.raises(InputError, match="4 groups do not fill 5 folds"):
         read_table(ClipTable(table(many()), group_column="site"))

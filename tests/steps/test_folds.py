@@ -229,6 +229,39 @@ def test_any_table_of_clips(runner, new_runner, own, teacher):
                                 shards=runner.shards["folds"])
 
 
+def test_a_split_is_learned_once(new_runner, own, teacher):
+    """Its test part alone is tested, and its part validate decides, not the fold before."""
+    lines = (own / "labels.csv").read_text().splitlines()
+    parts = ["set", *(("train",) * 10 + ("validate",) * 4 + ("test",) * 4)]
+    (own / "labels.csv").write_text("\n".join(map(",".join, zip(lines, parts, strict=True))))
+    table = {"table": own / "labels.csv", "audio": own / "audio"}
+    runner = new_runner("split")
+    runner.run("embed", {**table, "student": str(teacher), "hop": 0.5})
+    params = {**table, "model": "svm", "features": "stats", "split_column": "set"}
+    done = runner.run("folds", params)
+    assert [shard["fold"] for shard in runner.shards["folds"]] == [3]
+    [one] = fold_files(done)
+    names = [line.split(",")[0] for line in lines[1:]]
+    assert {part: sorted(Path(file).stem for file in files)
+            for part, files in one["files"].items()} == {
+        "train": sorted(names[:14]), "valid": sorted(names[10:14]), "test": sorted(names[14:])}
+    assert done.text == f"svm: accuracy {one['scores']['test']['accuracy']:.3f} on the test clips"
+    assert {row["fold_num"] for _, row, _ in runner.records.rows} == {None}
+    score = runner.run("score")
+    told = json.loads((score.folder / "0000/scores.json").read_text())
+    assert list(told["folds"]) == ["test"] and told["pooled"]["clips"] == 4
+    low, high = told["accuracy"]["interval"]
+    assert 0 <= low < high <= 1 and "test clips" in told["method"] and "95% interval" in score.text
+    step = steps.step("folds")
+    said = step.describe(step.params_type(**params), {})
+    assert "split of 'set': 10 to train, 4 to validate, 4 to test" in said
+    assert "validated on the part validate" in said
+    (own / "labels.csv").write_text((own / "labels.csv").read_text().replace("validate", "train"))
+    with pytest.raises(InputError, match="has no clips to validate on"):
+        step.check(step.params_type(**params), {})
+    step.check(step.params_type(**params, valid_fold=False), {})
+
+
 def test_esc50_as_a_table_of_its_own_has_the_same_predictions(new_runner, esc50, embedded):
     table = {"table": esc50 / "meta/esc50.csv", "audio": esc50 / "audio", "label_column": "target"}
     scores = []
