@@ -205,6 +205,8 @@ def headline(chain: Chain, rows: Rows) -> tuple[str, float] | None:
 
 def _from_rows(rows: Sequence[Row]) -> Iterator[_Value]:
     """The result columns of the rows of a step, as means over them (over folds, for example)."""
+    # a combination is chosen by validate, also where test has rows of its own
+    rows = [row for row in rows if row.extra.get("split") != "test"] or rows
     if not rows:
         return
     tab = rows[0].tab

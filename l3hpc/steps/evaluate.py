@@ -1,10 +1,14 @@
-"""evaluate: precision and recall of predicted tags, and the row of the ledger."""
+"""evaluate: precision and recall of predicted tags, thresholds, calibration, and the ledger rows.
+
+Several classifiers of one run differ in their seed: each is evaluated, and so is their mean.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
@@ -13,8 +17,15 @@ from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Input, Params, PlanParams, ReportItem, Results, Step, Task
 from l3hpc.steps.classify import label_files
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.tagging.annotations import Annotations
+
 TAB: Final = "sonyc_ust"
 LEVELS = ("coarse", "fine")
+SPLITS = ("validate", "test")
 
 
 class EvaluateParams(Params):
@@ -26,8 +37,9 @@ class EvaluateParams(Params):
         "Folder of SONYC-UST, instead of annotations and taxonomy."))
     annotations: Path | None = Field(None, description="annotations.csv of SONYC-UST (v1 or v2).")
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
-    split: Literal["validate", "test"] = Field("validate", description=(
-        "Split whose metrics go into the ledger; both are evaluated if there are predictions."))
+    split: Literal["validate", "test", "both"] = Field("validate", description=(
+        "Split whose metrics go into the ledger, or 'both', a row each; both are evaluated if "
+        "there are predictions."))
     bootstrap: int = Field(1000, ge=0, le=100000, description=(
         "Bootstrap resamples of the clips for confidence intervals; 0: no intervals."))
 
@@ -43,13 +55,16 @@ class Evaluate(Step[EvaluateParams]):
     not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
     tab = TAB
     report_items = frozenset({ReportItem.SCORES})
-    kept_files = ("evaluation.json", "curves.json")
+    kept_files = ("evaluation.json", "curves.json", "thresholds.json")
 
     def check(self, params: EvaluateParams, plan: PlanParams) -> None:
         """Refuse missing annotations, taxonomy or predictions."""
         label_files(params, self.name)
         if params.predictions is not None and not params.predictions.is_file():
             raise InputError(f"no such file {params.predictions}", where="evaluate.predictions")
+        if params.predictions is not None and params.split == "both":
+            raise InputError("a file of predictions is of one split", where="evaluate.split",
+                             allowed="validate, test")
 
     def digests(self, params: EvaluateParams) -> dict[str, Any]:
         """Annotations, taxonomy and named predictions by their bytes."""
@@ -59,68 +74,140 @@ class Evaluate(Step[EvaluateParams]):
                 "predictions": digest_file(params.predictions) if params.predictions else None}
 
     def run(self, params: EvaluateParams, task: Task) -> dict[str, Any]:
-        """Write ``evaluation.json``, ``curves.json`` and record the ledger row.
+        """Write the files of the evaluation and record the rows of the ledger.
 
         ``evaluation.json`` has the published shape at its top, {fine, coarse}, for ``split``, and
-        below ``validate`` and ``test`` the same with confidence intervals for every split that was
-        predicted.
+        below ``validate`` and ``test`` the same with confidence intervals, calibration, detections
+        and scores by sensor for every split that was predicted. ``curves.json`` has the
+        precision-recall curves, ``thresholds.json`` the thresholds chosen on validate.
         """
         from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
-        from l3hpc.tagging import evaluation
+        from l3hpc.tagging import detection, evaluation
         from l3hpc.tagging.annotations import Annotations
 
         annotation_file, taxonomy_file = label_files(params, self.name)
         taxonomy = Taxonomy.load(taxonomy_file)
         annotations = Annotations.load(annotation_file, taxonomy)
-        found = _predictions(params, task.inputs.get("classify"), taxonomy)
-        task.progress.start("evaluating", total=len(found), unit="files")
-        numbers: dict[str, dict[str, Any]] = {}
-        curves: dict[str, dict[str, Any]] = {}
-        for split, levels, path in found:
-            result = evaluation.evaluate(path, annotations, taxonomy, split,
-                                         bootstrap=params.bootstrap)
-            for warning in result["warnings"]:
-                task.progress.note(f"{path.name}: {warning}")
-            for level in (one for one in levels if one in result):
-                mine, lines = numbers.setdefault(split, {}), curves.setdefault(split, {})
-                mine["files"] = lines["files"] = result["files"]
-                mine["warnings"] = result["warnings"]
-                lines[level] = result[level]
-                mine[level] = {name: value for name, value in result[level].items()
-                               if name != "curves"}
-            task.progress.advance(1)
-        if params.split not in numbers:
-            raise InputError(f"nothing was predicted for split '{params.split}'",
-                             where="evaluate.split", allowed=", ".join(numbers))
-        published = evaluation.published(numbers[params.split])
+        classifiers = _classifiers(params, task.inputs.get("classify"), taxonomy)
+        task.progress.start("evaluating", total=sum(len(one.files) for one in classifiers),
+                            unit="files")
+        judged = [_judge(one, params, task, annotations, taxonomy) for one in classifiers]
+        numbers = judged[0].numbers if len(judged) == 1 else _mean(judged)
+        wanted = SPLITS if params.split == "both" else (params.split,)
+        for split in wanted:
+            if split not in numbers:
+                raise InputError(f"nothing was predicted for split '{split}'",
+                                 where="evaluate.split", allowed=", ".join(numbers))
+        published = evaluation.published(numbers[wanted[0]])
+        each = {} if len(judged) == 1 else {"seeds": {
+            str(one.classifier.seed): one.numbers for one in judged}}
         write_json(task.output / "evaluation.json",
-                   {**published, "split": params.split, **numbers})
-        write_json(task.output / "curves.json", curves)
-        settings = _settings(task.inputs.get("classify"))
-        for level in published:
-            if level in (settings.get("levels") or list(published)[:1]):
-                task.recorder.record(TAB, _row(task, settings, params, level, published[level],
-                                               annotation_file, taxonomy_file))
-        return {"split": params.split,
-                "metrics": {split: evaluation.published(one) for split, one in numbers.items()},
-                "warnings": {split: one["warnings"] for split, one in numbers.items()
-                             if one["warnings"]}}
+                   {**published, "split": wanted[0], **numbers, **each})
+        write_json(task.output / "curves.json", judged[0].curves)
+        write_json(task.output / "thresholds.json", {
+            "split": "validate", "rule": detection.RULE,
+            "classifiers": [one.thresholds_as_json() for one in judged]})
+        for one in judged:
+            for split in wanted:
+                scores = evaluation.published(one.numbers[split])
+                for level in scores:
+                    if level in (one.classifier.settings.get("levels") or list(scores)[:1]):
+                        row = _row(task, one.classifier.settings, params, level, scores[level],
+                                   annotation_file, taxonomy_file)
+                        if len(judged) > 1:
+                            row["exp_id"] += f"-seed{one.classifier.seed}"
+                        if params.split == "both":
+                            row["split"] = split
+                            row["exp_id"] += "-test" if split == "test" else ""
+                        task.recorder.record(TAB, row)
+        result: dict[str, Any] = {
+            "split": wanted[0],
+            "metrics": {split: evaluation.published(one) for split, one in numbers.items()},
+            "warnings": {split: one["warnings"] for split, one in numbers.items()
+                         if one["warnings"]}}
+        if len(judged) > 1:
+            result["seeds"] = [one.classifier.seed for one in judged]
+            result["spread"] = {split: {level: one[level]["spread"] for level in LEVELS
+                                        if level in one} for split, one in numbers.items()}
+        return result
 
     def summary(self, results: Results) -> str:
-        """``coarse micro-AUPRC 0.797 (validate)``."""
+        """``coarse micro-AUPRC 0.797 ± 0.004 (validate, 5 seeds)``."""
         if not results:
             return ""
         result = results[0]
-        split = result.get("split", "validate")
-        scores = result.get("metrics", {}).get(split, {})
-        return ", ".join(f"{level} micro-AUPRC {values['micro_auprc']:.3f}"
-                         for level, values in scores.items()) + f" ({split})"
+        split, seeds = result.get("split", "validate"), result.get("seeds", ())
+        spread = result.get("spread", {}).get(split, {})
+        scores = [f"{level} micro-AUPRC {values['micro_auprc']:.3f}"
+                  + (f" ± {spread[level]['micro_auprc']:.3f}" if level in spread else "")
+                  for level, values in result.get("metrics", {}).get(split, {}).items()]
+        return f"{', '.join(scores)} ({split}{f', {len(seeds)} seeds' if seeds else ''})"
 
 
-def _predictions(params: EvaluateParams, classified: Path | None, taxonomy: Any
-                 ) -> list[tuple[str, list[str], Path]]:
-    """Split, levels and file of all predictions to score."""
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier whose predictions are evaluated.
+
+    Attributes
+    ----------
+    settings : dict
+        Settings of the step classify; empty for other predictions.
+    files : list of (str, list of str, Path)
+        Split, levels and file of its predictions.
+    seed : int
+        Its seed.
+    folder : str
+        Its folder in the artifact of classify; empty for other predictions.
+    """
+
+    settings: Mapping[str, Any]
+    files: Sequence[tuple[str, list[str], Path]]
+    seed: int = 0
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What came out for one classifier: content of the files, and what the mean is made of.
+
+    Attributes
+    ----------
+    numbers, curves : dict
+        Split → what ``evaluation.json`` and ``curves.json`` hold of it.
+    thresholds : dict
+        Level → column → threshold chosen on validate, None where there was nothing to choose by.
+    tags : dict
+        (split, level) → probabilities and truth, a ``detection.Tags``.
+    drawn : dict
+        (split, level) → scores of the resampled clips.
+    """
+
+    classifier: Classifier
+    numbers: dict[str, dict[str, Any]]
+    curves: dict[str, dict[str, Any]]
+    thresholds: dict[str, dict[str, float | None]]
+    tags: dict[tuple[str, str], Any]
+    drawn: dict[tuple[str, str], np.ndarray]
+
+    def thresholds_as_json(self) -> dict[str, Any]:
+        """The thresholds as in ``thresholds.json``."""
+        from l3hpc.tagging.detection import HALF
+
+        own = {"seed": self.classifier.seed, "folder": self.classifier.folder} \
+            if self.classifier.folder else {}
+        return {**own, **{level: {column: HALF if value is None else value
+                                  for column, value in columns.items()}
+                          for level, columns in self.thresholds.items()},
+                "not_chosen": [column for columns in self.thresholds.values()
+                               for column, value in columns.items() if value is None]}
+
+
+def _classifiers(params: EvaluateParams, classified: Path | None, taxonomy: Taxonomy
+                 ) -> list[Classifier]:
+    """The classifiers whose predictions are evaluated, in the order of their tasks."""
+    from l3hpc.io.files import read_json, task_folders
+
     if params.predictions is not None:
         from l3hpc.tagging import predictions
 
@@ -129,36 +216,105 @@ def _predictions(params: EvaluateParams, classified: Path | None, taxonomy: Any
         coarse_only = read.coarse.any() and not read.fine.any()
         levels = [level for level in LEVELS
                   if level in read.levels and not (level == "fine" and coarse_only)]
-        return [(params.split, levels, params.predictions)]
+        return [Classifier({}, [(params.split, levels, params.predictions)])]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",
                          hint="Use --set evaluate.predictions=FILE")
+    found: list[Classifier] = []
+    for folder in task_folders(classified) or [classified / "0000"]:
+        files = predicted_files(folder)
+        if not files:
+            folder, files = classified, predicted_files(classified)
+        if not files:
+            raise InputError("contains no predictions", where=str(classified),
+                             allowed="predictions_<level>_<split>.csv that the step classify "
+                                     "writes")
+        metadata = folder / "hyper_params.json"
+        settings = read_json(metadata) if metadata.is_file() else {}
+        found.append(Classifier(settings, files, settings.get("seed", len(found)),
+                                "" if folder == classified else folder.name))
+    return found
+
+
+def predicted_files(folder: Path) -> list[tuple[str, list[str], Path]]:
+    """Split, levels and file of the predictions in a folder of the step classify.
+
+    Parameters
+    ----------
+    folder
+        The output of one of its tasks.
+    """
     found = []
-    for folder in (classified / "0000", classified):
-        for split in ("validate", "test"):
-            both = all((folder / f"predictions_{level}_{split}.csv").is_file() for level in LEVELS)
-            for level in LEVELS:
-                path = folder / f"predictions_{level}_{split}.csv"
-                if path.is_file():
-                    # A fine classifier also predicts the categories, a coarse one no fine tags.
-                    levels = [level] if both or level == "coarse" else list(LEVELS)
-                    found.append((split, levels, path))
-        if found:
-            return found
-    raise InputError("contains no predictions", where=str(classified),
-                     allowed="predictions_<level>_<split>.csv that the step classify writes")
+    for split in SPLITS:
+        both = all((folder / f"predictions_{level}_{split}.csv").is_file() for level in LEVELS)
+        for level in LEVELS:
+            path = folder / f"predictions_{level}_{split}.csv"
+            if path.is_file():
+                # A fine classifier also predicts the categories, a coarse one no fine tags.
+                levels = [level] if both or level == "coarse" else list(LEVELS)
+                found.append((split, levels, path))
+    return found
 
 
-def _settings(classified: Path | None) -> dict[str, Any]:
-    """Settings of the step classify; empty for other predictions."""
-    from l3hpc.io.files import read_json
+def _judge(classifier: Classifier, params: EvaluateParams, task: Task, annotations: Annotations,
+           taxonomy: Taxonomy) -> Judged:
+    """Evaluate the predictions of one classifier."""
+    from l3hpc.tagging import detection, evaluation
 
-    for folder in (classified / "0000", classified) if classified is not None else ():
-        if (folder / "hyper_params.json").is_file():
-            value = read_json(folder / "hyper_params.json")
-            assert isinstance(value, dict)
-            return value
-    return {}
+    found = Judged(classifier, {}, {}, {}, {}, {})
+    # validate comes first: its thresholds are used on test.
+    for split, levels, path in classifier.files:
+        matched = evaluation.match(path, annotations, taxonomy, split)
+        result = evaluation.numbers(matched)
+        if params.bootstrap:
+            drawn = evaluation.resample(matched, params.bootstrap)
+            evaluation.add_confidence(result, matched, drawn)
+            found.drawn.update({(split, level): drawn[level] for level in levels
+                                if level in drawn})
+        for warning in result["warnings"]:
+            task.progress.note(f"{path.name}: {warning}")
+        for level in (one for one in levels if one in result):
+            mine = found.numbers.setdefault(split, {})
+            lines = found.curves.setdefault(split, {})
+            mine["files"] = lines["files"] = result["files"]
+            mine["warnings"] = result["warnings"]
+            lines[level] = result[level]
+            tags = found.tags[split, level] = detection.tags_of(matched, level)
+            if split == "validate":
+                found.thresholds[level] = detection.choose_thresholds(tags)
+            mine[level] = {
+                **{name: value for name, value in result[level].items() if name != "curves"},
+                "calibration": detection.calibration([tags]),
+                "sensors": detection.by_sensor(matched, level)}
+            if level in found.thresholds:
+                mine[level]["detection"] = detection.detections(tags, found.thresholds[level])
+        task.progress.advance(1)
+    for level, columns in found.thresholds.items():
+        unknown = [column for column, value in columns.items() if value is None]
+        if unknown:
+            task.progress.note(f"{len(unknown)} {level} tags have no positive clip in validate to "
+                               f"choose a threshold on: 0.5 is kept ({', '.join(unknown[:3])}"
+                               f"{', …' if len(unknown) > 3 else ''})")
+    return found
+
+
+def _mean(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
+    """The numbers of every split as means over classifiers."""
+    from l3hpc.tagging import detection, seeds
+
+    first = judged[0].numbers
+    found: dict[str, dict[str, Any]] = {}
+    for split in first:
+        found[split] = {name: first[split][name] for name in ("files", "warnings")}
+        for level in (one for one in LEVELS if one in first[split]):
+            own = [one.numbers[split][level] for one in judged]
+            found[split][level] = {
+                **seeds.mean_level(own, [one.drawn[split, level] for one in judged
+                                         if one.drawn]),
+                "calibration": detection.calibration([one.tags[split, level] for one in judged]),
+                **{name: seeds.mean_of([one[name] for one in own])
+                   for name in ("sensors", "detection") if name in own[0]}}
+    return found
 
 
 def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level: str,

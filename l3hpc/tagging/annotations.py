@@ -129,6 +129,22 @@ class Annotations:
         """
         return sorted(name for name, where in self._split_of.items() if split in (None, where))
 
+    def sensors(self, files: Sequence[str]) -> np.ndarray:
+        """The sensor of each clip.
+
+        Parameters
+        ----------
+        files
+            Names of annotated clips.
+
+        Returns
+        -------
+        ndarray of str objects, shape (files,)
+            Their ``sensor_id``.
+        """
+        sensor_of = dict(zip(self.file, self.sensor, strict=True))
+        return np.array([sensor_of[name] for name in files], object)
+
     def splits(self) -> list[str]:
         """The splits that occur, in the order train, validate, test."""
         return [split for split in SPLITS if split in set(self._split_of.values())]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ from l3hpc.tagging.predictions import Predictions
 METHOD = "percentiles over clips drawn with replacement"
 BLOCK = 1 << 20  # numbers in memory at once per count
 CURVE_POINTS = 200
+CONFIDENCE = 0.95
+SEED = 20180216  # of the resamplings
 
 
 # evaluation of a split -------------------------------------------------------------------------
@@ -53,7 +56,7 @@ CURVE_POINTS = 200
 def evaluate(
     predictions: Path | str | Predictions, annotations: Path | str | Annotations,
     taxonomy: Path | str | Taxonomy, split: str = "validate", *, bootstrap: int = 0,
-    confidence: float = 0.95, seed: int = 20180216,
+    confidence: float = CONFIDENCE, seed: int = SEED,
 ) -> dict[str, Any]:
     """Evaluate predictions for the clips of a split that have agreed annotations (annotator 0).
 
@@ -88,47 +91,190 @@ def evaluate(
         Where predictions are missing, belong to no clip of the split (with names) or are not
         probabilities, and where no clip of the split has a tag.
     """
+    matched = match(predictions, annotations, taxonomy, split)
+    result = numbers(matched)
+    if bootstrap:
+        add_confidence(result, matched, resample(matched, bootstrap, seed), confidence)
+    return result
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Predictions beside the agreed annotations of the same clips, in the order of the clips.
+
+    Attributes
+    ----------
+    taxonomy : Taxonomy
+        The tags.
+    split : str
+        The split.
+    files : list of str
+        The clips, sorted.
+    sensor : ndarray of str objects, shape (files,)
+        The sensor of each clip.
+    fine_truth, coarse_truth : ndarray of bool, shape (files, fine tags), (files, categories)
+        Presence of the tags, including X.
+    predictions : Predictions
+        Of exactly these clips.
+    where : str
+        The annotations, for messages.
+    """
+
+    taxonomy: Taxonomy
+    split: str
+    files: list[str]
+    sensor: np.ndarray
+    fine_truth: np.ndarray
+    coarse_truth: np.ndarray
+    predictions: Predictions
+    where: str = "annotations"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels that were predicted, fine before coarse."""
+        return tuple(level for level in ("fine", "coarse") if level in self.predictions.levels)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the categories."""
+        return [tag.name for tag in self.taxonomy.coarse]
+
+    def positives(self, level: str) -> np.ndarray:
+        """Whether a clip has any tag of a category on this level, shape (files, categories)."""
+        if level == "coarse":
+            return self.coarse_truth
+        return np.stack([
+            self.fine_truth[:, [place for place, tag in enumerate(self.taxonomy.fine)
+                                if tag.coarse == category.id]].any(axis=1)
+            for category in self.taxonomy.coarse], axis=1)
+
+    def events(self, level: str, rows: np.ndarray | slice = slice(None)) -> list[CategoryEvents]:
+        """Events of every category.
+
+        Parameters
+        ----------
+        level
+            'fine' or 'coarse'.
+        rows
+            The clips that count (default: all).
+        """
+        if level == "coarse":
+            truth, predicted = self.coarse_truth[rows], self.predictions.coarse[rows]
+            return [CategoryEvents(truth[:, [place]], predicted[:, [place]])
+                    for place in range(len(self.taxonomy.coarse))]
+        truth, predicted = self.fine_truth[rows], self.predictions.fine[rows]
+        events = []
+        for category in self.taxonomy.coarse:
+            tags, other = self.taxonomy.complete(category.id), self.taxonomy.other(category.id)
+            uncertain = (None, None) if other is None else (truth[:, other], predicted[:, other])
+            events.append(CategoryEvents(truth[:, tags], predicted[:, tags], *uncertain))
+        return events
+
+
+def match(predictions: Path | str | Predictions, annotations: Path | str | Annotations,
+          taxonomy: Path | str | Taxonomy, split: str) -> Matched:
+    """Match predictions with the agreed annotations of a split, by the names of the clips.
+
+    Parameters
+    ----------
+    predictions, annotations, taxonomy
+        Files of SONYC-UST, or the objects read from them.
+    split
+        'train', 'validate' or 'test'.
+
+    Raises
+    ------
+    InputError
+        As for ``evaluate``.
+    """
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = Taxonomy.load(taxonomy)
     if not isinstance(annotations, Annotations):
         annotations = Annotations.load(annotations, taxonomy)
-    where = "predictions" if isinstance(predictions, Predictions) else str(predictions)
     if not isinstance(predictions, Predictions):
         predictions = predictions_file.read(predictions, taxonomy)
     else:
-        predictions_file.refuse_improbable(predictions, taxonomy, where)
+        predictions_file.refuse_improbable(predictions, taxonomy, predictions.where)
     files, fine_truth, coarse_truth = annotations.ground_truth(split)
-    order = _align(predictions.files, files, where, split)
-    categories: dict[str, list[CategoryEvents]] = {}
-    if "fine" in predictions.levels:
-        categories["fine"] = _fine_events(taxonomy, fine_truth, predictions.fine[order])
-    if "coarse" in predictions.levels:
-        categories["coarse"] = [
-            CategoryEvents(coarse_truth[:, [place]], predictions.coarse[order][:, [place]])
-            for place in range(len(taxonomy.coarse))]
-    names = [tag.name for tag in taxonomy.coarse]
-    positives = {"fine": _any_fine(taxonomy, fine_truth), "coarse": coarse_truth}
-    if not any(positives[level].any() for level in categories):
+    order = _align(predictions.files, files, predictions.where, split)
+    matched = Matched(
+        taxonomy, split, files, annotations.sensors(files), fine_truth, coarse_truth,
+        replace(predictions, files=files, fine=predictions.fine[order],
+                coarse=predictions.coarse[order]), annotations.where)
+    if not any(matched.positives(level).any() for level in matched.levels):
         raise InputError(f"no clip of split '{split}' has a tag, so recall is not defined",
                          where=annotations.where,
                          hint="Check the annotations of annotator 0: l3hpc data check FOLDER")
-    result: dict[str, Any] = {"split": split, "files": len(files),
-                              "warnings": list(predictions.warnings)}
-    levels = {level: (events, union(events)) for level, events in categories.items()}
-    for level, (events, together) in levels.items():
-        counts, micro = [category.count() for category in events], together.count()
-        result[level] = _numbers(names, scores(counts, micro).tolist())
+    return matched
+
+
+def numbers(matched: Matched) -> dict[str, Any]:
+    """What ``evaluate`` returns, without confidence intervals.
+
+    Parameters
+    ----------
+    matched
+        The predictions and the truth.
+    """
+    names = matched.names
+    result: dict[str, Any] = {"split": matched.split, "files": len(matched.files),
+                              "warnings": list(matched.predictions.warnings)}
+    for level in matched.levels:
+        events = matched.events(level)
+        counts, micro = [category.count() for category in events], union(events).count()
+        result[level] = by_name(names, scores(counts, micro).tolist())
         result[level]["class_positives"] = dict(
-            zip(names, positives[level].sum(axis=0).tolist(), strict=True))
+            zip(names, matched.positives(level).sum(axis=0).tolist(), strict=True))
         result[level]["curves"] = {name: _curve(one)
                                    for name, one in zip(names, counts, strict=True)}
         result[level]["curves"]["micro"] = _curve(micro)
-    if bootstrap:
-        for level, drawn in zip(levels, resampled(levels.values(), bootstrap, seed), strict=True):
-            result[level]["confidence"] = {
-                "level": confidence, "samples": bootstrap, "method": METHOD,
-                **_numbers(names, intervals(drawn, confidence).tolist())}
     return result
+
+
+def resample(matched: Matched, samples: int, seed: int = SEED) -> dict[str, np.ndarray]:
+    """``scores`` of resampled clips, per level.
+
+    The clips that are drawn depend only on their number and ``seed``: of two predictions of the
+    same clips, row i has the scores of the same drawn clips.
+
+    Parameters
+    ----------
+    matched
+        The predictions and the truth.
+    samples
+        Number of resamplings.
+    seed
+        Their seed.
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (samples, 3 + categories)
+        Level → scores.
+    """
+    events = {level: matched.events(level) for level in matched.levels}
+    return dict(zip(events, resampled([(one, union(one)) for one in events.values()], samples,
+                                      seed), strict=True))
+
+
+def add_confidence(result: Mapping[str, Any], matched: Matched,
+                   drawn: Mapping[str, np.ndarray], confidence: float = CONFIDENCE) -> None:
+    """Add confidence intervals to the levels of a result.
+
+    Parameters
+    ----------
+    result
+        What ``numbers`` returned.
+    matched
+        The predictions and the truth.
+    drawn
+        What ``resample`` returned.
+    confidence
+        Fraction of the resamplings within an interval, 0 to 1.
+    """
+    for level, values in drawn.items():
+        result[level]["confidence"] = {
+            "level": confidence, "samples": len(values), "method": METHOD,
+            **by_name(matched.names, intervals(values, confidence).tolist())}
 
 
 def clip_scores(truth: np.ndarray, probability: np.ndarray, names: Sequence[str]
@@ -209,26 +355,16 @@ def _align(predicted: Sequence[str], agreed: Sequence[str], where: str, split: s
     return np.array([row_of[name] for name in agreed], np.int64)
 
 
-def _fine_events(taxonomy: Taxonomy, truth: np.ndarray,
-                 predicted: np.ndarray) -> list[CategoryEvents]:
-    """Events of the fine tags of every category."""
-    events = []
-    for category in taxonomy.coarse:
-        tags, other = taxonomy.complete(category.id), taxonomy.other(category.id)
-        uncertain = (None, None) if other is None else (truth[:, other], predicted[:, other])
-        events.append(CategoryEvents(truth[:, tags], predicted[:, tags], *uncertain))
-    return events
+def by_name(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The columns of ``scores``, or of numbers computed from them, by name.
 
-
-def _any_fine(taxonomy: Taxonomy, truth: np.ndarray) -> np.ndarray:
-    """Whether a clip has any fine tag of a category, (clips, categories)."""
-    return np.stack([
-        truth[:, [place for place, tag in enumerate(taxonomy.fine) if tag.coarse == category.id]]
-        .any(axis=1) for category in taxonomy.coarse], axis=1)
-
-
-def _numbers(names: list[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The columns of ``scores``, or of their intervals, by name."""
+    Parameters
+    ----------
+    names
+        Names of the categories.
+    values
+        One per column.
+    """
     return {"micro_auprc": values[0], "micro_f1": values[1], "macro_auprc": values[2],
             "class_auprc": dict(zip(names, values[3:], strict=True))}
 

@@ -46,6 +46,8 @@ class Predictions:
         What is missing or suspicious in the file.
     levels : tuple of str
         The levels that the file contains.
+    where : str
+        Their file, for messages.
     """
 
     files: list[str]
@@ -53,6 +55,7 @@ class Predictions:
     coarse: np.ndarray
     warnings: list[str] = field(default_factory=list)
     levels: tuple[str, ...] = LEVELS
+    where: str = "predictions"
 
 
 def from_coarse(files: Sequence[str], coarse: np.ndarray, taxonomy: Taxonomy) -> Predictions:
@@ -105,7 +108,8 @@ def complete(predicted: Predictions, files: Sequence[str]) -> Predictions:
     fine, coarse = (np.zeros((len(files), block.shape[1]))
                     for block in (predicted.fine, predicted.coarse))
     fine[rows], coarse[rows] = predicted.fine, predicted.coarse
-    return Predictions(list(files), fine, coarse, predicted.warnings, predicted.levels)
+    return Predictions(list(files), fine, coarse, predicted.warnings, predicted.levels,
+                       predicted.where)
 
 
 def write(path: Path | str, predictions: Predictions, taxonomy: Taxonomy) -> None:
@@ -196,7 +200,7 @@ def read(path: Path | str, taxonomy: Taxonomy) -> Predictions:
     warnings += _several(f"has the same value for all {len(lines):,} clips",
                          _constant(values[:, :fine], taxonomy.fine)
                          + _constant(values[:, fine:], taxonomy.coarse))
-    return Predictions(list(lines), values[:, :fine], values[:, fine:], warnings, levels)
+    return Predictions(list(lines), values[:, :fine], values[:, fine:], warnings, levels, where)
 
 
 def refuse_improbable(predictions: Predictions, taxonomy: Taxonomy, where: str) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
+from l3hpc.errors import InputError
 from l3hpc.ledger.schema import find_tab
+from l3hpc.steps import step
 from l3hpc.tagging import predictions
 from l3hpc.tagging.annotations import Annotations
 
@@ -57,3 +59,93 @@ def test_every_number_has_its_interval_and_the_ledger_keeps_its_columns(
         assert row["micro_auprc"] == told[row["label_mode"]]["micro_auprc"]
         assert json.loads(row["class_auprc"]) == pytest.approx(
             told[row["label_mode"]]["class_auprc"], abs=1e-6)
+
+
+def with_seeds(folder, guesses, city, seeds):
+    """A folder as classify leaves it with several seeds: a task for each."""
+    taxonomy = sonyc_ust_taxonomy()
+    for task, seed in enumerate(seeds):
+        own = folder / f"{task:04}"
+        own.mkdir(parents=True)
+        (own / "result.json").write_text("{}")
+        (own / "hyper_params.json").write_text(json.dumps({"seed": seed, "levels": {"fine": {}}}))
+        for path in guesses.glob("*.csv"):
+            read, rng = predictions.read(path, taxonomy), np.random.default_rng(seed)
+            mixed = 0.7 * read.fine[:, taxonomy.complete_fine] + 0.3 * rng.random(
+                (len(read.files), 23))
+            predictions.write(own / path.name, predictions.from_fine(read.files, mixed, taxonomy),
+                              taxonomy)
+    return folder
+
+
+def test_both_splits_are_rows_and_thresholds_of_validate_are_used_on_test(
+        new_runner, city, guesses):
+    runner = new_runner("both")
+    done = runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "split": "both",
+                                   "bootstrap": 0}, {"classify": guesses})
+    told, taxonomy = content(done), sonyc_ust_taxonomy()
+    assert told["split"] == "validate"
+    assert told["coarse"]["micro_auprc"] == told["validate"]["coarse"]["micro_auprc"]
+    rows = [row for _, row, _ in runner.records.rows]
+    assert [(row["split"], row["micro_auprc"]) for row in rows] == [
+        (split, told[split]["coarse"]["micro_auprc"]) for split in ("validate", "test")]
+    assert rows[1]["exp_id"] == rows[0]["exp_id"] + "-test"
+    thresholds = json.loads((done.folder / "0000/thresholds.json").read_text())
+    [chosen] = thresholds["classifiers"]
+    assert set(chosen) == {"coarse", "fine", "not_chosen"} and thresholds["split"] == "validate"
+    annotations = Annotations.load(city / "sonyc_ust/annotations.csv", taxonomy)
+    for split in ("validate", "test"):
+        files, _, truth = annotations.ground_truth(split)
+        read = predictions.read(guesses / f"predictions_fine_{split}.csv", taxonomy)
+        place = {name: row for row, name in enumerate(read.files)}
+        probability = read.coarse[[place[name] for name in files]]
+        tags = told[split]["coarse"]["detection"]["tags"]
+        for number, column in enumerate(taxonomy.coarse_columns):
+            found = probability[:, number] >= chosen["coarse"][column]
+            hits, wrong = (found & truth[:, number]).sum(), (found != truth[:, number]).sum()
+            assert tags[column]["f1"] == (2 * hits / (2 * hits + wrong) if hits + wrong else None)
+            assert (column in chosen["not_chosen"]) == (not tags[column]["chosen"])
+            if column in chosen["not_chosen"]:
+                assert chosen["coarse"][column] == 0.5
+
+
+def test_every_seed_is_a_row_and_the_mean_has_a_spread(new_runner, city, guesses, tmp_path):
+    runner = new_runner("seeds")
+    folder = with_seeds(tmp_path / "seeds", guesses, city, (3, 4, 5))
+    done = runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 50},
+                      {"classify": folder})
+    told = content(done)
+    assert list(told["seeds"]) == ["3", "4", "5"]
+    for level in ("coarse", "fine"):
+        each = [one["validate"][level] for one in told["seeds"].values()]
+        mean = told["validate"][level]
+        values = [one["micro_auprc"] for one in each]
+        assert mean["micro_auprc"] == pytest.approx(np.mean(values))
+        assert mean["spread"]["micro_auprc"] == pytest.approx(np.std(values, ddof=1))
+        assert mean["spread"]["micro_auprc"] > 0
+        assert told[level]["micro_auprc"] == mean["micro_auprc"]
+        widths = [np.diff(one["confidence"]["micro_auprc"])[0] for one in (mean, *each)]
+        assert 0 < widths[0] < max(widths[1:]) * 1.01
+        assert mean["calibration"]["pairs"] == sum(one["calibration"]["pairs"] for one in each)
+        assert mean["calibration"]["brier"] == pytest.approx(
+            np.mean([one["calibration"]["brier"] for one in each]))
+        for tag, one in mean["detection"]["tags"].items():
+            own = [seed["detection"]["tags"][tag]["f1"] for seed in each]
+            if None not in own:
+                assert one["f1"] == pytest.approx(np.mean(own))
+    rows = [row for _, row, _ in runner.records.rows]
+    assert [row["exp_id"].rpartition("-seed")[2] for row in rows] == ["3", "4", "5"]
+    assert [row["micro_auprc"] for row in rows] == [
+        one["validate"]["fine"]["micro_auprc"] for one in told["seeds"].values()]
+    [result] = [done.result] if hasattr(done, "result") else [json.loads(
+        (done.folder / "0000/result.json").read_text())["summary"]]
+    assert result["seeds"] == [3, 4, 5]
+    assert "± " in step("evaluate").summary([result])
+    assert step("evaluate").summary([result]).endswith("(validate, 3 seeds)")
+
+
+def test_one_file_of_predictions_is_of_one_split(new_runner, city, guesses):
+    with pytest.raises(InputError, match="of one split"):
+        step("evaluate").check(step("evaluate").parse({
+            "sonyc_ust": city / "sonyc_ust", "split": "both",
+            "predictions": guesses / "predictions_fine_test.csv"}), {})
