@@ -37,7 +37,7 @@ ARROWS = {name: tuple(below.split()) for name, below in {
     "compression": "avc models audio arrays console",
     "avc": "datasets models audio arrays console",
     "classification": "datasets",
-    "tagging": "datasets arrays",
+    "tagging": "reduction datasets arrays",
     "reduction": "datasets arrays console",
     "sampling": "datasets arrays console",
     "embedding": "teachers models audio arrays",

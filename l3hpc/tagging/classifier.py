@@ -22,13 +22,14 @@ from l3hpc.errors import InputError, check_choice
 from l3hpc.io.files import write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
 from l3hpc.tagging import network
+from l3hpc.tagging.clip_inputs import ClipInputs, InputScaling
 from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
 
 POOLINGS = ("max", "mean", "softmax")
 FORMAT = "l3hpc tag classifier 1"
 PREDICT_FRAMES = 1 << 16
 
-Matrix = np.ndarray | RowFile
+Matrix = np.ndarray | RowFile | ClipInputs
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ class ClassifierConfig:
         Scale embeddings to mean 0 and variance 1 over the training frames.
     seed : int
         Seed of weights and batch order.
+    pca : bool
+        Give the network the principal components of the embeddings, each scaled to variance 1.
+    pca_components : int or None
+        How many (None: as many as dimensions).
     """
 
     level: str = "coarse"
@@ -66,6 +71,8 @@ class ClassifierConfig:
     patience: int = 20
     standardize: bool = True
     seed: int = 0
+    pca: bool = False
+    pca_components: int | None = None
 
     def __post_init__(self) -> None:
         for name, valid in (("level", ("coarse", "fine")), ("model", ("mil", "framewise"))):
@@ -104,8 +111,8 @@ class Classifier:
         How it was built and trained.
     taxonomy : Taxonomy
         The tags.
-    mean, scale : ndarray of float32, shape (dim,)
-        Of the training frames; 0 and 1 if not standardised.
+    scaling : InputScaling
+        What is applied to the inputs, with statistics of the training frames.
     model : keras.Model
         The network.
     history : list of dict
@@ -116,8 +123,7 @@ class Classifier:
 
     config: ClassifierConfig
     taxonomy: Taxonomy
-    mean: np.ndarray
-    scale: np.ndarray
+    scaling: InputScaling
     model: keras.Model
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
@@ -160,9 +166,12 @@ class Classifier:
         Raises
         ------
         InputError
-            For an unknown pooling.
+            For an unknown pooling, and inputs of another length than in training.
         """
         check_choice("pooling", pooling, POOLINGS)
+        if x.shape[2] != len(self.scaling.mean):
+            raise InputError(f"{x.shape[2]} values per frame; the classifier was trained on "
+                             f"{len(self.scaling.mean)}")
         clips = np.arange(len(x)) if rows is None else rows
         step = max(1, PREDICT_FRAMES // x.shape[1])
         return np.concatenate([self._pooled(x[clips[first:first + step]], pooling)
@@ -203,7 +212,9 @@ class Classifier:
         }
         with h5py.File(memory, "w") as file:
             file.attrs["settings"] = json.dumps(settings)
-            file["mean"], file["scale"] = self.mean, self.scale
+            file["mean"], file["scale"] = self.scaling.mean, self.scaling.scale
+            if self.scaling.projection is not None:
+                file["projection"] = self.scaling.projection
             for number, array in enumerate(self.model.get_weights()):
                 file[f"weights/{number:02d}"] = array
         write_bytes(Path(path), memory.getvalue())
@@ -229,8 +240,9 @@ class Classifier:
             if not is_classifier:
                 raise InputError("not a tag classifier", where=str(path),
                                  allowed="classifier_<level>.h5 that the classify step wrote")
-            mean = numeric_dataset(file, "mean", "f")[()]
-            scale = numeric_dataset(file, "scale", "f")[()]
+            scaling = InputScaling(*(numeric_dataset(file, name, "f")[()]
+                                     for name in ("mean", "scale", "projection")
+                                     if name in file or name != "projection"))
             weights = [numeric_dataset(file, f"weights/{name}", "f")[()]
                        for name in sorted(file["weights"])]
         try:
@@ -238,7 +250,7 @@ class Classifier:
             for coarse, number, name in settings["fine"]:
                 fine.setdefault(coarse, {})[number] = name
             taxonomy = Taxonomy(dict(settings["coarse"]), fine, str(path))
-            classifier = untrained(ClassifierConfig(**settings["config"]), taxonomy, mean, scale)
+            classifier = untrained(ClassifierConfig(**settings["config"]), taxonomy, scaling)
             classifier.model.set_weights(weights)
             classifier.history = settings["history"]
             classifier.best_epoch = settings["best_epoch"]
@@ -250,11 +262,10 @@ class Classifier:
         return classifier
 
     def _call(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.model((x - self.mean) / self.scale, training=False))
+        return np.asarray(self.model(self.scaling(x), training=False))
 
 
-def untrained(config: ClassifierConfig, taxonomy: Taxonomy, mean: np.ndarray,
-               scale: np.ndarray) -> Classifier:
+def untrained(config: ClassifierConfig, taxonomy: Taxonomy, scaling: InputScaling) -> Classifier:
     """A classifier with initial weights.
 
     Parameters
@@ -263,8 +274,8 @@ def untrained(config: ClassifierConfig, taxonomy: Taxonomy, mean: np.ndarray,
         How it is built.
     taxonomy
         The tags.
-    mean, scale
-        Of the training frames, shape (dim,).
+    scaling
+        What is applied to its inputs.
 
     Returns
     -------
@@ -273,7 +284,7 @@ def untrained(config: ClassifierConfig, taxonomy: Taxonomy, mean: np.ndarray,
     """
     tags = len(taxonomy.coarse) if config.level == "coarse" else len(taxonomy.complete_fine)
     model = network.build(
-        config.model, len(mean), tags, hidden_layers=config.hidden_layers,
+        config.model, scaling.width, tags, hidden_layers=config.hidden_layers,
         hidden_size=config.hidden_size, l2=config.l2, seed=config.seed,
         normalize=config.model == "framewise" and not config.standardize)
-    return Classifier(config, taxonomy, mean, scale, model)
+    return Classifier(config, taxonomy, scaling, model)

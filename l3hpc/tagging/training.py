@@ -17,6 +17,7 @@ from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.tagging import network
 from l3hpc.tagging.classifier import PREDICT_FRAMES, Classifier, ClassifierConfig, Matrix, untrained
+from l3hpc.tagging.clip_inputs import fit_scaling
 
 _BLOCK_BYTES = 4 << 20  # of embeddings that are read at once
 
@@ -55,9 +56,9 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray
         When training diverges.
     """
     _check_arrays(x, y, x_validate, y_validate)
-    mean, scale = standardizer(x) if config.standardize else (
-        np.zeros(x.shape[2], np.float32), np.ones(x.shape[2], np.float32))
-    classifier = untrained(config, taxonomy, mean, scale)
+    scaling = fit_scaling(x, standardize=config.standardize, pca=config.pca,
+                          components=config.pca_components)
+    classifier = untrained(config, taxonomy, scaling)
     loop = _Loop(classifier, x, y)
     validate = _Loop(classifier, x_validate, y_validate)
     rng = np.random.default_rng(config.seed)
@@ -81,34 +82,6 @@ def train(config: ClassifierConfig, taxonomy: Taxonomy, x: Matrix, y: np.ndarray
     return classifier
 
 
-def standardizer(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over all frames.
-
-    Parameters
-    ----------
-    x
-        Embeddings, shape (clips, frames, dim).
-
-    Returns
-    -------
-    mean, scale : ndarray of float32, shape (dim,)
-        The scale of a constant dimension is 1.
-    """
-    flat = x.reshape(-1, x.shape[-1])
-    # Sums of squares about the first frame: about 0 they would lose digits where means are large.
-    shift = flat[0].astype(np.float64)
-    total, square = np.zeros_like(shift), np.zeros_like(shift)
-    for first in range(0, len(flat), PREDICT_FRAMES):
-        block = flat[first:first + PREDICT_FRAMES] - shift
-        total += block.sum(axis=0)
-        square += np.square(block).sum(axis=0)
-    mean = total / len(flat)
-    spread = np.sqrt(np.maximum(square / len(flat) - mean ** 2, 0))
-    # Of a constant column rounding alone is left, which the division would blow up.
-    spread[spread < 1e-7 * (1 + np.abs(mean + shift))] = 1
-    return (mean + shift).astype(np.float32), spread.astype(np.float32)
-
-
 def _check_arrays(x: Matrix, y: np.ndarray, x_validate: Matrix, y_validate: np.ndarray) -> None:
     """Refuse empty splits, and shapes that do not match."""
     for split, one, targets in (("train", x, y), ("validate", x_validate, y_validate)):
@@ -128,7 +101,7 @@ class _Loop:
         config = classifier.config
         self.model = classifier.model
         self.loss_of = network.TagLoss(config.level, classifier.taxonomy)
-        self.mean, self.scale = tf.constant(classifier.mean), tf.constant(classifier.scale)
+        self.scaled = classifier.scaling.on_device()
         frames = x.shape[1]
         self.batch = config.batch_size
         self.large_batch = max(1, PREDICT_FRAMES // (frames if config.model == "mil" else 1))
@@ -170,7 +143,7 @@ class _Loop:
         for first in tf.range(0, self.samples, self.block):
             block_x, block_y = self._read(order[first:first + self.block])
             for start in tf.range(0, tf.shape(block_x)[0], self.batch):
-                x = (block_x[start:start + self.batch] - self.mean) / self.scale
+                x = self.scaled(block_x[start:start + self.batch])
                 y = block_y[start:start + self.batch]
                 with tf.GradientTape() as tape:
                     loss = self.loss_of(y, self.model(x, training=True)) + self._penalty()
@@ -184,6 +157,6 @@ class _Loop:
         for first in tf.range(0, self.samples, self.large_batch):
             places = tf.range(first, tf.minimum(first + self.large_batch, self.samples))
             x, y = self._read(places)
-            loss = self.loss_of(y, self.model((x - self.mean) / self.scale, training=False))
+            loss = self.loss_of(y, self.model(self.scaled(x), training=False))
             total += loss * tf.cast(tf.shape(places)[0], tf.float32)
         return total / self.samples + self._penalty()

@@ -11,7 +11,8 @@ from l3hpc.arrays.rows import RowFile
 from l3hpc.errors import InputError, L3hpcError
 
 tagging, training = LazyModule("l3hpc.tagging.classifier"), LazyModule("l3hpc.tagging.training")
-network = LazyModule("l3hpc.tagging.network")
+network, clip_inputs = (LazyModule(f"l3hpc.tagging.{name}")
+                        for name in ("network", "clip_inputs"))
 
 
 def bags(rng, taxonomy, clips=64, frames=5, dim=12, level="coarse", model="mil"):
@@ -83,8 +84,8 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
     expected = whole.predict(x_validate)
     frames = x.shape[1]
     monkeypatch.setattr("l3hpc.tagging.training._BLOCK_BYTES", 64 * x[0].nbytes)
-    for module in ("classifier", "training"):
-        monkeypatch.setattr(f"l3hpc.tagging.{module}.PREDICT_FRAMES", 20 * frames)
+    for name in ("classifier.PREDICT", "training.PREDICT", "clip_inputs.SCALING"):
+        monkeypatch.setattr(f"l3hpc.tagging.{name}_FRAMES", 20 * frames)
     largest = 0
 
     class Spy(RowFile):
@@ -211,7 +212,7 @@ def test_fine_loss_leaves_out_categories_whose_x_is_true(taxonomy, rng):
 
 def test_standardizer_equals_the_plain_formula_far_from_zero(rng):
     x = (rng.standard_normal((40, 7, 5)) * [1, 2, 3, 1e-3, 0] + [0, 1e4, -5, 3, 8]).astype("f4")
-    mean, scale = training.standardizer(x)
+    mean, scale = clip_inputs.standardizer(x)
     flat = x.reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(mean, flat.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(scale[:4], flat.std(axis=0)[:4], rtol=1e-4)
@@ -222,7 +223,7 @@ def test_without_standardising_a_framewise_model_normalises_itself(trained, taxo
     data = trained[0]["coarse", "mil"]
     config = tagging.ClassifierConfig("coarse", "framewise", standardize=False, epochs=2)
     classifier = training.train(config, taxonomy, *data)
-    assert (classifier.mean == 0).all() and (classifier.scale == 1).all()
+    assert (classifier.scaling.mean == 0).all() and (classifier.scaling.scale == 1).all()
     moving = classifier.model.layers[1].moving_mean.numpy()
     assert np.abs(moving).max() > 0.01
 
