@@ -128,23 +128,30 @@ def _no_new_python(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def _cache(tmp_path_factory):
-    """One for all workers: what a job has measured on this machine need not be measured again. The
-    published network, which takes longest, is known from the start."""
+    """One for all workers: what a job has measured on this machine need not be measured again."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+
+
+@pytest.fixture(scope="session")
+def timed(_cache):
+    """``timed(spec)``: no job starts TensorFlow to measure whether ncnn is faster for a network."""
     from l3hpc.models import engines
     from l3hpc.models.spec import openl3_spec
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        for threads in (None, 1, 2, 4):
-            engines._add_to_cache(engines._key(openl3_spec(), threads),
-                              {"ncnn": 2.0, "tensorflow": 1.0})
-    return folder
+    def remember(spec):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(_cache))
+            for threads in (None, 1, 2, 4):
+                engines._add_to_cache(engines._key(spec, threads),
+                                      {"ncnn": 2.0, "tensorflow": 1.0})
+
+    remember(openl3_spec())
+    return remember
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(_cache, monkeypatch):
+def _own_cache(_cache, timed, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(_cache))
 
 

@@ -19,7 +19,7 @@ import soundfile
 from invoke import invoke
 from printed import ROOT, Page, fits
 
-from l3hpc.models import engines, weights
+from l3hpc.models import weights
 from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import student_spec
 
@@ -80,7 +80,7 @@ def test_embed_in_one_minute(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory, _cache):
+def evaluated(tmp_path_factory, _cache, timed):
     """A folder in which the tutorial on ESC-10 was carried out, and whether with real sound."""
     folder = tmp_path_factory.mktemp("esc10")
     real = small_esc10(folder / "ESC-50") and (REAL / "edgel3" / STUDENT).is_file()
@@ -88,12 +88,9 @@ def evaluated(tmp_path_factory, _cache):
         shutil.copy(REAL / "edgel3" / STUDENT, folder)
     else:
         small_student(folder / STUDENT)
+    timed(weights.load(folder / STUDENT).spec)
     with pytest.MonkeyPatch.context() as patch:
-        # Otherwise the job would start TensorFlow to measure whether ncnn is faster.
         patch.setenv("XDG_CACHE_HOME", str(_cache))
-        spec = weights.load(folder / STUDENT).spec
-        for threads in (None, 1, 2, 4):
-            engines._add_to_cache(engines._key(spec, threads), {"ncnn": 2.0, "tensorflow": 1.0})
         return folder, real, Page("docs/tutorials/esc10.md").carry_out(folder, patch)
 
 

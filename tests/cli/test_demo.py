@@ -11,6 +11,7 @@ from invoke import invoke
 
 from l3hpc import demo
 from l3hpc.cli import demo as demo_command
+from l3hpc.models.spec import student_spec
 from l3hpc.report.data import LedgerRow, ReportData
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
@@ -24,7 +25,8 @@ def run(*words, cwd):
 
 
 @pytest.mark.slow
-def test_quick_demo_from_audio_to_report(tmp_path):
+def test_quick_demo_from_audio_to_report(tmp_path, timed):
+    timed(student_spec(emb_dim=8, filters=demo.QUICK.options["filters"]))
     first = run("demo", "--quick", "-o", "here", "--json", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)

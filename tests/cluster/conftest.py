@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
 import chains as _chains  # noqa: E402
 from realslurm import RealSlurm, missing  # noqa: E402
 
+from l3hpc.doctor.environment import _PROBE, Answer, ask  # noqa: E402
+
 
 def _start(accounting):
     absent = missing(accounting)
@@ -66,6 +68,14 @@ def _ready(cluster, monkeypatch):
     cluster.drain()
     yield cluster
     cluster.drain()
+
+
+@pytest.fixture
+def ask_all_but_tensorflow():
+    """``ask`` of the doctor. Whether TensorFlow starts does not depend on Slurm, and takes longer
+    than all other checks: tests/cluster/test_doctor.py has it started once."""
+    return lambda words, *rest, **options: (
+        Answer(0, '["2.21.0", 0]', "") if words[-1] == _PROBE else ask(words, *rest, **options))
 
 
 @pytest.fixture

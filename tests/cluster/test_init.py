@@ -21,11 +21,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_doctor_finds_nothing_to_repair(any_slurm, here):
+def test_the_doctor_finds_nothing_to_repair(any_slurm, here, ask_all_but_tensorflow):
     said = invoke("init").stdout
     assert "wrote cluster.yaml" in said and "l3test, slurm" in said
     found = {}
-    for line in doctor.examine(settings.load(environ={})):
+    for line in doctor.examine(settings.load(environ={}), ask=ask_all_but_tensorflow):
         found.setdefault(line.subject, line)
     assert [str(line) for line in found.values() if line.severity == "red"] == []
     assert found["configuration"].message.endswith("cluster l3test")

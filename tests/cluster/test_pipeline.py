@@ -10,7 +10,7 @@ import pytest
 
 from l3hpc.datasets.synth import City, make_city
 from l3hpc.models.parameters import untrained
-from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.spec import NetworkSpec, student_spec
 from l3hpc.models.weights import RANDOM_WEIGHTS, save
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -22,7 +22,7 @@ UPSTREAM = ("submit", "upstream", "--approx", "pca", "--asr", "8000", "--mels", 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory, timed):
     """Two sensors, twelve tagged clips, and a small teacher with random weights."""
     folder = tmp_path_factory.mktemp("data")
     make_city(folder / "city", City(sensors=2, recordings_per_sensor=6, ust_clips=12, seconds=3.0,
@@ -30,6 +30,8 @@ def data(tmp_path_factory):
     spec = NetworkSpec(rate=16000, n_mels=32, hop=320, n_dft=1024,
                        filters=(4, 4, 8, 8, 16, 16, 24, 24))
     save(untrained(spec, 1), folder / "teacher.h5", {"teacher": {"random_weights": True}})
+    timed(spec)
+    timed(student_spec(emb_dim=8, filters=(4, 4, 8, 8, 16, 16, 8, 8)))
     return folder
 
 

@@ -48,12 +48,15 @@ def test_tensorflow_is_there_and_stderr_is_as_it_was():
         assert lines == ["before", "after"]
 
 
-def test_without_a_stderr_it_is_imported_all_the_same():
+def test_without_a_stderr_it_is_imported_all_the_same(tmp_path):
+    """Any module of this name does: what is in it is not looked at."""
+    (tmp_path / "tensorflow.py").write_text("")
     code = ("import sys\nfrom l3hpc.models.tensorflow_log import import_tensorflow\n"
             "import_tensorflow()\n"
             "print('tensorflow' in sys.modules)")
     done = subprocess.run(["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", code],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert (done.returncode, done.stdout) == (0, "True\n")
 
 
