@@ -230,10 +230,23 @@ def note_unused(profile: ClusterProfile) -> None:
         click.echo(f"note: {note}", err=True)
 
 
+class _Choice(click.Choice):  # type: ignore[type-arg,unused-ignore]  # not generic in click 8.1
+    """The choices of an option of a pipeline."""
+
+    def __init__(self, option: Option) -> None:
+        super().__init__(option.choices)
+        self._option = option
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The choice; a value that cannot be had is refused with the reason."""
+        self._option.refuse_unavailable(value)
+        return super().convert(value, param, ctx)
+
+
 def _click(option: Option) -> Callable[[Command], Command]:
     """Return an option of a pipeline as an option of a command."""
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
-    kind = click.Choice(option.choices) if option.choices else kinds.get(option.kind, click.STRING)
+    kind = _Choice(option) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,
                         help=f"{option.help} [default: {option.default}]")
 

@@ -75,10 +75,29 @@ class Option:
         except (TypeError, ValueError):
             raise InputError(f"--{self.name}: {given!r} is not {_KIND_TEXT[self.kind]}",
                              allowed=_EXAMPLES.get(self.kind)) from None
+        self.refuse_unavailable(given)
         if self.choices and given not in self.choices:
             raise InputError(f"--{self.name}: {given!r} is not an allowed value",
                              allowed=nearest(str(given), self.choices))
         return str(given)
+
+    def refuse_unavailable(self, given: Any) -> None:
+        """Refuse a value that the published programs had and l3hpc cannot have, with the reason.
+
+        Parameters
+        ----------
+        given
+            A value.
+
+        Raises
+        ------
+        InputError
+            For such a value.
+        """
+        if self.name == "approx" and given == "tsne":
+            from l3hpc.steps.reduction import NO_TSNE
+
+            raise InputError(f"--approx tsne: {NO_TSNE}")
 
 
 def _whole(given: Any) -> int:
@@ -94,6 +113,8 @@ UPSTREAM = (
            ("float32", "tf32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
            "pca", ("pca", "umap", "none"), usual=True),
+    Option("kernel", "choice", "Kernel of the PCA; poly and rbf: kernel PCA.", "linear",
+           ("linear", "poly", "rbf")),
     Option("asr", "int", "Audio sampling rate in Hz.", "8000", usual=True),
     Option("mels", "int", "Mel bands of the student's front end.", "64", usual=True),
     Option("dft", "int", "DFT length, samples.", "1024"),

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from l3hpc.config.settings import Config, check_workspace
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user, digest, read_json
-from l3hpc.pipelines import definition, external_inputs, resolve
+from l3hpc.pipelines import definition, external_inputs, packages, resolve
 from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.planned import InputOrigin, Plan, PlannedStep, fingerprint_of_step
@@ -150,7 +148,9 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
                 raise InputError(f"{name} takes the output of {kind}, not a file", where=path)
             params[name] = known.parse({**_explicit(params[name]), parameter: path})
     _check_steps(kept, params)
-    _check_packages(kept, params, config)
+    for name, item in kept.items():
+        packages.refuse_missing(
+            name, steps.step(item.step.kind).packages(params[name]), config.profile)
     for name, item in kept.items():
         _check_embeddings(item, params[name], sources[name], kept)
     planned: dict[str, PlannedStep] = {}
@@ -341,19 +341,6 @@ def _check_steps(kept: Mapping[str, ResolvedStep], params: Mapping[str, Params])
             by_kind[kept[other].step.kind] = params[other]
         with resolve.located(item.step):
             steps.step(item.step.kind).check(params[name], by_kind)
-
-
-def _check_packages(
-    kept: Mapping[str, ResolvedStep], params: Mapping[str, Params], config: Config,
-) -> None:
-    """Refuse a step whose package is missing, where its jobs run under this Python."""
-    if config.profile.capabilities.remote or config.profile.python != sys.executable:
-        return
-    for name, item in kept.items():
-        for package, install in steps.step(item.step.kind).packages(params[name]).items():
-            if importlib.util.find_spec(package) is None:
-                raise InputError(f"{name} needs the package {package!r}, which is not installed",
-                                 hint=install)
 
 
 def _ancestors(name: str, kept: Mapping[str, ResolvedStep]) -> list[str]:

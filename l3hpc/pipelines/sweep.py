@@ -251,6 +251,7 @@ def _typed(name: str, value: str) -> object:
         typed = types.get(option.kind, str)(value)
     except ValueError:
         raise InputError(f"--grid {name}: {value!r} is not a number") from None
+    option.refuse_unavailable(value)
     if option.choices and value not in option.choices:
         raise InputError(f"--grid {name}: {value!r} is not an allowed value",
                          allowed=", ".join(option.choices))

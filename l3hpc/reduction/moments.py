@@ -108,6 +108,45 @@ def moments(
     return sums.result(reader.constant())
 
 
+def column_scales(columns: Moments) -> np.ndarray:
+    """Standard deviations of the columns (population), 1 for a constant one, as StandardScaler.
+
+    Parameters
+    ----------
+    columns
+        The moments of at least one row.
+
+    Returns
+    -------
+    ndarray of float64, shape (d,)
+        Positive.
+    """
+    scales = _deviations(columns)
+    scales[constant_columns(columns)] = 1.0
+    return scales
+
+
+def constant_columns(columns: Moments) -> np.ndarray:
+    """The columns whose numbers are equal, up to rounding.
+
+    Parameters
+    ----------
+    columns
+        The moments of at least one row.
+
+    Returns
+    -------
+    ndarray of bool, shape (d,)
+        True for constant columns.
+    """
+    # A deviation that is only rounding error would be blown up to 1 by the division.
+    return columns.constant | (_deviations(columns) <= NOISE * np.abs(columns.mean))
+
+
+def _deviations(columns: Moments) -> np.ndarray:
+    return np.sqrt(np.maximum(np.diag(columns.scatter), 0.0) / columns.count)
+
+
 class _Block:
     """Buffers for one block: its rows minus their shift, and their product and sum."""
 

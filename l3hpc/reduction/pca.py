@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from l3hpc.arrays.passes import reproducible_blas
 from l3hpc.arrays.rows import RowSource, as_rows
 from l3hpc.errors import InputError
-from l3hpc.reduction.moments import NOISE, Moments, combine, moments
+from l3hpc.reduction.moments import Moments, column_scales, combine, constant_columns, moments
 from l3hpc.reduction.projection import Projection
 
 Samples: TypeAlias = npt.ArrayLike | RowSource | Iterable[np.ndarray]
@@ -214,13 +214,10 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         if kept > min(n, d):
             raise InputError(f"cannot keep {kept} components of {n} rows with {d} columns",
                              allowed=f"at most {min(n, d)}")
-        self.mean_ = fitted.mean
-        deviation = np.sqrt(np.maximum(np.diag(fitted.scatter), 0.0) / n)
-        # A deviation that is only rounding error would be blown up to 1 by the division.
-        constant = fitted.constant | (deviation <= NOISE * np.abs(self.mean_))
-        self.scale_ = np.ones(d)
+        self.mean_, self.scale_ = fitted.mean, np.ones(d)
+        constant = constant_columns(fitted)
         if self.standardize:
-            self.scale_[~constant] = deviation[~constant]
+            self.scale_ = column_scales(fitted)
         covariance = fitted.scatter / np.outer(self.scale_, self.scale_) / (n - 1)
         # A constant column has scale 1, and what its row and column hold is rounding error.
         covariance[constant, :] = 0.0

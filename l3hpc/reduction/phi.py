@@ -25,20 +25,26 @@ from l3hpc.datasets.embeddings import APPROXIMATIONS, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
+from l3hpc.reduction.kernel_pca import Kernel, KernelProjection
 from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 if TYPE_CHECKING:
+    from l3hpc.reduction.kernel_pca import StreamingKernelPCA
     from l3hpc.reduction.pca import StreamingPCA
 
 FORMAT = "l3hpc-phi"
-VERSION = 1
+# Of the file; the second is that of a kernel PCA, which earlier readers cannot apply and refuse.
+VERSIONS = (1, 2)
 HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
 HEADER_TYPES = {"in_dim": int, "out_dim": int, "n_samples": int, "teacher": dict, "params": dict}
 PROJECTION = ("mean", "scale", "components")
+KERNEL_PROJECTION = ("mean", "scale", "landmarks", "centre", "weights")
+KERNEL_SETTINGS = ("gamma", "degree", "coef0")
 ARRAYS: dict[str, tuple[str, ...]] = {
     "none": (),
     "pca": (*PROJECTION, "explained_variance", "explained_variance_ratio"),
+    "kernel pca": (*KERNEL_PROJECTION, "explained_variance", "explained_variance_ratio"),
     "umap": ("mean", "scale", "training_rows", "training_embedding"),
 }
 CHUNK_ROWS = 1024  # of a dataset: whole rows without compression are written at disk speed
@@ -51,7 +57,7 @@ class Phi:
     Attributes
     ----------
     approx : str
-        'pca', 'umap' or 'none' (rows stay unchanged).
+        'pca' (linear or with a kernel), 'umap' or 'none' (rows stay unchanged).
     in_dim, out_dim : int
         Length of a row before and after.
     fingerprint : str
@@ -74,15 +80,18 @@ class Phi:
     n_samples: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    _model: Projection | RebuiltUMAP | None = field(default=None, repr=False, compare=False)
+    _model: Projection | KernelProjection | RebuiltUMAP | None = field(
+        default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.approx not in APPROXIMATIONS:
             raise InputError(f"unknown reduction {self.approx!r}",
                              allowed=f"valid: {', '.join(APPROXIMATIONS)}")
-        missing = [name for name in ARRAYS[self.approx] if name not in self.arrays]
+        missing = [name for name in ARRAYS[self.kind] if name not in self.arrays]
         if missing:
-            raise InputError(f"a {self.approx} reduction without {', '.join(missing)}")
+            raise InputError(f"a {self.kind} reduction without {', '.join(missing)}")
+        if self.kind == "kernel pca":
+            self._kernel()
         for name, shape in self._shapes().items():
             if self.arrays[name].shape != shape:
                 raise InputError(f"{name} has shape {self.arrays[name].shape}, expected {shape}")
@@ -94,14 +103,19 @@ class Phi:
                                  allowed="equal numbers")
             return {}
         shapes: dict[str, tuple[int, ...]] = {"mean": (self.in_dim,), "scale": (self.in_dim,)}
-        if self.approx == "pca":
-            shapes |= {"components": (self.out_dim, self.in_dim),
-                       "explained_variance": (self.out_dim,),
-                       "explained_variance_ratio": (self.out_dim,)}
+        if self.kind == "pca":
+            shapes["components"] = self.out_dim, self.in_dim
+        elif self.kind == "kernel pca":
+            rows = len(self.arrays["landmarks"])
+            shapes |= {"landmarks": (rows, self.in_dim), "centre": (rows,),
+                       "weights": (rows, self.out_dim)}
         else:
             rows = len(self.arrays["training_rows"])
             shapes |= {"training_rows": (rows, self.in_dim),
                        "training_embedding": (rows, self.out_dim)}
+        if self.approx == "pca":
+            shapes |= {"explained_variance": (self.out_dim,),
+                       "explained_variance_ratio": (self.out_dim,)}
         return shapes
 
     @classmethod
@@ -127,6 +141,33 @@ class Phi:
                   "spectrum": pca.spectrum_}
         return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), pca.n_samples_,
                    {"mode": pca.mode, "kernel": "linear", **(params or {})}, arrays)
+
+    @classmethod
+    def from_kernel_pca(
+        cls, pca: StreamingKernelPCA, *, fingerprint: str = "",
+        teacher: Mapping[str, Any] | None = None,
+    ) -> Phi:
+        """Make φ of a fitted kernel PCA.
+
+        Parameters
+        ----------
+        pca
+            The fitted estimator.
+        fingerprint, teacher
+            As in the attributes.
+        """
+        kernel = pca.kernel_
+        settings: dict[str, Any] = {"kernel": kernel.name, "gamma": kernel.gamma}
+        if kernel.name == "poly":
+            settings |= {"degree": kernel.degree, "coef0": kernel.coef0}
+        if not pca.exact_:
+            settings["seed"] = pca.seed
+        arrays = {"mean": pca.mean_, "scale": pca.scale_, "landmarks": pca.landmarks_,
+                  "centre": pca.centre_, "weights": pca.weights_,
+                  "explained_variance": pca.explained_variance_,
+                  "explained_variance_ratio": pca.explained_variance_ratio_}
+        return cls("pca", len(pca.mean_), pca.n_components, fingerprint, dict(teacher or {}),
+                   pca.n_samples_, settings, arrays)
 
     @classmethod
     def from_umap(
@@ -165,6 +206,16 @@ class Phi:
         return cls("none", dim, dim, fingerprint, dict(teacher or {}))
 
     @property
+    def kind(self) -> str:
+        """``approx``, or 'kernel pca' for a PCA with another kernel than the linear one."""
+        is_linear = self.params.get("kernel", "linear") == "linear"
+        return "kernel pca" if self.approx == "pca" and not is_linear else self.approx
+
+    def _kernel(self) -> Kernel:
+        settings = {name: self.params[name] for name in KERNEL_SETTINGS if name in self.params}
+        return Kernel(self.params["kernel"], **{"gamma": 0.0, **settings})
+
+    @property
     def key(self) -> str:
         """The published name of the dataset of rows that this φ makes."""
         names = ("kernel", "n_neighbors", "min_dist", "metric")
@@ -173,7 +224,10 @@ class Phi:
 
     @property
     def explained(self) -> float | None:
-        """Fraction of the variance that the output keeps, 0 to 1; None for UMAP."""
+        """Fraction of the variance that the output keeps, 0 to 1; None for UMAP.
+
+        With a kernel, of the variance of k(x, ·): see ``StreamingKernelPCA``.
+        """
         if self.approx == "none":
             return 1.0
         ratio = self.arrays.get("explained_variance_ratio")
@@ -275,7 +329,7 @@ class Phi:
         chunks
             Arrays (m, in_dim).
         threads
-            Number of threads for a PCA (None: one per core).
+            Number of threads for a PCA of either kind (None: one per core).
 
         Yields
         ------
@@ -288,14 +342,17 @@ class Phi:
             For rows of another length.
         """
         transformer = self._transformer() if self.approx != "none" else None
-        if isinstance(transformer, Projection):
+        if isinstance(transformer, (Projection, KernelProjection)):
             return transformer.stream(chunks, threads)
         return (self.transform(chunk) for chunk in chunks)
 
-    def _transformer(self) -> Projection | RebuiltUMAP:
+    def _transformer(self) -> Projection | KernelProjection | RebuiltUMAP:
         """The object that reduces rows, made when it is first needed."""
         if self._model is None:
-            if self.approx == "pca":
+            if self.kind == "kernel pca":
+                self._model = KernelProjection(
+                    self._kernel(), *(self.arrays[name] for name in KERNEL_PROJECTION))
+            elif self.kind == "pca":
                 self._model = Projection(*(self.arrays[name] for name in PROJECTION))
             else:
                 self._model = RebuiltUMAP(self.arrays, self.params)
@@ -324,7 +381,7 @@ def save_phi(path: Path, phi: Phi) -> None:
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file.attrs["format"] = FORMAT
-        file.attrs["version"] = VERSION
+        file.attrs["version"] = VERSIONS[phi.kind == "kernel pca"]
         file.attrs["header"] = canonical_json(phi._header())
         file.attrs["key"] = phi.key
         file.attrs["digest"] = phi.digest
@@ -352,9 +409,9 @@ def load_phi(path: Path) -> Phi:
         if str(attrs.get("format")) != FORMAT:
             raise InputError("is not a reduction written by this program", where=where,
                              hint="the step fit writes phi.h5")
-        if str(attrs.get("version", 0)) != str(VERSION):
+        if str(attrs.get("version", 0)) not in map(str, VERSIONS):
             raise InputError(f"has version {attrs.get('version', 0)}", where=where,
-                             allowed=f"version {VERSION}")
+                             allowed=f"version {' or '.join(map(str, VERSIONS))}")
         try:
             header = json.loads(attrs["header"])
             fields = {name: header[name] for name in HEADER}

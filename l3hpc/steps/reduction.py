@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
@@ -176,22 +176,51 @@ def check_timezone(name: str, where: str) -> None:
         ) from None
 
 
+NO_TSNE = ("t-SNE only places the rows that it is fitted to and has no transform for others, which "
+           "reduce needs. Use pca, pca with kernel rbf, or umap.")
+
+
 class FitParams(Params):
     """Kind and size of the reduction."""
+
+    added = frozenset({"kernel", "gamma", "degree", "coef0", "landmarks"})
 
     approx: Literal["pca", "umap", "none"] = Field("pca", description=(
         "pca, umap (needs the extra 'umap'), or none: the student learns the teacher's own "
         "embeddings."))
     emb_dim: int = Field(128, ge=1, description=(
         "Output dimensions of φ, which are the student's embedding size."))
+    kernel: Literal["linear", "poly", "rbf"] = Field("linear", description=(
+        "PCA: linear, or kernel PCA with the kernel (gamma·xᵀy + coef0)^degree or "
+        "exp(−gamma·|x − y|²) of standardised rows."))
+    gamma: float | None = Field(None, gt=0, description=(
+        "Kernels poly and rbf (none: 1 / dimensions of the teacher, as published)."))
+    degree: int = Field(3, ge=1, le=10, description="Kernel poly: exponent.")
+    coef0: float = Field(1.0, ge=0, description="Kernel poly: constant that is added.")
+    landmarks: int = Field(5000, ge=2, le=20_000, description=(
+        "Kernels poly and rbf: of more rows than this, as many are drawn, and the others enter by "
+        "their kernel with these (Nyström). The fit takes about 50·landmarks² bytes: 1.3 GB for "
+        "5000."))
     mode: Literal["float64", "float32"] = Field("float64", description=(
-        "Arithmetic of the PCA: float64, or float32 with eigenvalues to about 1e-5."))
+        "Arithmetic of the linear PCA: float64, or float32 with eigenvalues to about 1e-5."))
     n_neighbors: int = Field(15, ge=2, description="UMAP: number of neighbours.")
     min_dist: float = Field(0.3, ge=0, lt=1, description=(
         "UMAP: minimum distance between two points."))
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
-    seed: int = Field(20180216, ge=0, description="UMAP: seed.")
+    seed: int = Field(20180216, ge=0, description="Seed of UMAP and of the landmarks.")
     chunk: int = Field(2048, ge=1, description="Rows read at a time.")
+
+    @field_validator("approx", mode="before")
+    @classmethod
+    def _available(cls, value: Any) -> Any:
+        if value == "tsne":
+            raise ValueError(NO_TSNE)
+        return value
+
+    @property
+    def is_kernel_pca(self) -> bool:
+        """Whether the reduction is a PCA with a kernel that is not linear."""
+        return self.approx == "pca" and self.kernel != "linear"
 
 
 class Fit(Step[FitParams]):
@@ -207,13 +236,15 @@ class Fit(Step[FitParams]):
     not_in_fingerprint = frozenset({"chunk"})
 
     def check(self, params: FitParams, plan: PlanParams) -> None:
-        """Refuse more dimensions than the teacher has, and fewer samples than dimensions."""
+        """Refuse more dimensions than there are, and settings that the reduction does not use."""
+        _check_kernel(params)
         if params.approx == "none":
             return
         teacher, subset = Extract().params_in(plan), Sample().params_in(plan)
         if teacher is not None:
             dim = teacher_dim(teacher.weights)
-            if params.emb_dim > dim:
+            # A kernel PCA has as many directions as rows.
+            if params.emb_dim > dim and not params.is_kernel_pca:
                 raise InputError(
                     f"--emb-dim {params.emb_dim} is more than the teacher's {dim} dimensions.",
                     allowed=f"Use at most --emb-dim {dim}.")
@@ -240,10 +271,11 @@ class Fit(Step[FitParams]):
             return "none: the student learns the teacher's embedding itself"
         teacher = Extract().params_in(plan)
         source = f"{teacher_dim(teacher.weights)} → " if teacher else "to "
-        return f"{params.approx}: {source}{params.emb_dim}"
+        name = f"kernel pca ({params.kernel})" if params.is_kernel_pca else params.approx
+        return f"{name}: {source}{params.emb_dim}"
 
     def run(self, params: FitParams, task: Task) -> dict[str, Any]:
-        """Fit φ in one pass over the sample and write ``phi.h5``."""
+        """Fit φ and write ``phi.h5``; a linear PCA takes one pass over the sample."""
         from l3hpc.datasets.embeddings import open_source
         from l3hpc.reduction.phi import save_phi
 
@@ -251,7 +283,7 @@ class Fit(Step[FitParams]):
         source.refuse_empty()
         rows = source.rows
         if params.approx != "none":
-            if source.dim < params.emb_dim:
+            if source.dim < params.emb_dim and not params.is_kernel_pca:
                 raise InputError(
                     f"--emb-dim {params.emb_dim} is more than the {source.dim} dimensions of the "
                     "rows", where=str(source.path), allowed=f"at most {source.dim}")
@@ -266,7 +298,9 @@ class Fit(Step[FitParams]):
                 "explained_variance": phi.explained if params.approx == "pca" else None,
                 "explained_variance_ratio": [
                     float(value) for value in phi.arrays.get("explained_variance_ratio", ())],
-                "key": phi.key, "digest": phi.digest, "phi": "phi.h5"}
+                "key": phi.key, "digest": phi.digest, "phi": "phi.h5",
+                **({"kernel": params.kernel, "landmarks": len(phi.arrays["landmarks"])}
+                   if params.is_kernel_pca else {})}
 
     def summary(self, results: Results) -> str:
         """``91.3% of variance in 128 dimensions``."""
@@ -274,9 +308,34 @@ class Fit(Step[FitParams]):
             return ""
         result = results[0]
         if result.get("explained_variance") is not None:
-            return (f"{100 * result['explained_variance']:.1f}% of variance in "
+            text = (f"{100 * result['explained_variance']:.1f}% of variance in "
                     f"{result['out_dim']} dimensions")
+            if result.get("landmarks", result["rows"]) < result["rows"]:
+                text += f", by {result['landmarks']:,} landmarks of {result['rows']:,} rows"
+            return text
         return f"{result.get('approx')}: {result.get('in_dim')} → {result.get('out_dim')}"
+
+
+def _check_kernel(params: FitParams) -> None:
+    """Refuse settings of a kernel that the reduction does not have."""
+    if params.kernel != "linear" and params.approx != "pca":
+        raise InputError(f"--approx {params.approx} has no kernel, but kernel is {params.kernel}.",
+                         where="fit.kernel", allowed="Use --approx pca, or leave out the kernel.")
+    used = {"gamma", "landmarks"} if params.is_kernel_pca else set()
+    if params.kernel == "poly":
+        used |= {"degree", "coef0"}
+    for name in sorted(params.added - used - {"kernel"}):
+        if getattr(params, name) != type(params).model_fields[name].default:
+            raise InputError(f"{name} is set, but the kernel {params.kernel} does not use it.",
+                             where=f"fit.{name}",
+                             allowed="degree and coef0: --kernel poly; gamma and landmarks: poly "
+                                     "or rbf.")
+    if params.is_kernel_pca and params.mode != "float64":
+        raise InputError("kernel PCA is computed in float64 only.", where="fit.mode",
+                         allowed="float64, or --kernel linear")
+    if params.is_kernel_pca and params.landmarks < params.emb_dim:
+        raise InputError(f"{params.landmarks} landmarks cannot give {params.emb_dim} dimensions.",
+                         where="fit.landmarks", allowed=f"at least {params.emb_dim}")
 
 
 def teacher_dim(weights: str) -> int:
@@ -330,6 +389,16 @@ def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> P
     if params.approx == "none":
         return Phi.identity(source.dim, fingerprint=fingerprint, teacher=teacher)
     task.progress.start(f"fitting {params.approx}", total=rows, unit="rows")
+    if params.is_kernel_pca:
+        from l3hpc.arrays.rows import ChunkRows
+        from l3hpc.reduction.kernel_pca import StreamingKernelPCA
+
+        kernel_pca = StreamingKernelPCA(
+            params.emb_dim, "poly" if params.kernel == "poly" else "rbf", gamma=params.gamma,
+            degree=params.degree, coef0=params.coef0, landmarks=params.landmarks, seed=params.seed)
+        kernel_pca.fit(ChunkRows(lambda: source.chunks(params.chunk), (rows, source.dim)),
+                       on_rows=task.progress.advance, threads=task.threads)
+        return Phi.from_kernel_pca(kernel_pca, fingerprint=fingerprint, teacher=teacher)
     if params.approx == "pca":
         from l3hpc.reduction.pca import StreamingPCA
 

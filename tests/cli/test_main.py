@@ -24,6 +24,7 @@ def call(capsys, *words):
     (["status", "--bogus"], ["error: no such option", "--bogus", "l3hpc status --help"]),
     (["submit"], ["error: missing argument 'PIPELINE'", "l3hpc submit --help"]),
     (["submit", "upstream", "--approx", "x"], ["error: invalid value for '--approx'", "umap"]),
+    (["submit", "upstream", "--approx", "tsne"], ["no transform for others", "kernel rbf"]),
     (["-C", "/nonexistent", "status"], ["error: invalid value", "/nonexistent"]),
 ])
 def test_wrong_words_are_refused_in_one_form(capsys, words, said):

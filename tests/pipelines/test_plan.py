@@ -2,8 +2,8 @@ import datetime
 import json
 import os
 import shutil
+import sys
 import wave
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,6 +16,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.pipelines import external_inputs, plan, preview, sweep
+from l3hpc.pipelines.packages import refuse_missing
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
@@ -504,13 +505,49 @@ def test_a_broken_record_is_named():
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("executor", ["local", "slurm"])
+@pytest.mark.parametrize(("change", "known"), [
+    ({}, True), ({"python": sys.executable + "3"}, True), ({"python": "/elsewhere/python"}, False),
+    ({"setup": ("module load umap",)}, False), ({"env": {"PYTHONPATH": "/elsewhere"}}, False),
+    ({"container": ("apptainer", "exec", "image.sif")}, False)])
+def test_a_missing_package_is_refused_wherever_the_jobs_python_can_be_asked(
+        executor, change, known, monkeypatch, tmp_path):
+    """A job that fits a UMAP would otherwise fail after hours of extract."""
+    other = tmp_path / "python"  # the same installation, started by another name
+    other.symlink_to(sys.executable)
+    if change.get("python") == sys.executable + "3":
+        change = {"python": str(other)}
+    profile = configuration().profile.model_copy(update={"executor": executor, **change})
+    packages = {"l3hpc_no_such_package": "pip install it", "json": ""}
+    if not known:
+        refuse_missing("fit", packages, profile)
+        return
+    with pytest.raises(InputError, match="fit needs the package 'l3hpc_no_such_package'") as found:
+        refuse_missing("fit", packages, profile)
+    assert str(profile.python) in str(found.value) and "pip install it" in str(found.value)
+
+
+@pytest.mark.parametrize("way", [
+    lambda: build(options={"approx": "tsne"}), lambda: build(sets=["fit.approx=tsne"]),
+    lambda: sweep.build("upstream", configuration(), plan.Request(),
+                        sweep.parse_grid(["approx=pca,tsne"]), date=DATE, user="you")])
+def test_t_sne_is_refused_with_the_reason_on_every_way_in(way):
+    with pytest.raises(InputError, match="no transform for others"):
+        way()
+
+
+def test_a_kernel_makes_another_artifact_and_its_default_the_same():
+    plain, linear, rbf, wide = (prints(build(**request)) for request in (
+        {}, {"options": {"kernel": "linear"}}, {"options": {"kernel": "rbf"}},
+        {"options": {"kernel": "rbf"}, "sets": ["fit.gamma=0.5"]}))
+    assert plain == linear
+    assert len({one["fit"] for one in (plain, rbf, wide)}) == 3
+    assert plain["sample"] == rbf["sample"]
+
+
 def test_a_missing_package_is_refused_where_this_python_runs_the_job(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="fit needs the package 'umap'") as refused:
         build(options={"approx": "umap"})
     assert install_command("umap") in str(refused.value)
     build(options={"approx": "pca"})
-    other = configuration()
-    for change in ({"python": "/elsewhere/python"}, {"executor": "slurm"}):
-        profile = other.profile.model_copy(update=change)
-        build(settings=replace(other, profile=profile), options={"approx": "umap"})

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
+from l3hpc.reduction.kernel_pca import StreamingKernelPCA
 from l3hpc.reduction.pca import StreamingPCA
 from l3hpc.reduction.phi import Phi, load_phi, save_phi
 
@@ -128,7 +129,7 @@ def test_broken_and_foreign_files_are_refused(tmp_path, phi):
     save_phi(path, phi)
     with h5py.File(path, "a") as file:
         file.attrs["version"] = 99
-    with pytest.raises(InputError, match="has version 99\nversion 1"):
+    with pytest.raises(InputError, match="has version 99\nversion 1 or 2"):
         load_phi(path)
     save_phi(path, phi)
     with h5py.File(path, "a") as file:
@@ -151,6 +152,31 @@ def test_broken_and_foreign_files_are_refused(tmp_path, phi):
         file.attrs["header"] = '{"approx": "pca"}'
     with pytest.raises(InputError, match="the description is missing or damaged"):
         load_phi(path)
+
+
+def test_a_kernel_pca_has_a_version_that_earlier_readers_refuse(tmp_path, phi):
+    fitted = StreamingKernelPCA(3, "poly", gamma=0.1, landmarks=50).fit(rows())
+    kernel = Phi.from_kernel_pca(fitted, fingerprint="7c1e", teacher=TEACHER)
+    for one, version in ((phi, 1), (kernel, 2)):
+        save_phi(tmp_path / "phi.h5", one)
+        with h5py.File(tmp_path / "phi.h5") as file:
+            assert file.attrs["version"] == version
+    again = load_phi(tmp_path / "phi.h5")
+    assert (again.approx, again.kind, again.digest) == ("pca", "kernel pca", kernel.digest)
+    assert again.key == "pca_batch_300_len_3_kernel_poly"
+    assert again.explained == pytest.approx(fitted.explained_variance_ratio_.sum())
+    np.testing.assert_array_equal(again.transform(rows()), fitted.transform(rows()))
+    streamed = np.concatenate([block.copy() for block in again.stream(np.split(rows(), 3))])
+    np.testing.assert_array_equal(streamed, again.transform(rows()))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"kernel": "sigmoid"}, "unknown kernel 'sigmoid'"), ({"gamma": -1}, "gamma is -1"),
+    ({"kernel": "linear"}, "a pca reduction without components")])
+def test_a_kernel_that_is_none_is_refused(change, message):
+    phi = Phi.from_kernel_pca(StreamingKernelPCA(3).fit(rows(40)))
+    with pytest.raises(InputError, match=message):
+        Phi("pca", 12, 3, params={**phi.params, **change}, arrays=phi.arrays)
 
 
 def test_none_passes_rows_on(tmp_path):

@@ -55,6 +55,22 @@ def test_fewer_samples_than_dimensions():
     assert "Use at least --samples 128" in text
 
 
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"approx": "umap", "kernel": "rbf"}, "--approx umap has no kernel"),
+    ({"gamma": 0.5}, "gamma is set, but the kernel linear does not use it"),
+    ({"landmarks": 900}, "landmarks is set"),
+    ({"kernel": "rbf", "degree": 2}, "degree is set, but the kernel rbf"),
+    ({"kernel": "rbf", "mode": "float32"}, "kernel PCA is computed in float64 only"),
+    ({"kernel": "poly", "landmarks": 100}, "100 landmarks cannot give 128 dimensions")])
+def test_settings_of_a_kernel_that_is_not_used(settings, words):
+    assert words in refusal("fit", **{f"fit__{name}": value for name, value in settings.items()})
+
+
+def test_a_kernel_pca_may_have_more_dimensions_than_the_teacher():
+    check("fit", plan(fit__emb_dim=600, fit__kernel="rbf"))
+    check("fit", plan(fit__kernel="poly", fit__degree=2, fit__coef0=0.5, fit__gamma=0.1))
+
+
 def test_mels_that_leave_bands_empty():
     text = refusal("train", train__mels=512)
     assert "--mels" in text
@@ -188,6 +204,7 @@ def test_what_a_person_reads_about_a_plan():
     params = plan(sample__samples=500000)
     assert describe("sample", params) == "dpp, 500,000 rows, by day, seed 20180216"
     assert describe("fit", params) == "pca: 512 → 128"
+    assert describe("fit", plan(fit__kernel="rbf")) == "kernel pca (rbf): 512 → 128"
     assert describe("train", params) == (
         "student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters")
     assert sample.summary([{"rows": 276, "frames": 3, "diverse": 264, "timescale": "day"}]) == (

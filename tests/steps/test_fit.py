@@ -112,3 +112,33 @@ def test_umap_names_its_package():
     module = steps.step("fit")
     assert module.packages(module.params_type()) == {}
     assert module.packages(module.params_type(approx="umap")) == {"umap": install_command("umap")}
+
+
+@pytest.mark.parametrize("kernel", ["poly", "rbf"])
+def test_a_kernel_pca_is_stored_and_applied_by_the_same_steps(tmp_path, new_runner, kernel):
+    """What reduce writes is scikit-learn's kernel PCA of the standardised rows."""
+    from sklearn.decomposition import KernelPCA
+    from sklearn.preprocessing import StandardScaler
+
+    x = write(tmp_path / "sample", rows=80, teacher=TEACHER)
+    new = write(tmp_path / "corpus", rows=700, seed=1, teacher=TEACHER)
+    runner = new_runner(kernel)
+    done = runner.run("fit", {"emb_dim": 6, "kernel": kernel}, {"sample": tmp_path / "sample"})
+    runner.run("reduce", {"chunk": 90}, {"extract": tmp_path / "corpus", "fit": done.folder})
+    phi = load_phi(done.folder / "0000/phi.h5")
+    assert phi.key == f"pca_batch_80_len_6_kernel_{kernel}" and phi.params["gamma"] == 1 / 5
+    with h5py.File(runner.artifact("reduce") / "0000/a.h5") as file:
+        found = file[phi.key][()]
+        assert file.attrs["approx"] == "pca"
+    scaler = StandardScaler().fit(x.astype(float))
+    peer = KernelPCA(6, kernel=kernel, eigen_solver="dense").fit(scaler.transform(x.astype(float)))
+    expected = peer.transform(scaler.transform(new.astype(float)))
+    expected *= np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    result = done.results[0]
+    assert (result["kernel"], result["landmarks"]) == (kernel, 80)
+    assert 0 < result["explained_variance"] < 1 and "% of variance in 6 dimensions" in done.text
+    assert "landmarks" not in done.text
+    fewer = new_runner(f"{kernel}-fewer").run(
+        "fit", {"emb_dim": 3, "kernel": kernel, "landmarks": 40}, {"sample": tmp_path / "sample"})
+    assert fewer.text.endswith("by 40 landmarks of 80 rows")

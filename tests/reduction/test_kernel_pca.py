@@ -1,0 +1,150 @@
+"""Kernel PCA: scikit-learn's numbers exactly, and close to them with fewer landmarks than rows."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import KernelPCA
+from sklearn.preprocessing import StandardScaler
+
+from l3hpc.arrays.rows import ChunkRows
+from l3hpc.errors import InputError
+from l3hpc.reduction.kernel_pca import BLOCK_ROWS, Kernel, KernelProjection, StreamingKernelPCA
+
+KERNELS = {"rbf": {"kernel": "rbf"}, "narrow": {"kernel": "rbf", "gamma": 0.5},
+           "poly": {"kernel": "poly"},
+           "square": {"kernel": "poly", "gamma": 0.2, "degree": 2, "coef0": 0.0}}
+
+
+def rows(n=400, d=6, seed=0):
+    rng = np.random.default_rng(seed)
+    mixed = np.tanh(rng.normal(size=(n, d)) @ rng.normal(size=(d, d))) * np.arange(1, d + 1) + 3
+    return mixed.astype(np.float32)
+
+
+def reference(x, kept, settings):
+    """scikit-learn's scores of standardised rows, their transform, and its eigenvalues."""
+    scaler = StandardScaler().fit(x.astype(float))
+    model = KernelPCA(kept, eigen_solver="dense", **settings)
+    scores = model.fit_transform(scaler.transform(x.astype(float)))
+    total = np.trace(model._centerer.fit_transform(
+        model._get_kernel(scaler.transform(x.astype(float)))))
+    return scores, lambda new: model.transform(scaler.transform(new.astype(float))), \
+        model.eigenvalues_, total
+
+
+@pytest.mark.parametrize("settings", KERNELS.values(), ids=KERNELS)
+def test_all_rows_give_what_scikit_learn_gives(settings):
+    x, new = rows(), rows(50, seed=1)
+    scores, transform, values, total = reference(x, 5, settings)
+    ours = StreamingKernelPCA(5, **settings).fit(x)
+    assert ours.exact_
+    # scikit-learn has the same rule for signs, up to entries that are almost as large
+    turn = np.sign((ours.transform(x.astype(float)) * scores).sum(axis=0))
+    np.testing.assert_allclose(ours.transform(x.astype(float)), scores * turn, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.transform(new.astype(float)), transform(new) * turn,
+                               rtol=0, atol=1e-9)
+    np.testing.assert_allclose(ours.explained_variance_, values / (len(x) - 1), rtol=1e-10)
+    np.testing.assert_allclose(ours.explained_variance_ratio_, values / total, rtol=1e-9)
+    single = ours.transform(new)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, transform(new) * turn, atol=1e-4 * np.abs(scores).max())
+
+
+def test_the_largest_score_of_a_landmark_is_positive():
+    for landmarks in (400, 150):
+        scores = StreamingKernelPCA(4, landmarks=landmarks).fit(rows()).transform(
+            StreamingKernelPCA(4, landmarks=landmarks).fit(rows()).landmarks_)
+        assert (scores[np.abs(scores).argmax(axis=0), np.arange(4)] > 0).all()
+
+
+@pytest.mark.parametrize("settings", KERNELS.values(), ids=KERNELS)
+def test_landmarks_are_the_kernel_pca_of_the_kernel_that_they_express(settings):
+    """By brute force: the Nyström kernel of all pairs of rows, centred, and its eigenvectors."""
+    x, new = rows(150).astype(float), rows(30, seed=1).astype(float)
+    ours = StreamingKernelPCA(3, landmarks=60, **settings).fit(x)
+    assert not ours.exact_ and len(ours.landmarks_) == 60
+    scaler = StandardScaler().fit(x)
+    x, new, marks = map(scaler.transform, (x, new, ours.landmarks_))
+    kernel = ours.kernel_
+    inverse = np.linalg.pinv(kernel(marks, marks), rcond=1e-12, hermitian=True)
+    gram = kernel(x, marks) @ inverse @ kernel(marks, x)
+    centring = np.eye(len(x)) - 1 / len(x)
+    values, vectors = np.linalg.eigh(centring @ gram @ centring)
+    values, vectors = values[:-4:-1], vectors[:, :-4:-1]
+    expected = (kernel(new, marks) @ inverse @ kernel(marks, x) - gram.mean(axis=0)) @ centring \
+        @ vectors / np.sqrt(values)
+    found = ours.transform(scaler.inverse_transform(new))
+    turn = np.sign((found * expected).sum(axis=0))
+    np.testing.assert_allclose(found, expected * turn, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(ours.explained_variance_, values / (len(x) - 1), rtol=1e-6)
+    whole = centring @ kernel(x, x) @ centring
+    assert (ours.explained_variance_ratio_ <= values / np.trace(whole) * (1 + 1e-9)).all()
+
+
+def test_more_landmarks_come_closer():
+    x = rows(600)
+    exact = StreamingKernelPCA(3).fit(x)
+    errors = []
+    for landmarks in (30, 120, 480):
+        ours = StreamingKernelPCA(3, landmarks=landmarks).fit(x)
+        found, expected = ours.transform(x), exact.transform(x)
+        turn = np.sign((found * expected).sum(axis=0))
+        errors.append(np.linalg.norm(found - expected * turn) / np.linalg.norm(expected))
+        assert ours.explained_variance_.sum() < exact.explained_variance_.sum()
+    assert errors[0] > 5 * errors[1] > 25 * errors[2] and errors[2] < 1e-2
+
+
+def test_landmarks_are_those_of_the_seed_and_of_no_cut():
+    x = rows()
+    one, again, other = (StreamingKernelPCA(2, landmarks=50, seed=seed).fit(source)
+                         for seed, source in ((1, x), (1, ChunkRows(lambda: np.split(x, 8))),
+                                              (2, x)))
+    np.testing.assert_array_equal(one.landmarks_, again.landmarks_)
+    np.testing.assert_array_equal(one.weights_, again.weights_)
+    assert (one.landmarks_ != other.landmarks_).any()
+
+
+def test_streamed_scores_depend_on_neither_cuts_nor_threads():
+    x = rows(2 * BLOCK_ROWS + 100)
+    ours = StreamingKernelPCA(3, landmarks=40).fit(x)
+    projection = KernelProjection(ours.kernel_, ours.mean_, ours.scale_, ours.landmarks_,
+                                  ours.centre_, ours.weights_)
+    whole = projection.transform(x)
+    for cuts, threads in (((7, 600), 1), ((500, 900), 3)):
+        streamed = np.concatenate(list(projection.stream(np.split(x, cuts), threads)))
+        np.testing.assert_array_equal(streamed, whole)
+
+
+def test_constant_columns_and_repeated_rows_add_nothing():
+    x = np.column_stack([rows(40, 3), np.full(40, 7.0)])
+    twice = np.repeat(x, 2, axis=0)
+    ours = StreamingKernelPCA(60).fit(twice)  # of 80 rows, 40 differ: 39 directions
+    assert (ours.explained_variance_[:39] > 0).all()
+    assert (ours.explained_variance_[39:] == 0).all() and (ours.transform(x)[:, 39:] == 0).all()
+    np.testing.assert_allclose(ours.explained_variance_ratio_.sum(), 1)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"kernel": "linear"}, "unknown kernel 'linear'"), ({"gamma": 0.0}, "gamma is 0"),
+    ({"degree": 0}, "degree is 0"), ({"coef0": -1.0}, "coef0 is -1"),
+    ({"landmarks": 2}, "3 components of 2 landmarks"), ({"n_components": 41}, "of 40 rows")])
+def test_what_makes_no_sense_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        StreamingKernelPCA(**{"n_components": 3, **settings}).fit(rows(40))
+
+
+def test_values_that_are_not_finite_are_refused():
+    x = rows(40)
+    x[3, 2] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        StreamingKernelPCA(2).fit(x)
+
+
+def test_too_few_directions_for_the_components_are_refused():
+    with pytest.raises(InputError, match="has 4 directions, fewer than the 5 components"):
+        StreamingKernelPCA(5, "poly", degree=1, landmarks=30).fit(rows(60, 3))
+
+
+def test_the_diagonal_is_that_of_the_kernel():
+    x = rows(20).astype(float)
+    for kernel in (Kernel("rbf", 0.3), Kernel("poly", 0.3), Kernel("poly", 2.0, 1, 0.0)):
+        np.testing.assert_allclose(kernel.diagonal(x), np.diag(kernel(x, x)))
