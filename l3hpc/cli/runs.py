@@ -152,7 +152,7 @@ def usage(
                                "steps": [each.to_json() for each in found]}, indent=2))
         return
     if not found:
-        click.echo(f"no task of {name} has finished yet")
+        click.echo(f"no task of {name} has finished: {command_line('status', name)}")
         return
     from l3hpc.runs.usage import table
 
@@ -171,10 +171,13 @@ States: planned (not submitted), submitting, waiting (for earlier steps), queued
 reason), running, requeued, done, reused (from an earlier run), failed, blocked (by a step that
 failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
-"next", "notes", "damaged", "combinations"}], "left_out": [{"where", "message"}]}; each step has
-name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
-last_words, failed_tasks, artifact, held, held_by_administrator; each combination has values,
-steps, state, result.
+"next", "notes", "damaged", "combinations", "computed_by"}], "left_out": [{"where", "message"}]};
+each step has name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log,
+progress, last_words, failed_tasks, artifact, held, held_by_administrator, computed_by (the other
+runs that have computed what it did not); each combination has values, steps, state, result.
+
+A run that failed stays failed when a later run computes its results: "failed (since computed by
+RUN)". Resuming it takes them over.
 
 \b
 Damaged files are named and left out; everything else is shown, and the exit code is 1.

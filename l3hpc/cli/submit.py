@@ -264,7 +264,8 @@ def _resume(
                    "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
                    "held_by_administrator": todo.held_by_administrator}
         click.echo(json.dumps(planned) if as_json else
-                   f"would {todo.describe()}" if todo.is_needed else _nothing(name, todo))
+                   f"would {todo.describe()}" if todo.is_needed
+                   else _nothing(name, todo, dry_run=True))
         _note_administrator_holds(todo)
         return EXIT_OK
     announced: list[resumption.ResumePlan] = []
@@ -305,8 +306,14 @@ def _resume(
     return EXIT_OK
 
 
-def _nothing(name: str, todo: ResumePlan) -> str:
+def _nothing(name: str, todo: ResumePlan, dry_run: bool = False) -> str:
     """Return the message of a run with nothing to submit."""
+    from l3hpc.workspace import origin
+
+    if todo.finished and todo.taken_over:
+        runs = sorted({run for several in todo.taken_over.values() for run in several})
+        return (f"nothing left to compute ({', '.join(todo.taken_over)}: {origin.in_words(runs)}); "
+                f"{name} {'would be' if dry_run else 'is'} done")
     return (f"nothing to resume: all steps of {name} are "
             + ("done" if todo.finished else "done, queued or running"))
 

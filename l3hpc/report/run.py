@@ -36,8 +36,8 @@ from l3hpc.report.page import page, runs_page
 from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
 from l3hpc.web.html import check_page
-from l3hpc.workspace import artifacts, records
-from l3hpc.workspace.layout import ArtifactFolder, Workspace
+from l3hpc.workspace import artifacts, origin, records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 LOG_LINES, LOG_BYTES = 60, 16_384  # of the log of each step
@@ -84,8 +84,9 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
     data = collect(
         run, {name: Path(step.artifact) for name, step in chain.items()},
         [StepFacts(name, kind=step.kind) for name, step in chain.items()],
-        workspace=workspace, every_row=sweep is None, title=title or f"{record.pipeline}: "
-        f"{now.state}", created=record.created, extra=[*_provenance(workspace, record), *extra])
+        workspace=workspace, every_row=sweep is None,
+        title=title or f"{record.pipeline}: {now.state_in_words}", created=record.created,
+        extra=[*_provenance(workspace, record), *extra])
     files, note = _files(workspace, record)
     shown = {step.name: step.detail for step in now.steps}
     details = [detail for step in chain.values() if (detail := shown.get(step.name))]
@@ -177,7 +178,7 @@ def compare(workspace: Path, runs: Sequence[str], target: Path) -> Comparison:
         chain = comparison.chains(record, now.combinations)[_shown(swept, now)]
         detail = {step.name: step.detail for step in now.steps}
         last = list(chain.values())[-1].name if chain else ""
-        found.append(ComparedRun(record, chain, str(now.state), detail.get(last, ""),
+        found.append(ComparedRun(record, chain, now.state_in_words, detail.get(last, ""),
                                  address(workspace, now.run, target)))
     compared = comparison.of_runs(found, rows)
     _save(target, runs_page(compared))
@@ -364,9 +365,9 @@ def _links(workspace: Path, record: RunRecord, target: Path) -> Iterator[Link]:
             for name, folder in (inputs if isinstance(inputs, dict) else {}).items()
             if isinstance(folder, str) and folder not in own}
         for words, folder in sources.items():
-            run = _config(ArtifactFolder(folder).config).get("run")
-            if isinstance(run, str) and run and run != record.run:
-                why.setdefault(run, []).append(words)
+            for run in origin.runs_of(workspace, folder):
+                if run != record.run:
+                    why.setdefault(run, []).append(words)
     for run, several in why.items():
         yield Link(run, "computed " + ", ".join(several), address(workspace, run, target))
     for other in _of_same_pipeline(workspace, record):

@@ -20,7 +20,7 @@ from l3hpc.report.data import Span, StepTimes, TaskTimes
 from l3hpc.runs import usage
 from l3hpc.web.html import element
 from l3hpc.web.svg import WIDE, Scale, clock, drawing, text, time_ticks
-from l3hpc.workspace import artifacts, attempts, markers
+from l3hpc.workspace import artifacts, attempts, markers, origin
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -53,9 +53,10 @@ def collect(workspace: Path, record: RunRecord, running: Mapping[str, bool]
     ready: dict[str, float] = {}
     found: list[StepTimes] = []
     for step in record.steps:
-        results = {result["index"]: result for result in artifacts.results(Path(step.artifact))
-                   if "index" in result}
-        ready[step.name] = max((result["finished"] for result in results.values()), default=0.0)
+        every = artifacts.results(Path(step.artifact))
+        ready[step.name] = max((result["finished"] for result in every), default=0.0)
+        results = {result["index"]: result for result in every
+                   if "index" in result and origin.is_own(result, record.run, step)}
         jobs = attempts.latest(step)
         if not jobs or len(found) >= MOST_STEPS:
             continue

@@ -11,7 +11,8 @@ from l3hpc.errors import command_line
 from l3hpc.workspace.states import StepState
 
 if TYPE_CHECKING:
-    from l3hpc.runs.status import RunStatus, StepStatus
+    from l3hpc.runs.status import RunStatus
+    from l3hpc.runs.step_status import StepStatus
 
 # of several steps that are not done, the state that tells most about their combination
 _ORDER = (StepState.FAILED, StepState.LOST, StepState.CANCELLED, StepState.BLOCKED,

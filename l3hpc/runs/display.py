@@ -19,7 +19,8 @@ from l3hpc.errors import command_line
 from l3hpc.io.values import one_line
 from l3hpc.runs import combinations
 from l3hpc.runs.combinations import CombinationStatus
-from l3hpc.runs.status import RunStatus, StepStatus
+from l3hpc.runs.status import RunStatus
+from l3hpc.runs.step_status import StepStatus
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJob
@@ -94,7 +95,7 @@ def heading(run: RunStatus) -> str:
         The status.
     """
     started = f"started {age(run.created)}"
-    return started if run.state is RunState.RUNNING else f"{run.state}, {started}"
+    return started if run.state is RunState.RUNNING else f"{run.state_in_words}, {started}"
 
 
 def _more(step: StepStatus, indent: str) -> list[str]:

@@ -52,7 +52,7 @@ def find_log(
     InputError
         If the step has no log, or no such task.
     """
-    if step.state is StepState.REUSED:
+    if step.state is StepState.REUSED and not step.attempts:
         raise InputError(f"{step.name} was done before this run, so it has no log here",
                          hint=f"Its artifact: {step.artifact}")
     jobs = attempts.latest(step)

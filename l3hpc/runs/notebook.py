@@ -7,7 +7,6 @@ workspace.
 
 from __future__ import annotations
 
-import contextlib
 import html
 import os
 import time
@@ -18,14 +17,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io import tables
-from l3hpc.io.files import open_regular, read_json
+from l3hpc.io.files import open_regular
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs
 from l3hpc.runs.notebook_arguments import grid_texts, input_texts, seconds, set_texts
 from l3hpc.runs.status import RunStatus, collect
-from l3hpc.workspace import records
-from l3hpc.workspace.layout import ArtifactFolder
+from l3hpc.workspace import origin, records
 from l3hpc.workspace.states import RunState, StepState
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 STEP_COLUMNS = ("state", "done", "tasks", "elapsed_s", "job", "detail")
-RUN_COLUMNS = ("pipeline", "cluster", "state", "submitted", "damage")
+RUN_COLUMNS = ("pipeline", "cluster", "state", "submitted", "damage", "computed_by")
 
 
 class Run:
@@ -270,22 +268,17 @@ class Run:
         record = self._record()
         names = {record.run}
         reused = [step.artifact for step in record.steps if step.state is StepState.REUSED]
-        for artifact in reused:
-            # the artifact keeps the settings as they were frozen by the run that computed it
-            with contextlib.suppress(OSError, InputError):
-                run = read_json(ArtifactFolder(artifact).config).get("run")
-                names |= {run} if isinstance(run, str) else set()
-        return names
+        return names.union(*(origin.runs_of(self.workspace, artifact) for artifact in reused))
 
     def __repr__(self) -> str:
         now = self._status()
         steps = _steps_frame(now)[["state", "done", "tasks"]]
-        return f"Run {self.name}: {now.state.value}\n{steps.to_string()}"
+        return f"Run {self.name}: {now.state_in_words}\n{steps.to_string()}"
 
     def _repr_html_(self) -> str:
         now = self._status()
         table = _steps_frame(now).to_html(na_rep="", border=0)
-        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(now.state.value)}</p>{table}"
+        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(now.state_in_words)}</p>{table}"
 
 
 class Runs(Sequence[Run]):
@@ -337,17 +330,20 @@ class Runs(Sequence[Run]):
         -------
         pandas.DataFrame
             One row per run, indexed by its name: ``pipeline``, ``cluster``, ``state``,
-            ``submitted`` (UTC) and ``damage`` (which files of the run cannot be used, '' if none).
-            Runs whose record cannot be read come last.
+            ``submitted`` (UTC), ``damage`` (which files of the run cannot be used, '' if none) and
+            ``computed_by`` (of a run that failed: the runs that have since computed all that it
+            did not, '' if none). Runs whose record cannot be read come last.
         """
         import pandas
 
         found = collect(self.workspace, broken=[])
         rows: list[tuple[object, ...]] = [
             (status.pipeline, status.cluster, status.state.value,
-             pandas.Timestamp(status.created, unit="s", tz="UTC"), "; ".join(status.damaged))
+             pandas.Timestamp(status.created, unit="s", tz="UTC"), "; ".join(status.damaged),
+             ", ".join(status.computed_by))
             for status in found]
-        rows += [(None, None, "damaged", pandas.NaT, message) for message in self.damaged.values()]
+        rows += [(None, None, "damaged", pandas.NaT, message, "")
+                 for message in self.damaged.values()]
         names = [status.run for status in found] + list(self.damaged)
         return pandas.DataFrame(rows, columns=list(RUN_COLUMNS),
                                 index=pandas.Index(names, name="run"))
@@ -361,9 +357,10 @@ class Runs(Sequence[Run]):
         return str(self._display_frame().to_html(border=0))
 
     def _display_frame(self) -> pandas.DataFrame:
-        """The table without the column ``damage`` where nothing is damaged."""
+        """The table without columns that are rarely filled and are empty here."""
         table = self.frame()
-        return table if table["damage"].any() else table.drop(columns="damage")
+        return table.drop(columns=[name for name in ("damage", "computed_by")
+                                   if not table[name].any()])
 
 
 def submit(

@@ -258,7 +258,7 @@ def _ended(found: RunStatus, event: NotifyEvent) -> Message:
                  for line in (f"{step.name} {step.state.value}: {step.detail}".rstrip(": "),
                               *step.last_words)]
         lines = [*lines[:LINES - 1], *([f"next: {found.next}"] if found.next else [])]
-    return Message(found.run, event, f"{found.run} {found.state.value} on {found.cluster}",
+    return Message(found.run, event, f"{found.run} {found.state_in_words} on {found.cluster}",
                    "\n".join(lines[:LINES]))
 
 

@@ -57,6 +57,8 @@ class ResumePlan:
         Finished steps to compute again.
     finished : bool
         Whether every step of the run is done.
+    taken_over : dict of str to list of str
+        Step that failed in this run → the other runs that have since computed it.
     """
 
     plan: Plan
@@ -68,6 +70,7 @@ class ResumePlan:
     finished: bool = False
     untracked: list[JobId] = field(default_factory=list)
     held_by_administrator: dict[str, list[str]] = field(default_factory=dict)
+    taken_over: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def is_needed(self) -> bool:
@@ -165,10 +168,14 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
     scheduler.cancel([*todo.untracked, *todo.stale], record.run)
     for job, changes in todo.held.items():
         scheduler.release(job, changes)
+    for name in todo.taken_over:  # as if this run had been submitted after the others
+        records.step(record, name).state = StepState.REUSED
     if not todo.steps:
-        # its submission was killed after the last job
-        if record.state is RunState.SUBMITTING:
+        # its submission was killed after the last job, or others computed what was cancelled
+        if record.state is RunState.SUBMITTING or todo.finished and todo.taken_over:
             record.state = RunState.SUBMITTED
+            records.write(workspace, record)
+        elif todo.taken_over:
             records.write(workspace, record)
         return {}
     for entry in todo.recompute:
@@ -270,7 +277,9 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
     scheduler.validate(plan)
     return ResumePlan(plan, steps, live, stale[::-1], held,
                 [entry for entry in record.steps if entry.name in recomputed],
-                finished=all(step.state.is_done for step in found.steps),
+                finished=all(step.done >= step.tasks for step in found.steps) and not recomputed,
+                taken_over={step.name: step.computed_by for step in found.steps
+                            if step.computed_by and step.name not in recomputed},
                 untracked=scheduler.jobs(record).untracked(record),
                 held_by_administrator=held_by_administrator)
 

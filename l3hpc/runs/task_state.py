@@ -15,7 +15,7 @@ _SILENT_S = 300.0
 _KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
 _HOLD_HINTS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
 _DEPENDENCY_FAILED = "an earlier step failed"
-_NO_RESULT = "the job succeeded but left no result"
+NO_RESULT = "the job succeeded but left no result"
 _OUTCOMES = {
     JobState.COMPLETED: (TaskState.FAILED, ""),
     JobState.FAILED: (TaskState.FAILED, "ended with an error"),
@@ -175,7 +175,7 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
     if ended.state == JobState.BLOCKED:
         return TaskStatus(TaskState.BLOCKED, detail=_DEPENDENCY_FAILED)
     if ended.state == JobState.COMPLETED:
-        detail = _NO_RESULT
+        detail = NO_RESULT
     status = TaskStatus(state, detail, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
     if ended.state == JobState.FAILED or state is TaskState.FAILED and marks.gave_up:
@@ -189,7 +189,7 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
 def _exited(marks: TaskMarks) -> TaskStatus:
     status = TaskStatus(TaskState.FAILED, started=True)
     if marks.exit_code == 0:
-        status.detail = _NO_RESULT
+        status.detail = NO_RESULT
     else:
         status.detail = _cause(marks, marks.exit_code)
     if marks.started and marks.exited:

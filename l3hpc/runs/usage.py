@@ -16,7 +16,7 @@ from typing import Any
 from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console.formatting import clock, table_lines
-from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace import artifacts, markers, origin, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import JobState
@@ -100,7 +100,9 @@ def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepU
     ready: dict[str, float] = {}
     usages = []
     for step in record.steps:
-        results = _own_results(step)
+        # results of early versions lack these
+        results = [result for result in origin.own_results(run, step)
+                   if {"index", "elapsed_s"} <= result.keys()]
         ends = [result["finished"] for result in artifacts.results(Path(step.artifact))]
         ready[step.name] = max(ends, default=0.0)
         if not results:
@@ -109,21 +111,6 @@ def collect(workspace: Path, run: str, *, accounting: bool = True) -> list[StepU
         could_start = max((ready.get(need, 0.0) for need in step.needs), default=0.0)
         usages.append(_step_usage(step, results, marks, could_start, lost.get(step.name)))
     return usages
-
-
-def _own_results(step: StepRecord) -> list[dict[str, Any]]:
-    """The results of the tasks that this run submitted and that its own jobs computed."""
-    jobs = {job for attempt in step.attempts for job in attempt.task_ids.values()}
-    bases = {job.partition("_")[0] for job in jobs}
-    return [result for result in artifacts.results(Path(step.artifact))
-            if {"index", "elapsed_s"} <= result.keys() and (
-                str(result.get("environment", {}).get("job", "")).partition("_")[0] in bases
-                or _is_array_task(result, bases))]
-
-
-def _is_array_task(result: Mapping[str, Any], bases: set[str]) -> bool:
-    """Whether an array task computed a result (in an array, SLURM_JOB_ID is an id of its own)."""
-    return str(result.get("environment", {}).get("array_job", "")) in bases
 
 
 def _step_usage(

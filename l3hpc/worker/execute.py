@@ -45,6 +45,7 @@ from l3hpc.worker import process
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
 from l3hpc.workspace.lease import Lease
+from l3hpc.workspace.origin import BY_HAND
 
 WAIT_S = 2.0
 TAIL_LINES = 12
@@ -267,7 +268,7 @@ def read_config(path: Path, *, own: bool = False) -> dict[str, Any]:
         raise InputError(f"is not the frozen config of a step: {error.message}", where=str(path),
                          hint="Give the config.json in steps/<step> of a run, or of an artifact."
                          ) from None
-    return {"run": "by hand", "labels": {}, **config}
+    return {"run": BY_HAND, "labels": {}, **config}
 
 
 def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
@@ -302,7 +303,7 @@ def run_step(
     step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, Path], output: Path, *,
     index: int = 0, tasks: int = 1, shard: Mapping[str, Any] | None = None, scratch: Path,
     labels: Mapping[str, Any] | None = None, progress: Progress, recorder: Recorder,
-    where: str = "", partial: Collection[str] = (),
+    where: str = "", partial: Collection[str] = (), run: str = "",
 ) -> dict[str, Any]:
     """Check inputs and parameters, run one task, and write its ``result.json``.
 
@@ -332,6 +333,8 @@ def run_step(
         Where the parameters come from, for messages.
     partial
         Inputs that need not be complete.
+    run
+        Name of the run; empty for a step outside of a run.
 
     Returns
     -------
@@ -373,6 +376,7 @@ def run_step(
         "elapsed_s": round(time.monotonic() - clock, 3),
         "cpu_s": round(process.cpu_seconds() - cpu, 3), "peak_memory_mb": process.peak_memory_mb(),
         "threads": task.threads, "seed": params.get("seed"), "environment": process.environment(),
+        **({"run": run} if run else {}),
         **({"partial_inputs": left_out} if left_out else {}),
     }
     write_json(output / RESULT, result)
@@ -414,7 +418,8 @@ def _compute(
             step, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
             output, index=index, tasks=len(config["shards"]), shard=config["shards"][index],
             scratch=scratch, partial=config.get("partial_inputs", ()),
-            labels=config["labels"], progress=progress, recorder=recorder, where=config["name"])
+            labels=config["labels"], progress=progress, recorder=recorder, where=config["name"],
+            run=config["run"])
     # only now, with the result in place: a task killed before that continues from here
     shutil.rmtree(scratch, ignore_errors=True)
     artifacts.leave_summary(artifact, len(config["shards"]),

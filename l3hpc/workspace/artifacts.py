@@ -38,6 +38,8 @@ class Result(TypedDict):
         Host, job and versions.
     peak_memory_mb : float
         Largest resident memory, MiB.
+    run : str
+        The run that computed it.
     """
 
     started: float
@@ -48,6 +50,7 @@ class Result(TypedDict):
     environment: NotRequired[dict[str, Any]]
     cpu_s: NotRequired[float]
     peak_memory_mb: NotRequired[float]
+    run: NotRequired[str]
 
 
 class Summary(TypedDict):
@@ -59,11 +62,14 @@ class Summary(TypedDict):
         The summaries of all tasks in one line.
     started, finished : float
         Of the first and of the last task, unix seconds.
+    runs : list of str
+        The runs that computed the tasks.
     """
 
     text: str
     started: float
     finished: float
+    runs: NotRequired[list[str]]
 
 
 def task_folder(artifact: Path, index: int) -> Path:
@@ -215,12 +221,15 @@ def leave_summary(artifact: Path, tasks: int, summary: Callable[[list[Any]], str
         # a damaged result has nothing to summarise
         if len(found) < tasks:
             return
+        runs = {result.get("run") for result in found}
         # another member of the group may have written it already
         with contextlib.suppress(PermissionError):
             write_json(ArtifactFolder(artifact).summary, {
                 "text": summary([result["summary"] for result in found]),
                 "started": min(result["started"] for result in found),
-                "finished": max(result["finished"] for result in found)})
+                "finished": max(result["finished"] for result in found),
+                # results of earlier versions do not name their run
+                **({} if None in runs else {"runs": sorted(filter(None, runs))})})
 
 
 def summary(artifact: Path | str) -> dict[str, Any]:
@@ -234,8 +243,7 @@ def summary(artifact: Path | str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``text``, and ``started`` and ``finished`` in unix seconds; empty if there is none. A
-        damaged one is noted.
+        The fields of ``Summary``; empty if there is none. A damaged one is noted.
     """
     path = ArtifactFolder(artifact).summary_text
     try:

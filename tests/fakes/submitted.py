@@ -29,7 +29,7 @@ class Case:
     def finish(self, step, index=0, **result):
         planned = next(each for each in self.made.steps if each.name == step)
         write_json(planned.artifact / f"{index:04d}" / "result.json",
-                   {"started": 100.0, "finished": 161.0, "summary": {}, **result})
+                   {"index": index, "started": 100.0, "finished": 161.0, "summary": {}, **result})
 
     def look(self):
         [found] = status.collect(self.workspace, [self.name])

@@ -10,7 +10,8 @@ from l3hpc.config import settings
 from l3hpc.errors import InputError
 from l3hpc.pipelines import plan, preview, sweep
 from l3hpc.runs import combinations, display, status
-from l3hpc.runs.status import RunStatus, StepStatus
+from l3hpc.runs.status import RunStatus
+from l3hpc.runs.step_status import StepStatus
 from l3hpc.workspace.states import RunState, StepState
 
 DATE = datetime.date(2026, 11, 20)

@@ -232,12 +232,12 @@ def test_json_has_the_documented_fields(case):
     chain = case(names=("extract",))
     chain.look()
     value = json.loads(json.dumps(chain.run.to_json()))
-    assert sorted(value) == ["cluster", "combinations", "created", "damaged", "next", "notes",
-                             "pipeline", "run", "schema", "state", "steps"]
+    assert sorted(value) == ["cluster", "combinations", "computed_by", "created", "damaged", "next",
+                             "notes", "pipeline", "run", "schema", "state", "steps"]
     assert sorted(value["steps"][0]) == [
-        "artifact", "blocked_by", "detail", "done", "elapsed_s", "failed_tasks", "held",
-        "held_by_administrator", "job", "kind", "last_words", "log", "name", "progress", "restarts",
-        "state", "tasks"]
+        "artifact", "blocked_by", "computed_by", "detail", "done", "elapsed_s", "failed_tasks",
+        "held", "held_by_administrator", "job", "kind", "last_words", "log", "name", "progress",
+        "restarts", "state", "tasks"]
 
 
 def test_status_is_light(tmp_path):

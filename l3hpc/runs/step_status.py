@@ -1,0 +1,347 @@
+"""The status of one step of a run, from its artifact, its markers and what the scheduler says.
+
+Runs share artifacts. A task whose result another run computed is done in this run only if its own
+job did not fail: otherwise the step keeps the state that its jobs had, with the name of that run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import command_line
+from l3hpc.runs import logs
+from l3hpc.runs.task_state import NO_RESULT, TaskStatus, evaluate
+from l3hpc.schedulers.base import Hold, JobAnswer, LiveJob, StepJobs
+from l3hpc.workspace import artifacts, attempts, markers, origin
+from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace.states import RunState, StepState, TaskState
+
+_ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,
+          TaskState.WAITING, TaskState.BLOCKED, TaskState.LOST, TaskState.CANCELLED)
+_WITH_LOG = (StepState.RUNNING, StepState.FAILED, StepState.LOST, StepState.CANCELLED,
+             StepState.REQUEUED)
+
+
+@dataclass
+class StepStatus:
+    """The status of one step of a run.
+
+    Attributes
+    ----------
+    name, kind : str
+        Its name, and which step it is.
+    job : str or None
+        Its latest job.
+    state : StepState
+        ``planned`` (not submitted), ``submitting``, ``waiting`` (for earlier steps), ``queued``,
+        ``running``, ``requeued``, ``done``, ``reused``, ``failed``, ``blocked``, ``lost`` or
+        ``cancelled``.
+    done, tasks : int
+        Numbers of finished tasks and of all tasks.
+    elapsed_s : float or None
+        How long it has been running, or ran, seconds.
+    detail : str
+        Everything else that is worth a mention.
+    blocked_by : str or None
+        The step whose failure blocks it.
+    restarts : int
+        How often a task was requeued.
+    log, progress : str or None, dict or None
+        Those of the first failed or running task.
+    last_words : list of str
+        The last lines of the error.
+    failed_tasks : list of int
+        Indices of the failed tasks.
+    artifact : str
+        Folder of its artifact.
+    held, held_by_administrator : list of str
+        Jobs that its user, or only an administrator, can release.
+    computed_by : list of str
+        The other runs that have since computed what its own jobs did not.
+    """
+
+    name: str
+    kind: str
+    job: str | None
+    state: StepState
+    done: int
+    tasks: int
+    elapsed_s: float | None = None
+    detail: str = ""
+    blocked_by: str | None = None
+    restarts: int = 0
+    log: str | None = None
+    progress: dict[str, Any] | None = None
+    last_words: list[str] = field(default_factory=list)
+    failed_tasks: list[int] = field(default_factory=list)
+    artifact: str = ""
+    held: list[str] = field(default_factory=list)
+    held_by_administrator: list[str] = field(default_factory=list)
+    computed_by: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Snapshot:
+    """What was read of one step before Slurm is queried."""
+
+    workspace: Path
+    run: RunRecord
+    record: StepRecord
+    done: set[int]
+    marks: dict[int, markers.TaskMarks]
+    by_others: dict[int, str]  # of a finished step: task index → the run that computed it
+
+    @functools.cached_property
+    def open_ids(self) -> dict[int, str]:
+        """Task index → id of the job that has it, for the tasks whose own job tells their state:
+        the unfinished ones, or of a finished step those that another run computed.
+        """
+        is_finished = len(self.done) >= self.record.tasks
+        if is_finished and not self.by_others:
+            return {}
+        return {index: job for index, job in attempts.latest(self.record).items()
+                if (index in self.by_others if is_finished else index not in self.done)}
+
+    def own(self, answer: JobAnswer) -> StepJobs:
+        """What the scheduler reports about the unfinished tasks."""
+        return answer.of(self.run, self.record, self.open_ids.values())
+
+
+def read_snapshot(workspace: Path, record: RunRecord, step: StepRecord, *,
+                  listed: bool = False) -> Snapshot:
+    """Read the artifact and the markers of a step.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record, step
+        The record of the run, and the step in it.
+    listed
+        List the folder of the artifact even for one task. Slower, but opening a folder makes a
+        network file system drop what it has cached about missing files.
+    """
+    done = artifacts.finished(step.artifact, None if listed else step.tasks)
+    submitted = step.state is not StepState.REUSED
+    left = submitted and len(done) < step.tasks
+    by_others = origin.computed_by_others(workspace, record.run, step) \
+        if submitted and step.attempts and not left else {}
+    # markers of finished steps are not needed otherwise, and there may be thousands
+    folder = Workspace(workspace).run(record.run).step(step.name)
+    marks = markers.read(folder.markers) if left or by_others else {}
+    return Snapshot(workspace, record, step, done, marks, by_others)
+
+
+def reread(snapshot: Snapshot, own: StepJobs) -> Snapshot:
+    """Read a step again if one of its tasks has neither a result nor a live job.
+
+    The task may have succeeded between the first reading and the answer of the scheduler.
+
+    Parameters
+    ----------
+    snapshot
+        What was read before.
+    own
+        What the scheduler reports about the step.
+    """
+    gone = any(job not in own.live for job in snapshot.open_ids.values())
+    if own.queried and gone:
+        return read_snapshot(snapshot.workspace, snapshot.run, snapshot.record, listed=True)
+    return snapshot
+
+
+def describe(snapshot: Snapshot, parents: list[StepStatus], answer: JobAnswer, *,
+             interrupted: bool, others_unfinished: bool) -> StepStatus:
+    """Determine the status of a step.
+
+    Parameters
+    ----------
+    snapshot
+        What was read of it, as of after the answer.
+    parents
+        The steps that have to succeed first.
+    answer
+        What the scheduler reports.
+    interrupted
+        Whether the submission of the run was killed.
+    others_unfinished
+        Whether other steps of the run are not done: a job that was requeued and held although its
+        result exists delays them.
+    """
+    record, step, own = snapshot.run, snapshot.record, snapshot.own(answer)
+    done = len(snapshot.done)
+    status = StepStatus(step.name, step.kind, step.job, StepState.PLANNED, min(done, step.tasks),
+                        step.tasks, artifact=step.artifact)
+    if done >= step.tasks:
+        _describe_done(status, step)
+        if others_unfinished:
+            every = {task for attempt in step.attempts for task in attempt.task_ids.values()}
+            _note_holds(status, answer.of(record, step, every).live)
+        if snapshot.by_others:
+            _recall_failure(status, snapshot, own, parents, answer)
+        return status
+    if step.state is StepState.REUSED:
+        status.state, status.detail = StepState.LOST, "its artifact no longer exists"
+    elif step.state is StepState.PLANNED:
+        _describe_planned(status, record, [one for one in parents if one.state.is_stuck],
+                          interrupted)
+    else:
+        _describe_jobs(status, snapshot, own, parents, answer)
+    return status
+
+
+def _recall_failure(status: StepStatus, snapshot: Snapshot, own: StepJobs,
+                    parents: list[StepStatus], answer: JobAnswer) -> None:
+    """Give a finished step the state of its own jobs, if these did not do what they were for."""
+    before = replace(status, elapsed_s=None, detail="")
+    _describe_jobs(before, snapshot, own, parents, answer)
+    if not before.state.is_stuck:
+        return
+    before.computed_by = sorted(set(snapshot.by_others.values()))
+    since = f"({origin.in_words(before.computed_by)})"
+    before.detail = f"{before.detail} {since}".strip()
+    vars(status).update(vars(before))
+
+
+def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
+                   parents: list[StepStatus], answer: JobAnswer) -> None:
+    """Describe a step by the jobs of its open tasks."""
+    record, step = snapshot.run, snapshot.record
+    stuck = [parent for parent in parents if parent.state.is_stuck]
+    was_cancelled = record.state is RunState.CANCELLED
+    tasks = {index: evaluate(index, job, snapshot.marks.get(index), own,
+                             was_cancelled=was_cancelled)
+             for index, job in snapshot.open_ids.items()}
+    if snapshot.by_others:  # a job that finds the result of another run ends well
+        tasks = {index: task for index, task in tasks.items() if task.detail != NO_RESULT}
+        if not tasks:
+            return
+    _merge(status, tasks, stuck, was_cancelled=was_cancelled)
+    _note_holds(status, own.live)
+    if not stuck and step.waits_for and (
+            status.state is StepState.BLOCKED
+            or status.state is StepState.CANCELLED and not was_cancelled
+            and not any(task.started for task in tasks.values())
+            and not answer.queued(step.waits_for)):
+        # Slurm cancelled it because the job of the other run failed or was cancelled
+        status.state = StepState.BLOCKED
+        status.detail = f"by job {', '.join(step.waits_for)} of another run"
+    _point_to_log(status, snapshot, tasks)
+
+
+def _describe_done(status: StepStatus, step: StepRecord) -> None:
+    # done before, or meanwhile by another run
+    reused = step.state is not StepState.SUBMITTED
+    status.state = StepState.REUSED if reused else StepState.DONE
+    summary = artifacts.summary(step.artifact)
+    status.elapsed_s = None if reused else artifacts.wall_clock_s(Path(step.artifact), summary)
+    status.detail = str(summary.get("text") or (step.artifact[-16:] if reused else ""))
+
+
+def _describe_planned(status: StepStatus, record: RunRecord, stuck: Sequence[StepStatus],
+                      interrupted: bool) -> None:
+    """Describe a step that has not been submitted."""
+    status.detail = "not submitted"
+    if record.state is RunState.SUBMITTING and not interrupted:
+        status.state = StepState.SUBMITTING
+    elif record.state is not RunState.REFUSED or interrupted:
+        status.state = StepState.CANCELLED
+    if stuck and record.state is RunState.SUBMITTED:
+        # a step that it needs had failed before this one was to be submitted
+        _block(status, stuck, ", not submitted")
+
+
+def _merge(
+    status: StepStatus, tasks: dict[int, TaskStatus], stuck: list[StepStatus], *,
+    was_cancelled: bool,
+) -> None:
+    """Merge the states of all unfinished tasks into that of the step: active ones first, then
+    failures.
+
+    stuck: parents that will not be done. was_cancelled: the whole run, by ``cancel``; otherwise it
+    was Slurm that cancelled what depended on a cancelled job (--kill-on-invalid-dep).
+    """
+    by_state: dict[TaskState, list[int]] = {}
+    for index, task in tasks.items():
+        by_state.setdefault(task.state, []).append(index)
+    status.failed_tasks = sorted(by_state.get(TaskState.FAILED, []))
+    status.restarts = max((task.restarts for task in tasks.values()), default=0)
+    state = _merged_state(by_state)
+    started = any(task.started for task in tasks.values())
+    if stuck and not started and state not in (TaskState.RUNNING, TaskState.FAILED):
+        cancelled = was_cancelled and all(parent.state is StepState.CANCELLED for parent in stuck)
+        if not (cancelled and state is TaskState.CANCELLED):
+            _block(status, stuck)
+            return
+    status.state = StepState(state)
+    first = tasks[min(by_state[state])] if state in by_state else TaskStatus(TaskState.LOST)
+    running = [tasks[index].elapsed_s or 0 for index in by_state.get(TaskState.RUNNING, ())]
+    if state is TaskState.RUNNING:
+        status.progress, status.elapsed_s = first.progress, max(running)
+    elif first.elapsed_s:
+        status.elapsed_s = first.elapsed_s
+    status.detail = ", ".join(_details(status, first, len(running)))
+    status.last_words = first.last_words
+
+
+def _merged_state(by_state: Mapping[TaskState, Sequence[int]]) -> TaskState:
+    """The state that stands for all; a failed task does not count while others are active."""
+    state = next((each for each in _ORDER if each in by_state), TaskState.LOST)
+    if state is TaskState.FAILED:
+        return next((each for each in _ORDER if each in by_state and each.is_active), state)
+    return state
+
+
+def _block(status: StepStatus, stuck: Sequence[StepStatus], note: str = "") -> None:
+    """The step cannot run, because of the steps that these parents wait for in turn."""
+    roots = sorted({parent.blocked_by or parent.name for parent in stuck})
+    status.state, status.blocked_by = StepState.BLOCKED, roots[0]
+    status.detail = f"by {', '.join(roots)}{note}"
+
+
+def _details(status: StepStatus, first: TaskStatus, running: int) -> Iterator[str]:
+    """The parts of the column ``detail``. running: number of running tasks."""
+    if running > 1:
+        yield f"{running} tasks running"
+    if first.detail:
+        yield first.detail
+    if status.failed_tasks and status.tasks > 1:
+        shown = ", ".join(map(str, status.failed_tasks[:8]))
+        more = ", …" if len(status.failed_tasks) > 8 else ""
+        yield f"{len(status.failed_tasks)} of {status.tasks} tasks failed ({shown}{more})"
+    if status.restarts and status.state in (StepState.RUNNING, StepState.REQUEUED,
+                                            StepState.FAILED):
+        times = {1: "once", 2: "twice"}.get(status.restarts, f"{status.restarts} times")
+        yield f"requeued {times}" + (f" ({first.requeue_reason})" if first.requeue_reason else "")
+
+
+def _point_to_log(status: StepStatus, snapshot: Snapshot, tasks: dict[int, TaskStatus]) -> None:
+    index = next((index for index, task in sorted(tasks.items()) if task.state == status.state),
+                 None)
+    if index is None or status.state not in _WITH_LOG:
+        return
+    job = snapshot.open_ids[index]
+    log = Workspace(snapshot.workspace).run(snapshot.run.run).step(status.name).log(job)
+    if log.exists():
+        status.log = str(log)
+    marks = snapshot.marks.get(index, markers.TaskMarks()).of(job)
+    if status.state is StepState.FAILED and marks.error is None and not marks.gave_up:
+        memory = int(snapshot.record.resources.get("mem_mb") or 0)
+        status.last_words = logs.last_lines(log, began=marks.progress is not None or marks.in_setup)
+        if marks.exit_code == 137 and not marks.terminated and memory:
+            status.last_words = [*status.last_words[-2:], (
+                "if it needs more memory: " + command_line(
+                    "resume", snapshot.run.run, "--set", f"{status.name}.mem={2 * memory}MB"))]
+
+
+def _note_holds(status: StepStatus, live: Mapping[str, LiveJob]) -> None:
+    for task, job in live.items():
+        if job.hold is Hold.ADMINISTRATOR:
+            status.held_by_administrator.append(task)
+        elif job.held:
+            status.held.append(task)
