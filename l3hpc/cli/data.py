@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, command_line
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
 
 if TYPE_CHECKING:
     from l3hpc.datasets.inspection import Inspection
@@ -42,6 +42,7 @@ Examples:
   l3hpc data check /data/ESC-50            folds, classes and audio (also UrbanSound8K)
   l3hpc data check /data/audio --listen    read every sample, to find silence and damage
   l3hpc data check /data/embeddings        an artifact, or published embeddings
+  l3hpc data check labels.csv --audio audio --split-column set
 """
 
 
@@ -104,18 +105,38 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
 
 
 @command.command("check", epilog=CHECK_EXAMPLES)
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER|TABLE")
+@click.option("--audio", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder of the audio files of TABLE. [default: the table's folder]")
+@click.option("--file-column", metavar="NAME", help="Column of TABLE with the files.")
+@click.option("--label-column", metavar="NAME", help="Column of TABLE with the labels.")
+@click.option("--label-separator", metavar="TEXT", help="Between several labels in a cell.")
+@click.option("--fold-column", metavar="NAME", help="Column of TABLE with the folds.")
+@click.option("--split-column", metavar="NAME",
+              help="Column of TABLE that says which clips train, validate and test.")
+@click.option("--group-column", metavar="NAME", help="Column of TABLE with groups of clips.")
+@click.option("--folds", type=click.IntRange(2, 1000), help="Make this number of folds.")
 @click.option("--listen", is_flag=True, help="Read every sample, not only the file headers.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(folder: Path, listen: bool, as_json: bool) -> int:
-    """Report what FOLDER contains and what is wrong with it.
+def check(folder: Path, listen: bool, as_json: bool, **table: Any) -> int:
+    """Report what FOLDER or TABLE contains and what is wrong with it.
 
     Recognises SONYC-UST, UrbanSound8K, ESC-50, folders of recordings, embeddings and synthetic
-    cities. Exits with 1 if there are problems; remarks do not count.
+    cities. A TABLE is a CSV file as for submit clips, with the same options. Exits with 1 if there
+    are problems; remarks do not count.
     """
-    from l3hpc.datasets.check import check_folder
+    from l3hpc.datasets.check import check_folder, check_table
+    from l3hpc.datasets.clip_tables import ClipTable
 
-    inspections = check_folder(folder, listen=listen, progress=default_progress())
+    stated = [f"--{name.replace('_', '-')}" for name, value in table.items() if value is not None]
+    if folder.is_file():
+        inspections = [check_table(ClipTable(folder, **table), listen=listen,
+                                   progress=default_progress())]
+    elif stated:
+        raise InputError(f"{', '.join(stated)}: only for a table of clips", where=str(folder),
+                         allowed="a CSV file with a row per clip")
+    else:
+        inspections = check_folder(folder, listen=listen, progress=default_progress())
     failed = any(inspection.problems for inspection in inspections)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "found": [

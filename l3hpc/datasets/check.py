@@ -1,14 +1,15 @@
-"""Check a folder of data: a data set, recordings, embeddings, or a whole synthetic city."""
+"""Check a folder of data (a data set, recordings, embeddings, a city), or a table of clips."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import labelled, sonyc_ust
+from l3hpc.datasets.clip_tables import ClipTable, read_table
 from l3hpc.datasets.corpus import NoAudioError, describe_ignored_files, is_utf8, scan_recordings
 from l3hpc.datasets.inspection import Inspection, probe_audio_files
 from l3hpc.errors import InputError, L3hpcError
@@ -67,6 +68,58 @@ def check_folder(folder: Path | str, *, listen: bool = False,
         with contextlib.suppress(InputError):
             inspections.append(check_embeddings(folder, listen=listen))
     return inspections
+
+
+def check_table(source: ClipTable, *, listen: bool = False,
+                progress: Progress | None = None) -> Inspection:
+    """Check a table of clips and its audio, as ``submit clips`` reads them.
+
+    Parameters
+    ----------
+    source
+        The table and its columns.
+    listen
+        Whether to read all samples, not only headers.
+    progress
+        Shows how many clips are done.
+
+    Returns
+    -------
+    Inspection
+        Clips without audio and audio without a row, files that cannot be used, groups in several
+        folds, folds or parts without a class or far smaller than the others.
+
+    Raises
+    ------
+    InputError
+        As ``read_table``.
+    """
+    dataset = read_table(source)
+    findings = Inspection(str(source.table), f"table of clips {dataset.kind}")
+    present = labelled.compare_with_audio(dataset, findings)
+    what = "part" if dataset.has_split else "fold"
+    if source.group_column is not None:
+        folds_of: dict[str, set[int]] = defaultdict(set)
+        for clip in dataset.clips:
+            folds_of[clip.source].add(clip.fold)
+        findings.add("group", f"{{n}} groups of '{source.group_column}' have clips in several "
+                     f"{what}s", sorted(name for name, folds in folds_of.items() if len(folds) > 1),
+                     remark=True, hint="A classifier is then tested on what it was trained on.")
+    findings.add("class", f"{{n}} combinations of class and {what} have no clip",
+                 labelled.lacking_classes(dataset), remark=True)
+    counts = Counter(clip.fold for clip in dataset.clips)
+    findings.add("folds", "{n} folds have far fewer clips than the others",
+                 [f"fold {fold} ({counts[fold]:,})" for fold in dataset.small_folds()],
+                 hint="Correct the table, or have other folds made: --folds N")
+    # Clips may be shorter than a window; embed pads them.
+    seconds = probe_audio_files(dataset.audio, present, findings, listen, progress or Progress(),
+                                shortest=0.0)
+    names = labelled.PART_NAMES if dataset.has_split else {}
+    findings.counts |= {
+        "columns": dataset.columns, "clips": len(dataset.clips), "classes": len(dataset.classes),
+        f"{what}s": {names.get(fold, str(fold)): counts[fold] for fold in dataset.folds},
+        "hours": round(sum(seconds.values()) / 3600, 3)}
+    return findings
 
 
 def check_audio(folder: Path | str, *, listen: bool = False,

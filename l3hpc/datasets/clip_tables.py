@@ -20,6 +20,7 @@ import numpy as np
 
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES
 from l3hpc.datasets.labelled import (
+    PART_NAMES,
     TEST,
     TRAIN,
     VALIDATE,
@@ -394,8 +395,7 @@ def _stated_parts(source: ClipTable, column: str, rows: Sequence[_Row]) -> list[
 def _part_sizes(clips: Sequence[LabelledClip]) -> str:
     """``700 to train, 100 to validate, 200 to test``."""
     sizes = Counter(clip.fold for clip in clips)
-    return ", ".join(f"{sizes[part]:,} to {name}" for name, part in (
-        ("train", TRAIN), ("validate", VALIDATE), ("test", TEST)))
+    return ", ".join(f"{sizes[part]:,} to {name}" for part, name in PART_NAMES.items())
 
 
 def _untested(clips: Sequence[LabelledClip], classes: Sequence[str]) -> list[str]:

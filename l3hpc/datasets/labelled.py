@@ -24,6 +24,7 @@ from l3hpc.io.tables import read_records
 
 SUBSETS = ("all", "esc10")
 TRAIN, VALIDATE, TEST = 1, 2, 3  # folds that stand for the parts of a split
+PART_NAMES = {TRAIN: "train", VALIDATE: "validate", TEST: "test"}
 _PLAIN = re.compile(r"[^/\\]+")
 
 
@@ -101,6 +102,16 @@ class LabelledDataset:
     def tested_folds(self) -> list[int]:
         """The folds that are tested, each by a classifier of its own; of a split, its test part."""
         return [TEST] if self.has_split else self.folds
+
+    def fold_name(self, fold: int) -> str:
+        """``fold 3``; of a split ``the part test``.
+
+        Parameters
+        ----------
+        fold
+            One of the folds.
+        """
+        return f"the part {PART_NAMES[fold]}" if self.has_split else f"fold {fold}"
 
     @property
     def part(self) -> str:
@@ -405,15 +416,7 @@ def inspect_labelled(folder: Path | str, *, listen: bool = False,
     """
     dataset = read_labelled(folder)
     findings = Inspection(str(folder), dataset.kind)
-    listed = {clip.file for clip in dataset.clips}
-    missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
-    findings.add("missing audio", "{n} clips have no audio", missing,
-                 hint=f"They should be in {dataset.audio}.")
-    findings.add("extra audio", "{n} audio files are not in the table", sorted(
-        name for path in dataset.audio.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-        and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
-        hint="They are not used.")
+    present = compare_with_audio(dataset, findings)
     folds_of: dict[str, set[int]] = defaultdict(set)
     for clip in dataset.clips:
         folds_of[clip.source].add(clip.fold)
@@ -424,18 +427,56 @@ def inspect_labelled(folder: Path | str, *, listen: bool = False,
              "five such).")
     _check_counts(dataset, findings)
     # Published clips may be shorter than a window; embed pads them.
-    seconds = probe_audio_files(dataset.audio, sorted(listed - set(missing)), findings, listen,
-                                progress or Progress(), shortest=0.0)
+    seconds = probe_audio_files(dataset.audio, present, findings, listen, progress or Progress(),
+                                shortest=0.0)
     findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
     return findings
 
 
+def compare_with_audio(dataset: LabelledDataset, findings: Inspection) -> list[str]:
+    """Add the clips without audio, and the audio that is not in the table, to the findings.
+
+    Parameters
+    ----------
+    dataset
+        The clips.
+    findings
+        Takes the results.
+
+    Returns
+    -------
+    list of str
+        The files that are there, below the audio folder.
+    """
+    listed = {clip.file for clip in dataset.clips}
+    missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
+    findings.add("missing audio", "{n} clips have no audio", missing,
+                 hint=f"They should be in {dataset.audio}.")
+    findings.add("extra audio", "{n} audio files are not in the table", sorted(
+        name for path in dataset.audio.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
+        hint="They are not used.")
+    return sorted(listed - set(missing))
+
+
+def lacking_classes(dataset: LabelledDataset) -> list[str]:
+    """``rain in fold 2`` for every class without a clip in a fold, or in a part of the split.
+
+    Parameters
+    ----------
+    dataset
+        The clips.
+    """
+    pairs = {(clip.fold, label) for clip in dataset.clips for label in clip.labels or (clip.label,)}
+    return [f"{name} in {dataset.fold_name(fold)}" for label, name in enumerate(dataset.classes)
+            for fold in dataset.folds if (fold, label) not in pairs]
+
+
 def _check_counts(dataset: LabelledDataset, findings: Inspection) -> None:
     folds = Counter(clip.fold for clip in dataset.clips)
-    pairs = {(clip.fold, clip.label) for clip in dataset.clips}
-    findings.add("class", "{n} combinations of class and fold have no clip", [
-        f"{name} in fold {fold}" for label, name in enumerate(dataset.classes)
-        for fold in dataset.folds if (fold, label) not in pairs], remark=True)
+    findings.add("class", "{n} combinations of class and fold have no clip",
+                 lacking_classes(dataset), remark=True)
     assert dataset.published is not None
     total, classes, size = dataset.published
     # A copy that holds ESC-10 alone is complete as such.

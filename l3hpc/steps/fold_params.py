@@ -255,27 +255,12 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
     lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]
     if lost:
         raise L3hpcError(
-            f"{there[lost[0]]} of {listed[lost[0]]} clips of {fold_name(data, lost[0])} have an "
+            f"{there[lost[0]]} of {listed[lost[0]]} clips of {data.fold_name(lost[0])} have an "
             "embedding", where=str(embeddings),
             allowed=f"at least half of the clips of every {'part' if data.has_split else 'fold'}",
             hint=f"{why}." if data.has_split else
                  f"{why}. To leave folds out, take their rows out of the table and --set "
                  "folds.partial=true")
-
-
-def fold_name(data: LabelledDataset, fold: int) -> str:
-    """``fold 3``; of a split ``the part test``.
-
-    Parameters
-    ----------
-    data, fold
-        The clips, and one of their folds.
-    """
-    from l3hpc.datasets.labelled import TEST, TRAIN, VALIDATE
-
-    if not data.has_split:
-        return f"fold {fold}"
-    return f"the part {({TRAIN: 'train', VALIDATE: 'validate', TEST: 'test'})[fold]}"
 
 
 def tested_name(record: Mapping[str, Any]) -> str:

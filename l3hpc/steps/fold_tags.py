@@ -19,7 +19,6 @@ from l3hpc.steps.fold_params import (
     FoldsParams,
     check_embedded,
     common_row,
-    fold_name,
     grid,
     noted,
     own_data,
@@ -83,7 +82,7 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     truth = {part: _targets([labels[name] for name in files[part]], len(data.classes))
              for part in PARTS}
     trials, chosen, classifier = _best(params, data.classes, x, truth, task,
-                                       fold_name(data, task.shard["fold"]))
+                                       data.fold_name(task.shard["fold"]))
     probability = {part: classifier.predict(x[part]) for part in PARTS}
     numbers = {part: clip_scores(truth[part], probability[part], data.classes) for part in PARTS}
     embedded = artifact_attributes(task.inputs["embed"])

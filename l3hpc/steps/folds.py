@@ -38,7 +38,6 @@ from l3hpc.steps.fold_params import (
     check_folds,
     common_row,
     dataset,
-    fold_name,
     grid,
     noted,
     own_data,
@@ -155,7 +154,7 @@ class Folds(Step[FoldsParams]):
             **{name: getattr(params, name) for name in (
                 "seed", "epochs", "patience", "batch_size", "tol", "max_iterations", "kernel")})
         candidates, refit = grid(params), params.search and params.train_with_valid
-        task.progress.start(fold_name(data, task.shard["fold"]), total=len(candidates) + refit,
+        task.progress.start(data.fold_name(task.shard["fold"]), total=len(candidates) + refit,
                             unit="fits")
 
         def on_fit(number: int, tried: Mapping[str, float]) -> None:

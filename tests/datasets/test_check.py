@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from l3hpc.cli import cli
 from l3hpc.datasets import sonyc_ust
-from l3hpc.datasets.check import check_audio, check_embeddings, check_folder
+from l3hpc.datasets.check import check_audio, check_embeddings, check_folder, check_table
+from l3hpc.datasets.clip_tables import ClipTable
 from l3hpc.datasets.synth import City, make_city
 from l3hpc.errors import InputError
 
@@ -256,3 +258,50 @@ def test_without_ffmpeg_its_installation_is_named(tmp_path, monkeypatch):
     (problem,) = check_audio(tmp_path).problems
     assert str(problem) == "1 files need ffmpeg, which is not installed: b.m4a"
     assert "apt-get install ffmpeg" in problem.advice
+
+
+@pytest.fixture
+def table(tmp_path):
+    """12 clips of two classes; one is missing, one is empty, one file is in no row."""
+    audio = tmp_path / "birds/audio"
+    audio.mkdir(parents=True)
+    lines = ["file,label,set,fold,site"]
+    for number in range(12):
+        if number != 3:
+            sound = np.ones(0 if number == 5 else 800) / (number + 1)
+            soundfile.write(audio / f"{number}.wav", sound, 8000)
+        part = ("train", "validate", "test")[number // 2 % 3]
+        lines.append(f"{number}.wav,{('owl', 'wren')[number % 2]},{part},{number // 6},"
+                     f"s{number // 3}")
+    soundfile.write(audio / "more.wav", np.ones(800) / 2, 8000)
+    (tmp_path / "birds/labels.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "birds/labels.csv"
+
+
+def test_a_table_of_clips_is_checked_as_it_is_submitted(table):
+    found = check_table(ClipTable(table, table.parent / "audio", split_column="set",
+                                  group_column="site"))
+    assert (found.kind, found.counts["clips"], found.counts["classes"]) == (
+        "table of clips birds", 12, 2)
+    assert found.counts["parts"] == {"train": 4, "validate": 4, "test": 4}
+    assert found.counts["columns"].startswith("files of 'file', labels of 'label', split of 'set'")
+    assert {one.subject: one.examples for one in found.problems} == {
+        "missing audio": ("3.wav",), "empty": ("5.wav",)}
+    remarks = {one.subject: one for one in found.remarks}
+    assert remarks["extra audio"].examples == ("more.wav",)
+    assert str(remarks["group"]).startswith("4 groups of 'site' have clips in several parts")
+    folds = check_table(ClipTable(table, table.parent / "audio"))
+    assert folds.counts["folds"] == {"0": 6, "1": 6} and "group" not in {
+        one.subject for one in folds.remarks}
+
+
+def test_a_table_of_clips_is_checked_on_the_command_line(table, capsys):
+    words = ["data", "check", str(table), "--audio", str(table.parent / "audio")]
+    assert cli.main([*words, "--split-column", "set"], standalone_mode=False) == 1
+    said = capsys.readouterr().out
+    assert "parts              train 4, validate 4, test 4" in said
+    assert "problem: 1 clips have no audio: 3.wav" in said
+    with pytest.raises(InputError, match="--audio: only for a table of clips"):
+        cli.main(["data", "check", str(table.parent), *words[3:]], standalone_mode=False)
+    with pytest.raises(InputError, match="a split and folds exclude each other"):
+        cli.main([*words, "--split-column", "set", "--folds", "3"], standalone_mode=False)
