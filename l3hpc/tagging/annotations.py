@@ -22,6 +22,7 @@ from l3hpc.io.tables import read_rows, require_columns
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
 AGREED = 0  # annotator_id of the ground truth
+PROXIMITY = {"near": 1, "far": -1, "notsure": 0, "-1": 0, "": 0}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Annotations:
         2 for a file with columns for location and time, otherwise 1.
     where : str
         The file, for messages.
+    proximity : ndarray of int8, shape (rows, fine tags), or None
+        1 near, −1 far, 0 no answer; None where it was not read.
     """
 
     taxonomy: Taxonomy
@@ -55,9 +58,10 @@ class Annotations:
     coarse: np.ndarray
     version: int
     where: str = "annotations"
+    proximity: np.ndarray | None = None
 
     @classmethod
-    def load(cls, path: Path | str, taxonomy: Taxonomy) -> Annotations:
+    def load(cls, path: Path | str, taxonomy: Taxonomy, *, proximity: bool = False) -> Annotations:
         """Read a file; columns are found by name.
 
         Parameters
@@ -66,22 +70,27 @@ class Annotations:
             ``annotations.csv``.
         taxonomy
             The tags.
+        proximity
+            Also read whether the source of a tag is near or far.
 
         Raises
         ------
         InputError
             With the line, for a missing column, an unknown split, a presence other than 1, 0, −1,
-            a clip in two splits, and an annotator who tagged a clip twice.
+            a proximity other than near, far, notsure, −1, a clip in two splits, and an annotator
+            who tagged a clip twice.
         """
         where = str(path)
         table = read_rows(path, "annotations")
         header_line, columns = next(table)
         tag_columns = [f"{column}_presence"
                        for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
-        require_columns(columns, (*KEY_COLUMNS, *tag_columns), f"{where}:{header_line}")
+        distances = [f"{column}_proximity" for column in taxonomy.fine_columns if proximity]
+        require_columns(columns, (*KEY_COLUMNS, *tag_columns, *distances), f"{where}:{header_line}")
         keys = itemgetter(*(columns.index(column) for column in KEY_COLUMNS))
         tags = itemgetter(*(columns.index(column) for column in tag_columns))
         presence, heard = _Presence(), bytearray()
+        distance_cells, distance = [columns.index(column) for column in distances], bytearray()
         kept: list[tuple[str, str, str, int]] = []
         # One string per file, however many annotators it has.
         names: dict[str, str] = {}
@@ -107,13 +116,20 @@ class Annotations:
                 column = tag_columns[tags(row).index(unknown.args[0])]
                 raise InputError(f"{column} is '{unknown.args[0]}'", where=f"{where}:{line}",
                                  allowed="1, 0, or -1 for not annotated") from None
+            for place in distance_cells:
+                if row[place] not in PROXIMITY:
+                    raise InputError(f"{columns[place]} is '{row[place]}'", where=f"{where}:{line}",
+                                     allowed="near, far, notsure, or -1 for not annotated")
+                distance.append(PROXIMITY[row[place]] % 256)
             # The same few names in every row: interned, each is in memory once.
             kept.append((sys.intern(split), sys.intern(sensor), file, annotator))
         values = np.frombuffer(heard, np.int8).reshape(len(kept), len(tag_columns))
         split, sensor, file = (np.array([one[place] for one in kept], object) for place in range(3))
         return cls(taxonomy, split, sensor, file, np.array([one[3] for one in kept], np.int64),
                    values[:, :len(taxonomy.fine)], values[:, len(taxonomy.fine):],
-                   2 if "latitude" in columns or "borough" in columns else 1, where)
+                   2 if "latitude" in columns or "borough" in columns else 1, where,
+                   np.frombuffer(distance, np.int8).reshape(len(kept), len(distances))
+                   if proximity else None)
 
     @cached_property
     def _split_of(self) -> dict[str, str]:
@@ -187,6 +203,65 @@ class Annotations:
         out = np.zeros((len(files), heard.shape[1]), np.float32)
         np.maximum.at(out, place[counts], heard[counts])
         return out
+
+    @cached_property
+    def all_sensors(self) -> list[str]:
+        """All sensors of the table, in ascending order: of numbers, if they all are numbers."""
+        names = set(self.sensor)
+        return sorted(names, key=int if all(map(str.isdecimal, names)) else str)
+
+    def sensor_numbers(self, files: Sequence[str]) -> np.ndarray:
+        """The sensor of each clip, as a place in ``all_sensors``.
+
+        Parameters
+        ----------
+        files
+            Names of clips.
+
+        Returns
+        -------
+        ndarray of int64, shape (files,)
+            From 0.
+        """
+        number = {name: place for place, name in enumerate(self.all_sensors)}
+        return np.array([number[name] for name in self.sensors(files)], np.int64)
+
+    def proximities(self, files: Sequence[str], level: str) -> np.ndarray:
+        """Whether the sources of the tags are near or far, by majority of all annotators.
+
+        A category has no column of its own: the answers for all of its fine tags count.
+
+        Parameters
+        ----------
+        files
+            Names of clips.
+        level
+            'fine' (the complete tags) or 'coarse' (the categories).
+
+        Returns
+        -------
+        ndarray of int8, shape (files, tags)
+            1 near, −1 far, 0 without an answer or with equally many for both.
+
+        Raises
+        ------
+        InputError
+            If the annotations were loaded without proximities.
+        """
+        if self.proximity is None:
+            raise InputError("the proximities were not read", where=self.where,
+                             hint="Use Annotations.load(…, proximity=True)")
+        places = {name: place for place, name in enumerate(files)}
+        place = np.array([places.get(name, -1) for name in self.file], np.int64)
+        votes = np.zeros((len(files), self.proximity.shape[1]), np.int32)
+        np.add.at(votes, place[place >= 0], self.proximity[place >= 0])
+        if level == "coarse":
+            category = np.array([[tag.coarse == one.id for one in self.taxonomy.coarse]
+                                 for tag in self.taxonomy.fine])
+            votes = votes @ category
+        else:
+            votes = votes[:, self.taxonomy.complete_fine]
+        return np.sign(votes).astype(np.int8)
 
     def ground_truth(self, split: str) -> tuple[list[str], np.ndarray, np.ndarray]:
         """The agreed annotations of a split.

@@ -26,6 +26,7 @@ from l3hpc.tagging.clip_inputs import ClipInputs, InputScaling
 from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
 
 POOLINGS = ("max", "mean", "softmax")
+OPTIMIZERS = ("adam", "lbfgs")
 FORMAT = "l3hpc tag classifier 1"
 PREDICT_FRAMES = 1 << 16
 
@@ -58,6 +59,25 @@ class ClassifierConfig:
         Give the network the principal components of the embeddings, each scaled to variance 1.
     pca_components : int or None
         How many (None: as many as dimensions).
+    sensor_factor, proximity_factor : bool
+        Auxiliary outputs: the sensor, and near or far for each tag. Their losses are added to that
+        of the tags, and their predictions are further inputs of the tag output.
+    cooccurrence_loss : bool
+        Add ``cooccurrence_loss_factor`` · yᵀ L y to the loss of a batch, where y are its summed
+        predictions and L is the graph Laplacian of the tags' co-occurrence in the training clips.
+    cooccurrence_loss_factor : float
+        Its factor.
+    autopool_constraint : bool
+        Keep the weights of AutoPool at 0 or above; for 'mil'.
+    optimizer : str
+        'adam' or 'lbfgs'. L-BFGS-B minimises the loss of all training clips; an epoch is one of its
+        iterations, and the learning rate does not count.
+
+    Raises
+    ------
+    InputError
+        For a value that is not allowed; for 'framewise' without a constraint of AutoPool, and with
+        'lbfgs' without standardising.
     """
 
     level: str = "coarse"
@@ -73,10 +93,23 @@ class ClassifierConfig:
     seed: int = 0
     pca: bool = False
     pca_components: int | None = None
+    sensor_factor: bool = False
+    proximity_factor: bool = False
+    cooccurrence_loss: bool = False
+    cooccurrence_loss_factor: float = 1e-5
+    autopool_constraint: bool = True
+    optimizer: str = "adam"
 
     def __post_init__(self) -> None:
-        for name, valid in (("level", ("coarse", "fine")), ("model", ("mil", "framewise"))):
+        for name, valid in (("level", ("coarse", "fine")), ("model", ("mil", "framewise")),
+                            ("optimizer", OPTIMIZERS)):
             check_choice(name, getattr(self, name), valid)
+        if self.model == "framewise" and not self.autopool_constraint:
+            raise InputError("a framewise classifier has no AutoPool", where="autopool_constraint",
+                             hint="Use model 'mil'.")
+        if self.model == "framewise" and self.optimizer == "lbfgs" and not self.standardize:
+            raise InputError("L-BFGS has no batches by which a framewise classifier normalises its "
+                             "input", where="standardize", hint="Use standardize: true.")
 
 
 def batch_for(samples: int) -> int:
@@ -119,6 +152,8 @@ class Classifier:
         ``epoch`` (from 1), ``loss`` and ``val_loss`` of every epoch.
     best_epoch : int
         The epoch whose weights the network has.
+    sensors : tuple of str
+        What the auxiliary output for the sensor tells apart.
     """
 
     config: ClassifierConfig
@@ -127,6 +162,7 @@ class Classifier:
     model: keras.Model
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
+    sensors: tuple[str, ...] = ()
 
     def frame_probabilities(self, x: np.ndarray) -> np.ndarray:
         """Probabilities of the tags in every frame, for framewise models.
@@ -207,7 +243,8 @@ class Classifier:
         memory = io.BytesIO()
         settings = {
             "format": FORMAT, "config": asdict(self.config), "best_epoch": self.best_epoch,
-            "history": self.history, "coarse": [list(tag) for tag in self.taxonomy.coarse],
+            "history": self.history, "sensors": list(self.sensors),
+            "coarse": [list(tag) for tag in self.taxonomy.coarse],
             "fine": [list(tag[:3]) for tag in self.taxonomy.fine],
         }
         with h5py.File(memory, "w") as file:
@@ -250,7 +287,8 @@ class Classifier:
             for coarse, number, name in settings["fine"]:
                 fine.setdefault(coarse, {})[number] = name
             taxonomy = Taxonomy(dict(settings["coarse"]), fine, str(path))
-            classifier = untrained(ClassifierConfig(**settings["config"]), taxonomy, scaling)
+            classifier = untrained(ClassifierConfig(**settings["config"]), taxonomy, scaling,
+                                   settings.get("sensors", ()))
             classifier.model.set_weights(weights)
             classifier.history = settings["history"]
             classifier.best_epoch = settings["best_epoch"]
@@ -265,7 +303,8 @@ class Classifier:
         return np.asarray(self.model(self.scaling(x), training=False))
 
 
-def untrained(config: ClassifierConfig, taxonomy: Taxonomy, scaling: InputScaling) -> Classifier:
+def untrained(config: ClassifierConfig, taxonomy: Taxonomy, scaling: InputScaling,
+              sensors: Sequence[str] = ()) -> Classifier:
     """A classifier with initial weights.
 
     Parameters
@@ -276,6 +315,8 @@ def untrained(config: ClassifierConfig, taxonomy: Taxonomy, scaling: InputScalin
         The tags.
     scaling
         What is applied to its inputs.
+    sensors
+        All sensors, for ``config.sensor_factor``.
 
     Returns
     -------
@@ -286,5 +327,7 @@ def untrained(config: ClassifierConfig, taxonomy: Taxonomy, scaling: InputScalin
     model = network.build(
         config.model, scaling.width, tags, hidden_layers=config.hidden_layers,
         hidden_size=config.hidden_size, l2=config.l2, seed=config.seed,
-        normalize=config.model == "framewise" and not config.standardize)
-    return Classifier(config, taxonomy, scaling, model)
+        normalize=config.model == "framewise" and not config.standardize,
+        sensors=len(sensors) if config.sensor_factor else 0, proximity=config.proximity_factor,
+        autopool_constraint=config.autopool_constraint)
+    return Classifier(config, taxonomy, scaling, model, sensors=tuple(sensors))

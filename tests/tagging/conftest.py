@@ -19,7 +19,7 @@ def taxonomy():
 @pytest.fixture
 def write_annotations(tmp_path):
     def write(rows, taxonomy, *, version=2, name="annotations.csv"):
-        """rows: (split, sensor, file, annotator, {column stem: presence})."""
+        """rows: (split, sensor, file, annotator, {column stem: presence, column: proximity})."""
         keys = V2 if version == 2 else V1
         tags = taxonomy.fine_columns + taxonomy.coarse_columns
         columns = keys + [f"{tag}_presence" for tag in tags]
@@ -32,7 +32,8 @@ def write_annotations(tmp_path):
             for split, sensor, file, annotator, present in rows:
                 cells = [split, sensor, file, annotator, *[1] * (len(keys) - 4)]
                 cells += [present.get(column.removesuffix("_presence"), 0)
-                          if column.endswith("_presence") else -1 for column in columns[len(keys):]]
+                          if column.endswith("_presence") else present.get(column, -1)
+                          for column in columns[len(keys):]]
                 writer.writerow(cells)
         return path
 

@@ -129,3 +129,42 @@ def test_numbers_may_be_written_in_other_ways(write_annotations, taxonomy):
 def test_a_table_without_rows(write_annotations, taxonomy):
     found = Annotations.load(write_annotations([], taxonomy), taxonomy)
     assert found.files() == [] and found.fine.shape == (0, 29) and found.coarse.shape == (0, 8)
+
+
+def test_proximity_is_that_of_most_annotators_and_unknown_for_a_tie(write_annotations, taxonomy):
+    small, large, siren = (f"{tag}_proximity" for tag in (
+        "1-1_small-sounding-engine", "1-3_large-sounding-engine", "5-3_siren"))
+    unsure = "6-X_music-from-uncertain-source_proximity"
+    rows = [("train", 9, "a", 1, {small: "near", siren: "far", unsure: "far"}),
+            ("train", 9, "a", 2, {small: "near", siren: "near"}),
+            ("train", 9, "a", -3, {small: "far", large: "far", siren: "notsure"}),
+            ("validate", 10, "b", 0, {large: "far"}), ("test", 10, "c", 0, {})]
+    path = write_annotations(rows, taxonomy)
+    found = Annotations.load(path, taxonomy, proximity=True)
+    fine = found.proximities(["b", "a", "c"], "fine")
+    assert fine.shape == (3, 23) and fine.dtype == np.int8
+    complete = [taxonomy.fine_columns[tag] for tag in taxonomy.complete_fine]
+    told = {(row, complete[place].split("_")[0]): fine[row, place]
+            for row, place in zip(*np.nonzero(fine), strict=True)}
+    assert told == {(0, "1-3"): -1, (1, "1-1"): 1, (1, "1-3"): -1}
+    # engine in clip a: two near, two far; the X of music counts for its category
+    assert found.proximities(["b", "a", "c"], "coarse").tolist() == [
+        [-1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, -1, 0, 0], [0] * 8]
+    with pytest.raises(InputError, match="the proximities were not read"):
+        Annotations.load(path, taxonomy).proximities(["a"], "fine")
+    path = write_annotations([("train", 1, "a", 1, {small: "close"})], taxonomy)
+    with pytest.raises(InputError, match="1-1_small-sounding-engine_proximity is 'close'"):
+        Annotations.load(path, taxonomy, proximity=True)
+    Annotations.load(path, taxonomy)  # what is not used is not checked
+
+
+def test_sensors_are_those_of_the_whole_table_in_the_order_of_their_numbers(
+        write_annotations, taxonomy):
+    rows = [("train", sensor, name, 1, {}) for sensor, name in ((10, "a"), (9, "b"))]
+    found = Annotations.load(write_annotations([*rows, ("test", 2, "c", 0, {})], taxonomy),
+                             taxonomy)
+    assert found.all_sensors == ["2", "9", "10"]
+    assert found.sensor_numbers(["c", "a", "b"]).tolist() == [0, 2, 1]
+    found = Annotations.load(write_annotations([*rows, ("test", "b2", "c", 0, {})], taxonomy),
+                             taxonomy)
+    assert found.all_sensors == ["10", "9", "b2"]
