@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from l3hpc.cli.runs import complete_run
 from l3hpc.errors import InputError
 from l3hpc.pipelines.options import OPTIONS, Option
 
@@ -190,7 +191,9 @@ def plan_options(command: Command) -> Command:
                      help="Folder, run or RUN/STEP to use as the output of a step. Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
             "The student to evaluate: a run (of a sweep: RUN/train-8), a weight file (or other "
-            "teacher) or 'latest'. [default: latest]")),
+            "teacher) or 'latest'. [default: latest]"), shell_complete=complete_run),
+        click.option("--teacher", is_flag=True, help=(
+            "Evaluate the teacher itself (--weights), the bound of what its students can reach.")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
                      shell_complete=_complete_set, help=(
             "Set any parameter of a step, or its cpus, mem (16GB), gpus or time (4h). "
@@ -248,6 +251,8 @@ def _click(option: Option) -> Callable[[Command], Command]:
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
     kind = _Choice(option) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,
+                        shell_complete=complete_run if option.kind == "run" else None,
+                        metavar="RUN|FILE" if option.kind == "run" else None,
                         help=f"{option.help} [default: {option.default}]")
 
 

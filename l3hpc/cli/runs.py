@@ -58,7 +58,9 @@ def _completed_workspace(context: click.Context) -> Path | None:
     from l3hpc.errors import L3hpcError
 
     try:
-        return workspace(context.params.get("config_file"), context.params.get("workspace_dir"))
+        # submit and render have it among their paths
+        folder = context.params.get("workspace_dir") or context.params.get("workspace")
+        return workspace(context.params.get("config_file"), folder)
     except L3hpcError:  # a message would break into the line that is being typed
         return None
 

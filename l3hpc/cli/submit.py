@@ -28,6 +28,7 @@ Examples:
   l3hpc submit upstream --dry-run                         only show what would run
   l3hpc submit upstream --cluster greene --test-only      have Slurm check every script
   l3hpc submit downstream --student latest
+  l3hpc submit downstream --teacher --phi latest          the bound of its students
   l3hpc submit clips --table labels.csv --audio DIR
   l3hpc submit upstream --from train --audio-dir A --embedding-dir E
   l3hpc submit all --set train.mem=64GB --set train.epochs=300

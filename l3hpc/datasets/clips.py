@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from l3hpc.io.npz import read_npy
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
 _BLOCK_ROWS = 65536
+Transform = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,13 @@ class ClipBags:
     lengths: dict[str, int]
     missing: list[str]
 
-    def blocks(self) -> Iterator[tuple[str, np.ndarray]]:
+    def blocks(self, transform: Transform | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """Read every clip once, in the order of the files.
+
+        Parameters
+        ----------
+        transform
+            Applied to rows (n, dim) as they are read, many clips at a time; None: nothing.
 
         Yields
         ------
@@ -87,8 +93,8 @@ class ClipBags:
             The dimensions differ.
         """
         dim = None
-        for name, block in (_artifact_blocks(self.folder) if self.is_artifact
-                            else _file_blocks(self.folder, list(self.lengths))):
+        for name, block in (_artifact_blocks(self.folder, transform) if self.is_artifact
+                            else _file_blocks(self.folder, list(self.lengths), transform)):
             if name not in self.lengths:
                 continue
             dim = dim or block.shape[1]
@@ -150,7 +156,8 @@ def artifact_attributes(folder: Path) -> dict[str, Any]:
 
 
 def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None, *,
-               every: int = 1, longest: bool = False) -> Clips:
+               every: int = 1, longest: bool = False,
+               transform: Transform | None = None) -> Clips:
     """The embeddings of clips as one array.
 
     Parameters
@@ -166,6 +173,8 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     longest
         Repeat the windows of shorter clips evenly, as many as the longest has, where otherwise all
         are cut to the shortest.
+    transform
+        Applied to rows (n, dim) as they are read, for example a reduction; None: nothing.
 
     Returns
     -------
@@ -184,7 +193,7 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     # One array needs clips of one length; resampling may give a recording one window more or less.
     frames = max(counts) if longest else min(counts)
     x: np.ndarray | RowFile | None = None
-    for name, block in bags.blocks():
+    for name, block in bags.blocks(transform):
         if x is None:
             shape = (len(present), frames, block.shape[1])
             # On disk where requested: SONYC-UST has more embeddings than a small job has memory.
@@ -213,7 +222,8 @@ def _artifact_lengths(folder: Path) -> dict[str, int]:
     return lengths
 
 
-def _artifact_blocks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _artifact_blocks(folder: Path, transform: Transform | None
+                     ) -> Iterator[tuple[str, np.ndarray]]:
     for part in open_source(folder).parts:
         names, recording = _recordings(part)
         # Rows of a recording are contiguous, so that a clip is a slice and blocks are whole clips.
@@ -227,6 +237,8 @@ def _artifact_blocks(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             while last < len(starts) - 1 and starts[last + 1] - starts[first] <= _BLOCK_ROWS:
                 last += 1
             block = part.read(int(starts[first]), int(starts[last]))
+            if transform is not None:
+                block = transform(block)
             for clip in range(first, last):
                 rows = slice(starts[clip] - starts[first], starts[clip + 1] - starts[first])
                 yield names[recording[starts[clip]]], block[rows]
@@ -241,11 +253,13 @@ def _clip_file(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _file_blocks(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _file_blocks(folder: Path, files: Sequence[str], transform: Transform | None
+                 ) -> Iterator[tuple[str, np.ndarray]]:
     for name in files:
         path = _clip_file(folder, name)
         if path is not None:
-            yield name, _matrix(path)
+            block = _matrix(path)
+            yield name, block if transform is None else transform(block)
 
 
 def _file_lengths(folder: Path, files: Sequence[str]) -> dict[str, int]:

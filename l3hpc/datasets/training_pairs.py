@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,9 @@ class TrainingPairs:
         Identity of the teacher (see ``l3hpc.models.weights.identity``); may be empty.
     audio
         Folder of the audio.
+    reduction
+        Provenance of the φ that made the targets (``PhiDescription.provenance``); empty for the
+        teacher's own embeddings and where the files do not record it.
     """
 
     units: list[PairUnit]
@@ -101,6 +104,7 @@ class TrainingPairs:
     approx: str
     teacher: dict[str, Any]
     audio: Path
+    reduction: dict[str, Any] = field(default_factory=dict)
 
     @property
     def window_s(self) -> float:
@@ -180,8 +184,7 @@ def artifact_pairs(
             units.append(PairUnit(str(folder / name), first, target, start, frames[start:stop], hop,
                               center, groups.setdefault(group, group), None, window_s))
             first += stop - start
-    teacher = targets.parts[0].attributes().get("teacher") or {}
-    return _checked(units, targets, teacher, folder)
+    return _checked(units, targets, folder)
 
 
 def published_pairs(audio: Path, targets: EmbeddingSource) -> TrainingPairs:
@@ -231,7 +234,7 @@ def published_pairs(audio: Path, targets: EmbeddingSource) -> TrainingPairs:
             str(path), first, part, 0, np.arange(rows, dtype=np.int32), 1.0, False,
             f"file {name}", part.split if part.split in (TRAIN, VALIDATE) else None))
         first += rows
-    return _checked(units, targets, targets.parts[0].attributes().get("teacher") or {}, Path(audio))
+    return _checked(units, targets, Path(audio))
 
 
 def find_pairs(
@@ -353,8 +356,10 @@ def _rows(units: Sequence[PairUnit], held_out: Sequence[bool], validation: bool)
         for unit, is_held_out in zip(units, held_out, strict=True) if is_held_out == validation])
 
 
-def _checked(units: list[PairUnit], targets: EmbeddingSource, teacher: dict[str, Any],
-             audio: Path) -> TrainingPairs:
+def _checked(units: list[PairUnit], targets: EmbeddingSource, audio: Path) -> TrainingPairs:
     if not units:
         raise InputError("no pairs of audio and target", where=str(targets.path))
-    return TrainingPairs(units, targets.key, targets.dim, approx_of(targets.key), teacher, audio)
+    attributes = targets.parts[0].attributes()
+    return TrainingPairs(units, targets.key, targets.dim, approx_of(targets.key),
+                         attributes.get("teacher") or {}, audio,
+                         attributes.get("reduction") or {})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,10 @@ class WeightsInfo:
     evidence
         How the front end was identified: one of ``geometry.EVIDENCE``, or ``'spec'`` where the file
         states it in l3hpc's own format.
+    target
+        What a student of l3hpc learnt: ``key`` (dataset of the targets), ``teacher`` (digest) and
+        ``reduction`` (provenance of φ; None without one, and in files of earlier versions).
+        Empty for other networks.
     """
 
     kind: str
@@ -76,6 +80,7 @@ class WeightsInfo:
     network: str = "openl3"
     format: str = "none"
     evidence: str = "spec"
+    target: Mapping[str, Any] = field(default_factory=dict)
 
 
 def describe_weights(name: str | Path, *, embedding_size: int | None = None,
@@ -227,13 +232,14 @@ def identity(name: str | Path, *, embedding_size: int | None = None,
     Returns
     -------
     dict
-        ``kind``, ``dim``, ``digest`` (of the content), ``label``, ``spec`` and ``random_weights``
-        (see ``WeightsInfo``).
+        ``kind``, ``dim``, ``digest`` (of the content), ``label``, ``spec``, ``random_weights`` and,
+        of a student of l3hpc, ``target`` (see ``WeightsInfo``).
     """
     info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
     content = f"untrained-{untrained_seed(name)}" if info.file is None else digest_file(info.file)
     return {"kind": info.kind, "dim": info.spec.dim, "digest": content, "label": info.label,
-            "spec": info.spec.to_dict(), "random_weights": info.random_weights}
+            "spec": info.spec.to_dict(), "random_weights": info.random_weights,
+            **({"target": dict(info.target)} if info.target else {})}
 
 
 def random_weights_note(identity: Mapping[str, Any] | None) -> str | None:
@@ -322,7 +328,17 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
     if random:
         label += " (learnt from a random-weight teacher)"
     return WeightsInfo(kind, spec, tuple(layers), stored.path, label, tuple(notes), random, network,
-                       FORMATS[stored.format, bool(stored.config)], evidence)
+                       FORMATS[stored.format, bool(stored.config)], evidence,
+                       _target(stored.provenance))
+
+
+def _target(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a student learnt, from the provenance that its training wrote."""
+    teacher, reduction = provenance.get("teacher"), provenance.get("reduction")
+    if not isinstance(provenance.get("target"), str) or not isinstance(teacher, dict):
+        return {}
+    return {"key": provenance["target"], "teacher": teacher.get("digest"),
+            "reduction": reduction if isinstance(reduction, dict) else None}
 
 
 def _infer(stored: StoredNetwork, layers: list[tuple[str, tuple[tuple[int, ...], ...]]],

@@ -128,6 +128,68 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
     return ExternalInput(Path(network), "", is_file=True)
 
 
+def teacher_input(weights: str | None) -> ExternalInput:
+    """The teacher of the configuration, which ``--teacher`` evaluates in place of a student.
+
+    Parameters
+    ----------
+    weights
+        ``paths.weights`` of the configuration.
+
+    Raises
+    ------
+    InputError
+        Where it is not set.
+    """
+    if weights is None:
+        raise InputError("no teacher is named: paths.weights is not set", where="--teacher",
+                         hint="use --weights PATH, or set paths.weights in cluster.yaml (or "
+                              "L3_MODEL_PATH)")
+    return ExternalInput(Path(weights), "", is_file=True)
+
+
+def run_file(workspace: Path, kind: str, name: str, value: str, origin: str) -> Path:
+    """The file of a finished step, named by its run, its folder or its own path.
+
+    Parameters
+    ----------
+    workspace
+        The workspace whose runs are searched.
+    kind
+        The step that writes the file.
+    name
+        Name of the file in the folder of the step's first task.
+    value
+        A run, ``RUN/STEP``, ``latest``, a folder that contains the file, or the file.
+    origin
+        The option that names it, for messages.
+
+    Raises
+    ------
+    InputError
+        Where there is no such run or file; where the step of the run is not finished; and where
+        the run has several.
+    """
+    runs, _ = _read_records(workspace)
+    path = Path(value)
+    usable = [record.run for record in runs if _outputs_of(workspace, record, kind, None)]
+    if value == "latest":
+        if not usable:
+            raise InputError(f"no run in {workspace} has a finished {kind}", where=origin)
+        path = run_output(workspace, usable[0], kind, runs, None, origin).path
+    elif value.partition("/")[0] in {record.run for record in runs}:
+        path = run_output(workspace, value, kind, runs, None, origin).path
+    for candidate in (path / "0000" / name, path / name, path):
+        if candidate.is_file():
+            return candidate.absolute()
+    if path.is_dir():
+        raise InputError(f"contains no {name}", where=f"{origin} {value}",
+                         hint=f"The step {kind} writes it.")
+    raise InputError(f"{value!r} is neither a run nor a file", where=origin,
+                     allowed=nearest(value, usable) if usable else None,
+                     hint=f"list the runs: {command_line('status')}")
+
+
 def finished_student(workspace: Path, name: str, origin: str) -> Path | None:
     """The artifact of a finished student, by its run.
 

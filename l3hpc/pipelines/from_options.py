@@ -16,8 +16,8 @@ from l3hpc.pipelines.sweep import Sweep
 # keyword of a notebook → path in cluster.yaml, option
 _PATHS = {name.removeprefix("--").replace("-", "_"): (key, name)
           for key, name in PATH_OPTIONS.items()}
-_OTHERS = ("embedding_valid_dir", "start", "inputs", "student", "sets", "grid", "name", "cluster",
-           "config_file")
+_OTHERS = ("embedding_valid_dir", "start", "inputs", "student", "teacher", "sets", "grid",
+           "name", "cluster", "config_file")
 
 
 def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, Sweep | None]:
@@ -61,7 +61,8 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
         options={option: OPTIONS[option].value(given[name]) if name in given else None
                  for name, option in known.items()},
         sets=given.get("sets", ()), name=given.get("name"), start=given.get("start"),
-        student=given.get("student"), inputs=dict(_input(text) for text in given.get("inputs", ())))
+        student=given.get("student"), teacher=bool(given.get("teacher")),
+        inputs=dict(_input(text) for text in given.get("inputs", ())))
     if not given.get("grid"):
         return plan.build(pipeline, config, request), None
     grid = given["grid"]

@@ -21,7 +21,7 @@ from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.steps import Output
 
 # options that only a pipeline with an input of this kind has
-_INPUT_OPTIONS = {Output.STUDENT: ("--student",),
+_INPUT_OPTIONS = {Output.STUDENT: ("--student", "--teacher"),
                   Output.EMBEDDINGS: ("--embedding-dir", "--embedding-valid-dir")}
 _OF_ANY_PIPELINE = ("--workspace",)
 
@@ -149,6 +149,8 @@ def is_offered(pipeline: Pipeline, option: str) -> bool:
                    for step in pipeline.steps.values() for need in kinds.step(step.kind).inputs)
     if option.removeprefix("--") in OPTIONS:
         return option.removeprefix("--") in pipeline.options
+    if option == "--weights" and is_offered(pipeline, "--teacher"):
+        return True
     if option in PATH_OPTIONS.values() and option not in _OF_ANY_PIPELINE:
         return option in _paths(pipeline)
     return True

@@ -26,7 +26,8 @@ class Option:
     name : str
         Without ``--``.
     kind : str
-        ``int``, ``float``, ``text``, ``numbers`` (separated by commas) or ``choice``.
+        ``int``, ``float``, ``text``, ``numbers`` (separated by commas), ``choice`` or ``run`` (the
+        name of a run, or a file).
     help : str
         Its line in the help.
     default : str
@@ -151,6 +152,8 @@ DOWNSTREAM = (
     Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame-wise.",
            "mil", ("mil", "framewise")),
     Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
+    Option("phi", "run", "With --teacher: classify its embeddings through this φ, named by the "
+           "run that fitted it (of a sweep: RUN/fit-64), 'latest' or its file.", "none"),
 )
 COMPRESS = (
     Option("plan", "text", "Pruning plans, separated by spaces: 53.49 … 99.00, edgel3 (95.45), "

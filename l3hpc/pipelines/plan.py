@@ -54,6 +54,8 @@ class Request:
         A run, one of its steps (``RUN/STEP``), a weight file, or ``latest``.
     inputs : dict or None
         Kind of step → folder or run that is used in place of its output.
+    teacher : bool
+        Whether the teacher of the configuration takes the place of a student.
     """
 
     options: Mapping[str, Any] | None = None
@@ -62,12 +64,13 @@ class Request:
     start: str | None = None
     student: str | None = None
     inputs: Mapping[str, str] | None = None
+    teacher: bool = False
 
     def as_typed(self) -> dict[str, Any]:
         """What was given, for the record of the run."""
         given = {key: value for key, value in (self.options or {}).items() if value is not None}
         more = {"set": list(self.sets), "from": self.start, "student": self.student,
-                "input": dict(self.inputs or {})}
+                "input": dict(self.inputs or {}), "teacher": self.teacher}
         return {**given, **{key: value for key, value in more.items() if value}}
 
 
@@ -131,7 +134,11 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
     """
     check_workspace(config.workspace, config.origin("paths.workspace"))
     resolved = resolve.resolve_steps(pipeline, request.options or {}, request.sets)
-    kept = _selected(pipeline, resolved, request)
+    if request.teacher and request.student is not None:
+        raise InputError("--teacher and --student are both given",
+                         hint="--teacher evaluates the teacher of cluster.yaml or of --weights")
+    kept = {name: _from_runs(_marked(item) if request.teacher else item, config)
+            for name, item in _selected(pipeline, resolved, request).items()}
     params: dict[str, Params] = {}
     for name, item in kept.items():
         earlier = {kept[other].step.kind: values for other, values in params.items()}
@@ -250,6 +257,23 @@ def _params(item: ResolvedStep, earlier: Mapping[str, Params], config: Config) -
     return resolve.validate(replace(item, params={**item.params, **implied}), config)
 
 
+def _marked(item: ResolvedStep) -> ResolvedStep:
+    """A step that marks the results of a teacher, told that these are such results."""
+    parameter = steps.step(item.step.kind).bound_parameter
+    return item.with_value(parameter, True, "--teacher") if parameter else item
+
+
+def _from_runs(item: ResolvedStep, config: Config) -> ResolvedStep:
+    """A step with files in place of the runs that its parameters name."""
+    for parameter, (kind, name) in steps.step(item.step.kind).run_files.items():
+        value = item.params.get(parameter)
+        if value is not None:
+            origin = item.origins.get(parameter, item.step.where())
+            item = item.with_value(parameter, str(external_inputs.run_file(
+                config.workspace, kind, name, str(value), origin)), origin)
+    return item
+
+
 def _external_inputs(item: ResolvedStep, config: Config, request: Request
                      ) -> dict[str, ExternalInput]:
     """External inputs of a step, by kind."""
@@ -276,8 +300,9 @@ def _external_inputs(item: ResolvedStep, config: Config, request: Request
         elif item.params.get(parameter) is not None:
             continue
         elif outputs[kind] is Output.STUDENT:
-            result[kind] = external_inputs.student_input(
-                config.workspace, kind, request.student or "latest", cluster)
+            result[kind] = external_inputs.teacher_input(config.paths.weights) \
+                if request.teacher else external_inputs.student_input(
+                    config.workspace, kind, request.student or "latest", cluster)
         elif needed and outputs[kind] is Output.EMBEDDINGS and folder:
             result[kind] = external_inputs.named_input(
                 config.workspace, kind, str(folder), config.origin("paths.embeddings"), cluster)
@@ -307,9 +332,10 @@ def _check_all_used(kept: Mapping[str, ResolvedStep],
     """Refuse inputs of the command line that no step of the plan takes."""
     used = {kind: steps.step(kind).output for by_kind in sources.values() for kind in by_kind}
     given = {f"--input {kind}": kind in used for kind in request.inputs or {}}
-    if request.student is not None:
-        given["--student"] = any(output is Output.STUDENT and kind not in (request.inputs or {})
-                                 for kind, output in used.items())
+    if request.student is not None or request.teacher:
+        given["--teacher" if request.teacher else "--student"] = any(
+            output is Output.STUDENT and kind not in (request.inputs or {})
+            for kind, output in used.items())
     if config.origin("paths.embeddings").startswith("--"):
         given["--embedding-dir"] = Output.EMBEDDINGS in used.values()
     for option, is_used in given.items():

@@ -126,7 +126,7 @@ def descriptions(plan: Plan) -> dict[str, str]:
                       for each in (*_ancestors(step, by_name), step)}
             text = kinds.step(step.kind).describe(params[step.kind], params)
         after = f"after job {', '.join(step.waits_for)}" if step.waits_for else ""
-        text = "; ".join(filter(None, (text, _external_inputs(step), after)))
+        text = "; ".join(filter(None, (text, _external_inputs(step, plan), after)))
         if text:
             result[step.name] = text
     return result
@@ -161,8 +161,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _external_inputs(step: PlannedStep) -> str:
+def _external_inputs(step: PlannedStep, plan: Plan) -> str:
     """``student of upstream-20261120-1a2b``; empty for a step without external inputs."""
+    network = "teacher" if plan.options.get("teacher") else "student"
     students = {kind for kind in kinds.step(step.kind).inputs
                 if kinds.step(kind).output is Output.STUDENT}
     named = []
@@ -174,7 +175,7 @@ def _external_inputs(step: PlannedStep) -> str:
     for kind in students:
         parameter = kinds.step(step.kind).inputs[kind].parameter
         if step.params.get(parameter):
-            named.append(f"student {step.params[parameter]}")
+            named.append(f"{network} {step.params[parameter]}")
     return ", ".join(named)
 
 

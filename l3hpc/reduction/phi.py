@@ -24,7 +24,15 @@ from l3hpc.datasets.embedding_file import EmbeddingFile
 from l3hpc.datasets.embeddings import APPROXIMATIONS, reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
-from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
+from l3hpc.io.hdf5 import numeric_dataset, open_hdf5
+from l3hpc.reduction.header import (
+    FORMAT,
+    HEADER,
+    VERSIONS,
+    PhiDescription,
+    PhiHeader,
+    read_header,
+)
 from l3hpc.reduction.kernel_pca import Kernel, KernelProjection
 from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
@@ -33,11 +41,6 @@ if TYPE_CHECKING:
     from l3hpc.reduction.kernel_pca import StreamingKernelPCA
     from l3hpc.reduction.pca import StreamingPCA
 
-FORMAT = "l3hpc-phi"
-# Of the file; the second is that of a kernel PCA, which earlier readers cannot apply and refuse.
-VERSIONS = (1, 2)
-HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
-HEADER_TYPES = {"in_dim": int, "out_dim": int, "n_samples": int, "teacher": dict, "params": dict}
 PROJECTION = ("mean", "scale", "components")
 KERNEL_PROJECTION = ("mean", "scale", "landmarks", "centre", "weights")
 KERNEL_SETTINGS = ("gamma", "degree", "coef0")
@@ -51,34 +54,15 @@ CHUNK_ROWS = 1024  # of a dataset: whole rows without compression are written at
 
 
 @dataclass
-class Phi:
-    """A fitted reduction.
+class Phi(PhiHeader):
+    """A fitted reduction: the attributes of ``PhiHeader``, and its numbers.
 
     Attributes
     ----------
-    approx : str
-        'pca' (linear or with a kernel), 'umap' or 'none' (rows stay unchanged).
-    in_dim, out_dim : int
-        Length of a row before and after.
-    fingerprint : str
-        Identifies the rows that it was fitted to.
-    teacher : dict
-        Identity of the network that made them, JSON values.
-    n_samples : int
-        Number of rows that it was fitted to.
-    params : dict
-        Settings of the fit, JSON values.
     arrays : dict
         Name → array, the numbers of the fit.
     """
 
-    approx: str
-    in_dim: int
-    out_dim: int
-    fingerprint: str = ""
-    teacher: Mapping[str, Any] = field(default_factory=dict)
-    n_samples: int = 0
-    params: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     _model: Projection | KernelProjection | RebuiltUMAP | None = field(
         default=None, repr=False, compare=False)
@@ -244,47 +228,15 @@ class Phi:
             state.update(array.tobytes())
         return state.hexdigest()
 
+    @property
+    def description(self) -> PhiDescription:
+        """All of this without the numbers."""
+        return PhiDescription(**self._header(), sampled=self.sampled, digest=self.digest)
+
     def _header(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in HEADER}
         return {name: dict(value) if isinstance(value, Mapping) else value
                 for name, value in values.items()}
-
-    def check(
-        self, dim: int | None = None, teacher: Mapping[str, Any] | None = None,
-        fingerprint: str | None = None, where: str | None = None,
-    ) -> None:
-        """Refuse rows of another length or teacher, and another fit.
-
-        Parameters
-        ----------
-        dim
-            Length of the rows (None: not checked).
-        teacher
-            Identity of the network that made them (None: not checked).
-        fingerprint
-            That of the rows of the fit (None: not checked).
-        where
-            The origin of the rows, for the message.
-
-        Raises
-        ------
-        InputError
-            With both values, and what to run again.
-        """
-        if dim is not None and dim != self.in_dim:
-            raise InputError(
-                f"embeddings have {dim} numbers per row, this {self.approx} reduction was fitted "
-                f"on {self.in_dim}", where=where, hint="fit it again on embeddings of this teacher")
-        if teacher is not None and self.teacher and dict(teacher) != dict(self.teacher):
-            raise InputError(
-                f"embeddings of teacher {_name(teacher)}, but the {self.approx} reduction was "
-                f"fitted on those of {_name(self.teacher)}", where=where,
-                hint="use one teacher for extract, sample, fit and reduce")
-        if fingerprint is not None and fingerprint != self.fingerprint:
-            raise InputError(
-                f"this {self.approx} reduction was fitted on input "
-                f"{self.fingerprint or 'unknown'}, not on {fingerprint}", where=where,
-                hint="run the step fit again")
 
     def transform(
         self, x: np.ndarray, teacher: Mapping[str, Any] | None = None,
@@ -359,13 +311,6 @@ class Phi:
         return self._model
 
 
-def _name(teacher: Mapping[str, Any]) -> str:
-    """``edgel3 (1a2b3c4d5e6f)``."""
-    label = str(teacher.get("label") or teacher.get("kind") or "unknown")
-    digest = str(teacher.get("digest") or "")
-    return f"{label} ({digest[:12]})" if digest else label
-
-
 def save_phi(path: Path, phi: Phi) -> None:
     """Write φ to an HDF5 file, atomically.
 
@@ -385,6 +330,7 @@ def save_phi(path: Path, phi: Phi) -> None:
         file.attrs["header"] = canonical_json(phi._header())
         file.attrs["key"] = phi.key
         file.attrs["digest"] = phi.digest
+        file.attrs["sampled"] = canonical_json(dict(phi.sampled))
         for name in sorted(phi.arrays):
             file.create_dataset(name, data=phi.arrays[name])
     write_bytes(Path(path), image.getvalue())
@@ -405,32 +351,15 @@ def load_phi(path: Path) -> Phi:
     """
     where = str(path)
     with open_hdf5(path) as file:
-        attrs = read_attributes(file, Path(path))
-        if str(attrs.get("format")) != FORMAT:
-            raise InputError("is not a reduction written by this program", where=where,
-                             hint="the step fit writes phi.h5")
-        if str(attrs.get("version", 0)) not in map(str, VERSIONS):
-            raise InputError(f"has version {attrs.get('version', 0)}", where=where,
-                             allowed=f"version {' or '.join(map(str, VERSIONS))}")
-        try:
-            header = json.loads(attrs["header"])
-            fields = {name: header[name] for name in HEADER}
-            # Types are checked here because the checks of Phi compute with these values: a damaged
-            # file is named, instead of ending in a TypeError.
-            for name, value in fields.items():
-                if not isinstance(value, HEADER_TYPES.get(name, str)):
-                    raise ValueError(f"{name} is {value!r}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the description is missing or damaged ({error})", where=where,
-                             hint="run the step fit again") from None
+        header = read_header(file, Path(path))
         arrays = {name: numeric_dataset(file, name, "f")[()] for name in file}
-        stored = attrs.get("digest")
     try:
-        phi = Phi(**fields, arrays=arrays)
+        phi = Phi(**{name: getattr(header, name) for name in HEADER}, sampled=header.sampled,
+                  arrays=arrays)
     except InputError as error:
         raise InputError(error.message, where=where, allowed=error.allowed,
                          hint="run the step fit again") from None
-    if phi.digest != stored:
+    if phi.digest != header.digest:
         raise InputError("the numbers have changed since it was written (digest differs)",
                          where=where, hint="run the step fit again")
     return phi
@@ -488,5 +417,6 @@ def reduce_part(
         file.attrs["key"] = phi.key
         file.attrs["approx"] = phi.approx
         file.attrs["phi"] = phi.digest
+        file.attrs["reduction"] = canonical_json(phi.description.provenance())
         file.attrs["teacher"] = json.dumps(dict(teacher or phi.teacher))
         file.attrs["source"] = part.path.name

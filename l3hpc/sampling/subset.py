@@ -284,7 +284,8 @@ def write_sample(
     files, first, recording = np.unique(
         columns.pop("file").astype(str), return_index=True, return_inverse=True)
     sensors = columns.pop("sensor")[first]
-    teacher = corpus.parts[0].attributes().get("teacher") or {}
+    attributes = corpus.parts[0].attributes()
+    teacher = attributes.get("teacher") or {}
     with h5py.File(path, "w") as file:
         # Chunks of whole rows: rows are what every reader asks for, and h5py's own choice of chunks
         # was several times slower to read by rows.
@@ -304,6 +305,8 @@ def write_sample(
         _write_frames(file.create_group("frames"), selections, text)
         file.attrs["teacher"] = json.dumps(dict(teacher))
         file.attrs["sampling"] = json.dumps(dict(settings))
+        if isinstance(attributes.get("audio"), str):
+            file.attrs["audio"] = attributes["audio"]
 
 
 def _write_frames(group: h5py.Group, selections: Sequence[FrameSelection], text: np.dtype) -> None:

@@ -287,6 +287,12 @@ class Step(ABC, Generic[P]):
         Parameters in which ``{paths.…}`` is not replaced.
     executes_config : bool
         Whether its frozen config contains code. Only the user who wrote the config can run it.
+    run_files : dict
+        Parameters that take a file, in whose place a run may be named → the kind of step that
+        writes the file, and its name there.
+    bound_parameter : str
+        The parameter that ``--teacher`` sets to true, because the step marks the results of a
+        teacher; empty for none.
     """
 
     name: str
@@ -305,6 +311,8 @@ class Step(ABC, Generic[P]):
     declares: frozenset[str] = frozenset()
     literal: frozenset[str] = frozenset()
     executes_config: bool = False
+    run_files: Mapping[str, tuple[str, str]] = {}
+    bound_parameter: str = ""
 
     @property
     def has_own_params(self) -> bool:

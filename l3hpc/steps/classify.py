@@ -5,24 +5,36 @@ It keeps the best epoch on the validation split, and writes predictions, which `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps.base import Input, Params, PlanParams, Results, Step, Task
+from l3hpc.steps.base import Input, Params, PlanParams, Results, Step, Task, absolute
+from l3hpc.steps.embed import Embed
+from l3hpc.steps.extract import network_identity
+from l3hpc.steps.reduction import phi_file
+
+if TYPE_CHECKING:
+    from l3hpc.reduction.header import PhiDescription
 
 
 class ClassifyParams(Params):
     """The classifier and how it is trained."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"phi"})
+
     sonyc_ust: Path | None = Field(None, description=(
         "Folder of SONYC-UST, instead of annotations and taxonomy."))
     annotations: Path | None = Field(None, description="annotations.csv of SONYC-UST (v1 or v2).")
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
+    phi: Path | None = Field(None, description=(
+        "φ that reduces the embeddings before they are classified, for those of its teacher: a "
+        "run that fitted it, or its file."))
     level: Literal["coarse", "fine", "both"] = Field("coarse", description=(
         "Tags to learn; 'both' trains two classifiers."))
     model: Literal["mil", "framewise"] = Field("mil", description=(
@@ -41,6 +53,8 @@ class ClassifyParams(Params):
         "Standardise the embeddings, with statistics of the training clips."))
     seed: int = Field(0, ge=0, description="Seed of weights and batch order.")
 
+    _absolute = field_validator("phi")(absolute)
+
 
 class Classify(Step[ClassifyParams]):
     """A classifier of urban sound tags on the embeddings."""
@@ -50,18 +64,48 @@ class Classify(Step[ClassifyParams]):
     title = "a tag classifier on the student's embeddings"
     params_type = ClassifyParams
     inputs = {"embed": Input()}
-    not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy"})
+    not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "phi"})
     ledger_folder = "output_dir"
     kept_files = ("predictions*.csv", "*.h5", "history*.csv")
+    run_files = {"phi": ("fit", "phi.h5")}
 
     def check(self, params: ClassifyParams, plan: PlanParams) -> None:
-        """Refuse missing annotations or taxonomy."""
+        """Refuse missing annotations or taxonomy, and φ of another teacher than that of embed."""
         label_files(params, self.name)
+        embed = Embed().params_in(plan)
+        if params.phi is None or embed is None:
+            return
+        if embed.student is None:
+            raise InputError("φ reduces the embeddings of its teacher, not those of a student",
+                             where="classify.phi", hint="Use --teacher, or leave out --phi.")
+        network = network_identity(embed.student, embed)
+        with _other_teacher():
+            _description(params.phi).check(network["dim"], network, where=f"--phi {params.phi}")
+
+    def check_embeddings(self, params: ClassifyParams, source: str, available: Collection[str],
+                         folder: Path, length: Callable[[str | None], int | None]) -> None:
+        """Refuse embeddings that φ does not reduce: of another length or another teacher."""
+        from l3hpc.datasets.clips import artifact_attributes
+
+        dim = length(None)
+        if params.phi is not None and dim is not None:
+            with _other_teacher():
+                _description(params.phi).check(
+                    dim, artifact_attributes(folder).get("teacher"), where=str(folder))
+
+    def describe(self, params: ClassifyParams, plan: PlanParams) -> str:
+        """``through pca: 512 → 128``; empty without φ."""
+        if params.phi is None:
+            return ""
+        phi = _description(params.phi)
+        return f"through {phi.approx}: {phi.in_dim} → {phi.out_dim}"
 
     def digests(self, params: ClassifyParams) -> dict[str, Any]:
-        """Annotations and taxonomy by their bytes."""
+        """Annotations and taxonomy by their bytes, φ by its own digest."""
         annotations, taxonomy = label_files(params, self.name)
-        return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy)}
+        # Without φ there is no entry, so that the fingerprints of earlier versions hold.
+        phi = {} if params.phi is None else {"phi": _description(params.phi).digest}
+        return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy), **phi}
 
     def run(self, params: ClassifyParams, task: Task) -> dict[str, Any]:
         """Train, then write models, histories and the predictions for validate and test.
@@ -73,11 +117,17 @@ class Classify(Step[ClassifyParams]):
         from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
         from l3hpc.models.training.engine import limit_threads
+        from l3hpc.reduction.phi import load_phi
         from l3hpc.tagging.annotations import Annotations
 
         annotation_file, taxonomy_file = label_files(params, self.name)
         taxonomy = Taxonomy.load(taxonomy_file)
         annotations = Annotations.load(annotation_file, taxonomy)
+        network = artifact_attributes(task.inputs["embed"]).get("teacher") or {}
+        phi = None if params.phi is None else load_phi(phi_file(params.phi))
+        if phi is not None:
+            with _other_teacher():
+                phi.check(teacher=network or None, where=str(task.inputs["embed"]))
         splits = {split: annotations.files(split) for split in annotations.splits()}
         for split in ("train", "validate"):
             if not splits.get(split):
@@ -86,7 +136,8 @@ class Classify(Step[ClassifyParams]):
         task.progress.start("reading embeddings")
         clips = load_clips(task.inputs["embed"],
                            [name for files in splits.values() for name in files],
-                           task.scratch / "embeddings.bin")
+                           task.scratch / "embeddings.bin",
+                           transform=None if phi is None else phi.transform)
         if clips.missing:
             task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, "
                                f"for example {clips.missing[0]}")
@@ -103,7 +154,8 @@ class Classify(Step[ClassifyParams]):
             **params.all_values(), "annotations": str(annotation_file),
             "batch_size": _batch_size(params, clips, rows),
             "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
-            "network": artifact_attributes(task.inputs["embed"]).get("teacher") or {},
+            "network": network,
+            "reduction": None if phi is None else phi.description.provenance(),
             "frames": clips.x.shape[1], "missing": clips.missing, "levels": result,
         }
         write_json(task.output / "hyper_params.json", metadata)
@@ -118,6 +170,24 @@ class Classify(Step[ClassifyParams]):
         levels = [f"{level}: best epoch {one.get('best_epoch')} of {one.get('epochs')}"
                   for level, one in result.get("levels", {}).items()]
         return f"{result.get('model')}, {'; '.join(levels)}"
+
+
+def _description(path: Path) -> PhiDescription:
+    """The header of φ in a file, or in the folder that contains it."""
+    from l3hpc.reduction.header import describe_phi
+
+    return describe_phi(phi_file(path))
+
+
+@contextmanager
+def _other_teacher() -> Iterator[None]:
+    """Let an error about φ and its embeddings say what to do here."""
+    try:
+        yield
+    except InputError as error:
+        error.hint = ("Name the teacher on whose embeddings φ was fitted (--weights PATH), or "
+                      "another φ (--phi RUN).")
+        raise
 
 
 def label_files(params: Any, step: str) -> tuple[Path, Path]:

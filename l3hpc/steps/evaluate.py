@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ SPLITS = ("validate", "test")
 class EvaluateParams(Params):
     """The predictions and the ground truth."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"bound"})
+
     predictions: Path | None = Field(None, description=(
         "Any CSV of predictions (none: those of classify)."))
     sonyc_ust: Path | None = Field(None, description=(
@@ -42,6 +44,9 @@ class EvaluateParams(Params):
         "there are predictions."))
     bootstrap: int = Field(1000, ge=0, le=100000, description=(
         "Bootstrap resamples of the clips for confidence intervals; 0: no intervals."))
+    bound: bool = Field(False, description=(
+        "The predictions are those of the teacher: mark the row as the bound of its students. Set "
+        "by --teacher."))
 
 
 class Evaluate(Step[EvaluateParams]):
@@ -56,6 +61,7 @@ class Evaluate(Step[EvaluateParams]):
     tab = TAB
     report_items = frozenset({ReportItem.SCORES})
     kept_files = ("evaluation.json", "curves.json", "thresholds.json")
+    bound_parameter = "bound"
 
     def check(self, params: EvaluateParams, plan: PlanParams) -> None:
         """Refuse missing annotations, taxonomy or predictions."""
@@ -317,6 +323,34 @@ def _mean(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _model_type(settings: Mapping[str, Any], params: EvaluateParams) -> str:
+    """The network of the embeddings; ``PCA of … (teacher)`` for those of a teacher through φ."""
+    label = str((settings.get("network") or {}).get("label", ""))
+    reduction = settings.get("reduction")
+    if reduction:
+        return f"{reduction['approx'].upper()} of {label} (teacher)"
+    return f"{label} (teacher)" if params.bound else label
+
+
+def _bound(settings: Mapping[str, Any], params: EvaluateParams) -> dict[str, Any]:
+    """What a student's row and that of its bound have in common, for views.
+
+    ``bound_of``: digest of the φ, or of the teacher, whose embeddings the row judges. ``target``:
+    digest of the φ or teacher that the student of the row learnt.
+    """
+    from l3hpc.datasets.embedding_file import TEACHER_KEY
+
+    network = settings.get("network") or {}
+    reduction, target = settings.get("reduction"), network.get("target") or {}
+    if reduction or params.bound:
+        return {"bound_of": reduction["digest"] if reduction else network.get("digest")}
+    learnt = target.get("reduction")
+    if learnt:
+        return {"target": learnt["digest"]}
+    # Without a record of φ, only the teacher's own embedding is known for certain.
+    return {"target": target["teacher"]} if target.get("key") == TEACHER_KEY else {}
+
+
 def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level: str,
          scores: Mapping[str, Any], annotation_file: Path, taxonomy_file: Path) -> dict[str, Any]:
     """The row of the run in the ledger, with the columns of the published sheet.
@@ -334,7 +368,8 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
         experiment += f"-{level}"
     return {
         "note": random_weights_note(network), "state": "finished",
-        "username": labels.get("username", ""), "model_type": network.get("label", ""),
+        **_bound(settings, params),
+        "username": labels.get("username", ""), "model_type": _model_type(settings, params),
         "upstream_data": labels.get("upstream_data", labels.get("model_dir", "")),
         "git_commit": labels.get("git_commit", ""), "annotation_path": str(annotation_file),
         "taxonomy_path": str(taxonomy_file),

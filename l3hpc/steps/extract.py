@@ -363,6 +363,25 @@ def ranges_from(recordings: Sequence[Recording], params: EmbeddingParams
     return {"ranges_from": [one.as_json() for one in evenly_spaced(recordings, RECORDINGS)]}
 
 
+def network_identity(weights: str, params: EmbeddingParams) -> dict[str, Any]:
+    """What embeddings record of the network that makes them.
+
+    Parameters
+    ----------
+    weights
+        A weight file, or another name of a network.
+    params
+        Parameters of the step.
+    """
+    from l3hpc.teachers.base import Options
+    from l3hpc.teachers.find import identity
+
+    known = identity(weights, Options(front_end(params.convention), window_s=params.window))
+    if params.precision != "float32":
+        known.update(precision=params.precision, label=f"{known['label']}, {params.precision}")
+    return known
+
+
 def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path,
                  geometry: Mapping[str, Any]
                  ) -> tuple[Teacher, dict[str, Any], dict[str, Any]]:
@@ -396,14 +415,13 @@ def load_network(weights: str, params: EmbeddingParams, task: Task, folder: Path
         Where no recording can be used to measure ranges, or the deviation is too large.
     """
     from l3hpc.teachers.base import Options
-    from l3hpc.teachers.find import describe, identity, load
+    from l3hpc.teachers.find import describe, load
 
     options = Options(geometry, engine=params.engine, threads=task.threads,
                       window_s=params.window)
-    known = identity(weights, options)
+    known = network_identity(weights, params)
     if params.precision == "float32":
         return load(weights, options), known, {}
-    known.update(precision=params.precision, label=f"{known['label']}, {params.precision}")
     embedder, deviation = _reduced(weights, params, task, folder, geometry,
                                    describe(weights, options))
     return embedder, known, {"precision": deviation}

@@ -292,6 +292,7 @@ class Fit(Step[FitParams]):
                     f"{rows} rows are fewer than the {params.emb_dim} dimensions to keep",
                     where=str(source.path), hint="Sample more rows, or use a smaller --emb-dim.")
         phi = _fit(params, source, rows, task)
+        phi.sampled = _sampled(source)
         save_phi(task.output / "phi.h5", phi)
         return {"approx": params.approx, "rows": rows,
                 "in_dim": phi.in_dim, "out_dim": phi.out_dim,
@@ -425,6 +426,15 @@ def _teacher(source: EmbeddingSource) -> Mapping[str, Any]:
                 f"has another teacher than {source.parts[0].path.name}", where=str(part.path),
                 hint="Use one teacher for all embeddings.")
     return teachers[0]
+
+
+def _sampled(source: EmbeddingSource) -> dict[str, Any]:
+    """How the rows were selected, as far as the files say; published files say nothing."""
+    attributes = source.parts[0].attributes()
+    settings = attributes.get("sampling")
+    known = {name: settings.get(name) for name in ("method", "timescale")} \
+        if isinstance(settings, dict) else {}
+    return {**known, "audio": attributes.get("audio")}
 
 
 def _fingerprint(source: EmbeddingSource) -> str:

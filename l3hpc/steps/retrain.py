@@ -218,7 +218,8 @@ class Distill(Step[DistillParams]):
         trainer = MaskedTraining(
             network.spec, cache, rows, folder, params.schedule(), **params.options(),
             threads=task.threads, settings=digest([deciding, pairs.rows, pairs.key, first]),
-            provenance={**metadata, "target": pairs.key, "made_by": self.name},
+            provenance={**metadata, "target": pairs.key, "reduction": pairs.reduction or None,
+                        "made_by": self.name},
             progress=task.progress, first=network, on_epoch=row.epoch,
             guard=task.preemption.on_signal)
         status = trainer.run()
@@ -323,7 +324,8 @@ class Finetune(Step[FinetuneParams]):
         trainer = CorrespondenceTraining(
             inside.spec, seen, rows, folder, params.schedule(), **params.options(),
             threads=task.threads, settings=digest([deciding, batches.rows, first, known]),
-            provenance={**metadata, "target": "audio-visual correspondence", "made_by": self.name},
+            provenance={**metadata, "target": "audio-visual correspondence", "reduction": None,
+                        "made_by": self.name},
             progress=task.progress,
             first=inside, head=head, on_epoch=row.epoch, guard=task.preemption.on_signal)
         status = trainer.run()

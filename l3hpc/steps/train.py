@@ -379,7 +379,8 @@ class Train(Step[TrainParams]):
             threads=task.threads, checkpoint_every=params.checkpoint_every,
             checkpoint_batches=params.checkpoint_batches,
             settings=digest([deciding, pairs.rows, pairs.key]),
-            provenance={"teacher": pairs.teacher, "target": pairs.key},
+            provenance={"teacher": pairs.teacher, "target": pairs.key,
+                        **({"reduction": pairs.reduction} if pairs.reduction else {})},
             tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None,
             progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal)
         status = trainer.run()

@@ -56,8 +56,9 @@ class Runner:
     def artifact(self, name):
         return self.folder / "artifacts" / name
 
-    def run(self, name, params=None, inputs=None, shards=None, **labels):
+    def run(self, name, params=None, inputs=None, shards=None, artifact=None, **labels):
         """All tasks of a step; returns the results of its tasks."""
+        artifact = artifact or name
         module = steps.step(name)
         typed = module.params_type(**(params or {}))
         module.check(typed, {name: typed})
@@ -71,9 +72,9 @@ class Runner:
         self.shards[name] = todo
         self.results[name] = []
         for index, shard in enumerate(todo):
-            output = self.artifact(name) / f"{index:04d}"
+            output = self.artifact(artifact) / f"{index:04d}"
             output.mkdir(parents=True)
-            task = Task(output=output, scratch=self.folder / "scratch" / f"{name}-{index}",
+            task = Task(output=output, scratch=self.folder / "scratch" / f"{artifact}-{index}",
                         inputs=inputs, index=index, shard=shard, threads=2,
                         labels={"model_dir": "model", "output_dir": "out", "exp_id": "exp",
                                 "username": "tester", **labels},
@@ -82,7 +83,7 @@ class Runner:
             summary = module.run(typed, task)
             write_json(output / "result.json", {"summary": summary})
             self.results[name].append(summary)
-        return SimpleNamespace(folder=self.artifact(name), results=self.results[name],
+        return SimpleNamespace(folder=self.artifact(artifact), results=self.results[name],
                                text=module.summary(self.results[name]))
 
 

@@ -7,8 +7,10 @@ import h5py
 import numpy as np
 import pytest
 
+from l3hpc.datasets.clips import load_clips
 from l3hpc.ledger.schema import find_tab
 from l3hpc.models.weights import RANDOM_WEIGHTS
+from l3hpc.reduction.phi import load_phi
 
 
 @pytest.mark.slow
@@ -62,11 +64,38 @@ def test_from_audio_to_a_row_of_the_ledger(city, teacher, runner):
     assert classify.text.startswith("mil, coarse: best epoch")
 
     _check_ledger(runner.records.rows, key)
+    _check_bound(city, teacher, runner)
+
+
+def _check_bound(city, teacher, runner):
+    """The teacher's embeddings through φ, judged like the student's."""
+    student = runner.records.rows[-1][1]
+    raw = runner.run("embed", {"sonyc_ust": city / "sonyc_ust", "student": str(teacher)}, {},
+                     artifact="teacher").folder
+    file = runner.artifact("fit") / "0000/phi.h5"
+    classify = runner.run("classify", {"sonyc_ust": city / "sonyc_ust", "epochs": 1, "phi": file},
+                          {"embed": raw}, artifact="bound")
+    assert classify.results[0]["dim"] == 8
+    phi = load_phi(file)
+    names = [path.name for path in sorted((city / "sonyc_ust/audio").iterdir())]
+    reduced = load_clips(raw, names, transform=phi.transform).x
+    for clip, rows in zip(reduced, load_clips(raw, names).x, strict=True):
+        np.testing.assert_allclose(clip, phi.transform(rows), rtol=1e-5, atol=1e-5)
+    kept = json.loads((classify.folder / "0000/hyper_params.json").read_text())
+    assert kept["reduction"]["digest"] == phi.digest
+    assert kept["reduction"]["sampled"] == {"method": "dpp", "timescale": "day",
+                                            "audio": str(city / "audio")}
+    runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0},
+               {"classify": classify.folder}, artifact="bound-scores")
+    row = runner.records.rows[-1][1]
+    assert row["model_type"].startswith("PCA of teacher.h5: ")
+    assert row["model_type"].endswith(" (teacher)")
+    assert row["bound_of"] == student["target"] == phi.digest
 
 
 def _check_ledger(records, key):
-    for tab in ("embedding_approx_mse", "sonyc_ust"):
-        fields = {*find_tab(tab).fields, "note", "state"}
+    for tab, more in (("embedding_approx_mse", set()), ("sonyc_ust", {"target"})):
+        fields = {*find_tab(tab).fields, "note", "state", *more}
         rows = [values for name, values, _ in records if name == tab]
         assert fields == set().union(*rows), tab
         assert {row["note"] for row in rows} == {RANDOM_WEIGHTS}, tab
