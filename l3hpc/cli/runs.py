@@ -173,10 +173,11 @@ States: planned (not submitted), submitting, waiting (for earlier steps), queued
 reason), running, requeued, done, reused (from an earlier run), failed, blocked (by a step that
 failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
-"next", "notes", "damaged", "combinations", "computed_by"}], "left_out": [{"where", "message"}]};
-each step has name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log,
-progress, last_words, failed_tasks, artifact, held, held_by_administrator, computed_by (the other
-runs that have computed what it did not); each combination has values, steps, state, result.
+"next", "then", "notes", "damaged", "combinations", "computed_by"}], "left_out": [{"where",
+"message"}]}; each step has name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by,
+restarts, log, progress, last_words, failed_tasks, artifact, held, held_by_administrator,
+computed_by (the other runs that have computed what it did not), repeats (resume alone would fail
+again), needs_mem_mb; each combination has values, steps, state, result.
 
 A run that failed stays failed when a later run computes its results: "failed (since computed by
 RUN)". Resuming it takes them over.

@@ -450,8 +450,8 @@ class ReportData:
         Name and size of the student's file.
     steps
         The chain in order.
-    state, next_command
-        State of the run, and the command that continues it if it needs one.
+    state, next_command, then_command
+        State of the run, the command that helps if it did not finish, and the one after that.
     headline
         Name, value and explanation of the most important metric, where no other part has it.
     remarks
@@ -484,6 +484,7 @@ class ReportData:
     steps: tuple[StepFacts, ...] = ()
     state: str = ""
     next_command: str = ""
+    then_command: str = ""
     headline: tuple[str, float, str] | None = None
     remarks: tuple[str, ...] = ()
     sweep: Comparison | None = None

@@ -93,7 +93,8 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
     has_own_tile = data.scores or data.correspondence or data.epochs
     main = None if has_own_tile else comparison.headline(chain, rows)
     return replace(
-        data, state=str(now.state), next_command=now.next or "", problems=_problems(now),
+        data, state=str(now.state), next_command=now.next or "",
+        then_command=now.then or "", problems=_problems(now),
         headline=None if main is None else (*main, details[-1] if details else ""),
         sweep=sweep, steps=_facts(now, record, data.steps),
         timeline=timeline.collect(

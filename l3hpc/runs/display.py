@@ -63,6 +63,8 @@ def run_text(run: RunStatus, most: int | None = None) -> str:
     lines += [f"  damaged: {one_line(file)}" for file in run.damaged]
     if run.next:
         lines.append(f"  next: {run.next}")
+    if run.then:
+        lines.append(f"  then: {run.then}   (after removing the cause)")
     lines += combinations.table(run, most)
     return "\n".join(lines)
 

@@ -257,7 +257,9 @@ def _ended(found: RunStatus, event: NotifyEvent) -> Message:
         lines = [line for step in found.steps if step.state.is_stuck and not step.blocked_by
                  for line in (f"{step.name} {step.state.value}: {step.detail}".rstrip(": "),
                               *step.last_words)]
-        lines = [*lines[:LINES - 1], *([f"next: {found.next}"] if found.next else [])]
+        following = [f"{word}: {command}" for word, command in (
+            ("next", found.next), ("then", found.then)) if command]
+        lines = [*lines[:LINES - len(following)], *following]
     return Message(found.run, event, f"{found.run} {found.state_in_words} on {found.cluster}",
                    "\n".join(lines[:LINES]))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc import schedulers
+from l3hpc.config.units import format_memory
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, collect_damage, command_line
 from l3hpc.runs import combinations, submission_lock
@@ -41,7 +42,9 @@ class RunStatus:
     steps : list of StepStatus
         In the order of submission.
     next : str or None
-        The command that helps, if any.
+        The command that helps, if any: ``resume``, or where that would only fail again, ``logs``.
+    then : str or None
+        The command after that.
     notes : list of str
         What could not be determined, and why a run was refused.
     damaged : list of str
@@ -65,6 +68,7 @@ class RunStatus:
     damaged: list[str] = field(default_factory=list)
     combinations: list[combinations.CombinationStatus] = field(default_factory=list)
     computed_by: list[str] = field(default_factory=list)
+    then: str | None = None
 
     @property
     def state_in_words(self) -> str:
@@ -217,8 +221,18 @@ def _run_status(
     unfinished = state in (RunState.FAILED, RunState.LOST, RunState.CANCELLED) \
         or interrupted and state is not RunState.DONE
     if unfinished or any(step.held for step in steps):
-        status.next = command_line("resume", record.run)
+        status.next, status.then = _next_commands(record.run, steps)
     return status
+
+
+def _next_commands(run: str, steps: Sequence[StepStatus]) -> tuple[str, str | None]:
+    """What to type after a run that did not finish, and what after that."""
+    open_steps = [step for step in steps if step.state is StepState.FAILED and not step.computed_by]
+    sets = [word for step in open_steps if step.needs_mem_mb
+            for word in ("--set", f"{step.name}.mem={format_memory(step.needs_mem_mb)}")]
+    resume = command_line("resume", run, *(word.replace(" ", "") for word in sets))
+    failed = next((step for step in open_steps if step.repeats), None)
+    return (resume, None) if failed is None else (command_line("logs", run, failed.name), resume)
 
 
 def held_message(step: str, jobs: Sequence[str]) -> str:

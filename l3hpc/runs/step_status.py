@@ -63,6 +63,10 @@ class StepStatus:
         Jobs that its user, or only an administrator, can release.
     computed_by : list of str
         The other runs that have since computed what its own jobs did not.
+    repeats : bool
+        Whether it failed in a way that ``resume`` alone would repeat.
+    needs_mem_mb : int or None
+        What to request after it ran out of memory: twice the last request, MiB.
     """
 
     name: str
@@ -83,6 +87,8 @@ class StepStatus:
     held: list[str] = field(default_factory=list)
     held_by_administrator: list[str] = field(default_factory=list)
     computed_by: list[str] = field(default_factory=list)
+    repeats: bool = False
+    needs_mem_mb: int | None = None
 
 
 @dataclass
@@ -222,6 +228,8 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         if not tasks:
             return
     _merge(status, tasks, stuck, was_cancelled=was_cancelled)
+    if status.state is StepState.FAILED:
+        _note_remedy(status, snapshot, tasks)
     _note_holds(status, own.live)
     if not stuck and step.waits_for and (
             status.state is StepState.BLOCKED
@@ -287,6 +295,19 @@ def _merge(
         status.elapsed_s = first.elapsed_s
     status.detail = ", ".join(_details(status, first, len(running)))
     status.last_words = first.last_words
+
+
+def _note_remedy(status: StepStatus, snapshot: Snapshot, tasks: Mapping[int, TaskStatus]) -> None:
+    """Note what a resumption needs so that it does not fail in the same way."""
+    last = [snapshot.marks[index].requested.get("mem_mb") for index, task in tasks.items()
+            if task.needs_memory and index in snapshot.marks]
+    requested = max([int(snapshot.record.resources.get("mem_mb") or 0),
+                     *(int(memory) for memory in last if memory)])
+    needs_memory = any(task.needs_memory for task in tasks.values())
+    if needs_memory and requested:
+        status.needs_mem_mb = 2 * requested
+    # a request of 0 is all memory of the node: there is no more
+    status.repeats = any(task.repeats for task in tasks.values()) or needs_memory and not requested
 
 
 def _merged_state(by_state: Mapping[TaskState, Sequence[int]]) -> TaskState:

@@ -8,6 +8,7 @@ from typing import Any
 
 from l3hpc.console.formatting import describe_exit, describe_limit, describe_progress, local_time
 from l3hpc.schedulers.base import EndedJob, Hold, LiveJob, StepJobs
+from l3hpc.schedulers.requeue_policy import CAP, MEMORY
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState
 
@@ -53,6 +54,10 @@ class TaskStatus:
         Its latest progress.
     last_words : list of str
         The details of its error, or the last lines of its traceback.
+    repeats : bool
+        Whether it failed in a way that another attempt would repeat.
+    needs_memory : bool
+        Whether it ran out of memory.
     """
 
     state: TaskState
@@ -63,6 +68,8 @@ class TaskStatus:
     requeue_reason: str = ""
     progress: dict[str, Any] | None = None
     last_words: list[str] = field(default_factory=list)
+    repeats: bool = False
+    needs_memory: bool = False
 
 
 def evaluate(
@@ -101,6 +108,8 @@ def evaluate(
     if was_cancelled and (status.state in (TaskState.LOST, TaskState.CANCELLED)
                           or status.state is TaskState.FAILED and _by_signal(marks)):
         status.state, status.detail, status.last_words = TaskState.CANCELLED, "", []
+    if status.state is TaskState.FAILED:
+        _note_remedy(status, answer.ended.get(job), marks)
     status.started = status.started or marks.begin is not None
     status.restarts = max(status.restarts, marks.restarts)
     if marks.requeues:
@@ -112,6 +121,22 @@ def evaluate(
                 "l3hpc resume changes its request" if last.get("held")
                 else "a helper job has changed its request")
     return status
+
+
+def _note_remedy(status: TaskStatus, ended: EndedJob | None, marks: TaskMarks) -> None:
+    """Note whether another attempt can end differently: after a failure of its node or at its time
+    limit it can, because every step continues with what is not done yet.
+    """
+    ended_as = None if ended is None else ended.state
+    given_up = marks.gave_up
+    # a ResourceExhaustedError may be about the memory of a GPU
+    status.needs_memory = CAP not in given_up and (
+        ended_as == JobState.OUT_OF_MEMORY or given_up.startswith(MEMORY)
+        or marks.error is not None and marks.error.get("type") == "MemoryError")
+    may_pass = given_up and not given_up.startswith(MEMORY) or ended_as in (
+        JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.TIMEOUT, JobState.PREEMPTED,
+        JobState.DEADLINE)
+    status.repeats = not status.needs_memory and not may_pass
 
 
 def _failed_before_cancellation(ended: EndedJob, marks: TaskMarks) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HELPER_MB = 100
 HELPER_KEYS = ("account", "partition", "qos", "constraint", "reservation", "wckey")
 WARNED = 128 + signal.SIGUSR2  # exit code of a process ended by the warning before the limit
+CAP = "the profile's cap"  # in the reason of a task that may not request more
 MEMORY, TIME, NODE, PREEMPTED = "out of memory", "time limit", "node failure", "preempted"
 
 
@@ -248,7 +249,7 @@ def _escalate(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
     if new <= now and cause == TIME:
         return Decision(True, TIME)
     if new <= now:
-        return Decision(False, _give_up_reason(policy, cause, requeues, ", the profile's cap"))
+        return Decision(False, _give_up_reason(policy, cause, requeues, f", {CAP}"))
     if cause == MEMORY:
         return Decision(True, f"{cause}: {format_memory(now)} → {format_memory(new)}", mem_mb=new)
     return Decision(True, f"{cause}: {format_time(now)} → {format_time(new)}", time_min=new)

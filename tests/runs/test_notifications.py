@@ -73,7 +73,7 @@ def test_done_failed_and_resumed_are_each_sent_once(here, box):
     body = {message["title"]: message["message"] for message in box.messages}
     assert "extract: 1 rows" in body["good done on local"]
     assert "sample failed: first attempt fails" in body["bad failed on local"]
-    assert "next: l3hpc resume bad" in body["bad failed on local"]
+    assert "next: l3hpc logs bad sample\nthen: l3hpc resume bad" in body["bad failed on local"]
     assert {message["type"] for message in box.messages} == {"success", "failure"}
     assert here.send() == []
     resume.resume(here.workspace, "bad", here.plan("bad").profile)

@@ -55,21 +55,26 @@ def test_done_steps_have_their_line_and_time(case):
     assert (chain.step("extract").done, chain.step("extract").tasks) == (2, 2)
 
 
-@pytest.mark.parametrize(("line", "words"), [
-    ("100|OUT_OF_MEMORY|0:125|61|n1", "out of memory"),
-    ("100|TIMEOUT|0:0|61|n1", "time limit"),
-    ("100|NODE_FAIL|0:0|61|n2", "node failure (n2)"),
-    ("100|FAILED|3:0|61|n1", "exit 3"),
-    ("100|FAILED|0:11|61|n1", "ended by SIGSEGV (exit 139)"),
-    ("100|COMPLETED|0:0|61|n1", "the job succeeded but left no result"),
+RESUME = ("l3hpc resume demo", None)
+LOG_FIRST = ("l3hpc logs demo extract", "l3hpc resume demo")
+
+
+@pytest.mark.parametrize(("line", "words", "following"), [
+    ("100|OUT_OF_MEMORY|0:125|61|n1", "out of memory",
+     ("l3hpc resume demo --set extract.mem=200MB", None)),
+    ("100|TIMEOUT|0:0|61|n1", "time limit", RESUME),
+    ("100|NODE_FAIL|0:0|61|n2", "node failure (n2)", RESUME),
+    ("100|FAILED|3:0|61|n1", "exit 3", LOG_FIRST),
+    ("100|FAILED|0:11|61|n1", "ended by SIGSEGV (exit 139)", LOG_FIRST),
+    ("100|COMPLETED|0:0|61|n1", "the job succeeded but left no result", LOG_FIRST),
 ])
-def test_how_it_failed_by_accounting(case, line, words):
+def test_how_it_failed_by_accounting(case, line, words, following):
     chain = case(names=("extract", "sample", "fit"))
     chain.sacct(line)
     assert chain.look() == {"extract": ("failed", words), "sample": ("blocked", "by extract"),
                             "fit": ("blocked", "by extract")}
     assert chain.step("extract").elapsed_s == 61 and chain.run.state == "failed"
-    assert chain.run.next == "l3hpc resume demo"
+    assert (chain.run.next, chain.run.then) == following
 
 
 def test_how_it_failed_without_accounting(case):
@@ -93,6 +98,24 @@ def test_how_it_failed_without_accounting(case):
                                                 "Or allow more."]
     shown = display.run_text(chain.run)
     assert "Repair them.\\n" not in shown and "Or allow more." in shown
+
+
+@pytest.mark.parametrize(("words", "following"), [
+    ("out of memory (400 MB) after 2 requeues (100 MB → 200 MB → 400 MB)",
+     ("l3hpc resume demo --set extract.mem=800MB", None)),
+    ("out of memory (400 MB) after 2 requeues (200 MB → 400 MB, the profile's cap)", LOG_FIRST),
+    ("time limit (20 min) after 2 requeues (5 min → 10 min → 20 min)", RESUME),
+    ("node failure after 2 requeues", RESUME)])
+def test_after_the_last_requeue_the_next_command_is_one_that_helps(case, words, following):
+    chain = case(names=("extract",))
+    chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
+    folder = chain.made.step_folder("extract").markers
+    for memory in (200, 400):
+        markers.add_requeue(folder, 0, "out of memory", 1.0, mem_mb=memory)
+    markers.give_up(folder, 0, words, 2.0)
+    chain.mark("extract", "0.exit", {"code": 137, "time": 1030})
+    assert chain.look()["extract"] == ("failed", f"{words}, requeued twice (out of memory)")
+    assert (chain.run.next, chain.run.then) == following
 
 
 def test_blocked_is_carried_through_generations_whatever_slurm_calls_it(case):
@@ -225,7 +248,8 @@ def test_the_table_as_a_person_sees_it(case, tmp_path):
         "                                         Look there.",
         f"                                         log {os.path.relpath(log)}",
         "  fit      102  blocked    0/1        –  by sample",
-        "  next: l3hpc resume demo"]
+        "  next: l3hpc logs demo sample",
+        "  then: l3hpc resume demo   (after removing the cause)"]
 
 
 def test_json_has_the_documented_fields(case):
@@ -233,11 +257,11 @@ def test_json_has_the_documented_fields(case):
     chain.look()
     value = json.loads(json.dumps(chain.run.to_json()))
     assert sorted(value) == ["cluster", "combinations", "computed_by", "created", "damaged", "next",
-                             "notes", "pipeline", "run", "schema", "state", "steps"]
+                             "notes", "pipeline", "run", "schema", "state", "steps", "then"]
     assert sorted(value["steps"][0]) == [
         "artifact", "blocked_by", "computed_by", "detail", "done", "elapsed_s", "failed_tasks",
-        "held", "held_by_administrator", "job", "kind", "last_words", "log", "name", "progress",
-        "restarts", "state", "tasks"]
+        "held", "held_by_administrator", "job", "kind", "last_words", "log", "name",
+        "needs_mem_mb", "progress", "repeats", "restarts", "state", "tasks"]
 
 
 def test_status_is_light(tmp_path):
