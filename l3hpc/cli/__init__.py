@@ -30,6 +30,7 @@ COMMANDS = {
     "logs": "Show or follow the log of a step.",
     "usage": "Compare what a run requested with what it used.",
     "report": "Write a page about a run, or compare several.",
+    "compare": "Test whether two evaluations differ, on the same clips.",
     "tensorboard": "Open the event files of runs in TensorBoard.",
     "notify": "Send messages about runs: done, failed, requeued.",
     "cancel": "Cancel a run.",

@@ -95,10 +95,10 @@ class Evaluate(Step[EvaluateParams]):
         annotation_file, taxonomy_file = label_files(params, self.name)
         taxonomy = Taxonomy.load(taxonomy_file)
         annotations = Annotations.load(annotation_file, taxonomy)
-        classifiers = _classifiers(params, task.inputs.get("classify"), taxonomy)
-        task.progress.start("evaluating", total=sum(len(one.files) for one in classifiers),
+        found = classifiers(params, task.inputs.get("classify"), taxonomy)
+        task.progress.start("evaluating", total=sum(len(one.files) for one in found),
                             unit="files")
-        judged = [_judge(one, params, task, annotations, taxonomy) for one in classifiers]
+        judged = [_judge(one, params, task, annotations, taxonomy) for one in found]
         numbers = judged[0].numbers if len(judged) == 1 else _mean(judged)
         wanted = SPLITS if params.split == "both" else (params.split,)
         for split in wanted:
@@ -209,9 +209,24 @@ class Judged:
                                for column, value in columns.items() if value is None]}
 
 
-def _classifiers(params: EvaluateParams, classified: Path | None, taxonomy: Taxonomy
-                 ) -> list[Classifier]:
-    """The classifiers whose predictions are evaluated, in the order of their tasks."""
+def classifiers(params: EvaluateParams, classified: Path | None, taxonomy: Taxonomy
+                ) -> list[Classifier]:
+    """The classifiers whose predictions are evaluated, in the order of their tasks.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    classified
+        The artifact of classify; None where the parameters name a file of predictions.
+    taxonomy
+        The tags.
+
+    Raises
+    ------
+    InputError
+        Where there are no predictions, or the file of them cannot be read.
+    """
     from l3hpc.io.files import read_json, task_folders
 
     if params.predictions is not None:

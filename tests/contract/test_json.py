@@ -141,6 +141,20 @@ def test_the_form_of_what_init_says(slurm, l3hpc):
         (), ("--dry-run", "--local"))])
 
 
+def test_the_form_of_what_compare_says(tmp_path, monkeypatch, l3hpc):
+    import judged
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster.yaml").write_text("paths: {workspace: ws}\n")
+    data = judged.sonyc_ust(tmp_path / "data", clips=12)
+    for run, skill in (("one", 0.2), ("two", 0.5)):
+        judged.downstream(tmp_path / "ws", run, data, [skill])
+        judged.folds(tmp_path / "ws", f"folds-{run}", {"a": "dog", "b": "hen"},
+                     {"a": "dog", "b": run})
+    check_schema("compare", [json.loads(l3hpc("compare", *words, "--samples", "100", "--json").out)
+                             for words in (("one", "two"), ("folds-one", "folds-two"))])
+
+
 def test_the_form_of_what_tensorboard_says(old):
     [task] = old.run("done").glob("artifacts/train/0000")
     (task / "tensorboard").mkdir()
@@ -162,7 +176,8 @@ def test_the_form_of_what_notify_says(l3hpc, monkeypatch):
 
 def test_every_command_with_json_has_a_form():
     commands = {" ".join(words) for words in with_json()}
-    assert commands == {*CALLS, *SHEET, "demo", "init", "notify", "teacher describe", "tensorboard"}
+    assert commands == {*CALLS, *SHEET, "compare", "demo", "init", "notify", "teacher describe",
+                        "tensorboard"}
     check_files("json", [f"{command.replace(' ', '-')}.json" for command in commands])
 
 

@@ -1,0 +1,285 @@
+"""What models answered clip by clip, from the artifacts of evaluate and folds, and comparing two.
+
+``judgement`` reads what a step says about clips, ``of_predictions`` a file of predictions, and
+``compare`` sets two of them side by side: tags of SONYC-UST with their annotations, tags of a
+table of clips, or one class per clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l3hpc.errors import InputError
+from l3hpc.io.files import digest_file
+from l3hpc.io.tables import read_records
+
+if TYPE_CHECKING:
+    from l3hpc.tagging.counts import Events
+    from l3hpc.tagging.paired import Difference
+
+SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared; only for SONYC-UST.
+
+    Attributes
+    ----------
+    split, level : str
+        'validate' or 'test'; 'coarse' or 'fine'.
+    labels : tuple of Path, or None
+        Annotations and taxonomy by which both are judged, in place of those of the run.
+    """
+
+    split: str = "validate"
+    level: str = "coarse"
+    labels: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model answered about clips.
+
+    Attributes
+    ----------
+    name : str
+        As the user named it.
+    kind : str
+        'tags' or 'classes'.
+    clips : list of str
+        The clips, sorted.
+    labels : list of str
+        Names of the categories, tags or classes.
+    events : list of list of Events
+        With tags: for each classifier, those of every category.
+    truth : list of str
+        With classes: the class of each clip.
+    right : ndarray of bool, shape (clips,)
+        With classes: whether it was predicted.
+    files : tuple of Path, or None
+        Of SONYC-UST: annotations and taxonomy.
+    """
+
+    name: str
+    kind: str
+    clips: list[str]
+    labels: list[str]
+    events: list[Sequence[Events]] = field(default_factory=list)
+    truth: list[str] = field(default_factory=list)
+    right: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    files: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two judgements of the same clips.
+
+    Attributes
+    ----------
+    first, second : Judgement
+        The two.
+    samples : int
+        Number of resamplings.
+    confidence : float
+        Fraction of the resamplings within an interval.
+    differences : list of Difference
+        One per metric.
+    only_first, only_second : int
+        With classes: clips on which only one of them is right.
+    mcnemar : float or None
+        With classes: McNemar's exact p-value.
+    """
+
+    first: Judgement
+    second: Judgement
+    samples: int
+    confidence: float
+    differences: list[Difference]
+    only_first: int = 0
+    only_second: int = 0
+    mcnemar: float | None = None
+
+
+def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
+    """Compare two judgements by resampling the clips.
+
+    Parameters
+    ----------
+    first, second
+        The two.
+    samples
+        Number of resamplings.
+
+    Raises
+    ------
+    InputError
+        Where they are not about the same clips with the same truth.
+    """
+    from l3hpc.tagging import paired
+
+    both = f"{first.name}, {second.name}"
+    if first.kind != second.kind:
+        raise InputError(f"{first.name} has {first.kind}, {second.name} has {second.kind}",
+                         allowed="two evaluations of the same kind")
+    for what, one, other in zip(("annotations", "taxonomies"), first.files or (),
+                                second.files or (), strict=False):
+        if digest_file(one) != digest_file(other):
+            raise InputError(f"they are judged by different {what}: {one} and {other}", where=both,
+                             hint="To judge both by the same: --sonyc-ust FOLDER")
+    _same_clips(first, second)
+    if first.labels != second.labels:
+        raise InputError("they have different classes", where=both)
+    changed = [clip for clip, one, other in zip(first.clips, first.truth, second.truth, strict=True)
+               if one != other] if first.truth else []
+    if changed:
+        raise InputError(f"the labels of {len(changed)} clip{'s' * (len(changed) != 1)} differ: "
+                         + _some(changed), where=both)
+    if first.kind == "classes":
+        return Compared(first, second, samples, paired.CONFIDENCE,
+                        [paired.compare_accuracy(first.right, second.right, samples)],
+                        int((first.right & ~second.right).sum()),
+                        int((second.right & ~first.right).sum()),
+                        paired.mcnemar(first.right, second.right))
+    return Compared(first, second, samples, paired.CONFIDENCE, paired.compare_tags(
+        first.events, second.events, first.labels, samples))
+
+
+def _same_clips(first: Judgement, second: Judgement) -> None:
+    only = [sorted(set(one.clips) - set(other.clips))
+            for one, other in ((first, second), (second, first))]
+    problems = [f"{len(names)} are only in {one.name} ({_some(names)})"
+                for names, one in zip(only, (first, second), strict=True) if names]
+    if problems:
+        common = len(set(first.clips) & set(second.clips))
+        raise InputError(f"they have {common} clips in common; {', '.join(problems)}",
+                         where=f"{first.name}, {second.name}",
+                         allowed="two evaluations of the same clips")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+# reading -----------------------------------------------------------------------------------------
+
+
+def judgement(kind: str, name: str, config: Mapping[str, Any], artifact: Path,
+              question: Question) -> Judgement:
+    """What a finished step says about clips.
+
+    Parameters
+    ----------
+    kind
+        Kind of the step, one of ``READERS``.
+    name
+        As the user named it.
+    config
+        Its frozen settings: ``params`` and ``inputs``.
+    artifact
+        Its output.
+    question
+        What is compared.
+
+    Raises
+    ------
+    InputError
+        Where files are missing or damaged, and for a level or split that was not predicted.
+    """
+    return READERS[kind](name, config, artifact, question)
+
+
+def of_predictions(name: str, question: Question) -> Judgement:
+    """What a file of predictions says about the clips of SONYC-UST.
+
+    Parameters
+    ----------
+    name
+        The file.
+    question
+        What is compared; ``labels`` is needed.
+
+    Raises
+    ------
+    InputError
+        Where the labels are not given, and as for ``judgement``.
+    """
+    if question.labels is None:
+        raise InputError("predictions need annotations to be judged by", where=name,
+                         hint="Use --sonyc-ust FOLDER")
+    return _tags(name, [Path(name)], question.labels, question)
+
+
+def _evaluated(name: str, config: Mapping[str, Any], artifact: Path, question: Question
+               ) -> Judgement:
+    """The tags of SONYC-UST that evaluate scored."""
+    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.steps.classify import label_files
+    from l3hpc.steps.evaluate import Evaluate, classifiers
+
+    params = Evaluate().parse(config["params"])
+    labels = question.labels or label_files(params, Evaluate.name)
+    classified = config.get("inputs", {}).get("classify")
+    found = classifiers(params, Path(classified) if classified else None, Taxonomy.load(labels[1]))
+    files = [path for one in found for split, levels, path in one.files
+             if split == question.split and question.level in levels]
+    if not files:
+        had = sorted({f"{split}, {level}" for one in found for split, levels, _ in one.files
+                      for level in levels})
+        raise InputError(f"{name} has no predictions of the {question.level} tags of "
+                         f"'{question.split}'", allowed="; ".join(had))
+    return _tags(name, files, labels, question)
+
+
+def _tags(name: str, files: Sequence[Path], labels: tuple[Path, Path], question: Question
+          ) -> Judgement:
+    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.tagging.annotations import Annotations
+    from l3hpc.tagging.evaluation import match
+
+    taxonomy = Taxonomy.load(labels[1])
+    annotations = Annotations.load(labels[0], taxonomy)
+    matched = [match(path, annotations, taxonomy, question.split) for path in files]
+    for path, one in zip(files, matched, strict=True):
+        if question.level not in one.levels:
+            raise InputError(f"has no columns of the {question.level} tags", where=str(path),
+                             allowed=f"--level {' or '.join(one.levels)}")
+    return Judgement(name, "tags", matched[0].files, matched[0].names,
+                     [one.events(question.level) for one in matched], files=labels)
+
+
+def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Question) -> Judgement:
+    """The test clips of all folds: one class each, or several tags."""
+    from l3hpc.io.files import task_folders
+    from l3hpc.steps.folds import read_folds
+    from l3hpc.tagging.counts import CategoryEvents
+
+    classes = list(read_folds(artifact)[0]["classes"])
+    rows: dict[str, dict[str, str]] = {}
+    for folder in task_folders(artifact):
+        path = folder / "predictions.csv"
+        for line, row in read_records(path, "predictions", ["file", "part", *classes]):
+            if row["part"] == "test" and rows.setdefault(row["file"], row) is not row:
+                raise InputError(f"'{row['file']}' is tested twice", where=f"{path}:{line}")
+    clips = sorted(rows)
+    if not clips:
+        raise InputError("contains no predictions of test clips", where=str(artifact))
+    if "labels" not in rows[clips[0]]:
+        truth = [rows[clip]["class"] for clip in clips]
+        right = np.array([rows[clip]["predicted"] for clip in clips]) == np.array(truth)
+        return Judgement(name, "classes", clips, classes, truth=truth, right=right)
+    truth = [rows[clip]["labels"] for clip in clips]
+    present = np.array([[one in own.split(";") for one in classes] for own in truth])
+    values = np.array([[float(rows[clip][one]) for one in classes] for clip in clips])
+    return Judgement(name, "tags", clips, classes,
+                     [[CategoryEvents(present[:, [tag]], values[:, [tag]])
+                       for tag in range(len(classes))]], truth)
+
+
+READERS: Mapping[str, Callable[[str, Mapping[str, Any], Path, Question], Judgement]] = {
+    "evaluate": _evaluated, "folds": _folds}
