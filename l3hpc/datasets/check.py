@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter, defaultdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,9 +11,16 @@ from pathlib import Path
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import labelled, sonyc_ust
 from l3hpc.datasets.clip_tables import ClipTable, read_table
-from l3hpc.datasets.corpus import NoAudioError, describe_ignored_files, is_utf8, scan_recordings
+from l3hpc.datasets.corpus import (
+    AUDIO_SUFFIXES,
+    NoAudioError,
+    describe_ignored_files,
+    is_utf8,
+    scan_recordings,
+)
 from l3hpc.datasets.inspection import Inspection, probe_audio_files
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.findings import Finding
 
 
 def check_folder(folder: Path | str, *, listen: bool = False,
@@ -46,7 +54,7 @@ def check_folder(folder: Path | str, *, listen: bool = False,
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder))
     if labelled.is_labelled_dataset(folder):
-        return [labelled.inspect_labelled(folder, listen=listen, progress=progress)]
+        return [check_labelled(folder, listen=listen, progress=progress)]
     if (folder / sonyc_ust.ANNOTATIONS).is_file():
         return [sonyc_ust.inspect_sonyc_ust(folder, listen=listen, progress=progress)]
     if (folder / "sonyc_ust" / sonyc_ust.ANNOTATIONS).is_file():
@@ -96,7 +104,7 @@ def check_table(source: ClipTable, *, listen: bool = False,
     """
     dataset = read_table(source)
     findings = Inspection(str(source.table), f"table of clips {dataset.kind}")
-    present = labelled.compare_with_audio(dataset, findings)
+    present = _compare_with_audio(dataset, findings)
     what = "part" if dataset.has_split else "fold"
     if source.group_column is not None:
         folds_of: dict[str, set[int]] = defaultdict(set)
@@ -106,7 +114,7 @@ def check_table(source: ClipTable, *, listen: bool = False,
                      f"{what}s", sorted(name for name, folds in folds_of.items() if len(folds) > 1),
                      remark=True, hint="A classifier is then tested on what it was trained on.")
     findings.add("class", f"{{n}} combinations of class and {what} have no clip",
-                 labelled.lacking_classes(dataset), remark=True)
+                 _lacking_classes(dataset), remark=True)
     counts = Counter(clip.fold for clip in dataset.clips)
     findings.add("folds", "{n} folds have far fewer clips than the others",
                  [f"fold {fold} ({counts[fold]:,})" for fold in dataset.small_folds()],
@@ -120,6 +128,99 @@ def check_table(source: ClipTable, *, listen: bool = False,
         f"{what}s": {names.get(fold, str(fold)): counts[fold] for fold in dataset.folds},
         "hours": round(sum(seconds.values()) / 3600, 3)}
     return findings
+
+
+def check_labelled(folder: Path | str, *, listen: bool = False,
+                   progress: Progress | None = None) -> Inspection:
+    """Check a data set, and count what it holds.
+
+    Parameters
+    ----------
+    folder
+        UrbanSound8K or ESC-50.
+    listen
+        Whether to read all samples, not only headers.
+    progress
+        Shows how many clips are done.
+
+    Returns
+    -------
+    Inspection
+        Problems, remarks and counts.
+
+    Raises
+    ------
+    InputError
+        As ``read_labelled``.
+    """
+    dataset = labelled.read_labelled(folder)
+    findings = Inspection(str(folder), dataset.kind)
+    present = _compare_with_audio(dataset, findings)
+    folds_of: dict[str, set[int]] = defaultdict(set)
+    for clip in dataset.clips:
+        folds_of[clip.source].add(clip.fold)
+    findings.add("source", "{n} source recordings have clips in two folds", sorted(
+        f"{source} ({', '.join(map(str, sorted(folds)))})"
+        for source, folds in folds_of.items() if len(folds) > 1), remark=True,
+        hint="A classifier is then tested on what it was trained on (published UrbanSound8K has "
+             "five such).")
+    _check_counts(dataset, findings)
+    # Published clips may be shorter than a window; embed pads them.
+    seconds = probe_audio_files(dataset.audio, present, findings, listen, progress or Progress(),
+                                shortest=0.0)
+    findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
+    return findings
+
+
+def _compare_with_audio(dataset: labelled.LabelledDataset, findings: Inspection) -> list[str]:
+    """Add clips without audio, and audio without a clip, to the findings; the files that are there.
+    """
+    listed = {clip.file for clip in dataset.clips}
+    missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
+    findings.add("missing audio", "{n} clips have no audio", missing,
+                 hint=f"They should be in {dataset.audio}.")
+    findings.add("extra audio", "{n} audio files are not in the table", sorted(
+        name for path in dataset.audio.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
+        hint="They are not used.")
+    return sorted(listed - set(missing))
+
+
+def _lacking_classes(dataset: labelled.LabelledDataset) -> list[str]:
+    """``rain in fold 2`` for every class without a clip in a fold, or in a part of the split."""
+    pairs = {(clip.fold, label) for clip in dataset.clips for label in clip.labels or (clip.label,)}
+    return [f"{name} in {dataset.fold_name(fold)}" for label, name in enumerate(dataset.classes)
+            for fold in dataset.folds if (fold, label) not in pairs]
+
+
+def _check_counts(dataset: labelled.LabelledDataset, findings: Inspection) -> None:
+    folds = Counter(clip.fold for clip in dataset.clips)
+    findings.add("class", "{n} combinations of class and fold have no clip",
+                 _lacking_classes(dataset), remark=True)
+    assert dataset.published is not None
+    total, classes, size = dataset.published
+    # A copy that holds ESC-10 alone is complete as such.
+    if dataset.kind == "ESC-50" and len(dataset.classes) == labelled.ESC10_SIZE[0]:
+        classes, size = labelled.ESC10_SIZE
+    hint = ("Get the whole data set. To score this part, with a note that it is one: --set "
+            "folds.partial=true")
+    findings.add("folds", f"{{n}} of {total} folds have no clips in the table", [
+        f"fold {fold}" for fold in range(1, total + 1) if not folds[fold]], hint=hint)
+    silent = Counter(clip.fold for clip in dataset.clips
+                     if not os.path.isfile(dataset.audio / clip.file))
+    findings.add("folds", f"{{n}} of {total} folds have no audio", [
+        f"fold {fold}" for fold in dataset.folds if silent[fold] == folds[fold]], hint=hint)
+    findings.add("folds", "{n} folds have far fewer clips than the others", [
+        f"fold {fold} ({folds[fold]:,})" for fold in dataset.small_folds() if folds[fold]],
+        hint=hint)
+    if len(dataset.classes) < classes:
+        findings.findings.append(Finding(
+            "classes", "yellow", f"{len(dataset.classes)} of {classes} classes"))
+    findings.add("size", f"not the published number of clips ({size:,})", [
+        f"{len(dataset.clips):,}"] if len(dataset.clips) != size else [], remark=True)
+    findings.counts |= {"clips": len(dataset.clips), "classes": len(dataset.classes),
+                        "folds": {str(fold): folds[fold] for fold in dataset.folds}}
 
 
 def check_audio(folder: Path | str, *, listen: bool = False,

@@ -177,6 +177,10 @@ def read_table(source: ClipTable) -> LabelledDataset:
     columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}"]
     if fold is None and split is None:
         columns.append(f"{made} folds made" + (f" with groups of {group!r}" if group else ""))
+        unused = next((column for column in header
+                       if {TRAIN, TEST} <= set(_parts(column, rows)) <= set(PART_NAMES)), None)
+        if unused:
+            columns.append(f"the split of {unused!r} is not used (--split-column {unused})")
     else:
         columns.append(f"folds of {fold!r}" if split is None else
                        f"split of {split!r}: {_part_sizes(clips)}")
@@ -380,7 +384,7 @@ def _stated_folds(source: ClipTable, column: str, rows: Sequence[_Row]
 def _stated_parts(source: ClipTable, column: str, rows: Sequence[_Row]) -> list[int]:
     """The parts of a split, as folds."""
     cells = [row[column].strip() for _, _, row in rows]
-    parts = [PARTS.get(cell.casefold()) for cell in cells]
+    parts = _parts(column, rows)
     _refuse_rows(f"{{n}} of {{total}} clips are in no part of the split in the column '{column}'",
                  source, rows, [index for index, part in enumerate(parts) if part is None],
                  allowed="train, validate (or validation, valid, val), test",
@@ -390,6 +394,11 @@ def _stated_parts(source: ClipTable, column: str, rows: Sequence[_Row]) -> list[
             raise InputError(f"no clip is in the part {name}", where=str(source.table),
                              allowed=f"clips to train and to test in the column '{column}'")
     return [part for part in parts if part is not None]
+
+
+def _parts(column: str, rows: Sequence[_Row]) -> list[int | None]:
+    """The part that each cell names; None for other text."""
+    return [PARTS.get(row[column].strip().casefold()) for _, _, row in rows]
 
 
 def _part_sizes(clips: Sequence[LabelledClip]) -> str:

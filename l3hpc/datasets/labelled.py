@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.console.progress import Progress
-from l3hpc.datasets.corpus import AUDIO_SUFFIXES, Recording
-from l3hpc.datasets.inspection import Inspection, probe_audio_files
+from l3hpc.datasets.corpus import Recording
 from l3hpc.errors import InputError
-from l3hpc.findings import Finding
 from l3hpc.io.files import digest
 from l3hpc.io.tables import read_records
 
@@ -268,7 +265,7 @@ _LAYOUTS = (
             re.compile(r"(?P<fold>\d+)-(?P<src_file>\d+)-\w-(?P<target>\d+)\.\w+")),
 )
 _ESC10 = "esc10"
-_ESC10_SIZE = (10, 400)  # classes, clips
+ESC10_SIZE = (10, 400)  # classes, clips
 
 
 def is_labelled_dataset(folder: Path | str) -> bool:
@@ -325,7 +322,7 @@ def read_labelled(folder: Path | str, subset: str = "all") -> LabelledDataset:
     clips, names = _clips(layout, table, subset)
     ids = tuple(sorted(names))
     label = {number: index for index, number in enumerate(ids)}
-    published = (layout.classes, layout.size) if subset == "all" else _ESC10_SIZE
+    published = (layout.classes, layout.size) if subset == "all" else ESC10_SIZE
     return LabelledDataset(
         layout.subset if subset == "esc10" else layout.kind, table, folder / "audio",
         tuple(names[number] for number in ids), ids,
@@ -389,114 +386,3 @@ def _whole_number(text: str, column: str, where: str) -> int:
     if not re.fullmatch(r"\s*\d+\s*", text):
         raise InputError(f"{column} '{text}' is not a whole number", where=where)
     return int(text)
-
-
-def inspect_labelled(folder: Path | str, *, listen: bool = False,
-            progress: Progress | None = None) -> Inspection:
-    """Check a data set, and count what it holds.
-
-    Parameters
-    ----------
-    folder
-        UrbanSound8K or ESC-50.
-    listen
-        Whether to read all samples, not only headers.
-    progress
-        Shows how many clips are done.
-
-    Returns
-    -------
-    Inspection
-        Problems, remarks and counts.
-
-    Raises
-    ------
-    InputError
-        As ``read_labelled``.
-    """
-    dataset = read_labelled(folder)
-    findings = Inspection(str(folder), dataset.kind)
-    present = compare_with_audio(dataset, findings)
-    folds_of: dict[str, set[int]] = defaultdict(set)
-    for clip in dataset.clips:
-        folds_of[clip.source].add(clip.fold)
-    findings.add("source", "{n} source recordings have clips in two folds", sorted(
-        f"{source} ({', '.join(map(str, sorted(folds)))})"
-        for source, folds in folds_of.items() if len(folds) > 1), remark=True,
-        hint="A classifier is then tested on what it was trained on (published UrbanSound8K has "
-             "five such).")
-    _check_counts(dataset, findings)
-    # Published clips may be shorter than a window; embed pads them.
-    seconds = probe_audio_files(dataset.audio, present, findings, listen, progress or Progress(),
-                                shortest=0.0)
-    findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
-    return findings
-
-
-def compare_with_audio(dataset: LabelledDataset, findings: Inspection) -> list[str]:
-    """Add the clips without audio, and the audio that is not in the table, to the findings.
-
-    Parameters
-    ----------
-    dataset
-        The clips.
-    findings
-        Takes the results.
-
-    Returns
-    -------
-    list of str
-        The files that are there, below the audio folder.
-    """
-    listed = {clip.file for clip in dataset.clips}
-    missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
-    findings.add("missing audio", "{n} clips have no audio", missing,
-                 hint=f"They should be in {dataset.audio}.")
-    findings.add("extra audio", "{n} audio files are not in the table", sorted(
-        name for path in dataset.audio.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-        and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
-        hint="They are not used.")
-    return sorted(listed - set(missing))
-
-
-def lacking_classes(dataset: LabelledDataset) -> list[str]:
-    """``rain in fold 2`` for every class without a clip in a fold, or in a part of the split.
-
-    Parameters
-    ----------
-    dataset
-        The clips.
-    """
-    pairs = {(clip.fold, label) for clip in dataset.clips for label in clip.labels or (clip.label,)}
-    return [f"{name} in {dataset.fold_name(fold)}" for label, name in enumerate(dataset.classes)
-            for fold in dataset.folds if (fold, label) not in pairs]
-
-
-def _check_counts(dataset: LabelledDataset, findings: Inspection) -> None:
-    folds = Counter(clip.fold for clip in dataset.clips)
-    findings.add("class", "{n} combinations of class and fold have no clip",
-                 lacking_classes(dataset), remark=True)
-    assert dataset.published is not None
-    total, classes, size = dataset.published
-    # A copy that holds ESC-10 alone is complete as such.
-    if dataset.kind == "ESC-50" and len(dataset.classes) == _ESC10_SIZE[0]:
-        classes, size = _ESC10_SIZE
-    hint = ("Get the whole data set. To score this part, with a note that it is one: --set "
-            "folds.partial=true")
-    findings.add("folds", f"{{n}} of {total} folds have no clips in the table", [
-        f"fold {fold}" for fold in range(1, total + 1) if not folds[fold]], hint=hint)
-    silent = Counter(clip.fold for clip in dataset.clips
-                     if not os.path.isfile(dataset.audio / clip.file))
-    findings.add("folds", f"{{n}} of {total} folds have no audio", [
-        f"fold {fold}" for fold in dataset.folds if silent[fold] == folds[fold]], hint=hint)
-    findings.add("folds", "{n} folds have far fewer clips than the others", [
-        f"fold {fold} ({folds[fold]:,})" for fold in dataset.small_folds() if folds[fold]],
-        hint=hint)
-    if len(dataset.classes) < classes:
-        findings.findings.append(Finding(
-            "classes", "yellow", f"{len(dataset.classes)} of {classes} classes"))
-    findings.add("size", f"not the published number of clips ({size:,})", [
-        f"{len(dataset.clips):,}"] if len(dataset.clips) != size else [], remark=True)
-    findings.counts |= {"clips": len(dataset.clips), "classes": len(dataset.classes),
-                        "folds": {str(fold): folds[fold] for fold in dataset.folds}}

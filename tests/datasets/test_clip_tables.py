@@ -215,6 +215,17 @@ def test_a_split_that_cannot_be_learned_is_refused(table, old, new, message):
         read_table(ClipTable(table(SPLIT.replace(old, new)), split_column="set"))
 
 
+def test_a_split_that_nobody_named_is_mentioned(table):
+    path = table(many(header="file,label,set").replace("a0\n", "train\n"))
+    assert "split" not in read_table(ClipTable(path)).columns  # other words are no split
+    text = many(header="file,label,set")
+    for word, part in (("a0", "train"), ("a1", "test"), ("b0", "Train"), ("b1", "val")):
+        text = text.replace(f",{word}\n", f",{part}\n")
+    found = read_table(ClipTable(table(text)))
+    assert found.columns.endswith("5 folds made, the split of 'set' is not used "
+                                  "(--split-column set)")
+
+
 @pytest.mark.parametrize("other", [{"fold_column": "set"}, {"folds": 5}])
 def test_a_split_and_folds_exclude_each_other(table, other):
     with pytest.raises(InputError, match="a split and folds exclude each other"):

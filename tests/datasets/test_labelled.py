@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from l3hpc.datasets import labelled
-from l3hpc.datasets.check import check_folder
+from l3hpc.datasets.check import check_folder, check_labelled
 from l3hpc.datasets.labelled import LabelledClip
 from l3hpc.errors import InputError
 
@@ -25,7 +25,7 @@ def test_a_name_that_no_file_can_have_is_missing_audio(esc50, us8k):
     for folder, name in ((esc50(), "1-1070-A-7.wav"), (us8k(), "103-3-0-1.wav")):
         table = labelled.read_labelled(folder).table
         table.write_text(table.read_text().replace(name, "x" * 300 + ".wav"))
-        found = {one.subject: one for one in labelled.inspect_labelled(folder).problems}
+        found = {one.subject: one for one in check_labelled(folder).problems}
         assert found["missing audio"].examples[0].endswith("x" * 300 + ".wav")
         assert [one.size for one in labelled.read_labelled(folder).recordings()].count(-1) == 1
 
@@ -113,13 +113,13 @@ def test_missing_extra_and_shared_sources_are_named(us8k):
 
 def test_folds_without_clips_or_audio_are_problems(us8k, esc50):
     folder = us8k(folds=10, per_fold=4)
-    assert not labelled.inspect_labelled(folder).problems
+    assert not check_labelled(folder).problems
     for path in (folder / "audio/fold3").iterdir():
         path.unlink()
     table = folder / "metadata/UrbanSound8K.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if line.split(",")[5] != "10"))
-    problems = labelled.inspect_labelled(folder).problems
+    problems = check_labelled(folder).problems
     assert [str(one) for one in problems if one.subject == "folds"] == [
         "1 of 10 folds have no clips in the table: fold 10",
         "1 of 10 folds have no audio: fold 3"]
@@ -127,7 +127,7 @@ def test_folds_without_clips_or_audio_are_problems(us8k, esc50):
     table = folder / "meta/esc50.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if not line.startswith("2-") or "2-2000-A-0" in line))
-    found = labelled.inspect_labelled(folder)
+    found = check_labelled(folder)
     assert [str(one) for one in found.problems] == [
         "1 folds have far fewer clips than the others: fold 2 (1)"]
     assert "3 of 50 classes" in [str(one) for one in found.remarks]
@@ -138,7 +138,7 @@ def test_a_class_that_a_fold_lacks_is_a_remark(esc50):
     table = folder / "meta/esc50.csv"
     table.write_text("".join(line for line in table.read_text().splitlines(True)
                              if not line.startswith("2-") or ",7," not in line))
-    remarks = {one.subject: one.examples for one in labelled.inspect_labelled(folder).remarks}
+    remarks = {one.subject: one.examples for one in check_labelled(folder).remarks}
     assert remarks["class"] == ("hen in fold 2",)
 
 
