@@ -184,7 +184,7 @@ def tabs_table(_: str) -> str:
     from l3hpc.ledger.schema import TABS
     from l3hpc.steps import BUILT_IN, step
 
-    written = {step(name).tab for name in BUILT_IN}
+    written = {tab for name in BUILT_IN for tab in (step(name).tab, *step(name).further_tabs)}
     rows = []
     for name, tab in TABS.items():
         key = " and ".join(tab.column(field).title for field in tab.key)

@@ -93,10 +93,13 @@ def with_options(settings: DemoSettings, sensors: int | None, weights: str | Non
 
 def summary(result: DemoResult, folder: Path) -> list[str]:
     """Return what is printed at the end: ledger rows, paths, and the next commands."""
+    from l3hpc.ledger.schema import find_tab
+
     here = os.path.relpath(folder)
     here = str(folder) if here.startswith("..") else here
     lines = [""]
-    for row in result.data.ledger:
+    # an optional tab repeats the scores of another one
+    for row in (one for one in result.data.ledger if not find_tab(one.tab).optional):
         lines += [row.tab, *row_lines(row), ""]
     if result.state is not RunState.DONE:
         lines += [f"{result.plan.run} is not complete ({result.state}). "

@@ -72,6 +72,8 @@ class Tab:
         Whether small (``min``) or large (``max``) values of ``rank`` are better.
     documented
         Whether the published pipeline documents the titles.
+    optional
+        Whether a sheet may do without the tab: its rows then stay in the journals.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Tab:
     rank: str
     best: Literal["min", "max"]
     documented: bool = True
+    optional: bool = False
 
     @property
     def titles(self) -> list[str]:
@@ -230,7 +233,7 @@ _EMB_APPROX_SONYC_UST = Tab("emb_approx_sonyc_ust", ("output_dir", "exp_id", "ag
            ("Annotation Dir", "annotation_path"), ("Taxonomy Dir", "taxonomy_path"),
            ("Feature Dir", "emb_dir"), ("Output Dir", "output_dir"), ("Exp. ID", "exp_id")),
     *_CLASSIFIER_SETTINGS,
-), rank="micro_auprc", best="max", documented=False)
+), rank="micro_auprc", best="max", documented=False, optional=True)
 
 _MODEL = _text(("Username", "username"), ("Model ID", "model_id"), ("Model Dir", "model_dir"),
                ("Commit", "git_commit"))

@@ -45,6 +45,8 @@ class SyncState:
         Tab → key (as JSON) → number of records that the journals then held for the row.
     swept
         Tab → key (as JSON) → the swept options that were written to the sheet.
+    absent
+        Optional tabs that the sheet does not have.
     """
 
     sheet: str
@@ -53,6 +55,7 @@ class SyncState:
     problems: list[Problem] = field(default_factory=list)
     records: dict[str, dict[str, int]] = field(default_factory=dict)
     swept: dict[str, dict[str, dict[str, Cell]]] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
 
     def last(self, row: Row) -> list[Any] | None:
         """Return our cells that the sheet last showed for ``row``; None if it never had the row."""
@@ -144,7 +147,7 @@ class Store:
             value = read_json(self.state_path(sheet))
             found = SyncState(sheet, float(value["last_sync"]), dict(value["confirmed"]),
                               list(value["problems"]), dict(value.get("records", {})),
-                              dict(value.get("swept", {})))
+                              dict(value.get("swept", {})), list(value.get("absent", [])))
             # a file of another version must not fail in the middle of a sync
             for tab, rows in found.confirmed.items():
                 if any(len(cells_of) != len(TABS[tab].columns) for cells_of in rows.values()):
@@ -180,7 +183,8 @@ class Store:
 def waiting_rows(rows: Iterable[Row], state: SyncState) -> list[Row]:
     """Return the rows that the next sync has to write; rows that need a person are left out."""
     stuck = {(item["tab"], key_json(item["key"])) for item in state.problems}
-    return [row for row in rows if not state.is_confirmed(row)
+    return [row for row in rows if row.tab.name not in state.absent
+            and not state.is_confirmed(row)
             and (row.tab.name, key_json(row.key)) not in stuck]
 
 

@@ -271,6 +271,8 @@ class Step(ABC, Generic[P]):
         Whether a task that reached its time limit resumes from a checkpoint.
     tab : str or None
         The tab of the ledger in which the step records rows.
+    further_tabs : tuple of str
+        Other tabs in which it records rows.
     ledger_folder : str or None
         The field in which rows of the ledger name this step's folder.
     report_items : frozenset of ReportItem
@@ -304,6 +306,7 @@ class Step(ABC, Generic[P]):
     output: Output = Output.OTHER
     continues: bool = False
     tab: LedgerTab | None = None
+    further_tabs: tuple[LedgerTab, ...] = ()
     ledger_folder: LedgerFolder | None = None
     report_items: frozenset[ReportItem] = frozenset()
     kept_files: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from l3hpc.tagging.annotations import Annotations
 
 TAB: Final = "sonyc_ust"
+APPROXIMATION_TAB: Final = "emb_approx_sonyc_ust"
 LEVELS = ("coarse", "fine")
 SPLITS = ("validate", "test")
 
@@ -59,6 +60,7 @@ class Evaluate(Step[EvaluateParams]):
     inputs = {"classify": Input(required=False, parameter="predictions")}
     not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "predictions"})
     tab = TAB
+    further_tabs = (APPROXIMATION_TAB,)
     report_items = frozenset({ReportItem.SCORES})
     kept_files = ("evaluation.json", "curves.json", "thresholds.json")
     bound_parameter = "bound"
@@ -127,6 +129,15 @@ class Evaluate(Step[EvaluateParams]):
                             row["split"] = split
                             row["exp_id"] += "-test" if split == "test" else ""
                         task.recorder.record(TAB, row)
+                        reduced = _approximation(one.classifier.settings)
+                        if reduced:
+                            task.recorder.record(APPROXIMATION_TAB, {**row, **reduced})
+        settings = judged[0].classifier.settings
+        if settings.get("network") and not _approximation(settings) \
+                and not _bound(settings, params):
+            task.progress.note(f"no row in {APPROXIMATION_TAB}: "
+                               f"{settings['network'].get('label')} does not record which φ it "
+                               "learnt")
         result: dict[str, Any] = {
             "split": wanted[0],
             "metrics": {split: evaluation.published(one) for split, one in numbers.items()},
@@ -364,6 +375,28 @@ def _bound(settings: Mapping[str, Any], params: EvaluateParams) -> dict[str, Any
         return {"target": learnt["digest"]}
     # Without a record of φ, only the teacher's own embedding is known for certain.
     return {"target": target["teacher"]} if target.get("key") == TEACHER_KEY else {}
+
+
+def _approximation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that only ``emb_approx_sonyc_ust`` has, from the φ that reduced the embeddings
+    or that the student learnt; empty where there is none, or where it is not known.
+    """
+    import time
+
+    found = settings.get("reduction") or (
+        (settings.get("network") or {}).get("target") or {}).get("reduction")
+    if not found or found["approx"] == "none":
+        return {}
+    params, sampled = found["params"], found["sampled"]
+    # As published: a dash where a setting belongs to another kind of φ or is not known.
+    names = ("n_neighbors", "min_dist", "metric", "kernel")
+    return {
+        "date": time.strftime("%m/%d/%Y %H:%M:%S"), "model_type": found["approx"].upper(),
+        "emb_dim": found["dim"], **{name: params.get(name, "-") for name in names},
+        "upstream_data": sampled.get("audio") or "-",
+        "sampling_type": sampled.get("method") or "-",
+        "timescale": sampled.get("timescale") or "-", "n_training_points": found["rows"],
+        "aggregation_type": sampled.get("sensor") or "combined"}
 
 
 def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level: str,

@@ -66,6 +66,7 @@ class Folds(Step[FoldsParams]):
     inputs = {"embed": Input()}
     not_in_fingerprint = CLIP_DATA | {"max_missing", "partial"}
     tab = TAB
+    further_tabs = ("clip_tags",)
     ledger_folder = "output_dir"
 
     def implied(self, stated: Mapping[str, Any], earlier: PlanParams,

@@ -33,7 +33,7 @@ def test_quick_demo_from_audio_to_report(tmp_path, timed):
     check_schema("demo", [told])
     assert told["state"] == "done" and not told["teacher_trained"]
     assert [step["state"] for step in told["steps"]] == ["done"] * 8
-    assert set(told["ledger"]) == {"embedding_approx_mse", "sonyc_ust"}
+    assert set(told["ledger"]) == {"embedding_approx_mse", "sonyc_ust", "emb_approx_sonyc_ust"}
     approx, tags = told["ledger"]["embedding_approx_mse"], told["ledger"]["sonyc_ust"]
     assert (len(approx), len(tags)) == (28, 35)
     assert approx["Approximation mode"] == "pca" and approx["Student Emb Len"] == "8"

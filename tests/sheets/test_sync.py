@@ -6,6 +6,7 @@ import pytest
 
 from l3hpc.errors import HeaderDriftError, InputError, L3hpcError, OfflineError
 from l3hpc.ledger.schema import MAIN_TABS, TABS
+from l3hpc.ledger.store import waiting_rows
 
 pytestmark = pytest.mark.slow
 
@@ -477,3 +478,21 @@ def test_a_wrong_key_is_named_without_showing_it(world, tmp_path):
     with pytest.raises(L3hpcError, match="refused to sign in ledger@test.iam") as error:
         world.sync()
     assert "PRIVATE" not in str(error.value) and "invalid_grant" not in str(error.value)
+
+
+def test_a_sheet_without_an_optional_tab_gets_the_rows_of_all_others(world):
+    extra = "emb_approx_sonyc_ust"
+    world.init()
+    world.record("a", num_epochs=5)
+    world.record("a", tab=extra, aggregation_type="combined", emb_dim=8)
+    report = world.sync()
+    assert report.inserted == 1 and not report.problems
+    assert f"has no tab '{extra}'" in report.notes[0] and "l3hpc ledger init" in report.notes[0]
+    state = world.store.state("book-one")
+    assert state.absent == [extra]
+    assert waiting_rows(world.store.fold().rows.values(), state) == []
+    world.init([extra])
+    report = world.sync()
+    assert report.inserted == 1 and not report.notes
+    assert [row["Emb Dim"] for row in world.rows(extra) if row["Exp. ID"] == "a"] == [8]
+    assert world.store.state("book-one").absent == []

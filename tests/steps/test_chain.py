@@ -69,7 +69,7 @@ def test_from_audio_to_a_row_of_the_ledger(city, teacher, runner):
 
 def _check_bound(city, teacher, runner):
     """The teacher's embeddings through φ, judged like the student's."""
-    student = runner.records.rows[-1][1]
+    student = next(row for tab, row, _ in runner.records.rows if tab == "sonyc_ust")
     raw = runner.run("embed", {"sonyc_ust": city / "sonyc_ust", "student": str(teacher)}, {},
                      artifact="teacher").folder
     file = runner.artifact("fit") / "0000/phi.h5"
@@ -87,13 +87,26 @@ def _check_bound(city, teacher, runner):
                                             "audio": str(city / "audio")}
     runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0},
                {"classify": classify.folder}, artifact="bound-scores")
-    row = runner.records.rows[-1][1]
+    (tab, row, _), (other, approximated, _) = runner.records.rows[-2:]
+    assert (tab, other) == ("sonyc_ust", "emb_approx_sonyc_ust")
+    assert (approximated["model_type"], approximated["bound_of"]) == ("PCA", phi.digest)
     assert row["model_type"].startswith("PCA of teacher.h5: ")
     assert row["model_type"].endswith(" (teacher)")
     assert row["bound_of"] == student["target"] == phi.digest
 
 
 def _check_ledger(records, key):
+    approximated = [values for name, values, _ in records if name == "emb_approx_sonyc_ust"]
+    assert [row["exp_id"] for row in approximated] == ["exp-coarse", "exp-fine"]
+    for row in approximated:
+        assert {*find_tab("emb_approx_sonyc_ust").fields, "note", "state", "target"} == set(row)
+        assert {name: row[name] for name in (
+            "model_type", "emb_dim", "kernel", "n_neighbors", "min_dist", "metric",
+            "sampling_type", "timescale", "n_training_points", "aggregation_type")} == {
+            "model_type": "PCA", "emb_dim": 8, "kernel": "linear", "n_neighbors": "-",
+            "min_dist": "-", "metric": "-", "sampling_type": "dpp", "timescale": "day",
+            "n_training_points": int(key.split("_")[2]), "aggregation_type": "combined"}
+        assert row["upstream_data"].endswith("/audio")
     for tab, more in (("embedding_approx_mse", set()), ("sonyc_ust", {"target"})):
         fields = {*find_tab(tab).fields, "note", "state", *more}
         rows = [values for name, values, _ in records if name == tab]

@@ -60,11 +60,13 @@ def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
 def check(options: Options, as_json: bool) -> None:
     """Compare the sheet's header rows with the declared columns, cell by cell. Writes nothing."""
     from l3hpc.errors import EXIT_HEADER_DRIFT
+    from l3hpc.ledger.sheets.grid import has_place_for
     from l3hpc.ledger.sheets.reading import read_snapshot
 
     store, sheets = open_sheet(options)
     snapshot = read_snapshot(sheets)
-    expected_tabs = chosen_tabs((), store.fold(), main_too=True)
+    expected_tabs = [tab for tab in chosen_tabs((), store.fold(), main_too=True)
+                     if has_place_for(snapshot, tab)]
     tabs = list(dict.fromkeys([*expected_tabs, *(grid.tab for grid in snapshot.tabs.values())]))
     report: dict[str, Any] = {"title": snapshot.title, "tabs": {}}
     for tab in tabs:

@@ -389,6 +389,12 @@ def find_header_row(tab: Tab, lines: Sequence[Sequence[Any]]) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def has_place_for(snapshot: Snapshot, tab: Tab) -> bool:
+    """Return whether rows of a tab are to be written: an optional one only if the sheet has it."""
+    return not tab.optional or any(tab.name in found for found in (
+        snapshot.tabs, snapshot.doubtful, snapshot.charts))
+
+
 def require_headers(snapshot: Snapshot, tabs: Sequence[Tab]) -> None:
     """Require that all ``tabs`` exist with exactly the declared header.
 

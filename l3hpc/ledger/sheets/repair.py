@@ -28,6 +28,7 @@ from l3hpc.ledger.sheets.grid import (
     Snapshot,
     TabGrid,
     find_header_row,
+    has_place_for,
     parse_structure,
     require_headers,
 )
@@ -134,7 +135,7 @@ def plan_repair(store: Store, sheets: Sheets) -> tuple[Snapshot, SyncPlan, list[
         The columns of a tab have to be restored first.
     """
     snapshot = read_snapshot(sheets)
-    rows = list(store.fold().rows.values())
+    rows = [row for row in store.fold().rows.values() if has_place_for(snapshot, row.tab)]
     require_headers(snapshot, tabs_of(rows))
     state = store.state(sheets.sheet_id)
     missing = {(item["tab"], tuple(item["key"]))

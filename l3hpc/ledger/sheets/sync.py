@@ -36,7 +36,7 @@ from l3hpc.ledger.sheets.diff import (
     tabs_of,
     write_targets,
 )
-from l3hpc.ledger.sheets.grid import Snapshot, parse_structure, require_headers
+from l3hpc.ledger.sheets.grid import Snapshot, has_place_for, parse_structure, require_headers
 from l3hpc.ledger.sheets.reading import all_cells, read_snapshot, read_values
 from l3hpc.ledger.store import Problem, Store, SyncState
 
@@ -192,9 +192,15 @@ class _Sync:
         snapshot = self._finish_abandoned(read_snapshot(self.sheets))
         self._stage = snapshot.version
         fold = self.store.fold()
+        left_out = [row for row in fold.rows.values() if not has_place_for(snapshot, row.tab)]
+        fold.rows = {place: row for place, row in fold.rows.items()
+                     if has_place_for(snapshot, row.tab)}
         rows = list(fold.rows.values())
         self.report.title, self.report.rows = snapshot.title, len(rows)
-        self.report.notes = damage_notes(fold)
+        self.state.absent = [tab.name for tab in tabs_of(left_out)]
+        self.report.notes = [*damage_notes(fold), *(
+            f"{snapshot.title!r} has no tab {tab.name!r}, whose rows stay in the journals; to add "
+            "it:   l3hpc ledger init" for tab in tabs_of(left_out))]
         require_headers(snapshot, tabs_of(rows))
         plan = make_plan(rows, snapshot, self.state, JournalValues(self.store), self.policy,
                          self.restore)
