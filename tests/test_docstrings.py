@@ -30,7 +30,8 @@ def public_functions(module):
         for node in ast.iter_child_nodes(pending.pop()):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 pending.append(node)
-            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_") \
+                    and "overload" not in map(ast.unparse, node.decorator_list):
                 yield node
 
 

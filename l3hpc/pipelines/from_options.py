@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from l3hpc.config import settings
 from l3hpc.errors import InputError, nearest
-from l3hpc.pipelines import plan, sweep
+from l3hpc.pipelines import offered, plan, sweep
+from l3hpc.pipelines.definition import load_pipeline
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.pipelines.planned import Plan
 from l3hpc.pipelines.sweep import Sweep
@@ -49,8 +50,7 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
     known = {name.replace("-", "_"): name for name in OPTIONS}
     for name in values:
         if name not in known and name not in _PATHS and name not in _OTHERS:
-            raise InputError(f"unknown option {name!r}",
-                             allowed=nearest(name, [*known, *_PATHS, *_OTHERS]))
+            _refuse(pipeline, name, {**known, **{key: name for key, (_, name) in _PATHS.items()}})
     given = {name: value for name, value in values.items() if value is not None}
     if "embedding_valid_dir" in given:
         given["embedding_dir"] = _embedding_folder(given.get("embedding_dir"),
@@ -69,6 +69,18 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
     grid = sweep.check_grid(grid) if isinstance(grid, Mapping) else sweep.parse_grid(grid)
     swept = sweep.build(pipeline, config, request, grid)
     return swept.plan, swept
+
+
+def _refuse(pipeline: str, name: str, options: Mapping[str, str]) -> NoReturn:
+    """Refuse a keyword that is no option, with those of the pipeline."""
+    wanted = load_pipeline(pipeline)
+    names = [each for each in (*options, *_OTHERS) if each == "config_file" or offered.is_offered(
+        wanted, options.get(each) or f"--{each.replace('_', '-')}")]
+    of_steps = [f'sets={{"{target}": …}}' for target in offered.settable(wanted)
+                if target.partition(".")[2].replace("-", "_") == name]
+    raise InputError(f"unknown option {name!r} of pipeline {pipeline!r}",
+                     allowed=nearest(name, names),
+                     hint=f"Set the parameter: {' or '.join(of_steps)}" if of_steps else None)
 
 
 def _input(text: str) -> tuple[str, str]:

@@ -1,19 +1,20 @@
-"""Runs in a notebook: submit a pipeline, wait for it, and read what it produced.
+"""Runs in a notebook: wait for them, and read what they produced.
 
-``submit``, ``run`` and ``runs`` call the same functions as the command line; they take and return
-Python values, and tables are pandas DataFrames. ``Run`` is one run, ``Runs`` all runs of a
-workspace.
+``run`` and ``runs`` (and ``submit``, in ``notebook_submit``) call the same functions as the command
+line; they take and return Python values, and tables are pandas DataFrames. ``Run`` is one run,
+``Runs`` all runs of a workspace.
 """
 
 from __future__ import annotations
 
 import html
+import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, overload
 
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io import tables
@@ -21,7 +22,6 @@ from l3hpc.io.files import open_regular
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs
-from l3hpc.runs.notebook_arguments import grid_texts, input_texts, seconds, set_texts
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import origin, records
 from l3hpc.workspace.states import RunState, StepState
@@ -103,8 +103,8 @@ class Run:
         InputError
             If ``timeout`` or ``poll`` is not a number of seconds.
         """
-        limit = None if timeout is None else seconds("timeout", timeout)
-        poll = seconds("poll", poll)
+        limit = None if timeout is None else _seconds("timeout", timeout)
+        poll = _seconds("poll", poll)
         if poll == 0:
             raise InputError("poll is 0 s", allowed="a number of seconds above 0")
         end = None if limit is None else time.monotonic() + limit
@@ -363,60 +363,6 @@ class Runs(Sequence[Run]):
                                    if not table[name].any()])
 
 
-def submit(
-    pipeline: str, *, sets: Mapping[str, Any] | None = None,
-    grid: Mapping[str, Sequence[Any]] | None = None, inputs: Mapping[str, Any] | None = None,
-    yes: bool = False, **options: Any,
-) -> Run:
-    """Submit a pipeline, as ``l3hpc submit`` does, and return at once.
-
-    Parameters
-    ----------
-    pipeline
-        Name of a pipeline ('upstream', 'downstream', 'all', …) of ``jobs/``.
-    sets
-        ``{"train.epochs": 300}``: parameters and resources of steps (``--set``).
-    grid
-        ``{"emb_dim": [64, 128]}``: all combinations in one run (``--grid``). The values of an
-        option are a list, also of lists: ``{"filters": [[4] * 8, [8] * 8]}``.
-    inputs
-        ``{"fit": "upstream-20261120-1a2b"}``: a run or folder in place of a step (``--input``).
-    yes
-        Submit even if the run may be expensive.
-    **options
-        Options of ``l3hpc submit`` with ``_`` in place of ``-``: ``approx="pca"``, ``mels=64``,
-        ``workspace=…``, ``cluster=…``; ``start=`` for ``--from``.
-
-    Returns
-    -------
-    Run
-        On the cluster 'local', its jobs run in the background and do not depend on this process.
-
-    Raises
-    ------
-    InputError
-        For an option or value that is not allowed; nothing is submitted.
-    ClusterError
-        If the cluster refuses the jobs.
-    """
-    from l3hpc.pipelines import preview
-    from l3hpc.pipelines.from_options import plan_from_options
-    from l3hpc.runs import submit as submission
-
-    if not isinstance(pipeline, str | os.PathLike):
-        raise InputError(f"a pipeline is given by its name, not by {pipeline!r}",
-                         hint="l3hpc submit --help lists the pipelines.")
-    values = {**options, "sets": set_texts(sets), "inputs": input_texts(inputs),
-              "grid": grid_texts(grid)}
-    plan, _ = plan_from_options(os.fspath(pipeline), values)
-    if not yes and preview.needs_confirmation(plan):
-        cost = preview.maximum_cost(plan).as_text()
-        raise InputError(f"this may cost {cost}; nothing was submitted",
-                         hint="To submit it all the same: yes=True")
-    record = submission.submit(plan, detach=True)
-    return Run(plan.workspace, record.run)
-
-
 def run(name: str = "latest", workspace: str | os.PathLike[str] | None = None) -> Run:
     """Find a run by its name, the beginning of its name, or 'latest'.
 
@@ -495,3 +441,11 @@ def _folder(workspace: str | os.PathLike[str] | None) -> Path:
     if not isinstance(workspace, str | os.PathLike) or not os.fspath(workspace):
         raise InputError(f"a workspace is given by the path of its folder, not by {workspace!r}")
     return Path(workspace).absolute()
+
+
+def _seconds(name: str, value: object) -> float:
+    """Check a time in seconds; an ``InputError`` if it is not a finite number from 0."""
+    if isinstance(value, int | float) and not isinstance(value, bool) \
+            and value >= 0 and math.isfinite(value):
+        return float(value)
+    raise InputError(f"{name} is {value!r}", allowed="a number of seconds, from 0")

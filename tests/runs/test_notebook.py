@@ -1,10 +1,13 @@
 """Runs in a notebook: the page docs/notebook.md is carried out, and refusals name what exists."""
 
+import html
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 import l3hpc
 from l3hpc.errors import InputError, L3hpcError
@@ -25,6 +28,10 @@ def test_the_page_on_notebooks_runs(tmp_path, monkeypatch):
     assert (run.artifact("fit") / "0000" / "phi.h5").is_file()
     assert list(run.history()["step"]) == ["train", "train"]
     assert len(run.results()) == len(run.results("embedding_approx_mse")) == 1
+    plan = names["plan"]
+    assert list(plan.frame().index) == ["extract", "sample", "fit-8", "reduce-8", "train-8",
+                                        "fit-16", "reduce-16", "train-16"]
+    assert all(f"`{name}`" in PAGE.read_text() for name in plan.frame().index)
     assert run.name in repr(run)
     assert "<table" in run._repr_html_()
     listed = l3hpc.runs("workspace")
@@ -50,6 +57,25 @@ def test_refusals_submit_nothing(tmp_path, monkeypatch):
         l3hpc.submit("upstream", mels=True)
     with pytest.raises(ValueError, match="--approx: 'pcs' is not an allowed value"):
         l3hpc.submit("upstream", approx="pcs")
+    with pytest.raises(ValueError, match="unknown option 'mel' of pipeline 'us8k'") as refused:
+        l3hpc.submit("us8k", mel=64)
+    assert "learner" in str(refused.value) and "mels" not in str(refused.value)
+    with pytest.raises(ValueError, match=r'sets=\{"extract.files_per_task": …\}'):
+        l3hpc.submit("upstream", files_per_task=2)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_dry_run_shows_the_plan_and_submits_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audio").mkdir()
+    soundfile.write("audio/a_1511150000.wav", np.ones(8000, "float32"), 8000)
+    plan = l3hpc.submit("upstream", grid={"samples": [200, 400]}, audio_dir="audio",
+                        weights="untrained", workspace="workspace", dry_run=True)
+    assert repr(plan).startswith("upstream on local") and "2 combinations" in repr(plan)
+    assert repr(plan).endswith("nothing was submitted (dry_run=True)")
+    assert plan._repr_html_() == f"<pre>{html.escape(repr(plan))}</pre>"
+    assert "sample-400" in plan.frame().index and plan.frame()["missing"]["extract"] == 1
+    assert plan.to_json()["submitted"] is False
     assert not (tmp_path / "workspace").exists()
 
 
@@ -114,7 +140,7 @@ def test_a_file_is_no_workspace(tmp_path, monkeypatch):
 
 def test_lists_of_numbers_are_swept(tmp_path, monkeypatch):
     from l3hpc.pipelines.from_options import plan_from_options
-    from l3hpc.runs.notebook_arguments import grid_texts
+    from l3hpc.runs.notebook_submit import grid_texts
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "embeddings").mkdir()
