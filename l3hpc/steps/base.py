@@ -46,9 +46,18 @@ class Params(BaseModel):
         values = handler(self)
         if (info.context or {}).get("all"):
             return values
-        defaults = {name: type(self).model_fields[name].get_default() for name in self.added}
         return {name: value for name, value in values.items()
-                if name not in self.added or getattr(self, name) != defaults[name]}
+                if name not in self.added or getattr(self, name) != self.value_if_left_out(name)}
+
+    def value_if_left_out(self, name: str) -> Any:
+        """The value that a parameter has if it is not given beside the others.
+
+        Parameters
+        ----------
+        name
+            The parameter.
+        """
+        return type(self).model_fields[name].get_default()
 
     def all_values(self) -> dict[str, Any]:
         """All parameters as JSON values, also those that plans leave out at their default.

@@ -8,52 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, field_validator
+from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps.base import Input, Params, PlanParams, Results, Step, Task, absolute
+from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.classify_params import ClassifyParams
 from l3hpc.steps.embed import Embed
 from l3hpc.steps.extract import network_identity
 from l3hpc.steps.reduction import phi_file
+from l3hpc.steps.train import Train
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from l3hpc.datasets.clips import Clips
     from l3hpc.reduction.header import PhiDescription
-
-
-class ClassifyParams(Params):
-    """The classifier and how it is trained."""
-
-    added: ClassVar[frozenset[str]] = frozenset({"phi"})
-
-    sonyc_ust: Path | None = Field(None, description=(
-        "Folder of SONYC-UST, instead of annotations and taxonomy."))
-    annotations: Path | None = Field(None, description="annotations.csv of SONYC-UST (v1 or v2).")
-    taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
-    phi: Path | None = Field(None, description=(
-        "φ that reduces the embeddings before they are classified, for those of its teacher: a "
-        "run that fitted it, or its file."))
-    level: Literal["coarse", "fine", "both"] = Field("coarse", description=(
-        "Tags to learn; 'both' trains two classifiers."))
-    model: Literal["mil", "framewise"] = Field("mil", description=(
-        "mil: one prediction per clip, with AutoPool; framewise: one per frame, averaged."))
-    hidden_layers: int = Field(0, ge=0, le=8, description="Number of hidden layers.")
-    hidden_size: int = Field(128, ge=1, description="Units of each hidden layer.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate.")
-    l2: float = Field(1e-5, ge=0, description="L2 penalty on the weights.")
-    batch_size: int | None = Field(None, ge=1, description=(
-        "Clips per batch, or frames with framewise (none: 64, or fewer if an epoch would have "
-        "fewer than 16 batches)."))
-    epochs: int = Field(100, ge=1, description="Maximum number of epochs.")
-    patience: int = Field(20, ge=1, description=(
-        "Early stopping: epochs without a lower validation loss."))
-    standardize: bool = Field(True, description=(
-        "Standardise the embeddings, with statistics of the training clips."))
-    seed: int = Field(0, ge=0, description="Seed of weights and batch order.")
-
-    _absolute = field_validator("phi")(absolute)
+    from l3hpc.tagging.balancing import Mixes
+    from l3hpc.tagging.classifier import Classifier, Matrix
 
 
 class Classify(Step[ClassifyParams]):
@@ -64,14 +36,35 @@ class Classify(Step[ClassifyParams]):
     title = "a tag classifier on the student's embeddings"
     params_type = ClassifyParams
     inputs = {"embed": Input()}
-    not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "phi"})
+    not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "phi", "split_path"})
     ledger_folder = "output_dir"
     kept_files = ("predictions*.csv", "*.h5", "history*.csv")
     run_files = {"phi": ("fit", "phi.h5")}
 
     def check(self, params: ClassifyParams, plan: PlanParams) -> None:
-        """Refuse missing annotations or taxonomy, and φ of another teacher than that of embed."""
-        label_files(params, self.name)
+        """Refuse missing files, what does not fit together, and options without effect."""
+        from l3hpc.io.tables import read_rows
+        from l3hpc.tagging.clip_metadata import check_split, require_metadata
+
+        annotations, _ = label_files(params, self.name)
+        if params.split_path is not None:
+            check_split(params.split_path, annotations)
+        if params.metadata:
+            line, columns = next(read_rows(annotations, "annotations"))
+            require_metadata(columns, f"{annotations}:{line}")
+        if params.pca_components is not None and not params.pca:
+            raise InputError("has no effect with pca: false", where="classify.pca_components",
+                             hint="Leave one of the two out.")
+        for name in ("oversample_iters", "thresh_type"):
+            if params.oversample == "none" and getattr(params, name) != \
+                    params.value_if_left_out(name):
+                raise InputError("has no effect without oversample", where=f"classify.{name}",
+                                 hint="Add --oversample mlsmote or lssmote.")
+        student = Train().params_in(plan)
+        if params.phi is not None:
+            _check_components(params, _description(params.phi).out_dim)
+        elif student is not None:
+            _check_components(params, student.emb_dim)
         embed = Embed().params_in(plan)
         if params.phi is None or embed is None:
             return
@@ -84,7 +77,8 @@ class Classify(Step[ClassifyParams]):
 
     def check_embeddings(self, params: ClassifyParams, source: str, available: Collection[str],
                          folder: Path, length: Callable[[str | None], int | None]) -> None:
-        """Refuse embeddings that φ does not reduce: of another length or another teacher."""
+        """Refuse embeddings that φ does not reduce: of another length or another teacher; and more
+        components than dimensions."""
         from l3hpc.datasets.clips import artifact_attributes
 
         dim = length(None)
@@ -92,20 +86,48 @@ class Classify(Step[ClassifyParams]):
             with _other_teacher():
                 _description(params.phi).check(
                     dim, artifact_attributes(folder).get("teacher"), where=str(folder))
+        elif params.phi is None:
+            _check_components(params, dim)
 
     def describe(self, params: ClassifyParams, plan: PlanParams) -> str:
-        """``through pca: 512 → 128``; empty without φ."""
-        if params.phi is None:
-            return ""
-        phi = _description(params.phi)
-        return f"through {phi.approx}: {phi.in_dim} → {phi.out_dim}"
+        """``through pca: 512 → 128; dcase2020 recipe: 1 hidden layer of 128, learning rate 0.001,
+        100 epochs; place and time; 5 seeds``: what differs from the default."""
+        parts = []
+        if params.phi is not None:
+            phi = _description(params.phi)
+            parts.append(f"through {phi.approx}: {phi.in_dim} → {phi.out_dim}")
+        if params.recipe != "default":
+            layers = f"{params.hidden_layers} hidden layer{'s' * (params.hidden_layers != 1)}"
+            size = f" of {params.hidden_size}" if params.hidden_layers else ""
+            parts.append(f"{params.recipe} recipe: {layers}{size}, learning rate "
+                         f"{params.learning_rate:g}, {params.epochs:,} epochs")
+        if params.split_path is not None:
+            parts.append(f"split by sensor ({params.split_path.name})")
+        parts += [text for is_set, text in (
+            (params.targets != "agreed", f"targets of {params.targets}"),
+            (params.metadata, "place and time"),
+            (params.pca, "PCA" + (f" of {params.pca_components} components"
+                                  if params.pca_components else "")),
+            (params.oversample != "none", params.oversample),
+            (params.seeds > 1, f"{params.seeds} seeds")) if is_set]
+        return "; ".join(parts)
+
+    def shards(self, params: ClassifyParams, upstream: Upstream) -> list[Shard]:
+        """A task for every seed."""
+        if params.seeds == 1:
+            return [{}]
+        return [{"seed": params.seed + number} for number in range(params.seeds)]
 
     def digests(self, params: ClassifyParams) -> dict[str, Any]:
-        """Annotations and taxonomy by their bytes, φ by its own digest."""
+        """Annotations, taxonomy and the split by sensor by their bytes, φ by its own digest."""
         annotations, taxonomy = label_files(params, self.name)
-        # Without φ there is no entry, so that the fingerprints of earlier versions hold.
-        phi = {} if params.phi is None else {"phi": _description(params.phi).digest}
-        return {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy), **phi}
+        found = {"annotations": digest_file(annotations), "taxonomy": digest_file(taxonomy)}
+        # No entry for what is not given, so that the fingerprints of earlier versions hold.
+        if params.phi is not None:
+            found["phi"] = _description(params.phi).digest
+        if params.split_path is not None:
+            found["split_path"] = digest_file(params.split_path)
+        return found
 
     def run(self, params: ClassifyParams, task: Task) -> dict[str, Any]:
         """Train, then write models, histories and the predictions for validate and test.
@@ -113,25 +135,37 @@ class Classify(Step[ClassifyParams]):
         Predictions cover the clips with agreed annotations, which can be scored. Such a clip
         without an embedding gets 0 for every tag, and is logged and counted.
         """
+        import time
+
         from l3hpc.datasets.clips import artifact_attributes, load_clips
         from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
         from l3hpc.models.training.engine import limit_threads
         from l3hpc.reduction.phi import load_phi
         from l3hpc.tagging.annotations import Annotations
+        from l3hpc.tagging.clip_metadata import read_metadata, read_split
 
+        started = time.strftime("%Y%m%d%H%M%S")
+        params = params.model_copy(update={"seed": task.shard.get("seed", params.seed)})
         annotation_file, taxonomy_file = label_files(params, self.name)
         taxonomy = Taxonomy.load(taxonomy_file)
         annotations = Annotations.load(annotation_file, taxonomy)
+        split_of = read_split(params.split_path) if params.split_path else {}
+        if split_of:
+            annotations = annotations.with_split(split_of, str(params.split_path))
         network = artifact_attributes(task.inputs["embed"]).get("teacher") or {}
         phi = None if params.phi is None else load_phi(phi_file(params.phi))
         if phi is not None:
             with _other_teacher():
                 phi.check(teacher=network or None, where=str(task.inputs["embed"]))
         splits = {split: annotations.files(split) for split in annotations.splits()}
+        if params.targets == "volunteers":
+            for split, who in (("train", "volunteers"), ("validate", "agreed")):
+                splits[split] = annotations.annotated_by(splits.get(split, ()), who)
         for split in ("train", "validate"):
             if not splits.get(split):
-                raise InputError(f"no clips of split '{split}'", where=str(annotation_file))
+                raise InputError(f"no clips of split '{split}'" + _by_whom(params, split),
+                                 where=str(annotation_file))
         limit_threads(task.threads)
         task.progress.start("reading embeddings")
         clips = load_clips(task.inputs["embed"],
@@ -144,32 +178,48 @@ class Classify(Step[ClassifyParams]):
         if clips.longest > clips.x.shape[1]:
             task.progress.note(f"clips have up to {clips.longest} windows and are shortened to "
                                f"the {clips.x.shape[1]} of the shortest")
+        values = None
+        if params.metadata:
+            values, notes = read_metadata(annotation_file, clips.files)
+            for note in notes:
+                task.progress.note(note)
         place = {name: row for row, name in enumerate(clips.files)}
         rows = {split: [place[name] for name in files if name in place]
                 for split, files in splits.items()}
         levels = ("coarse", "fine") if params.level == "both" else (params.level,)
-        result = {level: _one_level(level, params, task, clips, rows, annotations, taxonomy)
+        result = {level: _one_level(level, params, task, clips, values, rows, annotations, taxonomy)
                   for level in levels}
+        dim = clips.x.shape[2]
         metadata = {
             **params.all_values(), "annotations": str(annotation_file),
             "batch_size": _batch_size(params, clips, rows),
+            "pca_components": (params.pca_components or dim) if params.pca else None,
             "taxonomy": str(taxonomy_file), "embeddings": str(task.inputs["embed"]),
             "network": network,
             "reduction": None if phi is None else phi.description.provenance(),
             "frames": clips.x.shape[1], "missing": clips.missing, "levels": result,
+            "started": started, "sensor_splits": split_of,
         }
         write_json(task.output / "hyper_params.json", metadata)
+        seed = {"seed": params.seed} if params.seeds > 1 else {}
         return {"model": params.model, "levels": result, "clips": len(clips.files),
-                "missing": len(clips.missing), "dim": clips.x.shape[2], "frames": clips.x.shape[1]}
+                "missing": len(clips.missing), "dim": dim, "frames": clips.x.shape[1], **seed}
 
     def summary(self, results: Results) -> str:
-        """``mil, coarse: best epoch 31 of 51``."""
+        """``mil, coarse: best epoch 31 of 51``, or ``best epochs 31, 28 (2 seeds)``."""
         if not results:
             return ""
-        result = results[0]
-        levels = [f"{level}: best epoch {one.get('best_epoch')} of {one.get('epochs')}"
-                  for level, one in result.get("levels", {}).items()]
-        return f"{result.get('model')}, {'; '.join(levels)}"
+        texts = []
+        for level, one in results[0].get("levels", {}).items():
+            text = f"{level}: best epoch {one.get('best_epoch')} of {one.get('epochs')}"
+            if len(results) > 1:
+                best = [str(result.get("levels", {}).get(level, {}).get("best_epoch"))
+                        for result in results]
+                text = f"{level}: best epochs {', '.join(best)} ({len(results)} seeds)"
+            if one.get("synthetic"):
+                text += f", {one['synthetic']} synthetic clips"
+            texts.append(text)
+        return f"{results[0].get('model')}, {'; '.join(texts)}"
 
 
 def _description(path: Path) -> PhiDescription:
@@ -228,42 +278,106 @@ def label_files(params: Any, step: str) -> tuple[Path, Path]:
     return files["annotations"], files["taxonomy"]
 
 
-def _one_level(level: str, params: ClassifyParams, task: Task, clips: Any,
-               rows: Mapping[str, Sequence[int]], annotations: Any, taxonomy: Any) -> dict:
+def _check_components(params: ClassifyParams, dim: int | None) -> None:
+    """Refuse more components than the embeddings have dimensions, where these are known."""
+    if dim is not None and params.pca_components is not None and params.pca_components > dim:
+        raise InputError(f"{params.pca_components} components of embeddings with {dim} dimensions",
+                         where="classify.pca_components", allowed=f"at most {dim}")
+
+
+def _by_whom(params: ClassifyParams, split: str) -> str:
+    if params.targets == "agreed":
+        return ""
+    who = "annotations of volunteers" if split == "train" else "agreed annotations"
+    return f" with {who} (targets: volunteers)"
+
+
+def _one_level(level: str, params: ClassifyParams, task: Task, clips: Clips,
+               values: np.ndarray | None, rows: Mapping[str, Sequence[int]], annotations: Any,
+               taxonomy: Any) -> dict:
     """Train the classifier of one level and write its files; returns a part of the result."""
     import csv
+
+    import numpy as np
 
     from l3hpc.tagging.classifier import ClassifierConfig
     from l3hpc.tagging.training import train
 
     names = ("model", "hidden_layers", "hidden_size", "learning_rate", "l2", "epochs", "patience",
-             "standardize", "seed")
+             "standardize", "seed", "pca", "pca_components")
     config = ClassifierConfig(level=level, batch_size=_batch_size(params, clips, rows),
                               **{name: getattr(params, name) for name in names})
     # Clips are in the order of the splits, so that each split is one slice of the file.
-    data = {split: (clips.x.part(found[0], found[-1] + 1) if found else clips.x.part(0, 0),
-                    annotations.targets([clips.files[row] for row in found], level))
-            for split, found in rows.items()}
+    parts = {split: slice(found[0], found[-1] + 1) if found else slice(0, 0)
+             for split, found in rows.items()}
+    targets = {split: annotations.targets(
+        [clips.files[row] for row in found], level,
+        volunteers=split == "train" and params.targets == "volunteers")
+        for split, found in rows.items()}
+    mixes = None
+    if params.oversample != "none" and rows["train"]:
+        mixes = _oversample(level, params, task, clips, parts["train"], targets["train"], taxonomy)
+        targets["train"] = np.concatenate([targets["train"], mixes.targets(targets["train"])])
+    x = {split: _inputs(clips, values, part, mixes if split == "train" else None)
+         for split, part in parts.items()}
     task.progress.start(f"training {level}", total=params.epochs, unit="epochs")
 
     def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
         task.progress.advance(1, epoch=epoch, **values)
 
-    classifier = train(config, taxonomy, *data["train"], *data["validate"], on_epoch=on_epoch)
+    classifier = train(config, taxonomy, x["train"], targets["train"], x["validate"],
+                       targets["validate"], on_epoch=on_epoch)
     classifier.save(task.output / f"classifier_{level}.h5")
     with open(task.output / f"history_{level}.csv", "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, ("epoch", "loss", "val_loss"), lineterminator="\n")
         writer.writeheader()
         writer.writerows(classifier.history)
     written = []
+    everything = _inputs(clips, values, slice(0, len(clips.files)))
     for split in ("validate", "test"):
-        written += _predict(classifier, level, split, task, clips, annotations, taxonomy)
+        written += _predict(classifier, level, split, task, clips.files, everything, annotations,
+                            taxonomy)
     return {"best_epoch": classifier.best_epoch, "epochs": len(classifier.history),
             "val_loss": min(row["val_loss"] for row in classifier.history),
-            "predictions": written}
+            "predictions": written, **({} if mixes is None else {"synthetic": len(mixes)})}
 
 
-def _batch_size(params: ClassifyParams, clips: Any, rows: Mapping[str, Sequence[int]]) -> int:
+def _inputs(clips: Clips, values: np.ndarray | None, part: slice, mixes: Mixes | None = None
+            ) -> Matrix:
+    """What the classifier is given for a part of the clips."""
+    from l3hpc.arrays.rows import RowFile
+    from l3hpc.tagging.clip_inputs import ClipInputs
+
+    x = clips.x.part(part.start, part.stop) if isinstance(clips.x, RowFile) else clips.x[part]
+    if values is None and mixes is None:
+        return x
+    return ClipInputs(x, None if values is None else values[part], mixes)
+
+
+def _oversample(level: str, params: ClassifyParams, task: Task, clips: Clips, part: slice,
+                y: np.ndarray, taxonomy: Any) -> Mixes:
+    """Synthetic training clips, by the mean embedding of each clip."""
+    import numpy as np
+
+    from l3hpc.tagging import balancing
+
+    # Of fine tags, X is not predicted: it says that others are unknown.
+    tags = ([(place, tag.column) for place, tag in enumerate(taxonomy.coarse)]
+            if level == "coarse" else
+            [(place, taxonomy.fine[place].column) for place in taxonomy.complete_fine])
+    means = np.concatenate([clips.x[first:min(first + 256, part.stop)].mean(axis=1)
+                            for first in range(part.start, part.stop, 256)])
+    names = [name for _, name in tags]
+    found = balancing.oversample(
+        params.oversample, means, y[:, [place for place, _ in tags]], threshold=params.thresh_type,
+        iterations=params.oversample_iters, seed=params.seed, names=names)
+    task.progress.note(f"{level}: {balancing.describe(found, names)}")
+    for note in found.notes:
+        task.progress.note(f"{level}: {note}")
+    return found
+
+
+def _batch_size(params: ClassifyParams, clips: Clips, rows: Mapping[str, Sequence[int]]) -> int:
     """The batch size that is given, otherwise by the number of training samples."""
     from l3hpc.tagging.classifier import batch_for
 
@@ -271,8 +385,8 @@ def _batch_size(params: ClassifyParams, clips: Any, rows: Mapping[str, Sequence[
     return params.batch_size or batch_for(len(rows["train"]) * frames)
 
 
-def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, annotations: Any,
-             taxonomy: Any) -> list[str]:
+def _predict(classifier: Classifier, level: str, split: str, task: Task, present: Sequence[str],
+             x: Matrix, annotations: Any, taxonomy: Any) -> list[str]:
     """Write predictions for the clips of a split with agreed annotations, if there are any."""
     import numpy as np
 
@@ -284,7 +398,7 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
     except InputError as error:
         task.progress.note(f"no predictions for {split}: {error.message}")
         return []
-    place = {name: row for row, name in enumerate(clips.files)}
+    place = {name: row for row, name in enumerate(present)}
     files = [name for name in agreed if name in place]
     if len(files) < len(agreed):
         task.progress.note(f"{len(agreed) - len(files)} of {len(agreed)} agreed {split} clips have "
@@ -297,7 +411,7 @@ def _predict(classifier: Any, level: str, split: str, task: Task, clips: Any, an
     for pooling in ("mean",) if classifier.config.model == "mil" else POOLINGS:
         more = "" if pooling == "mean" else f"_{pooling}"
         name = f"predictions_{level}_{split}{more}.csv"
-        found = predictions.complete(classifier.predictions(files, clips.x, pooling, rows), agreed)
+        found = predictions.complete(classifier.predictions(files, x, pooling, rows), agreed)
         predictions.write(task.output / name, found, taxonomy)
         written.append(name)
     return written

@@ -294,6 +294,8 @@ def _judge(classifier: Classifier, params: EvaluateParams, task: Task, annotatio
     from l3hpc.tagging import detection, evaluation
 
     found = Judged(classifier, {}, {}, {}, {}, {})
+    if classifier.settings.get("sensor_splits"):
+        annotations = annotations.with_split(classifier.settings["sensor_splits"])
     # validate comes first: its thresholds are used on test.
     for split, levels, path in classifier.files:
         matched = evaluation.match(path, annotations, taxonomy, split)
@@ -412,6 +414,9 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
 
     labels, network = task.labels, settings.get("network") or {}
     experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
+    if settings.get("timestamp"):
+        experiment += f"-{settings.get('started', '')}"
+    oversample = settings.get("oversample", "none")
     if len(settings.get("levels", ())) > 1:
         experiment += f"-{level}"
     return {
@@ -429,10 +434,14 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
         "batch_size": settings.get("batch_size"), "num_epochs": settings.get("epochs"),
         "patience": settings.get("patience"), "sensor_factor": False, "proximity_factor": False,
         "no_standardize": not settings.get("standardize", True), "cooccurrence_loss": False,
-        "cooccurrence_loss_factor": 0, "pca": False, "pca_components": 0, "label_mode": level,
-        "oversample": "", "oversample_iters": 0,
-        "thresh_type": "mean", "target_mode": settings.get("model", ""), "no_timestamp": True,
-        "split_path": "", "optimizer": "adam",
+        "cooccurrence_loss_factor": 0, "pca": settings.get("pca", False),
+        "pca_components": settings.get("pca_components") or 0, "label_mode": level,
+        "oversample": "" if oversample == "none" else oversample,
+        "oversample_iters": 0 if oversample == "none" else settings.get("oversample_iters", 1),
+        "thresh_type": settings.get("thresh_type", "mean"),
+        "target_mode": settings.get("model", ""),
+        "no_timestamp": not settings.get("timestamp", False),
+        "split_path": settings.get("split_path") or "", "optimizer": "adam",
         "micro_auprc": scores["micro_auprc"], "micro_f1": scores["micro_f1"],
         "macro_auprc": scores["macro_auprc"],
         "class_auprc": json.dumps({name: round(value, 6) for name, value in

@@ -7,8 +7,9 @@ volunteer, negative for a member of the SONYC team, and 0 for the agreed ground 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +24,7 @@ SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
 AGREED = 0  # annotator_id of the ground truth
 PROXIMITY = {"near": 1, "far": -1, "notsure": 0, "-1": 0, "": 0}
+ANNOTATORS = ("agreed", "volunteers")
 
 
 @dataclass(frozen=True)
@@ -161,11 +163,55 @@ class Annotations:
         sensor_of = dict(zip(self.file, self.sensor, strict=True))
         return np.array([sensor_of[name] for name in files], object)
 
+    def annotated_by(self, files: Sequence[str], who: str) -> list[str]:
+        """Those of the clips that have an annotation of this kind.
+
+        Parameters
+        ----------
+        files
+            Names of clips.
+        who
+            'agreed' (annotator 0) or 'volunteers' (annotators above 0).
+        """
+        having = set(self.file[self._by(who)])
+        return [name for name in files if name in having]
+
+    def with_split(self, split_of: Mapping[str, str], where: str = "split by sensor"
+                   ) -> Annotations:
+        """The same annotations, split by sensor.
+
+        Parameters
+        ----------
+        split_of
+            Sensor → 'train', 'validate' or 'test'.
+        where
+            Where the split is from, for messages.
+
+        Returns
+        -------
+        Annotations
+            Its other arrays are those of this one.
+
+        Raises
+        ------
+        InputError
+            With the sensors, for some that have no split; and for a clip in two splits.
+        """
+        sensor_of = dict(zip(self.file, self.sensor, strict=True))
+        refuse_unlisted(split_of, Counter(sensor_of.values()), where)
+        split = np.array([split_of[sensor] for sensor in self.sensor], object)
+        for name, sensor, one in zip(self.file, self.sensor, split, strict=True):
+            if split_of[sensor_of[name]] != one:
+                raise InputError(f"'{name}' has two sensors, of two splits: {sensor}, "
+                                 f"{sensor_of[name]}", where=self.where)
+        return replace(self, split=split)
+
     def splits(self) -> list[str]:
         """The splits that occur, in the order train, validate, test."""
         return [split for split in SPLITS if split in set(self._split_of.values())]
 
-    def targets(self, files: Sequence[str], level: str) -> np.ndarray:
+    def targets(self, files: Sequence[str], level: str, *, volunteers: bool = False
+                ) -> np.ndarray:
         """Targets for training.
 
         Where there are agreed annotations they are used; otherwise a tag is present if any
@@ -177,6 +223,8 @@ class Annotations:
             Names of clips.
         level
             'fine' or 'coarse'.
+        volunteers
+            Only annotators above 0 count, also where there are agreed annotations.
 
         Returns
         -------
@@ -186,15 +234,18 @@ class Annotations:
         Raises
         ------
         InputError
-            For a clip without annotations, and an unknown level.
+            For a clip without (such) annotations, and an unknown level.
         """
+        counting = self._by("volunteers") if volunteers else np.ones(len(self.file), bool)
+        having = set(self.file[counting])
         heard = (self._level(level) == 1).astype(np.float32)
         places = {name: place for place, name in enumerate(files)}
-        unknown = [name for name in files if name not in self._split_of]
+        unknown = [name for name in files if name not in having]
         if unknown:
-            raise InputError(f"no annotation of {_some(unknown)}", where=self.where)
+            raise InputError(f"no annotation of {_some(unknown)}"
+                             + " by volunteers" * volunteers, where=self.where)
         place = np.array([places.get(name, -1) for name in self.file], np.int64)
-        is_requested = place >= 0
+        is_requested = (place >= 0) & counting
         place, heard = place[is_requested], heard[is_requested]
         agreed = (self.annotator == AGREED)[is_requested]
         has_agreed = np.zeros(len(files), bool)
@@ -296,9 +347,40 @@ class Annotations:
         rows = rows[np.argsort(self.file[rows], kind="stable")]
         return list(self.file[rows]), self.fine[rows] == 1, self.coarse[rows] == 1
 
+    def _by(self, who: str) -> np.ndarray:
+        check_choice("kind of annotator", who, ANNOTATORS)
+        return self.annotator == AGREED if who == "agreed" else self.annotator > AGREED
+
     def _level(self, level: str) -> np.ndarray:
         check_choice("level", level, ("fine", "coarse"))
         return self.fine if level == "fine" else self.coarse
+
+
+def refuse_unlisted(split_of: Mapping[str, str], clips_of: Mapping[str, int], where: str) -> None:
+    """Refuse a split by sensor that leaves sensors out.
+
+    Parameters
+    ----------
+    split_of
+        Sensor → split.
+    clips_of
+        Sensor → number of its clips.
+    where
+        Where the split is from, for the message.
+
+    Raises
+    ------
+    InputError
+        With the sensors that have no split, and the number of their clips.
+    """
+    unlisted = [sensor for sensor in sorted(clips_of) if sensor not in split_of]
+    if unlisted:
+        clips = sum(clips_of[sensor] for sensor in unlisted)
+        raise InputError(
+            f"does not list sensor{'s' * (len(unlisted) > 1)} {_some(unlisted)} of the annotations "
+            f"({clips} clip{'s' * (clips > 1)})", where=where,
+            allowed="a row for every sensor: train, validate or test",
+            hint=f"Add a row '{unlisted[0]},test' for a sensor that is only to be predicted.")
 
 
 class _Presence(dict[str, int]):

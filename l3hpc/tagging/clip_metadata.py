@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from l3hpc.errors import InputError, check_choice
 from l3hpc.io.tables import read_records, read_rows, require_columns
-from l3hpc.tagging.annotations import SPLITS
+from l3hpc.tagging.annotations import AGREED, SPLITS, refuse_unlisted
 
 METADATA_COLUMNS = ("latitude", "longitude", "week", "day", "hour")
 WEEKS, DAYS, HOURS = 52, 7, 24
@@ -126,6 +127,49 @@ def read_split(path: Path | str) -> dict[str, str]:
             raise InputError(f"sensor {cells['sensor_id']} is in two splits: "
                              f"{found[cells['sensor_id']]}, {split}", where=f"{path}:{line}")
     return found
+
+
+def check_split(path: Path | str, annotations: Path | str) -> None:
+    """Refuse a split by sensor that does not fit the annotations.
+
+    Parameters
+    ----------
+    path
+        The split, as for ``read_split``.
+    annotations
+        ``annotations.csv`` of SONYC-UST.
+
+    Raises
+    ------
+    InputError
+        As ``read_split``; for a sensor of the annotations that has no split, for no clips to train
+        or to validate on, and for a validate split that cannot be scored, because none of its
+        clips has an agreed annotation.
+    """
+    split_of = read_split(path)
+    table = read_rows(annotations, "annotations")
+    header_line, columns = next(table)
+    needed = ("audio_filename", "sensor_id", "annotator_id")
+    require_columns(columns, needed, f"{annotations}:{header_line}")
+    places = [columns.index(name) for name in needed]
+    sensor_of: dict[str, str] = {}
+    scored: set[str] = set()
+    for _, row in table:
+        file, sensor, annotator = (row[place] for place in places)
+        sensor_of[file] = sensor
+        if annotator.strip() == str(AGREED) and split_of.get(sensor) == "validate":
+            scored.add(sensor)
+    refuse_unlisted(split_of, Counter(sensor_of.values()), str(path))
+    used = {split_of[sensor] for sensor in sensor_of.values()}
+    for split in ("train", "validate"):
+        if split not in used:
+            raise InputError(f"no sensor of the annotations is in split '{split}'", where=str(path))
+    if not scored:
+        sensors = sorted({sensor for sensor, split in split_of.items() if split == "validate"})
+        raise InputError(
+            f"no clip of the sensors to validate on ({', '.join(sensors)}) has an agreed "
+            "annotation (annotator_id 0): nothing could be scored", where=str(path),
+            allowed="validate with at least one sensor whose clips have agreed annotations")
 
 
 def _number(cell: str, column: str, where: str) -> float:

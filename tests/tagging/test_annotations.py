@@ -168,3 +168,37 @@ def test_sensors_are_those_of_the_whole_table_in_the_order_of_their_numbers(
     found = Annotations.load(write_annotations([*rows, ("test", "b2", "c", 0, {})], taxonomy),
                              taxonomy)
     assert found.all_sensors == ["10", "9", "b2"]
+
+
+def test_volunteers_alone_or_whoever_annotated(taxonomy, write_annotations):
+    path = write_annotations([
+        ("train", "0", "a.wav", 3, {"8_dog": 1}),
+        ("train", "0", "a.wav", 0, {"6_music": 1}),
+        ("train", "0", "a.wav", -1, {"1_engine": 1}),
+        ("train", "1", "b.wav", -1, {"1_engine": 1})], taxonomy)
+    found = Annotations.load(path, taxonomy)
+    columns = [tag.column for tag in taxonomy.coarse]
+
+    def heard(files, **options):
+        return [[columns[tag] for tag in np.flatnonzero(row)]
+                for row in found.targets(files, "coarse", **options)]
+
+    assert heard(["b.wav", "a.wav"]) == [["1_engine"], ["6_music"]]
+    assert heard(["a.wav"], volunteers=True) == [["8_dog"]]
+    with pytest.raises(InputError, match="no annotation of 'b.wav' by volunteers"):
+        heard(["a.wav", "b.wav"], volunteers=True)
+    assert found.annotated_by(["b.wav", "a.wav"], "volunteers") == ["a.wav"]
+    assert found.annotated_by(["b.wav", "a.wav"], "agreed") == ["a.wav"]
+
+
+def test_split_by_sensor_replaces_that_of_the_table(taxonomy, write_annotations):
+    found = Annotations.load(write_annotations([
+        ("train", "0", "a.wav", 0, {}), ("train", "1", "b.wav", 1, {}),
+        ("test", "2", "c.wav", 1, {})], taxonomy), taxonomy)
+    other = found.with_split({"0": "validate", "1": "train", "2": "train", "9": "test"})
+    assert other.splits() == ["train", "validate"] and other.files("train") == ["b.wav", "c.wav"]
+    assert other.ground_truth("validate")[0] == ["a.wav"] and found.files("train") == [
+        "a.wav", "b.wav"]
+    with pytest.raises(InputError, match=r"s.csv: does not list sensors '1', '2' of the "
+                                         r"annotations \(2 clips\)"):
+        found.with_split({"0": "train"}, "s.csv")

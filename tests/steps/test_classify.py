@@ -1,0 +1,188 @@
+"""classify: what its options make of parameters, inputs, files and rows; what is refused."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from l3hpc import steps
+from l3hpc.errors import InputError
+
+classify, train = steps.step("classify"), steps.step("train")
+
+
+def params(**values):
+    return classify.params_type(**values)
+
+
+def annotations(city):
+    with open(city / "sonyc_ust/annotations.csv") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def split_path(city, tmp_path):
+    """Sensors the other way round: those of validate train, and one of train is tested."""
+    splits = {row["sensor_id"]: row["split"] for row in annotations(city)}
+    scored = {row["sensor_id"] for row in annotations(city) if row["annotator_id"] == "0"}
+    first = sorted(scored)[0]
+    path = tmp_path / "split.csv"
+    path.write_text("sensor_id,split\n" + "".join(
+        f"{sensor},{'validate' if sensor == first else 'train'}\n" for sensor in splits))
+    return path
+
+
+@pytest.fixture
+def embeddings(city, tmp_path):
+    """Embeddings of all clips as published files."""
+    folder, rng = tmp_path / "embeddings", np.random.default_rng(0)
+    folder.mkdir()
+    for name in {row["audio_filename"] for row in annotations(city)}:
+        np.savez(folder / f"{Path(name).stem}.npz", embedding=rng.normal(size=(4, 6)).astype("f4"))
+    return folder
+
+
+@pytest.mark.slow
+def test_all_inputs_of_a_classifier_reach_its_files_and_its_rows(
+        city, runner, embeddings, split_path):
+    done = runner.run("classify", {
+        "sonyc_ust": city / "sonyc_ust", "epochs": 1, "metadata": True, "pca_components": 3,
+        "oversample": "mlsmote", "oversample_iters": 2, "thresh_type": "percentile_20",
+        "split_path": split_path, "seeds": 2, "seed": 5, "timestamp": True}, {"embed": embeddings})
+    assert [one["seed"] for one in done.results] == [5, 6]
+    made = [one["levels"]["coarse"]["synthetic"] for one in done.results]
+    assert min(made) > 0
+    assert done.text == f"mil, coarse: best epochs 1, 1 (2 seeds), {made[0]} synthetic clips"
+    told = [json.loads((done.folder / f"{task:04d}/hyper_params.json").read_text())
+            for task in (0, 1)]
+    assert [one["seed"] for one in told] == [5, 6]
+    assert told[0]["pca"] and told[0]["pca_components"] == 3 and told[0]["recipe"] == "default"
+    with h5py.File(done.folder / "0000/classifier_coarse.h5") as file:
+        assert file["projection"].shape == (6, 3) and file["mean"].shape == (91,)
+        assert file["weights/00"].shape == (88, 8)
+    with open(done.folder / "0000/predictions_coarse_validate.csv") as stream:
+        predicted = {row["audio_filename"] for row in csv.DictReader(stream)}
+    split_of = dict(line.split(",") for line in split_path.read_text().split()[1:])
+    assert predicted == {row["audio_filename"] for row in annotations(city)
+                         if row["annotator_id"] == "0" and split_of[row["sensor_id"]] == "validate"}
+    scored = runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0})
+    assert set(scored.results[0]["metrics"]) == {"validate"}
+    rows = [row for tab, row, _ in runner.records.rows if tab == "sonyc_ust"]
+    assert [row["exp_id"] for row in rows] == [
+        f"exp-{one['started']}-seed{one['seed']}" for one in told]
+    assert {name: rows[0][name] for name in (
+        "pca", "pca_components", "oversample", "oversample_iters", "thresh_type", "no_timestamp",
+        "split_path")} == {
+        "pca": True, "pca_components": 3, "oversample": "mlsmote", "oversample_iters": 2,
+        "thresh_type": "percentile_20", "no_timestamp": False, "split_path": str(split_path)}
+
+
+def test_what_is_not_asked_for_leaves_plans_and_tasks_as_they_were():
+    frozen = params().model_dump(mode="json")
+    assert set(frozen) == {
+        "sonyc_ust", "annotations", "taxonomy", "level", "model", "hidden_layers", "hidden_size",
+        "learning_rate", "l2", "batch_size", "epochs", "patience", "standardize", "seed"}
+    assert classify.shards(params(), {}) == [{}] and classify.describe(params(), {}) == ""
+    assert classify.shards(params(seeds=3, seed=2), {}) == [{"seed": 2}, {"seed": 3}, {"seed": 4}]
+
+
+def test_recipes_set_what_is_not_set_explicitly():
+    published = params(recipe="published")
+    assert (published.learning_rate, published.epochs, published.patience, published.batch_size,
+            published.hidden_layers, published.level, published.model) == (
+        1e-5, 1500, 1500, 64, 0, "coarse", "mil")
+    dcase = params(recipe="dcase2020", epochs=7)
+    assert (dcase.hidden_layers, dcase.hidden_size, dcase.learning_rate, dcase.patience,
+            dcase.epochs, dcase.metadata, dcase.targets) == (
+        1, 128, 1e-3, 20, 7, True, "volunteers")
+    for one in (published, dcase, params(recipe="dcase2020", metadata=False, targets="agreed"),
+                params(metadata=True), params(pca_components=4)):
+        assert params(**one.model_dump(mode="json")) == one
+    assert "metadata" not in dcase.model_dump() and params(pca_components=4).pca
+    assert dcase.all_values()["metadata"] is True
+
+
+@pytest.mark.parametrize("values, text", [
+    ({"recipe": "dcase2020"},
+     "dcase2020 recipe: 1 hidden layer of 128, learning rate 0.001, 100 epochs; "
+     "targets of volunteers; place and time"),
+    ({"recipe": "published", "oversample": "lssmote"},
+     "published recipe: 0 hidden layers, learning rate 1e-05, 1,500 epochs; lssmote"),
+    ({"pca_components": 32, "seeds": 5, "split_path": "/a/s.csv"},
+     "split by sensor (s.csv); PCA of 32 components; 5 seeds")])
+def test_the_preview_says_what_differs_from_the_default(values, text):
+    assert classify.describe(params(**values), {}) == text
+
+
+def test_options_without_effect_and_impossible_ones_are_refused(city, tmp_path):
+    ust = city / "sonyc_ust"
+    for values, message in (
+            ({"pca_components": 3, "pca": False}, "pca_components: has no effect"),
+            ({"oversample_iters": 2}, "oversample_iters: has no effect without oversample"),
+            ({"thresh_type": "percentile_5"}, "thresh_type: has no effect without oversample")):
+        with pytest.raises(InputError, match=message):
+            classify.check(params(sonyc_ust=ust, **values), {})
+    for value in ("median", "percentile_0", "percentile_100"):
+        with pytest.raises(ValidationError):
+            params(thresh_type=value)
+    many = params(sonyc_ust=ust, pca_components=129)
+    with pytest.raises(InputError, match="(?s)129 components of .* 128 dim.*at most 128"):
+        classify.check(many, {"train": train.params_type()})
+    classify.check(many, {})  # of an earlier student the length is not known
+    with pytest.raises(InputError, match="129 components of embeddings with 64 dimensions"):
+        classify.check_embeddings(many, "embed", {"embed"}, tmp_path, lambda dataset: 64)
+
+
+def test_metadata_need_the_second_version_of_the_annotations(city, tmp_path):
+    with open(city / "sonyc_ust/annotations.csv") as source:
+        rows = list(csv.reader(source))
+    with open(tmp_path / "annotations.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows(row[:4] + row[12:] for row in rows)
+    v1 = params(sonyc_ust=city / "sonyc_ust", annotations=tmp_path / "annotations.csv",
+                recipe="dcase2020")
+    with pytest.raises(InputError, match="(?s)annotations.csv:1: metadata needs the columns "
+                                         "latitude, longitude, week, day, hour.*version 2"):
+        classify.check(v1, {})
+
+
+def test_a_split_that_does_not_fit_is_refused_before_anything_runs(city, tmp_path):
+    sensors = sorted({row["sensor_id"] for row in annotations(city)})
+    clips = Counter({row["audio_filename"]: row["sensor_id"]
+                     for row in annotations(city)}.values())
+    agreed = {row["sensor_id"] for row in annotations(city) if row["annotator_id"] == "0"}
+    path = tmp_path / "split.csv"
+
+    def refusal(splits):
+        path.write_text("sensor_id,split\n" + "".join(
+            f"{sensor},{split}\n" for sensor, split in splits.items()))
+        with pytest.raises(InputError) as caught:
+            classify.check(params(sonyc_ust=city / "sonyc_ust", split_path=path), {})
+        return str(caught.value)
+
+    gone = sensors[1]
+    text = refusal({sensor: "train" for sensor in sensors if sensor != gone})
+    assert f"does not list sensor '{gone}' of the annotations ({clips[gone]} clips)" in text
+    assert f"Add a row '{gone},test'" in text
+    assert "no sensor of the annotations is in split 'validate'" in refusal(
+        dict.fromkeys(sensors, "train"))
+    never = [sensor for sensor in sensors if sensor not in agreed]
+    if never:
+        text = refusal({sensor: "validate" if sensor in never else "train" for sensor in sensors})
+        assert "nothing could be scored" in text
+
+
+def test_a_split_counts_in_the_fingerprint_by_its_bytes(city, split_path, tmp_path):
+    ust = city / "sonyc_ust"
+    other = tmp_path / "copy.csv"
+    other.write_bytes(split_path.read_bytes())
+    one, two = (classify.digests(params(sonyc_ust=ust, split_path=path))
+                for path in (split_path, other))
+    assert one == two and set(classify.digests(params(sonyc_ust=ust))) == {
+        "annotations", "taxonomy"}
+    other.write_text(other.read_text() + "999,test\n")
+    assert classify.digests(params(sonyc_ust=ust, split_path=other)) != one
