@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
-from l3hpc.steps.classify_params import ClassifyParams
+from l3hpc.steps.classify_params import NETWORK, ClassifyParams, check_network
 from l3hpc.steps.embed import Embed
 from l3hpc.steps.extract import network_identity
 from l3hpc.steps.reduction import phi_file
@@ -46,7 +46,8 @@ class Classify(Step[ClassifyParams]):
         from l3hpc.io.tables import read_rows
         from l3hpc.tagging.clip_metadata import check_split, require_metadata
 
-        annotations, _ = label_files(params, self.name)
+        annotations, taxonomy = label_files(params, self.name)
+        check_network(params, annotations, taxonomy)
         if params.split_path is not None:
             check_split(params.split_path, annotations)
         if params.metadata:
@@ -109,6 +110,10 @@ class Classify(Step[ClassifyParams]):
             (params.pca, "PCA" + (f" of {params.pca_components} components"
                                   if params.pca_components else "")),
             (params.oversample != "none", params.oversample),
+            (params.sensor_factor, "output for the sensor"),
+            (params.proximity_factor, "outputs for the proximity"),
+            (params.cooccurrence_loss, "loss of co-occurrence"),
+            (params.optimizer == "lbfgs", "L-BFGS"),
             (params.seeds > 1, f"{params.seeds} seeds")) if is_set]
         return "; ".join(parts)
 
@@ -149,7 +154,8 @@ class Classify(Step[ClassifyParams]):
         params = params.model_copy(update={"seed": task.shard.get("seed", params.seed)})
         annotation_file, taxonomy_file = label_files(params, self.name)
         taxonomy = Taxonomy.load(taxonomy_file)
-        annotations = Annotations.load(annotation_file, taxonomy)
+        annotations = Annotations.load(annotation_file, taxonomy,
+                                       proximity=params.proximity_factor)
         split_of = read_split(params.split_path) if params.split_path else {}
         if split_of:
             annotations = annotations.with_split(split_of, str(params.split_path))
@@ -306,7 +312,7 @@ def _one_level(level: str, params: ClassifyParams, task: Task, clips: Clips,
     names = ("model", "hidden_layers", "hidden_size", "learning_rate", "l2", "epochs", "patience",
              "standardize", "seed", "pca", "pca_components")
     config = ClassifierConfig(level=level, batch_size=_batch_size(params, clips, rows),
-                              **{name: getattr(params, name) for name in names})
+                              **{name: getattr(params, name) for name in (*names, *NETWORK)})
     # Clips are in the order of the splits, so that each split is one slice of the file.
     parts = {split: slice(found[0], found[-1] + 1) if found else slice(0, 0)
              for split, found in rows.items()}
@@ -325,8 +331,13 @@ def _one_level(level: str, params: ClassifyParams, task: Task, clips: Clips,
     def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
         task.progress.advance(1, epoch=epoch, **values)
 
-    classifier = train(config, taxonomy, x["train"], targets["train"], x["validate"],
-                       targets["validate"], on_epoch=on_epoch)
+    files = [clips.files[row] for row in rows["train"]]
+    classifier = train(
+        config, taxonomy, x["train"], targets["train"], x["validate"], targets["validate"],
+        sensors=annotations.all_sensors,
+        sensor=annotations.sensor_numbers(files) if params.sensor_factor else None,
+        proximity=annotations.proximities(files, level) if params.proximity_factor else None,
+        on_epoch=on_epoch)
     classifier.save(task.output / f"classifier_{level}.h5")
     with open(task.output / f"history_{level}.csv", "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, ("epoch", "loss", "val_loss"), lineterminator="\n")

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from l3hpc.errors import InputError
 from l3hpc.steps.base import Params, absolute
 
 # What a recipe sets, unless it is set explicitly.
@@ -16,9 +17,13 @@ RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
     "published": {"level": "coarse", "model": "mil", "hidden_layers": 0, "learning_rate": 1e-5,
                   "epochs": 1500, "patience": 1500, "batch_size": 64},
     "dcase2020": {"hidden_layers": 1, "hidden_size": 128, "learning_rate": 1e-3, "batch_size": 64,
-                  "epochs": 100, "patience": 20, "seed": 0, "metadata": True,
-                  "targets": "volunteers"},
+                  "epochs": 100, "patience": 20, "seed": 0, "autopool_constraint": False,
+                  "metadata": True, "targets": "volunteers"},
 }
+
+# Options of the network that the published classifier has and this one was given later.
+NETWORK: Final = ("autopool_constraint", "sensor_factor", "proximity_factor", "optimizer",
+                  "cooccurrence_loss", "cooccurrence_loss_factor")
 
 
 class ClassifyParams(Params):
@@ -26,7 +31,7 @@ class ClassifyParams(Params):
 
     added = frozenset({"recipe", "targets", "split_path", "metadata", "pca", "pca_components",
                        "oversample", "oversample_iters", "thresh_type", "seeds", "timestamp",
-                       "phi"})
+                       "phi", *NETWORK})
 
     sonyc_ust: Path | None = Field(None, description=(
         "Folder of SONYC-UST, instead of annotations and taxonomy."))
@@ -42,10 +47,26 @@ class ClassifyParams(Params):
         "Tags to learn; 'both' trains two classifiers."))
     model: Literal["mil", "framewise"] = Field("mil", description=(
         "mil: one prediction per clip, with AutoPool; framewise: one per frame, averaged."))
+    autopool_constraint: bool = Field(True, description=(
+        "Keep the weights of AutoPool at 0 or above: between the mean and the maximum."))
     hidden_layers: int = Field(0, ge=0, le=8, description="Number of hidden layers.")
     hidden_size: int = Field(128, ge=1, description="Units of each hidden layer.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's learning rate.")
+    sensor_factor: bool = Field(False, description=(
+        "Also learn which sensor recorded the clip; the prediction is a further input of the tag "
+        "output."))
+    proximity_factor: bool = Field(False, description=(
+        "Also learn for each tag whether its source is near or far, by majority of the annotators; "
+        "the predictions are further inputs of the tag output."))
+    optimizer: Literal["adam", "lbfgs"] = Field("adam", description=(
+        "adam: on batches; lbfgs: L-BFGS-B on all training clips, an epoch is an iteration."))
+    learning_rate: float = Field(1e-3, gt=0, le=1, description=(
+        "Adam's learning rate; lbfgs has none."))
     l2: float = Field(1e-5, ge=0, description="L2 penalty on the weights.")
+    cooccurrence_loss: bool = Field(False, description=(
+        "Add to the loss of a batch cooccurrence_loss_factor · yᵀ L y: y are its summed "
+        "predictions, L is the graph Laplacian of how often tags occur together in training."))
+    cooccurrence_loss_factor: float = Field(1e-5, gt=0, description=(
+        "Factor of cooccurrence_loss."))
     batch_size: int | None = Field(None, ge=1, description=(
         "Clips per batch, or frames with framewise (none: 64, or fewer if an epoch would have "
         "fewer than 16 batches)."))
@@ -98,3 +119,54 @@ class ClassifyParams(Params):
     def value_if_left_out(self, name: str) -> Any:
         """The value of the recipe, or the default."""
         return RECIPES[self.recipe].get(name, super().value_if_left_out(name))
+
+
+def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> None:
+    """Refuse options of the network that have no effect together, or nothing to learn from.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    annotations, taxonomy
+        The files.
+
+    Raises
+    ------
+    InputError
+        For such options, with the parameter.
+    """
+    from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.io.tables import read_rows, require_columns
+
+    if params.model == "framewise" and not params.autopool_constraint:
+        raise InputError("a framewise classifier has no AutoPool",
+                         where="classify.autopool_constraint",
+                         hint="Use --set classify.model=mil, or leave autopool_constraint at true.")
+    if params.model == "framewise" and params.optimizer == "lbfgs" and not params.standardize:
+        raise InputError("L-BFGS has no batches by which a framewise classifier normalises its "
+                         "input", where="classify.standardize",
+                         hint="Use --set classify.standardize=true")
+    default = params.value_if_left_out("cooccurrence_loss_factor")
+    if params.cooccurrence_loss_factor != default and not params.cooccurrence_loss:
+        raise InputError("has no effect without cooccurrence_loss",
+                         where="classify.cooccurrence_loss_factor",
+                         hint="Add --set classify.cooccurrence_loss=true")
+    for name in ("sensor_factor", "proximity_factor"):
+        if getattr(params, name) and params.oversample != "none":
+            raise InputError(f"synthetic clips have no {name.removesuffix('_factor')}",
+                             where=f"classify.{name}", hint="Leave this or oversample out.")
+    if not (params.sensor_factor or params.proximity_factor):
+        return
+    table = read_rows(annotations, "annotations")
+    line, columns = next(table)
+    if params.proximity_factor:
+        require_columns(columns, [f"{column}_proximity"
+                                  for column in Taxonomy.load(taxonomy).fine_columns],
+                        f"{annotations}:{line}")
+    if params.sensor_factor:
+        require_columns(columns, ["sensor_id"], f"{annotations}:{line}")
+        place = columns.index("sensor_id")
+        if len({row[place] for _, row in table}) < 2:
+            raise InputError("all clips are of one sensor: there is nothing to learn",
+                             where="classify.sensor_factor", hint="Leave sensor_factor out.")

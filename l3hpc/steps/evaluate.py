@@ -406,13 +406,15 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
     """The row of the run in the ledger, with the columns of the published sheet.
 
     Options of the published classifier that do not exist here get their equivalent value (no
-    oversampling, no co-occurrence loss, …). Two levels of one run are two rows.
+    oversampling, …). Two levels of one run are two rows.
     """
     import json
 
     from l3hpc.models.weights import random_weights_note
 
     labels, network = task.labels, settings.get("network") or {}
+    # Runs of earlier versions do not name the options that they did not have.
+    cooccurrence = settings.get("cooccurrence_loss", False)
     experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
     if settings.get("timestamp"):
         experiment += f"-{settings.get('started', '')}"
@@ -432,16 +434,19 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
         "num_hidden_layers": settings.get("hidden_layers"),
         "learning_rate": settings.get("learning_rate"), "l2_reg": settings.get("l2"),
         "batch_size": settings.get("batch_size"), "num_epochs": settings.get("epochs"),
-        "patience": settings.get("patience"), "sensor_factor": False, "proximity_factor": False,
-        "no_standardize": not settings.get("standardize", True), "cooccurrence_loss": False,
-        "cooccurrence_loss_factor": 0, "pca": settings.get("pca", False),
+        "patience": settings.get("patience"), "sensor_factor": settings.get("sensor_factor", False),
+        "proximity_factor": settings.get("proximity_factor", False),
+        "no_standardize": not settings.get("standardize", True), "cooccurrence_loss": cooccurrence,
+        "cooccurrence_loss_factor": settings["cooccurrence_loss_factor"] if cooccurrence else 0,
+        "pca": settings.get("pca", False),
         "pca_components": settings.get("pca_components") or 0, "label_mode": level,
         "oversample": "" if oversample == "none" else oversample,
         "oversample_iters": 0 if oversample == "none" else settings.get("oversample_iters", 1),
         "thresh_type": settings.get("thresh_type", "mean"),
         "target_mode": settings.get("model", ""),
         "no_timestamp": not settings.get("timestamp", False),
-        "split_path": settings.get("split_path") or "", "optimizer": "adam",
+        "split_path": settings.get("split_path") or "",
+        "optimizer": settings.get("optimizer", "adam"),
         "micro_auprc": scores["micro_auprc"], "micro_f1": scores["micro_f1"],
         "macro_auprc": scores["macro_auprc"],
         "class_auprc": json.dumps({name: round(value, 6) for name, value in
