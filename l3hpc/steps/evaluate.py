@@ -405,15 +405,15 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
          scores: Mapping[str, Any], annotation_file: Path, taxonomy_file: Path) -> dict[str, Any]:
     """The row of the run in the ledger, with the columns of the published sheet.
 
-    Options of the published classifier that do not exist here get their equivalent value (no
-    oversampling, …). Two levels of one run are two rows.
+    Predictions from elsewhere, and runs of earlier versions, get the values that options have
+    without effect (no oversampling, no loss of co-occurrence, …). Two levels of one run are two
+    rows.
     """
     import json
 
     from l3hpc.models.weights import random_weights_note
 
     labels, network = task.labels, settings.get("network") or {}
-    # Runs of earlier versions do not name the options that they did not have.
     cooccurrence = settings.get("cooccurrence_loss", False)
     experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
     if settings.get("timestamp"):

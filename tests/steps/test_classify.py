@@ -98,8 +98,8 @@ def test_recipes_set_what_is_not_set_explicitly():
         1e-5, 1500, 1500, 64, 0, "coarse", "mil")
     dcase = params(recipe="dcase2020", epochs=7)
     assert (dcase.hidden_layers, dcase.hidden_size, dcase.learning_rate, dcase.patience,
-            dcase.epochs, dcase.metadata, dcase.targets) == (
-        1, 128, 1e-3, 20, 7, True, "volunteers")
+            dcase.epochs, dcase.metadata, dcase.targets, dcase.autopool_constraint) == (
+        1, 128, 1e-3, 20, 7, True, "volunteers", False)
     for one in (published, dcase, params(recipe="dcase2020", metadata=False, targets="agreed"),
                 params(metadata=True), params(pca_components=4)):
         assert params(**one.model_dump(mode="json")) == one
@@ -186,3 +186,58 @@ def test_a_split_counts_in_the_fingerprint_by_its_bytes(city, split_path, tmp_pa
         "annotations", "taxonomy"}
     other.write_text(other.read_text() + "999,test\n")
     assert classify.digests(params(sonyc_ust=ust, split_path=other)) != one
+
+
+@pytest.mark.slow
+def test_options_of_the_network_reach_its_files_and_its_row(city, runner, embeddings):
+    options = {"sensor_factor": True, "proximity_factor": True, "cooccurrence_loss": True,
+               "cooccurrence_loss_factor": 1e-3, "optimizer": "lbfgs",
+               "autopool_constraint": False}
+    done = runner.run("classify", {"sonyc_ust": city / "sonyc_ust", "epochs": 1, **options},
+                      {"embed": embeddings})
+    told = json.loads((done.folder / "0000/hyper_params.json").read_text())
+    assert {name: told[name] for name in options} == options
+    with h5py.File(done.folder / "0000/classifier_coarse.h5") as file:
+        settings = json.loads(file.attrs["settings"])
+        shapes = sorted(array.shape for array in file["weights"].values())
+    sensors = sorted({row["sensor_id"] for row in annotations(city)}, key=int)
+    assert settings["sensors"] == sensors and settings["config"]["optimizer"] == "lbfgs"
+    # embeddings of 6 values, 8 categories: two heads, and the tags see what they say
+    assert (6, len(sensors)) in shapes and (6, 16) in shapes
+    assert (6 + len(sensors) + 16, 8) in shapes
+    runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0})
+    row = next(row for tab, row, _ in runner.records.rows if tab == "sonyc_ust")
+    assert {name: row[name] for name in options if name != "autopool_constraint"} == {
+        name: value for name, value in options.items() if name != "autopool_constraint"}
+
+
+def test_options_of_the_network_that_mean_nothing_are_refused(city, tmp_path):
+    ust = city / "sonyc_ust"
+    for values, message in (
+            ({"model": "framewise", "autopool_constraint": False}, "has no AutoPool"),
+            ({"model": "framewise", "optimizer": "lbfgs", "standardize": False},
+             "standardize: L-BFGS has no batches"),
+            ({"cooccurrence_loss_factor": 0.1}, "has no effect without cooccurrence_loss"),
+            ({"oversample": "mlsmote", "sensor_factor": True}, "synthetic clips have no sensor"),
+            ({"oversample": "lssmote", "proximity_factor": True},
+             "synthetic clips have no proximity")):
+        with pytest.raises(InputError, match=message):
+            classify.check(params(sonyc_ust=ust, **values), {})
+    factors = {"sensor_factor": True, "proximity_factor": True}
+    classify.check(params(sonyc_ust=ust, **factors), {})
+    rows = annotations(city)
+    path = tmp_path / "annotations.csv"
+
+    def write(columns, rows):
+        with open(path, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        return params(sonyc_ust=ust, annotations=path, **factors)
+
+    one = write(list(rows[0]), [{**row, "sensor_id": "3"} for row in rows])
+    with pytest.raises(InputError, match="sensor_factor: all clips are of one sensor"):
+        classify.check(one, {})
+    without = write([name for name in rows[0] if not name.endswith("_proximity")], rows)
+    with pytest.raises(InputError, match="column '1-1_small-sounding-engine_proximity' is missing"):
+        classify.check(without, {})
