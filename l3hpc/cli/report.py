@@ -11,7 +11,7 @@ import click
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 
 if TYPE_CHECKING:
-    from l3hpc.report.data import Comparison, ReportData
+    from l3hpc.report.data import Comparison, ReportData, Scores
 
 EXAMPLES = """\b
 Examples:
@@ -73,9 +73,22 @@ def as_json_value(path: Path, data: ReportData) -> dict[str, object]:
                      "default": one.default} for one in data.changed],
         "scores": [{"split": scores.split, "level": scores.level,
                     "micro_auprc": scores.micro_auprc, "micro_f1": scores.micro_f1,
-                    "macro_auprc": scores.macro_auprc} for scores in data.scores],
+                    "macro_auprc": scores.macro_auprc, "seeds": scores.seeds,
+                    "spread": dict(scores.spread), "detection": detection_value(scores)}
+                   for scores in data.scores],
         "ledger": [{"tab": row.tab, "cells": dict(row.cells)} for row in data.ledger],
     }
+
+
+def detection_value(scores: Scores) -> dict[str, float | None] | None:
+    """Return F1 at the thresholds of the tags, and the calibration; None without them."""
+    found = scores.detection
+    if found is None:
+        return None
+    calibration = found.calibration
+    return {"micro_f1": found.micro_f1, "macro_f1": found.macro_f1,
+            "brier": None if calibration is None else calibration.brier,
+            "calibration_error": None if calibration is None else calibration.error}
 
 
 def comparison_value(found: Comparison) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -29,6 +30,9 @@ from l3hpc.web.svg import (
     widen,
 )
 from l3hpc.workspace.states import StepState
+
+if TYPE_CHECKING:
+    from l3hpc.report.detection import Calibration
 
 HEIGHT = 300  # of a full-size figure, in pixels
 PAGE = 1030  # width of a figure that is as wide as the page, in pixels
@@ -188,6 +192,64 @@ def curve_panel(curve: Curve) -> Markup:
     if curve.prevalence is not None:
         description += f"; chance level {curve.prevalence:.2f}"
     return drawing(width, height, f"Precision against recall: {curve.tag}", description, parts)
+
+
+def reliability_chart(calibration: Calibration, width: int = WIDE) -> Markup:
+    """Draw frequency against probability, and the number of pairs of each bin below.
+
+    Parameters
+    ----------
+    calibration
+        With at least one pair.
+    width
+        In pixels.
+
+    Returns
+    -------
+    Markup
+        An SVG element, ``HEIGHT`` and 74 pixels for the bars.
+    """
+    bins = calibration.bins
+    x, y = Scale(0, 1, 58, width - 16), Scale(0, 1, HEIGHT - 46, 24)
+    fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    parts = axes(x, y, fifths, fifths, "predicted probability", "")
+    parts.append(text(58, 14, "observed frequency", class_="value"))
+    parts.append(line([(x(0), y(0)), (x(1), y(1))], "guess"))
+    known = [(one, x(one.predicted), y(one.observed)) for one in bins
+             if one.predicted is not None and one.observed is not None]
+    if len(known) > 1:
+        parts.append(line([(left, top) for _, left, top in known], "line one"))
+    parts += [dot(left, top, "one", f"{one.low:g} to {one.high:g}: {one.pairs:,} pairs, predicted "
+                                    f"{one.predicted:.3f}, observed {one.observed:.3f}")
+              for one, left, top in known]
+    # most pairs have a low probability: on a linear scale the other bars would not be seen
+    bars = Scale(0, max(math.log10(1 + one.pairs) for one in bins) or 1, HEIGHT + 70, HEIGHT + 24)
+    for one in bins:
+        top = bars(math.log10(1 + one.pairs))
+        parts.append(element(
+            "rect", element("title", f"{one.low:g} to {one.high:g}: {one.pairs:,} pairs"),
+            x=x(one.low) + 1, y=top, width=x(one.high) - x(one.low) - 2,
+            height=max(bars.start - top, 0), class_="bar"))
+        parts.append(text((x(one.low) + x(one.high)) / 2, top - 4, shortened(one.pairs), "middle"))
+    parts.append(element("line", x1=x.start, x2=x.end, y1=bars.start, y2=bars.start, class_="axis"))
+    description = (f"Brier score {calibration.brier:.3f}; expected calibration error "
+                   f"{calibration.error:.3f}; the bars have the number of pairs of each bin on a "
+                   "logarithmic scale")
+    return drawing(width, HEIGHT + 74, "Calibration", description, parts)
+
+
+def shortened(count: int) -> str:
+    """Return a count rounded to thousands or millions, as bars have room for it.
+
+    Examples
+    --------
+    >>> shortened(845), shortened(1250), shortened(18510), shortened(2500000)
+    ('845', '1k', '19k', '2M')
+    """
+    for size, unit in ((1_000_000, "M"), (1000, "k")):
+        if count >= size:
+            return f"{count / size:.0f}{unit}"
+    return str(count)
 
 
 def size_chart(networks: Sequence[Network], width: int = PAGE) -> Markup:

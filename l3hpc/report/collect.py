@@ -30,6 +30,7 @@ from l3hpc.report.data import (
     StepFacts,
     Variance,
 )
+from l3hpc.report.detection import read_detection
 from l3hpc.steps import AnyStep, ReportItem, foreign
 from l3hpc.steps import step as step_of
 from l3hpc.workspace.layout import ArtifactFolder
@@ -39,6 +40,7 @@ HISTORY = {  # our field → the column names that Keras and the published jobs 
     "mae": ("mean_absolute_error", "mae"), "valid_mae": ("val_mean_absolute_error", "val_mae"),
 }
 SPLITS = ("validate", "test")
+METRICS = ("micro_auprc", "micro_f1", "macro_auprc")
 LEVELS = ("coarse", "fine")
 
 Summaries = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of step → the summary of each task
@@ -278,7 +280,10 @@ def read_scores(folder: Path) -> tuple[Scores, ...]:
             if values:
                 split_curves = _of_split(curves, split)
                 files = split_curves.get("files") or _of_split(numbers, split).get("files")
-                found.append(_scores(split, level, values, split_curves.get(level) or {}, files))
+                found.append(replace(
+                    _scores(split, level, values, split_curves.get(level) or {}, files),
+                    seeds=len(numbers.get("seeds") or "1"),
+                    detection=read_detection(values, str(folder / "evaluation.json"))))
     return tuple(found)
 
 
@@ -310,10 +315,12 @@ def _scores(split: str, level: str, values: Mapping[str, Any], curves: Mapping[s
             _interval((confidence.get("class_auprc") or {}).get(tag)))
             for tag, area in areas.items()),
         recordings=recordings, confidence=_finite(confidence.get("level")),
-        intervals={name: interval for name in ("micro_auprc", "micro_f1", "macro_auprc")
+        intervals={name: interval for name in METRICS
                    if (interval := _interval(confidence.get(name))) is not None},
         method=str(confidence.get("method") or ""),
-        resamples=resamples if isinstance(resamples, int) else None)
+        resamples=resamples if isinstance(resamples, int) else None,
+        spread={name: value for name in METRICS
+                if (value := _finite((values.get("spread") or {}).get(name))) is not None})
 
 
 def _curve_points(curve: object) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from l3hpc.report.detection import Detection
     from l3hpc.runs.usage import StepUsage
 
 Interval = tuple[float, float]
@@ -117,6 +118,11 @@ class Scores:
         Name of a metric → its confidence interval.
     method, resamples
         How the intervals were computed, and from how many resamples.
+    spread, seeds
+        Name of a metric → its standard deviation over classifiers that differ in their seed, and
+        the number of them.
+    detection
+        Thresholds, calibration and sensors.
     """
 
     split: str
@@ -130,6 +136,9 @@ class Scores:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     method: str = ""
     resamples: int | None = None
+    spread: Mapping[str, float] = field(default_factory=dict)
+    seeds: int = 1
+    detection: Detection | None = None
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,14 @@ from l3hpc.report.data import (
     Variance,
     Variant,
 )
-from l3hpc.web.html import element, join, render
+from l3hpc.report.detection import detector
+from l3hpc.web.html import Table, element, join, render
 from l3hpc.web.svg import between, both_widths, clock, number
 
 RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the pipeline works, "
                   "not how well.")
 
+METRICS = ("micro_auprc", "micro_f1", "macro_auprc")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # whether higher or lower values are better
 MOST_OPTIONS = 6  # more of them have no figure of their own
 FIRST_PANELS, MOST_PANELS = 3, 48  # metrics that are drawn by option at once, and figures at most
@@ -45,16 +47,6 @@ class Tile:
     label: str
     figure: str
     note: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table. The first cell of each row is its heading; ``numeric`` columns are right-aligned."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[object]]
-    numeric: Sequence[int] = ()
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ def page(data: ReportData) -> str:
     str
         The whole HTML document.
     """
-    scores = main_scores(data)
+    scores, judged = main_scores(data), judged_scores(data)
     return render(
         "report.html.j2", data=data, charts=charts, version=__version__,
         random_teacher=RANDOM_TEACHER, clock=clock, number=number, between=between,
@@ -97,6 +89,7 @@ def page(data: ReportData) -> str:
                                 charts.PAGE) if data.networks else None,
         pairs=pairs_table(data.correspondence) if data.correspondence else None,
         scores=scores, precision=precision_note(scores) if scores else "",
+        detector=detector(judged) if judged else None,
         tags=tags_table(scores) if scores else None, levels=levels_table(data),
         networks=networks_table(data.networks) if data.networks else None,
         ledger=[record(row) for row in data.ledger], absent=absent(data),
@@ -163,9 +156,11 @@ def score_note(scores: Scores) -> str:
     interval = between(scores.intervals.get("micro_auprc"))
     confidence = f"{interval} with {scores.confidence:.0%} confidence; " \
         if interval and scores.confidence else ""
-    f1 = measured(scores.micro_f1, scores.intervals.get("micro_f1"))
-    macro = measured(scores.macro_auprc, scores.intervals.get("macro_auprc"))
-    return f"{confidence}F1@0.5 {f1}, macro-AUPRC {macro} on {scores.split}"
+    spread = scores.spread.get("micro_auprc")
+    seeds = f"mean of {scores.seeds} seeds, standard deviation {number(spread)}; " \
+        if spread is not None else ""
+    return (f"{seeds}{confidence}F1@0.5 {metric(scores, 'micro_f1')}, macro-AUPRC "
+            f"{metric(scores, 'macro_auprc')} on {scores.split}")
 
 
 def steps_table(data: ReportData) -> Table:
@@ -358,11 +353,23 @@ def main_scores(data: ReportData) -> Scores | None:
     return data.score("coarse", "validate") or next(iter(data.scores), None)
 
 
+def judged_scores(data: ReportData) -> Scores | None:
+    """Return the scores whose thresholds, calibration and sensors are shown: of test, if there are
+    any, else of validate; None without them.
+    """
+    main = main_scores(data)
+    shown = main and (data.score(main.level, "test") or main)
+    return shown if shown and shown.detection else None
+
+
 def precision_note(scores: Scores) -> str:
     """Return what the panels show, and how the intervals were computed if there are any."""
     recordings = f" ({scores.recordings:,} recordings)" if scores.recordings else ""
     note = (f"Precision (vertical) against recall on the {scores.split} split{recordings}. The "
             "number beside each tag is its AUPRC; the dashed line is the chance level.")
+    if scores.seeds > 1:
+        note += (f" Numbers are means over {scores.seeds} seeds, with ± their standard deviation; "
+                 "curves are those of the first.")
     if scores.confidence is None:
         return note
     method = f": {scores.method}" if scores.method else ""
@@ -382,10 +389,7 @@ def tags_table(scores: Scores) -> Table:
 def levels_table(data: ReportData) -> Table:
     """Return the table of all scores of all levels and splits."""
     return Table(("level, split", "micro-AUPRC", "micro-F1@0.5", "macro-AUPRC"), [
-        (f"{scores.level}, {scores.split}",
-         measured(scores.micro_auprc, scores.intervals.get("micro_auprc")),
-         measured(scores.micro_f1, scores.intervals.get("micro_f1")),
-         measured(scores.macro_auprc, scores.intervals.get("macro_auprc")))
+        (f"{scores.level}, {scores.split}", *(metric(scores, name) for name in METRICS))
         for scores in data.scores], numeric=(1, 2, 3), caption="All scores")
 
 
@@ -413,7 +417,8 @@ def contents(data: ReportData) -> list[tuple[str, str]]:
                                           for task in step.tasks)),
              ("loss", "Loss", data.epochs), ("variance", "Variance", data.variance),
              ("correspondence", "Correspondence", data.correspondence),
-             ("tags", "Precision and recall", data.scores), ("sizes", "Sizes", data.networks),
+             ("tags", "Precision and recall", data.scores),
+             ("detector", "Detector", judged_scores(data)), ("sizes", "Sizes", data.networks),
              ("rows", "Results tables", data.ledger), ("logs", "Scripts and logs", data.files),
              ("parameters", "Parameters", data.changed), ("provenance", "Provenance", True))
     return [(anchor, title) for anchor, title, there in parts if there]
@@ -451,6 +456,13 @@ def percent(share: float) -> str:
 def percent_range(interval: Interval) -> str:
     """Return an interval of shares as percentages: ``72.5 to 78.9%``."""
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}%"
+
+
+def metric(scores: Scores, name: str) -> str:
+    """Return a metric with its spread and interval: ``0.612 ± 0.004 (0.551 to 0.671)``."""
+    spread, interval = scores.spread.get(name), scores.intervals.get(name)
+    return (number(getattr(scores, name)) + ("" if spread is None else f" ± {number(spread)}")
+            + (f" ({between(interval)})" if interval else ""))
 
 
 def measured(value: float | None, interval: Interval | None) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,16 @@ def check_page(path: Path, generator: str, what: str, option: str) -> None:
     """
     mark = f'<meta name="generator" content="{generator}">'.encode()
     check_replaced(path, lambda stream: mark in stream.read(HEAD_BYTES), what, option)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. The first cell of each row is its heading; ``numeric`` columns are right-aligned."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    numeric: Sequence[int] = ()
+    caption: str = ""
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:

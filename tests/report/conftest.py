@@ -28,6 +28,7 @@ from l3hpc.report.data import (
     Variance,
     Variant,
 )
+from l3hpc.report.detection import Bin, Calibration, Detected, Detection, SensorScore
 from l3hpc.runs.usage import StepUsage
 
 OWN_HOSTS = re.compile(r"https?://([a-z0-9-]+\.)*(googleapis\.com|google\.com|gvt1\.com)[/:]")
@@ -45,7 +46,13 @@ def report_data() -> ReportData:
                 Epoch(3, 0.5, 0.9375, 0.45, 0.5625)),
         variance=Variance("pca", 512, 2, 500, (0.5, 0.25, 0.125)),
         scores=(Scores("validate", "coarse", 0.5432, 0.4321, 0.3456, curves),
-                Scores("test", "coarse", 0.5111, 0.4222, 0.3333)),
+                Scores("test", "coarse", 0.5111, 0.4222, 0.3333, detection=Detection(
+                    Calibration(0.125, 0.1875, 0.0625, (
+                        Bin(0.0, 0.5, 1250, 0.125, 0.25), Bin(0.5, 1.0, 0, None, None))),
+                    (Detected("1_engine", 0.375, True, 6, 0.5, 1.0, 0.6667, 0.25),
+                     Detected("8_dog", 0.5, False, 0, None, None, None, None)),
+                    0.7131, 0.6131, 0.5131, 0.4131,
+                    (SensorScore("7", 20, 31, 0.7321), SensorScore("12", 4, 3, None))))),
         networks=(Network("L3 (teacher)", "48000 Hz, 256 mels", 512, 4_691_908, 256 * 199 * 64),
                   Network("student", "8000 Hz, 64 mels", 128, 584_420, 64 * 50 * 32)),
         model_file="student.h5", model_bytes=2_404_321,

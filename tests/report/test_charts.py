@@ -5,6 +5,7 @@ import pytest
 
 from l3hpc.report import charts
 from l3hpc.report.data import Curve, Epoch, Network, StepFacts, Variance
+from l3hpc.report.detection import Bin, Calibration
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -108,3 +109,18 @@ def test_clock(seconds, shown):
     ([0, 0.9, 0.999, 1, 1, 1, 1], 2, 4), ([0, 0.5, 0.6], 2, 2)])
 def test_the_long_tail_of_components_is_left_out(cumulative, chosen, shown):
     assert charts.shown_components(cumulative, chosen) == shown
+
+
+def test_a_reliability_chart_has_a_point_for_each_bin_with_pairs_and_a_bar_for_every_bin():
+    bins = (Bin(0.0, 0.5, 999, 0.2, 0.3), Bin(0.5, 0.9, 9, 0.7, 0.6), Bin(0.9, 1.0, 0, None, None))
+    root = read(charts.reliability_chart(Calibration(0.1, 0.2, 0.09, bins)))
+    [points] = line_points(root, "line one")
+    [diagonal] = line_points(root, "guess")
+    (left, bottom), (right, top) = diagonal
+    for (x, y), one in zip(points, bins, strict=False):
+        assert x == pytest.approx(left + one.predicted * (right - left), abs=0.11)
+        assert y == pytest.approx(bottom + one.observed * (top - bottom), abs=0.11)
+    heights = [float(node.get("height")) for node in root.iter(f"{SVG}rect")]
+    assert heights == [pytest.approx(3 * heights[1], abs=0.3), heights[1], 0]
+    assert {"999", "9", "0"} <= set(words(root))
+    read(charts.reliability_chart(Calibration(0, 0, 0, bins[2:])))

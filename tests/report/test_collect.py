@@ -12,6 +12,7 @@ from l3hpc.models.spec import openl3_spec
 from l3hpc.reduction.phi import Phi, save_phi
 from l3hpc.report.collect import collect, read_epochs, read_scores
 from l3hpc.report.data import Epoch, StepFacts
+from l3hpc.report.detection import Bin, Calibration, Detected, SensorScore
 from l3hpc.report.folder import csv_text, write_results
 from l3hpc.report.page import page
 
@@ -129,6 +130,33 @@ def test_published_evaluation_files_without_splits(tmp_path):
     (tmp_path / "evaluation.json").write_text(json.dumps({"fine": NUMBERS, "coarse": NUMBERS}))
     assert [(one.level, one.split) for one in read_scores(tmp_path)] == [
         ("coarse", "validate"), ("fine", "validate")]
+
+
+LEVEL = {
+    **NUMBERS, "spread": {"micro_auprc": 0.01, "class_auprc": {}},
+    "calibration": {"brier": 0.1, "reference": 0.2, "error": 0.05, "pairs": 9, "tags": {},
+                    "reliability": [{"low": 0.0, "high": 1.0, "pairs": 9, "predicted": 0.25,
+                                     "observed": 0.5}]},
+    "sensors": {"3": {"clips": 2, "positives": 1, "micro_auprc": None}},
+    "detection": {"micro_f1": 0.7, "macro_f1": 0.6, "micro_f1_at_half": 0.5,
+                  "macro_f1_at_half": None, "tags": {"8_dog": {
+                      "threshold": 0.25, "chosen": True, "positives": 2, "precision": None,
+                      "recall": 0.5, "f1": 0.5, "f1_at_half": None}}}}
+
+
+def test_thresholds_calibration_and_sensors_are_found(tmp_path):
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"test": {"coarse": LEVEL}, "seeds": {"0": {}, "1": {}}}))
+    [one] = read_scores(tmp_path)
+    assert (one.seeds, one.spread) == (2, {"micro_auprc": 0.01})
+    found = one.detection
+    assert found.calibration == Calibration(0.1, 0.2, 0.05, (Bin(0.0, 1.0, 9, 0.25, 0.5),))
+    assert found.tags == (Detected("8_dog", 0.25, True, 2, None, 0.5, 0.5, None),)
+    assert (found.micro_f1, found.macro_f1_at_half) == (0.7, None)
+    assert found.sensors == (SensorScore("3", 2, 1, None),)
+    path.write_text(json.dumps({"test": {"coarse": {**LEVEL, "sensors": [3]}}}))
+    with pytest.raises(InputError, match=r"evaluation.json: evaluation.sensors cannot be"):
+        read_scores(tmp_path)
 
 
 def test_broken_files_are_refused_with_their_place(tmp_path):

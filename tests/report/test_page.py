@@ -66,7 +66,9 @@ def test_shows_the_numbers_it_was_given(report_data):
     for expected in ("0.543", "0.432", "0.346", "0.511", "0.613", "0.438", "75.0%", "0.8125",
                      "584,420", "2.34 MB", "4,691,908", "18.768", "409,600",
                      "13,041,664", "2,404,321 bytes", "6 of 24 recordings", "2:05 min",
-                     "7c1e22ab00112233", "ada", "20180216", "512 → 2 dimensions"):
+                     "0.125 (0.188 for always", "0.713 (0.513 at 0.5)", "0.500 (not chosen)",
+                     "too few positives", "0.732", "1,250", "7c1e22ab00112233", "ada",
+                     "20180216", "512 → 2 dimensions"):
         assert expected in words, expected
 
 
@@ -86,6 +88,15 @@ def test_every_score_has_its_interval_beside_it_and_the_page_says_how_it_was_fou
     bare = visible(page(replace(report_data, scores=(
         Scores("test", "fine", 0.11, 0.22, 0.33, (replace(curve, interval=None),), 24),))))
     assert "Ranges are" not in bare and "0.441 to 0.442" not in bare
+
+
+def test_several_seeds_have_their_standard_deviation(report_data):
+    scores = Scores("validate", "coarse", 0.5, 0.4, 0.3, spread={
+        "micro_auprc": 0.011, "micro_f1": 0.012, "macro_auprc": 0.013}, seeds=3)
+    told = visible(page(replace(report_data, scores=(scores,))))
+    assert "mean of 3 seeds, standard deviation 0.011; F1@0.5 0.400 ± 0.012" in told
+    assert "0.500 ± 0.011" in told and "curves are those of the first" in told
+    assert "Detector" not in told
 
 
 def test_same_findings_same_bytes(report_data):
@@ -137,8 +148,8 @@ def test_nothing_points_outside(report_data):
 def test_pictures_have_text_beside_them(report_data):
     reader = read(page(report_data))
     tags = [tag for tag, _ in reader.elements]
-    # tables of chain, jobs, losses, variance and tags, and two steps with their files
-    assert tags.count("details") == 7 and tags.count("summary") == 7
+    # tables of chain, jobs, losses, variance, tags and bins, and two steps with their files
+    assert tags.count("details") == 8 and tags.count("summary") == 8
     scrollers = [attrs for tag, attrs in reader.elements if attrs.get("role") == "region"]
     assert all(attrs.get("tabindex") == "0" and attrs.get("aria-label") for attrs in scrollers)
     names = [attrs["id"] for _, attrs in reader.elements if "id" in attrs]

@@ -1,0 +1,256 @@
+"""What the report shows of a detector: thresholds, calibration and sensors.
+
+The data come first, then how they are read from ``evaluation.json``, then tables and figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from markupsafe import Markup
+from typing_extensions import TypedDict
+
+from l3hpc.errors import InputError
+from l3hpc.io.values import check_mapping
+from l3hpc.report import charts
+from l3hpc.web.html import Table
+from l3hpc.web.svg import both_widths, number
+
+if TYPE_CHECKING:
+    from l3hpc.report.data import Scores
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The pairs of clip and tag whose probability is from ``low`` to ``high``.
+
+    Attributes
+    ----------
+    low, high
+        Ends of the bin, 0 to 1.
+    pairs
+        Their number.
+    predicted, observed
+        Mean probability and frequency; None without pairs.
+    """
+
+    low: float
+    high: float
+    pairs: int
+    predicted: float | None
+    observed: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well probabilities agree with frequencies: Brier scores, calibration error, and bins."""
+
+    brier: float
+    reference: float
+    error: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A tag at its threshold, on one split.
+
+    Attributes
+    ----------
+    tag
+        Its column in a predictions file.
+    threshold, chosen
+        The threshold, and whether there were positive clips to choose it on.
+    positives
+        Clips that have the tag.
+    precision, recall, f1
+        At the threshold; None where they are not defined.
+    f1_at_half
+        F1 at 0.5.
+    """
+
+    tag: str
+    threshold: float
+    chosen: bool
+    positives: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    f1_at_half: float | None
+
+
+@dataclass(frozen=True)
+class SensorScore:
+    """The clips of one sensor: their number, that of their positives, and their micro-AUPRC."""
+
+    sensor: str
+    clips: int
+    positives: int
+    micro_auprc: float | None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """All of it, of one level on one split.
+
+    Attributes
+    ----------
+    calibration
+        None in evaluations of earlier versions.
+    tags
+        One per tag; empty where ``validate`` was not predicted.
+    micro_f1, macro_f1, micro_f1_at_half, macro_f1_at_half
+        Over all tags, at their thresholds and at 0.5.
+    sensors
+        One per sensor.
+    """
+
+    calibration: Calibration | None = None
+    tags: tuple[Detected, ...] = ()
+    micro_f1: float | None = None
+    macro_f1: float | None = None
+    micro_f1_at_half: float | None = None
+    macro_f1_at_half: float | None = None
+    sensors: tuple[SensorScore, ...] = ()
+
+
+class _Bin(TypedDict):
+    low: float
+    high: float
+    pairs: int
+    predicted: float | None
+    observed: float | None
+
+
+class _Calibration(TypedDict):
+    brier: float
+    reference: float
+    error: float
+    reliability: list[_Bin]
+
+
+class _Tag(TypedDict):
+    threshold: float
+    chosen: bool
+    positives: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    f1_at_half: float | None
+
+
+class _Detection(TypedDict):
+    micro_f1: float | None
+    macro_f1: float | None
+    micro_f1_at_half: float | None
+    macro_f1_at_half: float | None
+    tags: dict[str, _Tag]
+
+
+class _Sensor(TypedDict):
+    clips: int
+    positives: int
+    micro_auprc: float | None
+
+
+class _Level(TypedDict, total=False):
+    """The part of a level in ``evaluation.json`` that is read here."""
+
+    calibration: _Calibration
+    detection: _Detection
+    sensors: dict[str, _Sensor]
+
+
+def read_detection(values: Mapping[str, Any], where: str) -> Detection | None:
+    """Read what ``evaluation.json`` has of a level on a split.
+
+    Parameters
+    ----------
+    values
+        The object of the level.
+    where
+        The file, for messages.
+
+    Returns
+    -------
+    Detection or None
+        None in evaluations of earlier versions.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    there = {name: values[name] for name in _Level.__annotations__ if name in values}
+    if not there:
+        return None
+    try:
+        level = cast(_Level, check_mapping(_Level, there, "evaluation"))
+    except InputError as error:
+        raise InputError(error.message, where=where) from None
+    told, found = level.get("calibration"), level.get("detection")
+    calibration = None if told is None else Calibration(
+        told["brier"], told["reference"], told["error"],
+        tuple(Bin(**one) for one in told["reliability"]))
+    sensors = tuple(SensorScore(name, **one) for name, one in level.get("sensors", {}).items())
+    if found is None:
+        return Detection(calibration, sensors=sensors)
+    tags: Sequence[Detected] = [Detected(name, **one) for name, one in found["tags"].items()]
+    return Detection(calibration, tuple(tags), found["micro_f1"], found["macro_f1"],
+                     found["micro_f1_at_half"], found["macro_f1_at_half"], sensors)
+
+
+# --- on the page ----------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Detector:
+    """What the template shows of thresholds, calibration and sensors; None for what is missing."""
+
+    note: str
+    calibration: str
+    figure: Markup | None
+    bins: Table | None
+    tags: Table | None
+    sensors: Table | None
+
+
+def detector(shown: Scores) -> Detector:
+    """Return thresholds, calibration and sensors of a level as the page shows them.
+
+    Parameters
+    ----------
+    shown
+        Scores with a ``detection``.
+    """
+    found = shown.detection or Detection()
+    calibration = found.calibration
+    note = f"The {shown.level} tags on the {shown.split} split."
+    if shown.seeds > 1:
+        note += f" Means over {shown.seeds} seeds."
+    if found.tags:
+        note += (" Thresholds have the highest F1 on validate"
+                 + (", so that F1 is too high here." if shown.split == "validate" else ".")
+                 + f" Micro-F1 {number(found.micro_f1)} ({number(found.micro_f1_at_half)} at 0.5), "
+                 f"macro-F1 {number(found.macro_f1)} ({number(found.macro_f1_at_half)} at 0.5).")
+    return Detector(
+        note, "" if calibration is None else
+        f"Brier score {number(calibration.brier)} ({number(calibration.reference)} for always "
+        f"predicting the frequency of each tag), expected calibration error "
+        f"{number(calibration.error)}. On the dashed line, probability and frequency are equal; "
+        "bars: pairs of clip and tag in each bin, on a logarithmic scale.",
+        both_widths(lambda width: charts.reliability_chart(calibration, width))
+        if calibration else None,
+        Table(("probability", "pairs", "predicted", "observed"), [
+            (f"{one.low:g} to {one.high:g}", f"{one.pairs:,}", number(one.predicted),
+             number(one.observed)) for one in calibration.bins], numeric=(1, 2, 3))
+        if calibration else None,
+        Table(("tag", "threshold", "positive", "precision", "recall", "F1", "F1@0.5"), [
+            (one.tag, number(one.threshold) + ("" if one.chosen else " (not chosen)"),
+             one.positives, *map(number, (one.precision, one.recall, one.f1, one.f1_at_half)))
+            for one in found.tags], numeric=range(1, 7)) if found.tags else None,
+        Table(("sensor", "recordings", "positive", "micro-AUPRC"), [
+            (one.sensor, one.clips, one.positives,
+             "too few positives" if one.micro_auprc is None else number(one.micro_auprc))
+            for one in found.sensors], numeric=(1, 2, 3)) if found.sensors else None)
