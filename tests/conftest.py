@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "fakes"))
 import chains as _chains  # noqa: E402
 import workers  # noqa: E402
 from fakeslurm import FakeSlurm  # noqa: E402
+from forkserver import ForkServer  # noqa: E402
 
 settings.register_profile("l3hpc", derandomize=True, deadline=None, database=None,
                           suppress_health_check=[HealthCheck.too_slow])
@@ -148,6 +149,31 @@ def timed(_cache):
 
     remember(openl3_spec())
     return remember
+
+
+@pytest.fixture(scope="session")
+def tried(_cache):
+    """``tried(path)``: a TFLite file that TensorFlow has just written is not first run in another
+    process, which takes four seconds to start, to see whether it crashes."""
+    from l3hpc.io.files import digest_file, read_json, write_json
+    from l3hpc.models.tflite import CHECKED_FILES
+
+    def remember(path):
+        file = _cache / "l3hpc" / CHECKED_FILES
+        known = read_json(file) if file.exists() else []
+        write_json(file, [*known, digest_file(path)], durable=False)
+
+    return remember
+
+
+@pytest.fixture(scope="session")
+def forked(request):
+    """New processes (``ForkServer``) that need not import TensorFlow. All test files that use it
+    are in ``workers.FORKING``, so that one worker starts it."""
+    if request.config.getoption("quick"):
+        pytest.skip("needs TensorFlow")
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

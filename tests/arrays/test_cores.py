@@ -15,11 +15,14 @@ from l3hpc.arrays import threads
 SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_CPUS_ON_NODE")
 
 
+def no_limits() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items()
+            if name not in (*threads.POOLS, threads.BETWEEN_OPERATIONS, *SLURM)}
+
+
 def python(code: str, **environment: str) -> object:
     """What the code prints as JSON, in a process of its own that no pool limit reaches."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in (*threads.POOLS, threads.BETWEEN_OPERATIONS, *SLURM)}
-    done = subprocess.run([sys.executable, "-c", code], env={**kept, **environment},
+    done = subprocess.run([sys.executable, "-c", code], env={**no_limits(), **environment},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -128,5 +131,6 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def test_training_limits_tensorflow_before_it_starts():
-    assert python(TRAIN, TF_CPP_MIN_LOG_LEVEL="3") == [1, 1]
+def test_training_limits_tensorflow_before_it_starts(forked, tmp_path):
+    assert forked.run(TRAIN, env=no_limits(), out=tmp_path / "out") == 0, forked.errors()
+    assert json.loads((tmp_path / "out").read_text().splitlines()[-1]) == [1, 1]

@@ -5,13 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from forkserver import ForkServer
 from lazymodule import LazyModule
 
 training = LazyModule("l3hpc.avc.training")
 
-PRELUDE = """
-import os, signal
+KILLED = """
+import os, signal, sys
 from pathlib import Path
 import numpy as np
 from l3hpc.avc import training
@@ -39,25 +38,23 @@ class Killed(training.AvcEngine):
 
 training.AvcEngine = Killed
 
-def train(folder, kill_at):
-    Killed.kill_at = kill_at
-    training.AvcTraining(
-        SPEC, Data(), (np.arange(48), np.arange(48, 60)), Path(folder), Schedule(epochs=2),
-        learning_rate=1e-3, batch_size=8, checkpoint_batches=2, seed=5, settings="same",
-        start=training.InitialNetworks(VisionSpec(16, (4,) * 8))).run()
+folder, Killed.kill_at = Path(sys.argv[1]), int(sys.argv[2])
+training.AvcTraining(
+    SPEC, Data(), (np.arange(48), np.arange(48, 60)), folder, Schedule(epochs=2),
+    learning_rate=1e-3, batch_size=8, checkpoint_batches=2, seed=5, settings="same",
+    start=training.InitialNetworks(VisionSpec(16, (4,) * 8))).run()
 """
 
 
 @pytest.mark.slow
-def test_killed_training_ends_with_the_same_bits(tmp_path):
+def test_killed_training_ends_with_the_same_bits(forked, tmp_path):
     """kill -9 in the second epoch; started again it goes on at its last checkpoint."""
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with ForkServer(PRELUDE) as server:
-        assert server.run(f"train({str(killed)!r}, 10)") == -9
-        with np.load(killed / "checkpoint.npz") as file:
-            assert file["position"] == 8  # six batches an epoch, and two
-        assert server.run(f"train({str(killed)!r}, 0)") == 0, server.errors()
-        assert server.run(f"train({str(whole)!r}, 0)") == 0, server.errors()
+    assert forked.run(KILLED, killed, 10) == -9
+    with np.load(killed / "checkpoint.npz") as file:
+        assert file["position"] == 8  # six batches an epoch, and two
+    assert forked.run(KILLED, killed, 0) == 0, forked.errors()
+    assert forked.run(KILLED, whole, 0) == 0, forked.errors()
     names = {path.name for path in whole.iterdir()}
     assert names == {"avc_latest.h5", "avc_best_valid_loss.h5", "avc_best_valid_accuracy.h5",
                      "history.csv", "checkpoint.npz"}

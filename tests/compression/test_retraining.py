@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from forkserver import ForkServer
 
 from l3hpc.compression import plans, pruning
 from l3hpc.models.parameters import untrained
@@ -73,9 +72,9 @@ def test_another_network_than_the_training_is_refused(tmp_path):
         MaskedEngine(other, first=PRUNED, seed=0, learning_rate=1e-3)
 
 
-PRELUDE = """
-import importlib.util, os, signal
-spec = importlib.util.spec_from_file_location("example", {this!r})
+KILLED = """
+import importlib.util, os, signal, sys
+spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 from pathlib import Path
 from l3hpc.compression import retraining
@@ -90,21 +89,19 @@ class Killed(retraining.MaskedEngine):
 
 retraining.MaskedEngine = Killed
 
-def train(folder, kill_at):
-    Killed.kill_at = kill_at
-    example.run(Path(folder), checkpoint_batches=2)
+folder, Killed.kill_at = Path(sys.argv[2]), int(sys.argv[3])
+example.run(folder, checkpoint_batches=2)
 """
 
 
 @pytest.mark.slow
-def test_killed_re_training_ends_with_the_same_bits_and_zeros(tmp_path):
-    with ForkServer(PRELUDE.format(this=__file__)) as server:
-        def train(name, kill_at):
-            return server.run(f"train({str(tmp_path / name)!r}, {kill_at})")
+def test_killed_re_training_ends_with_the_same_bits_and_zeros(forked, tmp_path):
+    def train(name, kill_at):
+        return forked.run(KILLED, __file__, tmp_path / name, kill_at)
 
-        assert train("whole", 0) == 0, server.errors()
-        assert train("killed", 10) == -9  # the second epoch's 4th batch
-        assert train("killed", 0) == 0, server.errors()
+    assert train("whole", 0) == 0, forked.errors()
+    assert train("killed", 10) == -9  # the second epoch's 4th batch
+    assert train("killed", 0) == 0, forked.errors()
     for name in ("model_latest.h5", "model_best_valid_loss.h5"):
         mine, its = (load_parameters(tmp_path / one / name)[0] for one in ("whole", "killed"))
         for ours, theirs in zip(mine.layers, its.layers, strict=True):

@@ -201,11 +201,9 @@ for again in (False, True):
 """
 
 
-def test_a_forked_process_is_told_that_tensorflow_stays_behind(student):
-    done = subprocess.run([sys.executable, "-c", FORK, student], capture_output=True, text=True,
-                          timeout=200)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_a_forked_process_is_told_that_tensorflow_stays_behind(student, forked, tmp_path):
+    assert forked.run(FORK, student, out=tmp_path / "out") == 0, forked.errors()
+    lines = (tmp_path / "out").read_text().splitlines()
     assert [line.split(":")[0] for line in lines[::2]] == [
         "TensorFlow cannot compute in a forked process"] * 2
     assert "get_context('spawn')" in lines[1]

@@ -63,10 +63,11 @@ def with_metadata(data, text):
 
 
 @pytest.fixture(scope="module")
-def float_model(tmp_path_factory, networks_of):
+def float_model(tmp_path_factory, networks_of, tried):
     own, model = networks_of()
     path = tmp_path_factory.mktemp("tflite") / "x.tflite"
     path.write_bytes(convert(model))
+    tried(path)
     return own, path
 
 
@@ -88,11 +89,12 @@ def test_a_spectrogram_of_a_published_shape(float_model, sound):
         recognise(path, embedding_size=6)
 
 
-def test_integers_go_in_and_out_by_their_scales(networks_of, tmp_path, sound):
+def test_integers_go_in_and_out_by_their_scales(networks_of, tmp_path, sound, tried):
     own, keras_model = networks_of()
     frames = SPEC.frontend(sound(40, seed=3).reshape(-1, 8000))
     path = tmp_path / "int8.tflite"
     path.write_bytes(convert(keras_model, frames))
+    tried(path)
     model = load_model(path)
     assert model.recognised.format == "TFLite, int8"
     exact = load_model(own, engine="ncnn").embed(sound(10).reshape(-1, 8000))
@@ -102,7 +104,7 @@ def test_integers_go_in_and_out_by_their_scales(networks_of, tmp_path, sound):
     assert cosine.min() > 0.98 and not np.array_equal(found, exact)
 
 
-def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound):
+def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound, tried):
     spec = NetworkSpec(16000, 40, 200, 512, 7000.0, filters=SPEC.filters)
     own, keras_model = networks_of(spec)
     data = convert(keras_model)
@@ -111,6 +113,7 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
     front = {"rate": 16000, "n_dft": 512, "hop": 200, "n_mels": 40, "fmax": 7000.0,
              "convention": "A"}
     told.write_bytes(with_metadata(data, json.dumps({"spec": spec.to_dict(), "else": 1})))
+    tried(told)
     with pytest.raises(InputError, match="40 bands x 80 times and does not state how"):
         recognise(bare)
     stated = {key: front[key] for key in ("rate", "n_dft", "hop", "n_mels", "fmax")}
@@ -132,7 +135,7 @@ def test_metadata_state_the_front_end(float_model, networks_of, tmp_path, sound)
             recognise(wrong)
 
 
-def test_a_model_that_takes_audio(tmp_path, sound):
+def test_a_model_that_takes_audio(tmp_path, sound, tried):
     import keras
 
     audio = keras.Input((8000,))
@@ -141,6 +144,7 @@ def test_a_model_that_takes_audio(tmp_path, sound):
     model = keras.Model(audio, keras.layers.GlobalMaxPooling2D()(x))
     path = tmp_path / "audio.tflite"
     path.write_bytes(convert(model))
+    tried(path)
     found = recognise(path)
     assert (found.rate, found.frontend, found.dim, found.evidence) == (8000, None, 3, "audio input")
     assert "takes audio" in str(found) and found.as_json()["frontend"] is None
@@ -185,13 +189,14 @@ def test_damaged_files(float_model, tmp_path):
 def test_a_file_that_would_end_the_process_is_refused_by_name(float_model, tmp_path, monkeypatch):
     """TensorFlow Lite does not check a damaged file, and crashes on some: in another process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    crashing = tmp_path / "python"
-    crashing.write_text("#!/bin/sh\nkill -s SEGV $$\n")
-    crashing.chmod(0o755)
+    crashing, fine = tmp_path / "crashing", tmp_path / "fine"
+    for python, does in ((crashing, "kill -s SEGV $$"), (fine, "exit 0")):
+        python.write_text(f"#!/bin/sh\n{does}\n")
+        python.chmod(0o755)
     monkeypatch.setattr(tflite.sys, "executable", str(crashing))
     with pytest.raises(InputError, match=r"x.tflite: is damaged: .*\(SIGSEGV\)"):
         load_model(float_model[1])
-    monkeypatch.undo()
+    monkeypatch.setattr(tflite.sys, "executable", str(fine))
     load_model(float_model[1])  # a file that went well is remembered
     monkeypatch.setattr(tflite.sys, "executable", str(crashing))
     assert load_model(float_model[1]).engine == "tflite"

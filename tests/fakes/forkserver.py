@@ -1,5 +1,5 @@
-"""Processes that a test may kill, without an import of TensorFlow for each: they are forked from
-one that has imported all they need and computed nothing."""
+"""New processes that need not import TensorFlow: they are forked from one that has imported it, and
+whatever else takes long, and computed nothing. A test may kill them."""
 
 import contextlib
 import json
@@ -11,37 +11,49 @@ from pathlib import Path
 
 SERVER = """
 import json, os, sys, traceback
-sys.path.insert(0, sys.argv[2])
-exec(sys.argv[1])
+sys.path[:0] = sys.argv[1:]
+import hypothesis, pytest
+import l3hpc.avc.training, l3hpc.compression.retraining, l3hpc.steps.train
 for line in sys.stdin:
+    code, words, folder, environment, out = json.loads(line)
     child = os.fork()
     if not child:
-        os.dup2(2, 1)  # what it prints is no answer
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) if out else 2, 1)
+        sys.argv[1:] = words
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        status = 1
         try:
-            exec(json.loads(line))
+            exec(code, {"__name__": "__main__"})
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-        os._exit(0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 class ForkServer:
-    """prelude: code that is executed once, before all forks."""
-
-    def __init__(self, prelude):
+    def __init__(self):
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, prelude, str(Path(__file__).parent)], text=True,
+            [sys.executable, "-c", SERVER, str(Path(__file__).parent)], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"})
 
-    def run(self, code):
-        """Execute ``code`` in a new process. Returns its exit code, below 0 for a signal."""
+    def run(self, code, *words, cwd=None, env=None, out=None):
+        """Execute ``code`` in a new process with ``words`` as its arguments. Returns its exit code,
+        below 0 for a signal. out: a file for what it prints."""
+        asked = [code, [str(word) for word in words], str(cwd or os.getcwd()),
+                 dict(env or os.environ), out and str(out)]
         with contextlib.suppress(BrokenPipeError):  # it ended: then it answers nothing
-            self._process.stdin.write(json.dumps(code) + "\n")
+            self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
         answer = self._process.stdout.readline()
         assert answer, self.errors()

@@ -13,6 +13,9 @@ from xdist.scheduler import LoadFileScheduling
 WAITING = 6
 TESTS = Path(__file__).resolve().parent.parent
 SLURM = "tests/cluster/"
+FORKING = tuple(f"tests/{name}.py" for name in (  # they share the fixture ``forked``
+    "models/test_training", "compression/test_retraining", "avc/test_training",
+    "contract/test_json", "embedding/test_embed_files", "arrays/test_cores"))
 WHOLE = ("test_clusters.py", "test_submit_limit.py")  # a second cluster or another configuration
 
 
@@ -29,6 +32,8 @@ def needs_slurm(nodeid):
 def unit(nodeid):
     """Tests of the same unit go to the same worker, one after the other."""
     path = nodeid.partition("::")[0]
+    if path in FORKING:
+        return FORKING[0]
     return nodeid if needs_slurm(nodeid) and not path.endswith(WHOLE) else path
 
 

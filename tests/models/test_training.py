@@ -2,15 +2,10 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from forkserver import ForkServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,10 +67,10 @@ def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
     assert [row["epoch"] for row in rows] == ["0", "1"]
 
 
-PRELUDE = """
-import os, signal
+KILLED = """
+import os, signal, sys
 import importlib.util
-spec = importlib.util.spec_from_file_location("example", {this!r})
+spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
 import numpy as np
 from pathlib import Path
@@ -92,19 +87,12 @@ class Killed(training.TrainingEngine):
 
 training.TrainingEngine = Killed
 
-def train(folder, kill_at, rule):
-    Killed.kill_at = kill_at
-    schedule = Schedule(epochs=3, plateau_patience=1, min_delta=10.0, rule=rule)
-    training.Training(example.SPEC, example.Data(120), (np.arange(90), np.arange(90, 120)),
-                      Path(folder), schedule, learning_rate=1e-3, batch_size=16,
-                      checkpoint_batches=2, seed=5, settings="same").run()
+folder, Killed.kill_at, rule = sys.argv[2], int(sys.argv[3]), sys.argv[4]
+schedule = Schedule(epochs=3, plateau_patience=1, min_delta=10.0, rule=rule)
+training.Training(example.SPEC, example.Data(120), (np.arange(90), np.arange(90, 120)),
+                  Path(folder), schedule, learning_rate=1e-3, batch_size=16,
+                  checkpoint_batches=2, seed=5, settings="same").run()
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ForkServer(PRELUDE.format(this=__file__)) as made:
-        yield made
 
 
 @pytest.mark.slow
@@ -112,15 +100,15 @@ def server():
     ("plateau", (10, 3), [1e-3, 1e-3, 1e-4]),  # the second epoch's 4th batch, and after a restart
     ("cosine", (11,), [1e-3, 7.5e-4, 2.5e-4]),
 ])
-def test_killed_training_ends_with_the_same_bits(server, tmp_path, rule, kills, rates):
+def test_killed_training_ends_with_the_same_bits(forked, tmp_path, rule, kills, rates):
     def train(name, kill_at):
-        return server.run(f"train({str(tmp_path / name)!r}, {kill_at}, {rule!r})")
+        return forked.run(KILLED, __file__, tmp_path / name, kill_at, rule)
 
-    assert train("whole", 0) == 0, server.errors()
+    assert train("whole", 0) == 0, forked.errors()
     for kill_at in kills:
         assert train("killed", kill_at) == -9
         assert (tmp_path / "killed" / "checkpoint.npz").is_file()
-    assert train("killed", 0) == 0, server.errors()
+    assert train("killed", 0) == 0, forked.errors()
     one, other = tmp_path / "whole", tmp_path / "killed"
     assert (one / "history.csv").read_bytes() == (other / "history.csv").read_bytes()
     for name in ("model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5"):
@@ -213,12 +201,11 @@ def test_mixed_precision_learns_and_restarts(tmp_path, monkeypatch, precision):
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one(tmp_path):
+def test_two_devices_train_as_one(forked, tmp_path):
     """Mirrored over two (virtual) devices: same losses up to rounding and batch statistics."""
     code = """
 import sys, json
 import tensorflow as tf
-sys.path.insert(0, sys.argv[2])
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import importlib.util
@@ -242,12 +229,8 @@ for devices in (None, ["CPU:0", "CPU:1"]):
     engine.restore(engine.state())
 print(json.dumps(result))
 """
-    fakes = str(Path(__file__).parents[1] / "fakes")
-    run = subprocess.run([sys.executable, "-c", code, __file__, fakes], capture_output=True,
-                         text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3",
-                              "CUDA_VISIBLE_DEVICES": "-1"})
-    assert run.returncode == 0, run.stderr
-    one, two = json.loads(run.stdout.splitlines()[-1])
+    assert forked.run(code, __file__, out=tmp_path / "out") == 0, forked.errors()
+    one, two = json.loads((tmp_path / "out").read_text().splitlines()[-1])
     assert (one[0], two[0]) == (1, 2)
     np.testing.assert_allclose(one[1:], two[1:], rtol=1e-3)
 

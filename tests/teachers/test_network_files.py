@@ -38,7 +38,7 @@ RATE, SECONDS, DIM = 1000, 3, 5
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory, tried):
     """A classifier of 3 s at 1 kHz as Keras and TFLite, and a function for its embedding."""
     import keras
     import tensorflow as tf
@@ -52,6 +52,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     model.save(folder / "net.keras")
     (folder / "net.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    tried(folder / "net.tflite")
     kernel, bias = model.get_layer("conv").get_weights()
 
     def embed(frames):
