@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.io.values import one_line
 
 if TYPE_CHECKING:
     from l3hpc.report.data import Comparison, ReportData, Scores
@@ -47,11 +48,16 @@ def command(runs: tuple[str, ...], output: str | None, open_page: bool, as_json:
     if len(names) == 1:
         path, data = write(folder, names[0], target)
         value, words = as_json_value(path, data), f"{data.run}: {data.state}"
+        notes = data.notes
     else:
         path = target or Path("report.html").absolute()
+        compared = compare(folder, names, path)
         value = {"schema": 1, "report": str(path), "runs": names,
-                 "comparison": comparison_value(compare(folder, names, path))}
+                 "comparison": comparison_value(compared)}
+        notes = compared.notes
         words = f"{len(names)} runs"
+    for note in notes:
+        click.echo(f"note: {one_line(note)}", err=True)
     click.echo(json.dumps(value, indent=2) if as_json else f"{words}; report: {path}")
     if open_page:
         import webbrowser
@@ -77,6 +83,7 @@ def as_json_value(path: Path, data: ReportData) -> dict[str, object]:
                     "spread": dict(scores.spread), "detection": detection_value(scores)}
                    for scores in data.scores],
         "ledger": [{"tab": row.tab, "cells": dict(row.cells)} for row in data.ledger],
+        "notes": list(data.notes),
     }
 
 

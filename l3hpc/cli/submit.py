@@ -99,8 +99,10 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)
         return EXIT_FAILED
     if foreground and not as_json and any(step.job for step in record.steps):
-        click.echo(f"\n{plan.run} is done. Results:   l3hpc ledger show      "
-                   f"files: {plan.folder.artifacts}")
+        # steps that record no row leave files and the report
+        shown = "l3hpc ledger show" if any(map(_tab, plan.steps)) else (
+            command_line("report", plan.run))
+        click.echo(f"\n{plan.run} is done. Results:   {shown}      files: {plan.folder.artifacts}")
     return EXIT_OK
 
 

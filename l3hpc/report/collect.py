@@ -2,18 +2,18 @@
 
 ``collect`` comes first; below it are the parts in the order of the page: training, variance,
 scores, correspondence, networks, steps, ledger rows and provenance. What a run does not have stays
-empty, and a damaged file is refused. A step of another package that cannot be loaded, or fails
-here, costs its own part only: ``ReportData.notes`` names the step and its package.
+empty. A damaged file, or a step of another package that cannot be loaded or fails here, costs its
+own part only: ``ReportData.notes`` says what is missing from the page and why.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import RESULT, read_json, task_folders
@@ -43,6 +43,7 @@ SPLITS = ("validate", "test")
 METRICS = ("micro_auprc", "micro_f1", "macro_auprc")
 LEVELS = ("coarse", "fine")
 
+T = TypeVar("T")
 Summaries = Mapping[str, Sequence[Mapping[str, Any]]]  # kind of step → the summary of each task
 
 
@@ -76,20 +77,19 @@ def collect(
     Returns
     -------
     ReportData
-        Parts that the run does not have are empty.
-
-    Raises
-    ------
-    InputError
-        A file of a finished artifact is damaged; the message names file and line.
+        Parts that the run does not have are empty, and so are those whose file is damaged: for
+        these, ``notes`` names file and line.
     """
+    lost: list[str] = []
     folders = by_kind(artifacts, steps)
     tasks = {kind: found for kind, path in folders.items()
              if path.is_dir() and (found := task_folders(path))}
-    results = {kind: [read_json(folder / RESULT) for folder in found]
-               for kind, found in tasks.items()}
+    read = {kind: [_result(folder / RESULT, kind, lost) for folder in found]
+            for kind, found in tasks.items()}
+    results = {kind: known for kind, found in read.items()
+               if (known := [result for result in found if result is not None])}
     first = {kind: found[0] for kind, found in tasks.items()}
-    summaries: Summaries = {kind: [result.get("summary", {}) for result in found]
+    summaries: Summaries = {kind: [_mapping(result.get("summary")) for result in found]
                             for kind, found in results.items()}
     loaded, notes = _load_steps(folders)
     networks, network_notes = _networks(loaded, folders, summaries)
@@ -105,18 +105,58 @@ def collect(
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
         teacher=str(teacher.get("label", "")),
         teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
-        epochs=read_epochs(first[trained] / "history.csv") if trained in first else (),
-        variance=read_variance(first[fitted] / "phi.h5") if fitted in first else None,
-        scores=read_scores(first[evaluated]) if evaluated in first else (),
-        correspondence=_correspondence(correspondence.get("test")),
+        epochs=or_note(lambda: read_epochs(first[trained] / "history.csv"), (),
+                       "The training history", lost) if trained in first else (),
+        variance=or_note(lambda: read_variance(first[fitted] / "phi.h5"), None,
+                         "The explained variance", lost) if fitted in first else None,
+        scores=or_note(lambda: read_scores(first[evaluated]), (), "The evaluation", lost)
+        if evaluated in first else (),
+        correspondence=or_note(lambda: _correspondence(correspondence.get("test")), None,
+                               "The correspondence test", lost),
         networks=networks,
         model_file=model.name if model else "",
         model_bytes=model.stat().st_size if model else None,
         steps=tuple(_with_time(step, results, folders) for step in steps),
         ledger=ledger_rows(workspace, run, artifacts, every_row) if workspace is not None else (),
         provenance=tuple(extra) + _provenance(results, teacher),
-        notes=(*notes, *network_notes),
+        notes=(*notes, *network_notes, *lost),
     )
+
+
+def _result(path: Path, kind: str, notes: list[str]) -> dict[str, Any] | None:
+    """Return the result of a task; None, with a note, if its file is damaged."""
+    value = or_note(lambda: read_json(path), None, f"A result of step {kind!r}", notes)
+    return value if isinstance(value, dict) else None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def or_note(read: Callable[[], T], missing: T, what: str, notes: list[str]) -> T:
+    """Read a part of the page; where its file is damaged, note that and leave the part empty.
+
+    Parameters
+    ----------
+    read
+        Reads the part.
+    missing
+        What stands for it otherwise.
+    what
+        How the note calls it.
+    notes
+        Receives the note.
+    """
+    try:
+        return read()
+    # a file may also be sound and hold something else than expected
+    except (InputError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        problem = error if isinstance(error, InputError) else InputError(
+            f"is not of the expected form ({type(error).__name__}: {error})", where=what)
+        report_damage(problem)
+        notes.append(f"{what} is not shown. {problem.where}: {problem.message}"
+                     if problem is error else f"{what} is not shown: {problem.message}.")
+        return missing
 
 
 # --- steps and their artifacts --------------------------------------------------------------------
@@ -360,8 +400,8 @@ def _networks(loaded: Mapping[str, AnyStep], folders: Mapping[str, Path], summar
     notes = []
     for kind, step in loaded.items():
         config = ArtifactFolder(folders[kind]).config
-        params = read_json(config)["params"] if config.is_file() else {}
         try:
+            params = read_json(config)["params"] if config.is_file() else {}
             networks = [_network(name, spec)
                         for name, spec in step.networks(params, summaries.get(kind, []))]
         # the code of another package may raise anything, also SystemExit

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from l3hpc.io.files import read_json, task_folders
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.store import Store
-from l3hpc.report.collect import loaded_step, read_epochs
+from l3hpc.report.collect import loaded_step, or_note, read_epochs
 from l3hpc.report.data import Comparison, Epoch, Metric, Variant
 from l3hpc.runs.combinations import CombinationStatus
 from l3hpc.steps import ReportItem
@@ -73,16 +74,12 @@ def of_sweep(record: RunRecord, combinations: Sequence[CombinationStatus], rows:
     Returns
     -------
     Comparison or None
-        None if the run is no sweep.
-
-    Raises
-    ------
-    InputError
-        If a training history is damaged.
+        None if the run is no sweep. A damaged training history is left out with a note.
     """
     if not combinations:
         return None
-    found = [(each, values_of(chain, rows), history(chain)) for each, chain
+    notes: list[str] = []
+    found = [(each, values_of(chain, rows), history(chain, notes)) for each, chain
              in zip(combinations, chains(record, combinations), strict=True)]
     metrics = metrics_of([values for _, values, _ in found])
     return Comparison(
@@ -90,7 +87,7 @@ def of_sweep(record: RunRecord, combinations: Sequence[CombinationStatus], rows:
         tuple(Variant(", ".join(f"{name}={value}" for name, value in each.values.items()),
                       each.values, str(each.state), _as_mapping(values, metrics), epochs,
                       each.result)
-              for each, values, epochs in found))
+              for each, values, epochs in found), notes=tuple(dict.fromkeys(notes)))
 
 
 @dataclass(frozen=True)
@@ -117,30 +114,27 @@ def of_runs(runs: Sequence[ComparedRun], rows: Rows) -> Comparison:
     Returns
     -------
     Comparison
-        In this order.
-
-    Raises
-    ------
-    InputError
-        If a training history is damaged.
+        In this order. What is damaged is left out with a note.
     """
+    notes: list[str] = []
     values = [values_of(one.chain, rows) for one in runs]
-    params = [dict(_parameters(one.chain)) for one in runs]
+    params = [dict(_parameters(one.chain, notes)) for one in runs]
     names = dict.fromkeys(name for each in params for name in each)
     differing = [name for name in names
                  if len({each[name] for each in params if name in each}) > 1]
     metrics = metrics_of(values)
     return Comparison(tuple(differing), metrics, tuple(
         Variant(one.record.run, {name: own.get(name, "–") for name in differing}, one.state,
-                _as_mapping(found, metrics), history(one.chain), one.result, one.address)
-        for one, own, found in zip(runs, params, values, strict=True)), of_runs=True)
+                _as_mapping(found, metrics), history(one.chain, notes), one.result, one.address)
+        for one, own, found in zip(runs, params, values, strict=True)), of_runs=True,
+        notes=tuple(dict.fromkeys(notes)))
 
 
-def _parameters(chain: Chain) -> Iterator[tuple[str, str]]:
+def _parameters(chain: Chain, notes: list[str]) -> Iterator[tuple[str, str]]:
     """``step.parameter`` and value of everything that decides a result."""
     for base, record in chain.items():
-        config = ArtifactFolder(record.artifact).config
-        content = read_json(config) if config.is_file() else {}
+        content: Any = or_note(partial(_config, ArtifactFolder(record.artifact).config), {},
+                          f"What {base} was given", notes)
         params = content.get("params") if isinstance(content, dict) else None
         step = loaded_step(record.kind)
         if not isinstance(params, dict):
@@ -284,19 +278,29 @@ def _as_mapping(values: Sequence[_Value], metrics: Sequence[Metric]) -> dict[str
     return {one.metric.name: one.value for one in values if one.metric in metrics}
 
 
-def history(chain: Chain) -> tuple[Epoch, ...]:
+def _config(path: Path) -> Any:
+    return read_json(path) if path.is_file() else {}
+
+
+def history(chain: Chain, notes: list[str]) -> tuple[Epoch, ...]:
     """Return the training history of the last step that has one.
 
     Parameters
     ----------
     chain
         The steps.
+    notes
+        Receives a sentence about each history that is damaged.
     """
     for record in reversed(list(chain.values())):
         step = loaded_step(record.kind)
         if step is None or ReportItem.TRAINING not in step.report_items:
             continue
         folders = task_folders(Path(record.artifact)) if Path(record.artifact).is_dir() else []
-        if folders and (epochs := read_epochs(folders[0] / "history.csv")):
-            return epochs
+        if not folders:
+            continue
+        found: tuple[Epoch, ...] = ()
+        if found := or_note(partial(read_epochs, folders[0] / "history.csv"), found,
+                            "A training history", notes):
+            return found
     return ()

@@ -398,12 +398,15 @@ class Comparison:
         In the order of the sweep, or of the command line.
     of_runs
         Whether they are runs, and not the combinations of one sweep.
+    notes
+        Sentences about parts that are missing, and why.
     """
 
     options: tuple[str, ...]
     metrics: tuple[Metric, ...]
     variants: tuple[Variant, ...]
     of_runs: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> int | None:

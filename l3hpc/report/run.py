@@ -73,8 +73,7 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
     Raises
     ------
     InputError
-        There is no such run, its record cannot be read, or a file of a finished artifact is
-        damaged.
+        There is no such run, or its record cannot be read.
     """
     [now] = status.collect(workspace, [run])
     record = records.read(workspace, run)
@@ -101,7 +100,8 @@ def of_run(workspace: Path, run: str, target: Path, *, title: str = "",
             workspace, record, {step.name: step.state.is_active for step in now.steps}),
         files=files, changed=tuple(_changed(workspace, record, chain)),
         links=tuple(_links(workspace, record, target)),
-        remarks=(*now.notes, *now.damaged), notes=(*note, *data.notes))
+        remarks=(*now.notes, *now.damaged), notes=tuple(dict.fromkeys(
+            (*note, *data.notes, *(sweep.notes if sweep else ())))))
 
 
 def _shown(sweep: Comparison | None, now: RunStatus) -> int:

@@ -238,6 +238,9 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
     classifier would need stays empty. embedded: attributes of the embeddings; part: what the
     clips are of the published data set (empty: all)."""
     chosen = {name: getattr(params, name) for name in GIVEN[params.model]} | outcome.chosen
+    # the scores of an SVM of several classes are votes of pairs, whose margins are no loss: they
+    # only decide between equally accurate candidates
+    losses = {} if params.model == "svm" else outcome.losses
     row = {
         **common_row(params, task, embedded, part),
         "parameter_search_train_with_valid": params.search and params.train_with_valid,
@@ -246,7 +249,7 @@ def _row(params: FoldsParams, task: Task, outcome: FoldResult,
         **{name: chosen.get(name) for name in (
             "learning_rate", "weight_decay", "C", "tol", "max_iterations")},
         "train_batch_size": chosen.get("batch_size"), "num_epochs": chosen.get("epochs"),
-        "train_loss": outcome.losses["train"], "valid_loss": outcome.losses["valid"],
+        "train_loss": losses.get("train"), "valid_loss": losses.get("valid"),
     }
     for part in PARTS:
         row[f"{part}_acc"] = numbers[part]["accuracy"]

@@ -109,7 +109,13 @@ def test_json(say, submitted):
 
 def test_local_runs_here_and_tells_the_end(say, submitted, monkeypatch):
     code, out, _ = say("submit", "upstream", *NAMED)
-    assert code == 0 and submitted[0][2] is False and "is done." in out
+    assert code == 0 and submitted[0][2] is False
+    assert "is done. Results:   l3hpc ledger show " in out
+    Path("jobs").mkdir()
+    Path("jobs/mine.yaml").write_text("steps: {look: {kind: shell, command: 'true'}}\n")
+    code, out, _ = say("submit", "mine")  # nothing of it is recorded
+    plan = submitted.pop()[0]
+    assert code == 0 and f"{plan.run} is done. Results:   l3hpc report {plan.run} " in out
     monkeypatch.setattr(submission, "succeeded", lambda workspace, record: False)
     code, out, err = say("submit", "upstream", *NAMED)
     assert code == 1 and f"l3hpc status {submitted[0][0].run}" in err

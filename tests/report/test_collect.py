@@ -168,6 +168,30 @@ def test_broken_files_are_refused_with_their_place(tmp_path):
         read_scores(tmp_path)
 
 
+@pytest.mark.parametrize(("file", "text", "said", "empty"), [
+    ("train/0000/history.csv", "epoch,loss\n0,1.0\n1,abc\n",
+     "The training history is not shown. {}:3: 'abc' is not a number", "epochs"),
+    ("fit/0000/phi.h5", "no HDF5", "The explained variance is not shown. {}: ", "variance"),
+    ("evaluate/0000/evaluation.json", "[]", "The evaluation is not shown. {}: ", "scores"),
+    ("evaluate/0000/evaluation.json", '{"validate": {"coarse": {"class_auprc": 3}}}',
+     "The evaluation is not shown: is not of the expected form (AttributeError", "scores"),
+    ("extract/0001/result.json", "{", "A result of step 'extract' is not shown. {}:1: ", ""),
+    ("extract/0001/result.json", '{"summary": 3}', "", ""),
+    ("train/config.json", "[]", "The networks of a step are not shown. ", "")])
+def test_a_damaged_file_costs_its_own_part_of_the_page_alone(artifacts, file, text, said, empty):
+    kind, _, rest = file.partition("/")
+    path = artifacts[kind] / rest
+    path.write_text(text)
+    found = collect("r", artifacts, steps())
+    shown = page(found)
+    where = path.parent if text == "[]" and kind == "evaluate" else path
+    assert any(note.startswith(said.format(where)) for note in found.notes) == bool(said)
+    assert said.replace("{", "'").split("'")[0] in shown
+    assert [name for name in ("epochs", "variance", "scores") if not getattr(found, name)] == (
+        [empty] if empty else [])
+    assert {step.name for step in found.steps} == set(CHAIN)
+
+
 def test_ledger_rows_of_this_run_and_of_reused_results(artifacts, tmp_path):
     workspace = tmp_path / "workspace"
     link = workspace / "runs" / "old" / "artifacts" / "train"
