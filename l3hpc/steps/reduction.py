@@ -1,8 +1,7 @@
-"""sample, fit and reduce: from the teacher's embeddings to the student's targets.
+"""fit and reduce: from a sample of the teacher's embeddings to the student's targets.
 
-``sample`` selects a small, relevant and diverse subset of the embeddings, one task per sensor and
-one time frame after another. ``fit`` fits φ, the reduction, to this sample. ``reduce`` applies φ to
-every row of the teacher's embeddings, one task per task of extract.
+``fit`` fits φ, the reduction, to the sample, or to the part of it that one sensor has. ``reduce``
+applies φ to every row of the teacher's embeddings, one task per task of extract.
 """
 
 from __future__ import annotations
@@ -28,152 +27,14 @@ from l3hpc.steps.base import (
     Upstream,
 )
 from l3hpc.steps.extract import Extract
+from l3hpc.steps.sample import Sample
 
 if TYPE_CHECKING:
     from l3hpc.datasets.embeddings import EmbeddingSource
     from l3hpc.reduction.phi import Phi
 
-Method = Literal["dpp", "dpp-div", "spl", "random"]
 UNTRAINED_DIM = 512
 ROWS_NAMED = 8  # of each published file, spread evenly, in the fingerprint of the input
-
-
-class SampleParams(Params):
-    """How rows are selected."""
-
-    method: Method = Field("dpp", description=(
-        "dpp: exact k-DPP, diverse and loud; dpp-div: diverse only; spl: by relative loudness; "
-        "random: uniform."))
-    samples: int = Field(5000, ge=1, description="Rows to select, over all sensors.")
-    timescale: Literal["day", "week", "month"] = Field("day", description=(
-        "Time frame; the same number of rows is selected from each."))
-    timezone: str = Field("America/New_York", description="Time zone of the sensors.")
-    epsilon: float = Field(0.001, gt=0, le=1e3, description=(
-        "Value added to the diagonal of the DPP kernel; published: 0.1."))
-    norm: Literal["l2", "l1"] = Field("l2", description=(
-        "Normalisation of the embeddings in the DPP kernel; published: l1."))
-    seed: int = Field(20180216, ge=0, description=(
-        "Seed; every time frame has its own random stream."))
-
-
-class Sample(Step[SampleParams]):
-    """A small, relevant and diverse subset of the embeddings."""
-
-    name = "sample"
-    version = 3
-    title = "a relevant and diverse subset of the embeddings"
-    params_type = SampleParams
-    inputs = {"extract": Input()}
-    output = Output.EMBEDDINGS
-
-    def check(self, params: SampleParams, plan: PlanParams) -> None:
-        """Refuse an unknown time zone."""
-        check_timezone(params.timezone, "sample.timezone")
-
-    def describe(self, params: SampleParams, plan: PlanParams) -> str:
-        """``dpp, 5,000 rows, by day, seed 20180216``."""
-        return (f"{params.method}, {params.samples:,} rows, by {params.timescale}, "
-                f"seed {params.seed}")
-
-    def shards(self, params: SampleParams, upstream: Upstream) -> list[Shard]:
-        """One task per sensor, with its share of the samples and the tasks that have its rows.
-
-        One task for all where ``extract`` is a folder of published files.
-        """
-        parts = upstream.get("extract") or []
-        sensors = sorted({sensor for part in parts for sensor in part["sensors"]})
-        if not sensors:
-            return [{"sensor": None, "samples": params.samples, "parts": None}]
-        share = -(-params.samples // len(sensors))
-        return [{"sensor": sensor, "samples": share,
-                 "parts": [number for number, part in enumerate(parts)
-                           if sensor in part["sensors"]]}
-                for sensor in sensors]
-
-    def run(self, params: SampleParams, task: Task) -> dict[str, Any]:
-        """Select rows in every time frame and write them, with provenance, into ``sample.h5``.
-
-        The same number of rows is selected from every frame, rounded up, so that the total is at
-        least ``samples``. A smaller frame is used whole, and the others do not compensate for it.
-        """
-        from l3hpc.datasets.embeddings import open_source
-        from l3hpc.sampling.selection import UNDATED
-        from l3hpc.sampling.subset import EmbeddingCorpus, select_frames, write_sample
-
-        corpus = EmbeddingCorpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
-        wanted = task.shard.get("sensor")
-        sensors = [wanted] if wanted is not None else corpus.sensors()
-        share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
-        choices = []
-        for sensor in sensors:
-            choices += select_frames(
-                corpus, sensor, share, method=params.method, timescale=params.timescale,
-                timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
-                seed=params.seed, progress=task.progress)
-        write_sample(task.output / "sample.h5", corpus, choices,
-                     {"method": params.method, "timescale": params.timescale,
-                      "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
-        rows = sum(len(choice.rows) for choice in choices)
-        short = sum(choice.selection.missing > 0 for choice in choices)
-        if short:
-            task.progress.note(f"{short} of {len(choices)} time frames have fewer rows than "
-                               "requested; all of them were selected")
-        dated = any(choice.frame != UNDATED for choice in choices)
-        result = {"rows": rows, "frames": len(choices), "short_frames": short,
-                  "sensors": list(sensors), "dim": corpus.dim,
-                  "timescale": params.timescale if dated else "frame"}
-        if params.method.startswith("dpp"):
-            result["diverse"] = int(sum(len(choice.selection.diverse) for choice in choices))
-            result["expected_diverse"] = float(sum(
-                choice.selection.expected_diverse for choice in choices))
-        return result
-
-    def summary(self, results: Results) -> str:
-        """``500 rows, 88 of 92 per day in the diverse part``."""
-        rows = sum(result.get("rows", 0) for result in results)
-        text = f"{rows:,} rows"
-        frames = sum(result.get("frames", 0) for result in results)
-        if not frames:
-            return text
-        scale = results[0].get("timescale", "frame")
-        short = sum(result.get("short_frames", 0) for result in results)
-        fewer = f"; fewer than requested in {short:,} of {frames:,} {scale}s" if short else ""
-        chosen = [result for result in results if result.get("diverse") is not None]
-        if chosen:
-            drawn = sum(result["frames"] for result in chosen)
-            diverse = sum(result["diverse"] for result in chosen) / drawn
-            size = sum(result["rows"] for result in chosen) / drawn
-            return f"{text}, {diverse:.0f} of {size:.0f} per {scale} in the diverse part{fewer}"
-        return f"{text}, {rows / frames:.0f} per {scale}{fewer}"
-
-
-def check_timezone(name: str, where: str) -> None:
-    """Refuse a name that is not in the time zone database.
-
-    Parameters
-    ----------
-    name
-        IANA name.
-    where
-        The parameter, for the message.
-
-    Raises
-    ------
-    InputError
-        With similar names.
-    """
-    from zoneinfo import ZoneInfo, available_timezones
-
-    from l3hpc.errors import InputError, nearest
-
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        close = nearest(name, available_timezones()).split("? valid")[0]
-        raise InputError(
-            f"unknown time zone {name!r}", where=where,
-            allowed=close + "?" if close.startswith("did") else "for example America/New_York, UTC",
-        ) from None
 
 
 NO_TSNE = ("t-SNE only places the rows that it is fitted to and has no transform for others, which "

@@ -40,7 +40,7 @@ GROUP = "l3hpc.steps"
 VALID_NAME = "1 to 64 letters, digits, _ and -, beginning with a letter"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # used in paths, and before the dot in --set
 _CLASSES = {
-    "extract": "extract:Extract", "sample": "reduction:Sample", "fit": "reduction:Fit",
+    "extract": "extract:Extract", "sample": "sample:Sample", "fit": "reduction:Fit",
     "reduce": "reduction:Reduce", "train": "train:Train", "embed": "embed:Embed",
     "classify": "classify:Classify", "evaluate": "evaluate:Evaluate", "folds": "folds:Folds",
     "score": "folds:Score", "avc_pairs": "avc:AvcPairs", "avc_train": "avc:AvcTrain",

@@ -24,7 +24,8 @@ from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
-from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim
+from l3hpc.steps.reduction import Fit, teacher_dim
+from l3hpc.steps.sample import check_timezone
 from l3hpc.steps.train import EpochParams, TrainingRow, loop_fields
 
 TAB: Final = "prunedembedding"

@@ -21,7 +21,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Input, Output, Params, PlanParams, ReportItem, Results, Step, Task
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.reduction import Fit, check_timezone, teacher_dim, teacher_window
+from l3hpc.steps.reduction import Fit, teacher_dim, teacher_window
+from l3hpc.steps.sample import check_timezone
 
 if TYPE_CHECKING:
     from l3hpc.datasets.training_pairs import TrainingPairs
