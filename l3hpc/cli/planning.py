@@ -248,12 +248,15 @@ class _Choice(click.Choice):  # type: ignore[type-arg,unused-ignore]  # not gene
 
 def _click(option: Option) -> Callable[[Command], Command]:
     """Return an option of a pipeline as an option of a command."""
+    text = f"{option.help} [default: {option.default}]"
+    if option.kind == "each":
+        return click.option(f"--{option.name}", is_flag=True, help=text)
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
     kind = _Choice(option) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,
                         shell_complete=complete_run if option.kind == "run" else None,
                         metavar="RUN|FILE" if option.kind == "run" else None,
-                        help=f"{option.help} [default: {option.default}]")
+                        help=text)
 
 
 def complete_cluster(
@@ -303,7 +306,8 @@ def _complete_grid(
     """Complete ``OPTION=`` with the options of the pipeline."""
     pipeline = _named_pipeline(context)
     names = pipeline.options if pipeline else OPTIONS
-    return [f"{name}=" for name in names if name.startswith(incomplete)]
+    return [f"{name}=" for name in names
+            if name.startswith(incomplete) and OPTIONS[name].kind != "each"]
 
 
 def _complete_step(

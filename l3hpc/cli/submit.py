@@ -33,6 +33,7 @@ Examples:
   l3hpc submit upstream --from train --audio-dir A --embedding-dir E
   l3hpc submit all --set train.mem=64GB --set train.epochs=300
   l3hpc submit upstream --grid emb-dim=64,128 --grid sampling=dpp,random
+  l3hpc submit upstream --per-sensor                      a reduction and student for each
 """
 
 

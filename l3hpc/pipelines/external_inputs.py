@@ -394,6 +394,21 @@ class _FrozenConfig(TypedDict):
     shards: NotRequired[list[dict[str, Any]]]
 
 
+def shards_of(workspace: Path, path: Path, run: str | None, step: str | None
+              ) -> list[dict[str, Any]]:
+    """What each task of an external input worked on; empty for published files.
+
+    Parameters
+    ----------
+    workspace
+        The workspace.
+    path, run, step
+        As in ``ExternalInput``.
+    """
+    frozen = [Workspace(workspace).run(run).step(step).config] if run and step else []
+    return _read_shards(ArtifactFolder(path).config, *frozen)
+
+
 def _read_shards(*configs: Path) -> list[dict[str, Any]]:
     """The shards in the first of these files that can be read; none for published files."""
     for path in configs:

@@ -40,7 +40,7 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
     Plan
         The plan.
     Sweep or None
-        Its combinations; None without ``grid``.
+        Its combinations; None without ``grid`` or ``per_sensor``.
 
     Raises
     ------
@@ -57,16 +57,21 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
                                                    given["embedding_valid_dir"])
     config = settings.load(given.get("config_file"), given.get("cluster"), overrides={
         key: (str(given[name]), option) for name, (key, option) in _PATHS.items() if name in given})
+    each = [option for name, option in known.items() if OPTIONS[option].kind == "each"]
     request = plan.Request(
         options={option: OPTIONS[option].value(given[name]) if name in given else None
-                 for name, option in known.items()},
+                 for name, option in known.items() if option not in each},
         sets=given.get("sets", ()), name=given.get("name"), start=given.get("start"),
         student=given.get("student"), teacher=bool(given.get("teacher")),
         inputs=dict(_input(text) for text in given.get("inputs", ())))
-    if not given.get("grid"):
-        return plan.build(pipeline, config, request), None
-    grid = given["grid"]
+    grid = given.get("grid") or {}
     grid = sweep.check_grid(grid) if isinstance(grid, Mapping) else sweep.parse_grid(grid)
+    for option in each:
+        name = option.replace("-", "_")
+        if name in given and OPTIONS[option].value(given[name]):
+            grid |= sweep.every_value(pipeline, config, request, option, grid)
+    if not grid:
+        return plan.build(pipeline, config, request), None
     swept = sweep.build(pipeline, config, request, grid)
     return swept.plan, swept
 

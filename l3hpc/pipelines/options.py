@@ -13,8 +13,9 @@ from typing import Any
 
 from l3hpc.errors import InputError, nearest
 
-_KIND_TEXT = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number"}
-_EXAMPLES = {"numbers": "for example 32,32,64,64,128,128,128,128"}
+_KIND_TEXT = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number",
+              "each": "a switch"}
+_EXAMPLES = {"each": "True or False", "numbers": "for example 32,32,64,64,128,128,128,128"}
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Option:
     name : str
         Without ``--``.
     kind : str
-        ``int``, ``float``, ``text``, ``numbers`` (separated by commas), ``choice`` or ``run`` (the
-        name of a run, or a file).
+        ``int``, ``float``, ``text``, ``numbers`` (separated by commas), ``choice``, ``run`` (the
+        name of a run, or a file) or ``each``, a switch that runs every value that the data have.
     help : str
         Its line in the help.
     default : str
@@ -73,6 +74,8 @@ class Option:
                 return _whole(given)
             if self.kind == "float":
                 return float(given)
+            if self.kind == "each":
+                return _switch(given)
         except (TypeError, ValueError):
             raise InputError(f"--{self.name}: {given!r} is not {_KIND_TEXT[self.kind]}",
                              allowed=_EXAMPLES.get(self.kind)) from None
@@ -108,6 +111,13 @@ def _whole(given: Any) -> int:
     return operator.index(given)
 
 
+def _switch(given: Any) -> bool:
+    """A bool; ``TypeError`` for anything else."""
+    if not isinstance(given, bool):
+        raise TypeError("not a bool")
+    return given
+
+
 UPSTREAM = (
     Option("precision", "choice", "Arithmetic of the teacher; tf32, bfloat16 and int8 are faster, "
            "and their error is measured and recorded.", "float32",
@@ -138,6 +148,8 @@ UPSTREAM = (
     Option("timescale", "choice", "Time frames over which the rows are spread evenly.", "day",
            ("day", "week", "month")),
     Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
+    Option("per-sensor", "each", "A reduction, and a student, for every sensor: fitted to its "
+           "rows of the sample alone, in one run.", "no"),
     Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30",
            usual=True),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),

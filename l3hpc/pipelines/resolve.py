@@ -96,18 +96,36 @@ def resolve_steps(
     for option, value in options.items():
         if value is None:
             continue
-        if option not in pipeline.options:
-            names = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
-            raise InputError(f"pipeline {pipeline.name!r} has no option --{option}",
-                             allowed=offered.set_instead(pipeline, option) or (
-                                 f"it offers: {names}" if names else None),
-                             hint=f"its options: {command_line('submit', pipeline.name, '--help')}")
-        for target in pipeline.options[option]:
+        for target in targets_of(pipeline, option):
             name, _, parameter = target.partition(".")
             result[name] = result[name].with_value(parameter, value, f"--{option}")
     for text in sets:
         _apply_set(result, text)
     return result
+
+
+def targets_of(pipeline: Pipeline, option: str) -> tuple[str, ...]:
+    """The ``step.parameter`` that an option sets.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    option
+        Without ``--``.
+
+    Raises
+    ------
+    InputError
+        Where the pipeline does not have the option.
+    """
+    if option not in pipeline.options:
+        names = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
+        raise InputError(f"pipeline {pipeline.name!r} has no option --{option}",
+                         allowed=offered.set_instead(pipeline, option) or (
+                             f"it offers: {names}" if names else None),
+                         hint=f"its options: {command_line('submit', pipeline.name, '--help')}")
+    return pipeline.options[option]
 
 
 def split_set(text: str) -> tuple[str, str, str]:

@@ -12,12 +12,14 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from l3hpc import steps as kinds
 from l3hpc.config.settings import Config
 from l3hpc.console.formatting import table_lines
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user
-from l3hpc.pipelines import definition
+from l3hpc.pipelines import definition, external_inputs, resolve
 from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.options import OPTIONS
@@ -115,10 +117,59 @@ def check_grid(grid: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
             raise InputError(f"--grid {name} has no values")
         if len(set(values)) < len(values):
             raise InputError(f"--grid {name} lists the same value twice: {', '.join(values)}")
+        if name in OPTIONS and OPTIONS[name].kind == "each":
+            raise InputError(f"--grid {name}: it is a switch, without values",
+                             hint=f"--{name}")
         if "." not in name and name not in OPTIONS:
             raise InputError(f"--grid: unknown option {name!r}", allowed=nearest(name, OPTIONS),
                              hint="or STEP.PARAMETER=VALUE,VALUE")
     return {name: list(values) for name, values in grid.items()}
+
+
+def every_value(pipeline: str, config: Config, request: Request, option: str,
+                grid: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The grid of a switch that runs every value that the data have (``--per-sensor``).
+
+    Parameters
+    ----------
+    pipeline
+        Name of the pipeline.
+    config, request
+        As for ``plan.build``.
+    option
+        The switch, without ``--``.
+    grid
+        The rest of the grid.
+
+    Returns
+    -------
+    dict
+        ``step.parameter`` → its values.
+
+    Raises
+    ------
+    InputError
+        Where the pipeline does not have the option, the run not the step, or the data no values;
+        and where the parameter has a value already.
+    """
+    loaded = definition.load_pipeline(pipeline)
+    found: dict[str, list[str]] = {}
+    for target in resolve.targets_of(loaded, option):
+        if target in grid or any(text.strip().startswith(f"{target}=") for text in request.sets):
+            raise InputError(f"--{option} and a value of {target} are both given")
+        # Any combination will do: they differ in what follows from the data in the same way.
+        planned, _ = planned_steps(loaded, config, _with_values(request, combinations(grid)[0]))
+        name, _, parameter = target.partition(".")
+        if name not in planned:
+            raise InputError(f"--{option} has no effect: this run has no step {name}",
+                             hint=f"remove --{option}")
+        step = planned[name]
+        upstream = {planned[need].kind: planned[need].shards for need in step.needs}
+        upstream |= {kind: external_inputs.shards_of(
+            config.workspace, Path(origin.path), origin.run, origin.step)
+            for kind, origin in step.given.items()}
+        found[target] = list(kinds.step(step.kind).choices(parameter, upstream))
+    return found
 
 
 def combinations(grid: Mapping[str, Sequence[str]]) -> list[Combination]:

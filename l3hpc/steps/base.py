@@ -439,6 +439,23 @@ class Step(ABC, Generic[P]):
         """
         return [{}]
 
+    def choices(self, parameter: str, upstream: Upstream) -> Sequence[str]:
+        """All values of a parameter that the inputs have, for an option that runs each of them.
+
+        Parameters
+        ----------
+        parameter
+            Name of the parameter.
+        upstream
+            As for ``shards``.
+
+        Raises
+        ------
+        InputError
+            Where the inputs do not say.
+        """
+        raise NotImplementedError(f"{self.name}.{parameter} has no such values")
+
     def digests(self, params: P) -> dict[str, Any]:
         """JSON values that identify the content of files named by parameters (not of inputs)."""
         return {}

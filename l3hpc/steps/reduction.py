@@ -6,13 +6,13 @@ applies φ to every row of the teacher's embeddings, one task per task of extrac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, nearest
 from l3hpc.installation import install_command
 from l3hpc.steps.base import (
     Input,
@@ -44,7 +44,7 @@ NO_TSNE = ("t-SNE only places the rows that it is fitted to and has no transform
 class FitParams(Params):
     """Kind and size of the reduction."""
 
-    added = frozenset({"kernel", "gamma", "degree", "coef0", "landmarks"})
+    added = frozenset({"kernel", "gamma", "degree", "coef0", "landmarks", "sensor"})
 
     approx: Literal["pca", "umap", "none"] = Field("pca", description=(
         "pca, umap (needs the extra 'umap'), or none: the student learns the teacher's own "
@@ -69,6 +69,8 @@ class FitParams(Params):
         "UMAP: minimum distance between two points."))
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
     seed: int = Field(20180216, ge=0, description="Seed of UMAP and of the landmarks.")
+    sensor: str | None = Field(None, description=(
+        "Fit φ to the rows of this sensor alone (none: of all)."))
     chunk: int = Field(2048, ge=1, description="Rows read at a time.")
 
     @field_validator("approx", mode="before")
@@ -122,6 +124,35 @@ class Fit(Step[FitParams]):
                 allowed=f"Use more than {params.n_neighbors} samples, "
                         "or a smaller fit.n_neighbors.")
 
+    def shards(self, params: FitParams, upstream: Upstream) -> list[Shard]:
+        """One task, with the tasks of sample that have the rows of its sensor."""
+        if params.sensor is None:
+            return [{}]
+        sensors = self.choices("sensor", upstream)
+        if params.sensor not in sensors:
+            raise InputError(f"there is no sensor {params.sensor!r}", where="fit.sensor",
+                             allowed=nearest(params.sensor, sensors))
+        tasks = [number for number, shard in enumerate(upstream["sample"])
+                 if shard["sensor"] == params.sensor]
+        share = sum(upstream["sample"][number]["samples"] for number in tasks)
+        needed = max(params.emb_dim, params.n_neighbors + 1 if params.approx == "umap" else 0)
+        if share < needed:
+            raise InputError(
+                f"{share:,} rows are sampled of each sensor, and {needed:,} are needed",
+                where="--samples", allowed=f"at least {needed * len(sensors):,} for "
+                                           f"{len(sensors)} sensors, or a smaller --emb-dim")
+        return [{"sensor": params.sensor, "tasks": tasks}]
+
+    def choices(self, parameter: str, upstream: Upstream) -> Sequence[str]:
+        """The sensors of the sample, in alphabetical order."""
+        sensors = [shard.get("sensor") for shard in upstream.get("sample") or []]
+        if not sensors or None in sensors:
+            raise InputError("the embeddings are published files, which do not say which sensor "
+                             "they are from", where="fit.sensor",
+                             hint="Start at extract, or sample the files of each sensor in a run "
+                                  "of its own.")
+        return sorted(str(sensor) for sensor in sensors)
+
     def packages(self, params: FitParams) -> dict[str, str]:
         """Importable name of what this needs beyond the core dependencies → how to install it."""
         return {"umap": install_command("umap")} if params.approx == "umap" else {}
@@ -133,14 +164,15 @@ class Fit(Step[FitParams]):
         teacher = Extract().params_in(plan)
         source = f"{teacher_dim(teacher.weights)} → " if teacher else "to "
         name = f"kernel pca ({params.kernel})" if params.is_kernel_pca else params.approx
-        return f"{name}: {source}{params.emb_dim}"
+        return f"{name}: {source}{params.emb_dim}" + (
+            f", sensor {params.sensor}" if params.sensor is not None else "")
 
     def run(self, params: FitParams, task: Task) -> dict[str, Any]:
         """Fit φ and write ``phi.h5``; a linear PCA takes one pass over the sample."""
         from l3hpc.datasets.embeddings import open_source
         from l3hpc.reduction.phi import save_phi
 
-        source = open_source(task.inputs["sample"])
+        source = open_source(task.inputs["sample"], tasks=task.shard.get("tasks"))
         source.refuse_empty()
         rows = source.rows
         if params.approx != "none":
@@ -153,7 +185,7 @@ class Fit(Step[FitParams]):
                     f"{rows} rows are fewer than the {params.emb_dim} dimensions to keep",
                     where=str(source.path), hint="Sample more rows, or use a smaller --emb-dim.")
         phi = _fit(params, source, rows, task)
-        phi.sampled = _sampled(source)
+        phi.sampled = {**_sampled(source), "sensor": params.sensor}
         save_phi(task.output / "phi.h5", phi)
         return {"approx": params.approx, "rows": rows,
                 "in_dim": phi.in_dim, "out_dim": phi.out_dim,
@@ -186,7 +218,7 @@ def _check_kernel(params: FitParams) -> None:
     used = {"gamma", "landmarks"} if params.is_kernel_pca else set()
     if params.kernel == "poly":
         used |= {"degree", "coef0"}
-    for name in sorted(params.added - used - {"kernel"}):
+    for name in sorted({"gamma", "landmarks", "degree", "coef0"} - used):
         if getattr(params, name) != type(params).model_fields[name].default:
             raise InputError(f"{name} is set, but the kernel {params.kernel} does not use it.",
                              where=f"fit.{name}",
@@ -247,7 +279,7 @@ def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> P
     """φ of the requested kind."""
     from l3hpc.reduction.phi import Phi
 
-    teacher, fingerprint = _teacher(source), _fingerprint(source)
+    teacher, fingerprint = _teacher(source), _fingerprint(source, params.sensor)
     if params.approx == "none":
         return Phi.identity(source.dim, fingerprint=fingerprint, teacher=teacher)
     task.progress.start(f"fitting {params.approx}", total=rows, unit="rows")
@@ -298,7 +330,7 @@ def _sampled(source: EmbeddingSource) -> dict[str, Any]:
     return {**known, "audio": attributes.get("audio")}
 
 
-def _fingerprint(source: EmbeddingSource) -> str:
+def _fingerprint(source: EmbeddingSource, sensor: str | None) -> str:
     """Identifies the rows: an artifact by its folder, other files by names, sizes and some rows."""
     # The folder of an artifact is named after the fingerprint of its content.
     import numpy as np
@@ -307,7 +339,8 @@ def _fingerprint(source: EmbeddingSource) -> str:
 
     sizes = [part.rows for part in source.parts]
     if source.kind == "artifact":
-        return digest([source.path.resolve().name, sizes])
+        return digest([source.path.resolve().name, sizes,
+                       *([] if sensor is None else [sensor])])
     base = source.path if source.path.is_dir() else source.path.parent
     some = [np.unique(np.linspace(0, max(size - 1, 0), min(size, ROWS_NAMED)).astype(int))
             for size in sizes]

@@ -272,3 +272,23 @@ def test_data_check_finds_rows_that_are_not_finite_when_it_reads_all(tmp_path):
     assert not check_embeddings(tmp_path).problems
     (problem,) = check_embeddings(tmp_path, listen=True).problems
     assert "a.h5: row 0 of 'l3_embedding' holds NaN" in str(problem)
+
+
+def test_the_reduction_of_one_sensor_sees_its_rows_alone(runner, extracted):
+    runner.run("sample", {"samples": 24})
+    every = runner.run("fit", {"emb_dim": 3}, artifact="all").folder
+    own = {}
+    for sensor in "ab":
+        done = runner.run("fit", {"emb_dim": 3, "sensor": sensor}, artifact=f"fit-{sensor}")
+        own[sensor] = load_phi(done.folder / "0000/phi.h5")
+        number = "ab".index(sensor)
+        assert runner.shards["fit"] == [{"sensor": sensor, "tasks": [number]}]
+        rows = rows_of(runner.artifact("sample") / f"{number:04d}/sample.h5")["l3_embedding"]
+        np.testing.assert_allclose(own[sensor].arrays["mean"], rows.mean(axis=0), rtol=1e-5)
+        assert own[sensor].n_samples == len(rows)
+        assert own[sensor].sampled["sensor"] == sensor
+    both = load_phi(every / "0000/phi.h5")
+    assert both.n_samples == own["a"].n_samples + own["b"].n_samples
+    assert both.sampled["sensor"] is None
+    assert len({phi.fingerprint for phi in (both, *own.values())}) == 3
+    assert len({phi.digest for phi in (both, *own.values())}) == 3
