@@ -288,14 +288,27 @@ def predicted_files(folder: Path) -> list[tuple[str, list[str], Path]]:
     return found
 
 
+def split_as_trained(annotations: Annotations, settings: Mapping[str, Any]) -> Annotations:
+    """Annotations with the splits by sensor of a classifier, if it was trained with them.
+
+    Parameters
+    ----------
+    annotations
+        As they are in the file.
+    settings
+        Settings of the step classify.
+    """
+    splits = settings.get("sensor_splits")
+    return annotations.with_split(splits) if splits else annotations
+
+
 def _judge(classifier: Classifier, params: EvaluateParams, task: Task, annotations: Annotations,
            taxonomy: Taxonomy) -> Judged:
     """Evaluate the predictions of one classifier."""
     from l3hpc.tagging import detection, evaluation
 
     found = Judged(classifier, {}, {}, {}, {}, {})
-    if classifier.settings.get("sensor_splits"):
-        annotations = annotations.with_split(classifier.settings["sensor_splits"])
+    annotations = split_as_trained(annotations, classifier.settings)
     # validate comes first: its thresholds are used on test.
     for split, levels, path in classifier.files:
         matched = evaluation.match(path, annotations, taxonomy, split)

@@ -212,7 +212,7 @@ def of_predictions(name: str, question: Question) -> Judgement:
     if question.labels is None:
         raise InputError("predictions need annotations to be judged by", where=name,
                          hint="Use --sonyc-ust FOLDER")
-    return _tags(name, [Path(name)], question.labels, question)
+    return _tags(name, [(Path(name), {})], question.labels, question)
 
 
 def _evaluated(name: str, config: Mapping[str, Any], artifact: Path, question: Question
@@ -226,7 +226,7 @@ def _evaluated(name: str, config: Mapping[str, Any], artifact: Path, question: Q
     labels = question.labels or label_files(params, Evaluate.name)
     classified = config.get("inputs", {}).get("classify")
     found = classifiers(params, Path(classified) if classified else None, Taxonomy.load(labels[1]))
-    files = [path for one in found for split, levels, path in one.files
+    files = [(path, one.settings) for one in found for split, levels, path in one.files
              if split == question.split and question.level in levels]
     if not files:
         had = sorted({f"{split}, {level}" for one in found for split, levels, _ in one.files
@@ -236,16 +236,19 @@ def _evaluated(name: str, config: Mapping[str, Any], artifact: Path, question: Q
     return _tags(name, files, labels, question)
 
 
-def _tags(name: str, files: Sequence[Path], labels: tuple[Path, Path], question: Question
-          ) -> Judgement:
+def _tags(name: str, files: Sequence[tuple[Path, Mapping[str, Any]]], labels: tuple[Path, Path],
+          question: Question) -> Judgement:
+    """The tags in files of predictions, each with the settings of its classifier."""
     from l3hpc.datasets.taxonomy import Taxonomy
+    from l3hpc.steps.evaluate import split_as_trained
     from l3hpc.tagging.annotations import Annotations
     from l3hpc.tagging.evaluation import match
 
     taxonomy = Taxonomy.load(labels[1])
     annotations = Annotations.load(labels[0], taxonomy)
-    matched = [match(path, annotations, taxonomy, question.split) for path in files]
-    for path, one in zip(files, matched, strict=True):
+    matched = [match(path, split_as_trained(annotations, settings), taxonomy, question.split)
+               for path, settings in files]
+    for (path, _), one in zip(files, matched, strict=True):
         if question.level not in one.levels:
             raise InputError(f"has no columns of the {question.level} tags", where=str(path),
                              allowed=f"--level {' or '.join(one.levels)}")

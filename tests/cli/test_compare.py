@@ -143,3 +143,23 @@ def test_the_command_and_the_step_of_the_same_name_are_told_apart(say):
     assert "compression report" in step("compare").title
     code, out, _ = say("compare", "--help")
     assert code == 0 and "Compare two evaluations" in out
+
+
+def test_splits_by_sensor_are_those_of_the_training(here, say):
+    """A classifier that was trained with split_path is judged by the same splits."""
+    from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
+    from l3hpc.tagging.annotations import Annotations
+
+    splits = {"0": "validate", "1": "test", "2": "test"}
+    taxonomy = sonyc_ust_taxonomy()
+    annotations = Annotations.load(here / "data/annotations.csv", taxonomy).with_split(splits)
+    for run, skill in (("by-3", 0.2), ("by-4", 0.6)):
+        judged.downstream(here / "ws", run, here / "data", [skill])
+        folder = here / f"ws/artifacts/classify/{run}-evaluate/0000"
+        (folder / "hyper_params.json").write_text(json.dumps({"sensor_splits": splits}))
+        for split in ("validate", "test"):
+            judged.predict(folder / f"predictions_coarse_{split}.csv", annotations, split, skill, 0)
+    told = json.loads(say("compare", "by-3", "by-4", "--samples", "100", "--json")[1])
+    assert told["clips"] == 40 and told["differences"][0]["difference"] > 0
+    code, _, err = say("compare", "by-3", "weak-1", "--samples", "100")
+    assert code == 2 and "clips in common" in err

@@ -34,11 +34,14 @@ def sonyc_ust(folder, clips=60, seed=0):
 
 
 def predict(path, data, split, skill, seed):
-    """Write coarse predictions: the truth times ``skill``, and noise."""
+    """Write coarse predictions: the truth times ``skill``, and noise. data: the folder, or its
+    annotations."""
     from l3hpc.tagging.annotations import Annotations
 
     taxonomy, rng = sonyc_ust_taxonomy(), np.random.default_rng(seed)
-    files, _, truth = Annotations.load(data / "annotations.csv", taxonomy).ground_truth(split)
+    if not isinstance(data, Annotations):
+        data = Annotations.load(data / "annotations.csv", taxonomy)
+    files, _, truth = data.ground_truth(split)
     path.parent.mkdir(parents=True, exist_ok=True)
     predictions.write(path, predictions.from_coarse(
         files, skill * truth + (1 - skill) * rng.random(truth.shape), taxonomy), taxonomy)
