@@ -45,7 +45,7 @@ def test_all_connects_the_halves():
 
 
 def test_every_option_is_offered_by_a_delivered_pipeline():
-    offered = {option for name in ("all", "clips", "esc50", "compress")
+    offered = {option for name in ("all", "downstream", "clips", "esc50", "compress")
                for option in definition.load_pipeline(name).options}
     assert offered == set(OPTIONS)
 
