@@ -163,7 +163,16 @@ DOWNSTREAM = (
            ("coarse", "fine", "both"), usual=True),
     Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame-wise.",
            "mil", ("mil", "framewise")),
+    Option("classifier-recipe", "choice", "Settings of the classifier by name, unless set "
+           "explicitly: of the published jobs, or of the baseline of DCASE 2020.", "default",
+           ("default", "published", "dcase2020"), usual=True),
     Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
+    Option("seeds", "int", "Classifiers to train, each with a seed of its own, for mean and "
+           "spread of the scores.", "1", usual=True),
+    Option("oversample", "choice", "Synthetic training clips of rare tags (mlsmote) or rare sets "
+           "of tags (lssmote).", "none", ("none", "mlsmote", "lssmote")),
+    Option("pca-components", "int", "Principal components of the embeddings that the classifier "
+           "is given, each scaled to variance 1.", "no PCA"),
     Option("phi", "run", "With --teacher: classify its embeddings through this φ, named by the "
            "run that fitted it (of a sweep: RUN/fit-64), 'latest' or its file.", "none"),
 )

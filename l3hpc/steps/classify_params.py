@@ -92,7 +92,7 @@ class ClassifyParams(Params):
         "Give the classifier the principal components of the embeddings, each scaled to variance "
         "1."))
     pca_components: int | None = Field(None, ge=1, description=(
-        "Components of pca (none: as many as dimensions); implies pca."))
+        "Principal components to keep (none: no PCA, or all with pca); implies pca."))
     oversample: Literal["none", "mlsmote", "lssmote"] = Field("none", description=(
         "Add synthetic training clips of rare tags (mlsmote) or rare sets of tags (lssmote)."))
     oversample_iters: int = Field(1, ge=1, le=100, description=(
