@@ -393,7 +393,7 @@ def test_completion_offers_what_the_pipeline_offers():
     assert {"--learner", "--plan", "--sonyc-ust", "--student"}.isdisjoint(offered("upstream", "--"))
     assert {"--mels", "--learner"} <= set(offered("--"))  # no pipeline yet
     assert offered("esc50", "--grid", "l") == ["learner="]
-    assert offered("downstream", "--set", "classify.m") == ["classify.model=", "classify.mem="]
+    assert offered("downstream", "--set", "classify.mo") == ["classify.model="]
     assert offered("downstream", "--from", "") == ["embed", "classify", "evaluate"]
     assert offered("upstream", "--input", "f") == ["fit="]
     assert offered("no-such-pipeline", "--set", "") == []
