@@ -70,7 +70,7 @@ def ours(folder: Path, clips: int, validate: int, epochs: int, options: str) -> 
         config, sonyc_ust_taxonomy(), x.part(0, part), data["y"][:part], x.part(part, clips),
         data["y"][part:], sensors=[str(number) for number in range(SENSORS)],
         sensor=data["sensor"][:part], proximity=data["proximity"][:part], on_epoch=on_epoch)
-    # The first epoch compiles; of L-BFGS also those with more than one evaluation are left out.
+    # The first epoch compiles.
     return {"seconds": statistics.median(np.diff(ends)[1:]), "first": ends[1] - start,
             "above_mb": peak_mb() - before, "loss": classifier.history[-1]["val_loss"],
             "passes": statistics.median(np.diff(read)[1:]) / x.nbytes}

@@ -217,20 +217,19 @@ def laplacian(target: np.ndarray) -> np.ndarray:
     return (np.diag(adjacent.sum(axis=1)) - adjacent).astype(np.float32)
 
 
-def cooccurrence_loss(probability: keras.KerasTensor, graph: np.ndarray) -> keras.KerasTensor:
+def cooccurrence_loss(total: keras.KerasTensor, graph: np.ndarray) -> keras.KerasTensor:
     """yᵀ L y of the predictions y of a batch, summed over its samples.
 
     It is small where tags that occur together are predicted equally often.
 
     Parameters
     ----------
-    probability
-        Predictions, (batch, tags).
+    total
+        y, (tags,), or of several batches (batches, tags).
     graph
         L, from ``laplacian``.
     """
-    total = ops.sum(probability, axis=0)
-    return ops.sum(total * ops.matmul(graph, total))
+    return ops.sum(total * ops.matmul(total, graph), axis=-1)
 
 
 def _cross_entropy(target: keras.KerasTensor, probability: keras.KerasTensor) -> keras.KerasTensor:

@@ -321,13 +321,10 @@ class Loop:
 
     def _cooccurrence(self, probability: tf.Tensor) -> tf.Tensor:
         """The mean over the batches that these samples make, of the loss of co-occurrence."""
-        samples = tf.shape(probability)[0]
-        total = tf.constant(0.0)
-        for start in tf.range(0, samples, self.batch):
-            batch = probability[start:start + self.batch]
-            total += network.cooccurrence_loss(batch, self.graph) * tf.cast(tf.shape(batch)[0],
-                                                                           tf.float32)
-        return total / tf.cast(samples, tf.float32)
+        batch = tf.range(tf.shape(probability)[0]) // self.batch
+        total = tf.math.segment_sum(probability, batch)
+        # Each sample weighs equally, as in the loss of an epoch: the last batch may be smaller.
+        return tf.reduce_mean(tf.gather(network.cooccurrence_loss(total, self.graph), batch))
 
     def _train_graph(self, order: tf.Tensor) -> tf.Tensor:
         total = tf.constant(0.0)

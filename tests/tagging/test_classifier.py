@@ -79,8 +79,12 @@ def test_same_seed_same_numbers_and_other_seed_other_numbers(trained, taxonomy):
 def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_whole(
         trained, taxonomy, tmp_path, monkeypatch, model):
     x, y, x_validate, y_validate = trained[0]["coarse", model]
-    config = tagging.ClassifierConfig(model=model, epochs=2)
-    whole = training.train(config, taxonomy, x, y, x_validate, y_validate)
+    everything = {"sensor_factor": True, "proximity_factor": True, "cooccurrence_loss": True}
+    config = tagging.ClassifierConfig(model=model, epochs=2,
+                                      **everything if model == "mil" else {})
+    more = {"sensors": "ab", "sensor": np.arange(len(x)) % 2,
+            "proximity": (np.arange(8 * len(x)) % 3 - 1).reshape(-1, 8)}
+    whole = training.train(config, taxonomy, x, y, x_validate, y_validate, **more)
     expected = whole.predict(x_validate)
     frames = x.shape[1]
     monkeypatch.setattr("l3hpc.tagging.training._BLOCK_BYTES", 64 * x[0].nbytes)
@@ -103,7 +107,7 @@ def test_embeddings_on_disk_give_the_same_classifier_and_are_never_read_as_a_who
     file[:] = np.concatenate([x, x_validate])
     largest = 0
     found = training.train(config, taxonomy, file.part(0, len(x)), y, file.part(len(x), len(file)),
-                          y_validate)
+                           y_validate, **more)
     for one, two in zip(whole.model.get_weights(), found.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     assert [row["epoch"] for row in found.history] == [1, 2]
@@ -205,6 +209,9 @@ def test_fine_loss_leaves_out_categories_whose_x_is_true(taxonomy, rng):
     got = float(network.TagLoss("fine", taxonomy)(y, p))
     assert got == pytest.approx(expected / 4, rel=1e-5)
     coarse_y, coarse_p = y[:, :8], p[:, :8]
+    soft = rng.random((4, 8)).astype(np.float32)
+    assert float(network.TagLoss("coarse", taxonomy)(soft, coarse_p)) == pytest.approx(-np.mean(
+        soft * np.log(coarse_p) + (1 - soft) * np.log(1 - coarse_p)), rel=1e-5)
     mean = -np.mean(np.where(coarse_y == 1, np.log(coarse_p), np.log(1 - coarse_p)))
     assert float(network.TagLoss("coarse", taxonomy)(coarse_y, coarse_p)) == pytest.approx(
         mean, rel=1e-5)
