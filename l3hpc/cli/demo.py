@@ -15,7 +15,7 @@ from l3hpc.workspace.states import RunState
 
 if TYPE_CHECKING:
     from l3hpc.demo import DemoResult, DemoSettings
-    from l3hpc.report.data import LedgerRow
+    from l3hpc.report.ledger_rows import LedgerRow
 
 EXAMPLES = """\b
 Examples:

@@ -314,7 +314,25 @@ TABS: dict[str, Tab] = {tab.name: tab for tab in (
 # those that the pipelines ``upstream`` and ``downstream`` fill
 MAIN_TABS = ("embedding_approx_mse", "sonyc_ust")
 _FIELD_SETS = {name: frozenset(tab.fields) for name, tab in TABS.items()}
+# words in the names of metrics
+HIGHER = ("auprc", "accuracy", "acc", "f1", "auc", "recall", "precision", "cosine", "variance",
+          "score")
+LOWER = ("loss", "mae", "mse", "error", "parameters")
 ALIASES = {"uptsream_data": "upstream_data"}  # a misspelling in the published code
+
+
+def direction(name: str) -> str:
+    """Return whether ``higher`` or ``lower`` values of a metric are better; '' if unknown.
+
+    Examples
+    --------
+    >>> direction("best_validation_loss"), direction("micro_auprc"), direction("rows")
+    ('lower', 'higher', '')
+    """
+    words = name.lower().replace("-", "_").split("_")
+    if any(word in words for word in LOWER):
+        return "lower"
+    return "higher" if any(word in words for word in HIGHER) else ""
 
 
 def find_tab(name: str) -> Tab:

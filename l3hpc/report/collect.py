@@ -1,9 +1,9 @@
 """Reads the finished artifacts of a run into ``ReportData``.
 
 ``collect`` comes first; below it are the parts in the order of the page: training, variance,
-scores, correspondence, networks, steps, ledger rows and provenance. What a run does not have stays
-empty. A damaged file, or a step of another package that cannot be loaded or fails here, costs its
-own part only: ``ReportData.notes`` says what is missing from the page and why.
+scores, correspondence, networks, steps and provenance (ledger rows: ``ledger_rows``). What a run
+does not have stays empty. A damaged file, or a step of another package that cannot be loaded or
+fails here, costs its own part only: ``ReportData.notes`` says what is missing and why.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from l3hpc.report.data import (
     Curve,
     Epoch,
     Interval,
-    LedgerRow,
     Network,
     ReportData,
     Scores,
@@ -31,6 +30,7 @@ from l3hpc.report.data import (
     Variance,
 )
 from l3hpc.report.detection import read_detection
+from l3hpc.report.ledger_rows import ledger_rows
 from l3hpc.steps import AnyStep, ReportItem, foreign
 from l3hpc.steps import step as step_of
 from l3hpc.workspace.layout import ArtifactFolder
@@ -100,6 +100,8 @@ def collect(
     correspondence = summaries.get(_kind_with(ReportItem.CORRESPONDENCE, first, loaded), [{}])[0]
     fitted = _kind_with(ReportItem.VARIANCE, first, loaded)
     evaluated = _kind_with(ReportItem.SCORES, first, loaded)
+    rows, fold_tables = ((), ()) if workspace is None else ledger_rows(
+        workspace, run, artifacts, every_row)
     return ReportData(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
@@ -117,7 +119,7 @@ def collect(
         model_file=model.name if model else "",
         model_bytes=model.stat().st_size if model else None,
         steps=tuple(_with_time(step, results, folders) for step in steps),
-        ledger=ledger_rows(workspace, run, artifacts, every_row) if workspace is not None else (),
+        ledger=rows, folds=fold_tables,
         provenance=tuple(extra) + _provenance(results, teacher),
         notes=(*notes, *network_notes, *lost),
     )
@@ -438,49 +440,6 @@ def _with_time(step: StepFacts, results: Mapping[str, Sequence[Mapping[str, Any]
     fingerprint = folders[kind].name if kind in folders else ""
     return replace(step, seconds=sum(known) if known else step.seconds,
                    fingerprint=step.fingerprint or fingerprint)
-
-
-def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
-                every_row: bool = True) -> tuple[LedgerRow, ...]:
-    """Return the rows of the results tables that belong to a run.
-
-    Parameters
-    ----------
-    workspace
-        Folder of the workspace.
-    run
-        Name of the run.
-    artifacts
-        Name of a step → its artifact folder.
-    every_row
-        As in ``collect``.
-
-    Returns
-    -------
-    tuple of LedgerRow
-        The rows that the run recorded; in tabs where it recorded none, those of earlier runs whose
-        artifacts it reused.
-    """
-    from l3hpc.ledger.cells import cells
-    from l3hpc.ledger.store import Store
-    from l3hpc.ledger.views.select import format_value
-
-    # a row names its folder by a link in the run that made it, so real paths are compared
-    real = {Path(path).resolve() for path in artifacts.values()}
-    own: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
-    reused: dict[tuple[str, tuple[str, ...]], LedgerRow] = {}
-    for place, row in Store(workspace).fold().rows.items():
-        mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
-        # of a step with several tasks, a row may name the folder of one
-        named = [Path(part).resolve() for part in row.key if part.startswith("/")]
-        shown = any(path in real or path.parent in real for path in named)
-        if shown or mine and every_row:
-            (own if mine else reused)[place] = LedgerRow(row.tab.name, tuple(
-                (column.title, "" if value is None else format_value(value))
-                for column, value in zip(row.tab.columns, cells(row), strict=True)))
-    tabs = {tab for tab, _ in own}
-    found = own | {place: row for place, row in reused.items() if place[0] not in tabs}
-    return tuple(found[place] for place in sorted(found))
 
 
 def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],

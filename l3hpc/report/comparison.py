@@ -16,6 +16,7 @@ from typing import Any
 
 from l3hpc.io.files import read_json, task_folders
 from l3hpc.ledger.journal.fold import Row, finite_number
+from l3hpc.ledger.schema import direction
 from l3hpc.ledger.store import Store
 from l3hpc.report.collect import loaded_step, or_note, read_epochs
 from l3hpc.report.data import Comparison, Epoch, Metric, Variant
@@ -25,9 +26,6 @@ from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
-HIGHER = ("auprc", "accuracy", "acc", "f1", "auc", "recall", "precision", "cosine", "variance",
-          "score")
-LOWER = ("loss", "mae", "mse", "error", "parameters")
 MOST_METRICS = 8
 Chain = Mapping[str, StepRecord]  # name in the pipeline → the step
 Rows = Mapping[Path, Sequence[Row]]  # artifact → its rows of the results tables
@@ -239,20 +237,6 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
-
-
-def direction(name: str) -> str:
-    """Return whether ``higher`` or ``lower`` values of a metric are better; '' if unknown.
-
-    Examples
-    --------
-    >>> direction("best_validation_loss"), direction("micro_auprc"), direction("rows")
-    ('lower', 'higher', '')
-    """
-    words = name.lower().replace("-", "_").split("_")
-    if any(word in words for word in LOWER):
-        return "lower"
-    return "higher" if any(word in words for word in HIGHER) else ""
 
 
 def metrics_of(found: Iterable[Sequence[_Value]]) -> tuple[Metric, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from l3hpc.report.detection import Detection
+    from l3hpc.report.ledger_rows import FoldTable, LedgerRow
     from l3hpc.runs.usage import StepUsage
 
 Interval = tuple[float, float]
@@ -439,14 +440,6 @@ class Link:
 
 
 @dataclass(frozen=True)
-class LedgerRow:
-    """One row of a results tab: pairs of column title and value, in the order of the tab."""
-
-    tab: str
-    cells: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class ReportData:
     """Everything on the page; parts that a run does not have are empty.
 
@@ -473,8 +466,8 @@ class ReportData:
     problems, timeline, files, changed, links
         The steps that failed, when the jobs waited and ran, what ran in them, the parameters that
         are not the defaults, and other runs; each described at its class.
-    ledger
-        Rows of the results tables.
+    ledger, folds
+        Rows of the results tables; the folds of a cross-validation also together.
     provenance
         Pairs of name and value that identify how the results came about.
     notes
@@ -506,6 +499,7 @@ class ReportData:
     changed: tuple[Changed, ...] = ()
     links: tuple[Link, ...] = ()
     ledger: tuple[LedgerRow, ...] = ()
+    folds: tuple[FoldTable, ...] = ()
     provenance: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 

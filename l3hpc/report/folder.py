@@ -19,7 +19,8 @@ from typing import Any
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json, task_folders, write_json, write_text
 from l3hpc.report.collect import by_kind, loaded_step, step_error
-from l3hpc.report.data import LedgerRow, ReportData, StepFacts
+from l3hpc.report.data import ReportData, StepFacts
+from l3hpc.report.ledger_rows import LedgerRow
 from l3hpc.report.page import page
 from l3hpc.workspace.layout import ArtifactFolder
 

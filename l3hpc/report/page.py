@@ -20,7 +20,6 @@ from l3hpc.report.data import (
     Comparison,
     Correspondence,
     Interval,
-    LedgerRow,
     Network,
     ReportData,
     Scores,
@@ -28,6 +27,7 @@ from l3hpc.report.data import (
     Variant,
 )
 from l3hpc.report.detection import detector
+from l3hpc.report.ledger_rows import FoldTable, LedgerRow
 from l3hpc.web.html import Table, element, join, render
 from l3hpc.web.svg import between, both_widths, clock, number
 
@@ -92,7 +92,8 @@ def page(data: ReportData) -> str:
         detector=detector(judged) if judged else None,
         tags=tags_table(scores) if scores else None, levels=levels_table(data),
         networks=networks_table(data.networks) if data.networks else None,
-        ledger=[record(row) for row in data.ledger], absent=absent(data),
+        ledger=[record(row) for row in data.ledger if not row.in_folds],
+        folds=[folds_shown(table) for table in data.folds], absent=absent(data),
         contents=contents(data))
 
 
@@ -431,6 +432,24 @@ def absent(data: ReportData) -> str:
              "rows of the results tables": data.ledger}
     names = [name for name, content in parts.items() if not content]
     return f"Not in this run: {', '.join(names)}." if names else ""
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The folds of a cross-validation: what they have in common, and a table of the rest."""
+
+    tab: str
+    common: Sequence[tuple[str, str]]
+    table: Table
+
+
+def folds_shown(found: FoldTable) -> Folds:
+    """Return the folds of a cross-validation as they are shown, with their mean in the last row."""
+    columns = TABS[found.tab].columns if found.tab in TABS else ()
+    labels = {column.title: column.label for column in columns}
+    return Folds(found.tab, [(labels.get(title, title), value) for title, value in found.common],
+                 Table(("fold", *(labels.get(title, title) for title in found.titles)), found.rows,
+                       numeric=range(1, len(found.titles) + 1)))
 
 
 def record(row: LedgerRow) -> Record:

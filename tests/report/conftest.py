@@ -13,7 +13,6 @@ from l3hpc.report.data import (
     Comparison,
     Curve,
     Epoch,
-    LedgerRow,
     Link,
     Metric,
     Network,
@@ -29,6 +28,7 @@ from l3hpc.report.data import (
     Variant,
 )
 from l3hpc.report.detection import Bin, Calibration, Detected, Detection, SensorScore
+from l3hpc.report.ledger_rows import LedgerRow
 from l3hpc.runs.usage import StepUsage
 
 OWN_HOSTS = re.compile(r"https?://([a-z0-9-]+\.)*(googleapis\.com|google\.com|gvt1\.com)[/:]")

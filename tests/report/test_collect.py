@@ -257,6 +257,24 @@ def test_results_never_replace_a_foreign_folder(tmp_path, report_data):
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "dear"
 
 
+def test_folds_are_one_table_with_their_mean(tmp_path):
+    journal = Journal(tmp_path / "ledger" / "journal", labels={"run": "r"})
+    for fold, accuracy in ((1, 0.5), (2, 1.0)):
+        journal.record("classifier", {
+            "model_dir": f"{tmp_path}/runs/r/artifacts/folds/{fold - 1:04d}", "fold_num": fold,
+            "model_type": "svm", "C": fold, "test_acc": accuracy, "train_acc": 1.0})
+    journal.close()
+    found = collect("r", {}, (), workspace=tmp_path)
+    [table] = found.folds
+    assert dict(table.common)["Model Type"] == "svm"
+    assert table.titles == ("C", "Train Acc", "Test Acc")
+    assert table.rows == (("1", "1", "1", "0.5000"), ("2", "2", "1", "1"),
+                          ("mean", "–", "1 ± 0", "0.7500 ± 0.3536"))
+    assert len(found.ledger) == 2 and all(row.in_folds for row in found.ledger)
+    text = page(found)
+    assert text.count("<h3>classifier</h3>") == 1 and "0.7500 ± 0.3536" in text
+
+
 def test_values_that_are_no_numbers_become_null(artifacts, tmp_path):
     found = collect("r", artifacts, steps())
     write_results(tmp_path / "results", found, artifacts)
@@ -265,7 +283,7 @@ def test_values_that_are_no_numbers_become_null(artifacts, tmp_path):
 
 
 def test_ledger_csv_holds_no_formulas(report_data):
-    from l3hpc.report.data import LedgerRow
+    from l3hpc.report.ledger_rows import LedgerRow
 
     text = csv_text([LedgerRow("tab", (
         ("Run", "=HYPERLINK(1)"), ("Loss", "-0.5"), ("Note", "-1+cmd|x"), ("Path", "-")))])

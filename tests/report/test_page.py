@@ -9,7 +9,6 @@ from l3hpc.report.data import (
     Comparison,
     Curve,
     Epoch,
-    LedgerRow,
     Link,
     Metric,
     Network,
@@ -24,6 +23,7 @@ from l3hpc.report.data import (
     Variance,
     Variant,
 )
+from l3hpc.report.ledger_rows import LedgerRow
 from l3hpc.report.page import RANDOM_TEACHER, page
 
 VOID = {"meta", "br"}

@@ -91,7 +91,9 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         exports.write_xlsx(written[-1], tables)
     if html:
         written.append(Path(html))
-        exports.write_html(written[-1], tables, store.state(sheet) if sheet else None)
+        exports.write_html(written[-1], {tab: select.sort_with_means(rows, tab)
+                                         for tab, rows in tables.items()},
+                           store.state(sheet) if sheet else None)
     exported = _write_to_trackers(tables, uri, Path(wandb_folder) if wandb_folder else None)
     if as_json:
         print_json({"files": [str(path) for path in written],

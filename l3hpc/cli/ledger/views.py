@@ -46,10 +46,12 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     """Show results: the best row first (★), and only the columns that differ.
 
     A row has the name of its run, with the step if the run has several rows. Options that a sweep
-    varied (submit --grid) are columns too, named like the option, also for --where and --sort.
+    varied (submit --grid) are columns too, named like the option, also for --where and --sort. The
+    folds of a cross-validation follow their mean (± standard deviation), which is in no sheet; a
+    single fold is never the best row.
     """
     from l3hpc.ledger.schema import TABS
-    from l3hpc.ledger.views import select
+    from l3hpc.ledger.views import folds, select
     from l3hpc.ledger.views.runs import swept_columns, view_tabs
 
     store, sheet = open_store(options)
@@ -64,16 +66,21 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
         chosen = select.tabs_with_columns(chosen, conditions, sort)
     for number, tab in enumerate(chosen):
         every = found.rows_of(tab)
-        rows = select.sort_rows(select.filter_rows(every, tab, conditions), tab, sort)
+        chosen_rows = select.filter_rows(every, tab, conditions)
         if as_json:
-            top = select.best_row(rows, tab)
+            rows = select.sort_rows(chosen_rows, tab, sort)
+            means = [row for row in select.sort_with_means(chosen_rows, tab, sort)
+                     if folds.is_mean(row)]
+            top = select.best_row([*rows, *means], tab)
             output.append({"tab": tab.name, "columns": TABS[tab.name].titles,
                            "swept": [column.title for column in swept_columns(tab)],
-                           "rows": [_as_json(row, tab, row is top, state) for row in rows]})
+                           "rows": [_as_json(row, tab, row is top, state) for row in rows],
+                           "means": [_mean_as_json(row, tab, row is top) for row in means]})
         else:
             if number:
                 click.echo()
-            _print_table(tab, rows, len(every), columns == "all", state)
+            _print_table(tab, select.sort_with_means(chosen_rows, tab, sort), len(every),
+                         columns == "all", state)
     if as_json:
         print_json(output)
     elif not found.rows:
@@ -165,12 +172,13 @@ def status(options: Options, as_json: bool) -> None:
         click.echo(f"{problem['kind']:<9} {problem['tab']}: {problem['text']}")
 
 
-def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
+def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
-    """Print the rows of a tab, of which there are ``every`` in all."""
-    from l3hpc.ledger.views import select
+    """Print rows of a tab and the means over folds among them; there are ``every`` rows in all."""
+    from l3hpc.ledger.views import folds, select
     from l3hpc.ledger.views.runs import RUN, is_swept
 
+    rows = [row for row in shown if not folds.is_mean(row)]
     columns = list(tab.columns)
     if not everything:
         # the rank is shown even if all rows have the same; the name stands for the key
@@ -192,7 +200,7 @@ def _print_table(tab: Tab, rows: list[Row], every: int, everything: bool,
     if not rows:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines, left_out = select.table_lines(rows, tab, columns, None if everything else width)
+    lines, left_out = select.table_lines(shown, tab, columns, None if everything else width)
     for line in lines:
         click.echo(line)
     if left_out:
@@ -209,6 +217,18 @@ def _sync_text(rows: list[Row], state: SyncState | None) -> str:
         return ""
     last = f"synced {age(state.last_sync)}" if state.last_sync else "never synced"
     return f"    {last}, {len(waiting_rows(rows, state))} waiting"
+
+
+def _mean_as_json(row: Row, tab: Tab, best: bool) -> dict[str, Any]:
+    """Return the mean over folds as ``--json`` prints it."""
+    from l3hpc.ledger.views import folds, select
+    from l3hpc.ledger.views.runs import RUN
+
+    measured = folds.measured(tab)
+    return {"name": row.values.get(RUN.field), "best": best, "folds": row.extra[folds.FOLDS],
+            "mean": {column.title: select.cell_of(row, column) for column in measured},
+            "standard_deviation": {column.title: folds.deviation_of(row, column)
+                                   for column in measured}}
 
 
 def _as_json(row: Row, tab: Tab, best: bool, state: SyncState | None) -> dict[str, Any]:

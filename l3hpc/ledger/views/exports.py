@@ -25,6 +25,7 @@ from l3hpc.ledger.journal.reading import damage_notes
 from l3hpc.ledger.schema import TABS, Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
+from l3hpc.ledger.views.folds import DEVIATIONS, is_mean
 from l3hpc.ledger.views.runs import RUN, swept_columns, view_tabs
 from l3hpc.ledger.views.select import cell_of, row_names
 from l3hpc.web.html import check_page, render
@@ -280,10 +281,10 @@ def _row(row: Row, tab: Tab, best: bool, state: SyncState | None, now: float) ->
     kinds = {item["kind"] for item in state.problems if item["tab"] == row.tab.name
              and key_json(item["key"]) == key_json(row.key)} if state else set()
     marks = [select.row_state(row, now)] + sorted(kinds)
-    if state and not kinds and not state.is_confirmed(row):
+    if state and not kinds and not state.is_confirmed(row) and not is_mean(row):
         marks.append("not synced")
     extra = {name: value for name, value in row.extra.items()
-             if name not in ("state", "note", *LINKS)}
+             if name not in ("state", "note", DEVIATIONS, *LINKS)}
     return {
         "cells": _cells(row, tab), "best": best, "marks": [mark for mark in marks if mark],
         "note": str(row.extra.get("note") or ""), "time": row.last_time,

@@ -17,6 +17,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.cells import Cell, cell, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
+from l3hpc.ledger.views.folds import deviation_of, grouped, is_fold, mean_of
 from l3hpc.ledger.views.runs import RUN, is_swept
 
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
@@ -127,10 +128,31 @@ def sort_rows(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]
                                                    key=lambda row: (row.first_time, row.key))
 
 
+def sort_with_means(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
+    """Sort rows as ``sort_rows`` does, with the mean over folds before each cross-validation.
+
+    Parameters
+    ----------
+    rows, tab, by
+        As for ``sort_rows``.
+
+    Returns
+    -------
+    list of Row
+        All rows, and a further one for each cross-validation of several folds.
+    """
+    groups = [sort_rows(group, tab, by) for group in grouped(rows)]
+    heads = [mean_of(group, tab) if len(group) > 1 else group[0] for group in groups]
+    folds = {id(head): group for head, group in zip(heads, groups, strict=True) if len(group) > 1}
+    return [row for head in sort_rows(heads, tab, by) for row in (head, *folds.get(id(head), ()))]
+
+
 def best_row(rows: Iterable[Row], tab: Tab) -> Row | None:
-    """Return the row with the best finite value of the tab's ranking field; None if none has."""
-    scored = [(score, row) for row in rows
-              if (score := finite_number(row.values.get(tab.rank))) is not None]
+    """Return the row with the best finite value of the tab's ranking field; None if none has. It is
+    never a single fold of a cross-validation: that has been lucky.
+    """
+    scored = [(score, row) for row in rows if not is_fold(row)
+              and (score := finite_number(row.values.get(tab.rank))) is not None]
     if not scored:
         return None
     pick = min if tab.best == "min" else max
@@ -380,7 +402,9 @@ def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     if column is RUN:
         return [column.label, *row_names(rows)]
     is_key = column.field in tab.key
-    texts = [format_value(cell_of(row, column)) for row in rows]
+    texts = [format_value(cell_of(row, column)) + (
+        "" if (deviation := deviation_of(row, column)) is None
+        else f" ± {format_value(deviation)}") for row in rows]
     shortened = _without_common_parts(texts, KEY_WIDTH) if is_key else [
         _shorten_start(text, TEXT_WIDTH) for text in texts]
     is_cut = shortened != texts and any(len(text) > KEY_WIDTH for text in texts)

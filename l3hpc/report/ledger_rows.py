@@ -1,0 +1,115 @@
+"""The rows of the results tables that belong to a run; the folds of a cross-validation together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from l3hpc.ledger.cells import cells
+from l3hpc.ledger.journal.fold import Row
+from l3hpc.ledger.store import Store
+from l3hpc.ledger.views.folds import FOLD, deviation_of, grouped, mean_of, measured
+from l3hpc.ledger.views.select import cell_of, format_value
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One row of a results tab: pairs of column title and value, in the order of the tab.
+
+    ``in_folds``: whether it is in a ``FoldTable`` too.
+    """
+
+    tab: str
+    cells: tuple[tuple[str, str], ...]
+    in_folds: bool = False
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """The rows of a cross-validation together, with the mean over its folds.
+
+    Attributes
+    ----------
+    tab
+        The results tab.
+    common
+        Pairs of column title and value, where all folds agree.
+    titles
+        The columns in which they differ.
+    rows
+        Number of the fold, or ``mean``, and the values in these columns.
+    """
+
+    tab: str
+    common: tuple[tuple[str, str], ...]
+    titles: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
+                every_row: bool = True) -> tuple[tuple[LedgerRow, ...], tuple[FoldTable, ...]]:
+    """Return the rows of the results tables that belong to a run.
+
+    Parameters
+    ----------
+    workspace
+        Folder of the workspace.
+    run
+        Name of the run.
+    artifacts
+        Name of a step → its artifact folder.
+    every_row
+        As in ``collect``.
+
+    Returns
+    -------
+    rows : tuple of LedgerRow
+        The rows that the run recorded; in tabs where it recorded none, those of earlier runs whose
+        artifacts it reused.
+    folds : tuple of FoldTable
+        One for each cross-validation of several folds among them.
+    """
+    # a row names its folder by a link in the run that made it, so real paths are compared
+    real = {Path(path).resolve() for path in artifacts.values()}
+    own: dict[tuple[str, tuple[str, ...]], Row] = {}
+    reused: dict[tuple[str, tuple[str, ...]], Row] = {}
+    for place, row in Store(workspace).fold().rows.items():
+        mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
+        # of a step with several tasks, a row may name the folder of one
+        named = [Path(part).resolve() for part in row.key if part.startswith("/")]
+        shown = any(path in real or path.parent in real for path in named)
+        if shown or mine and every_row:
+            (own if mine else reused)[place] = row
+    tabs = {tab for tab, _ in own}
+    found = own | {place: row for place, row in reused.items() if place[0] not in tabs}
+    groups = grouped(found[place] for place in sorted(found))
+    return (tuple(LedgerRow(row.tab.name, _shown_cells(row), len(group) > 1)
+                  for group in groups for row in group),
+            tuple(_fold_table(group) for group in groups if len(group) > 1))
+
+
+def _shown_cells(row: Row) -> tuple[tuple[str, str], ...]:
+    return tuple((column.title, "" if value is None else format_value(value))
+                 for column, value in zip(row.tab.columns, cells(row), strict=True))
+
+
+def _fold_table(folds: Sequence[Row]) -> FoldTable:
+    tab, mean = folds[0].tab, mean_of(folds, folds[0].tab)
+    scored = measured(tab)
+    differing, common = [], []
+    for column in tab.columns:
+        values = [cell_of(row, column) for row in folds]
+        if column.field in (FOLD, *tab.key) or all(value in (None, "") for value in values):
+            continue
+        texts = [format_value(value) for value in values]
+        if column in scored or len(set(texts)) > 1:
+            deviation = deviation_of(mean, column)
+            texts.append(format_value(cell_of(mean, column)) + (
+                "" if deviation is None else f" ± {format_value(deviation)}"))
+            differing.append((column.title, texts))
+        else:
+            common.append((column.title, texts[0]))
+    names = [*(format_value(row.values[FOLD]) for row in folds), "mean"]
+    return FoldTable(tab.name, tuple(common), tuple(title for title, _ in differing), tuple(
+        (name, *(texts[place] for _, texts in differing)) for place, name in enumerate(names)))
