@@ -232,9 +232,9 @@ def reliability_chart(calibration: Calibration, width: int = WIDE) -> Markup:
             height=max(bars.start - top, 0), class_="bar"))
         parts.append(text((x(one.low) + x(one.high)) / 2, top - 4, shortened(one.pairs), "middle"))
     parts.append(element("line", x1=x.start, x2=x.end, y1=bars.start, y2=bars.start, class_="axis"))
-    description = (f"Brier score {calibration.brier:.3f}; expected calibration error "
-                   f"{calibration.error:.3f}; the bars have the number of pairs of each bin on a "
-                   "logarithmic scale")
+    description = (f"Brier score {number(calibration.brier)}; expected calibration error "
+                   f"{number(calibration.error)}; the bars have the number of pairs of each bin "
+                   "on a logarithmic scale")
     return drawing(width, HEIGHT + 74, "Calibration", description, parts)
 
 

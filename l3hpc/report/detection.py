@@ -6,7 +6,7 @@ The data come first, then how they are read from ``evaluation.json``, then table
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from markupsafe import Markup
@@ -45,12 +45,22 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How well probabilities agree with frequencies: Brier scores, calibration error, and bins."""
+    """How well probabilities agree with frequencies.
 
-    brier: float
-    reference: float
-    error: float
-    bins: tuple[Bin, ...]
+    Attributes
+    ----------
+    brier, reference, error
+        Brier score, that of always predicting the frequency, and expected calibration error; of a
+        tag, None where its truth is not known.
+    bins, tags
+        The bins, and the same of each tag (without bins); empty for a tag.
+    """
+
+    brier: float | None
+    reference: float | None
+    error: float | None
+    bins: tuple[Bin, ...] = ()
+    tags: Mapping[str, Calibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,11 +134,15 @@ class _Bin(TypedDict):
     observed: float | None
 
 
-class _Calibration(TypedDict):
-    brier: float
-    reference: float
-    error: float
+class _TagCalibration(TypedDict):
+    brier: float | None
+    reference: float | None
+    error: float | None
+
+
+class _Calibration(_TagCalibration):
     reliability: list[_Bin]
+    tags: dict[str, _TagCalibration]
 
 
 class _Tag(TypedDict):
@@ -193,7 +207,8 @@ def read_detection(values: Mapping[str, Any], where: str) -> Detection | None:
     told, found = level.get("calibration"), level.get("detection")
     calibration = None if told is None else Calibration(
         told["brier"], told["reference"], told["error"],
-        tuple(Bin(**one) for one in told["reliability"]))
+        tuple(Bin(**one) for one in told["reliability"]),
+        {name: Calibration(**one) for name, one in told["tags"].items()})
     sensors = tuple(SensorScore(name, **one) for name, one in level.get("sensors", {}).items())
     if found is None:
         return Detection(calibration, sensors=sensors)
@@ -211,7 +226,7 @@ class Detector:
     note: str
     calibration: str
     figure: Markup | None
-    bins: Table | None
+    bins: Sequence[Table]
     tags: Table | None
     sensors: Table | None
 
@@ -242,10 +257,13 @@ def detector(shown: Scores) -> Detector:
         "bars: pairs of clip and tag in each bin, on a logarithmic scale.",
         both_widths(lambda width: charts.reliability_chart(calibration, width))
         if calibration else None,
-        Table(("probability", "pairs", "predicted", "observed"), [
+        [Table(("probability", "pairs", "predicted", "observed"), [
             (f"{one.low:g} to {one.high:g}", f"{one.pairs:,}", number(one.predicted),
-             number(one.observed)) for one in calibration.bins], numeric=(1, 2, 3))
-        if calibration else None,
+             number(one.observed)) for one in calibration.bins], numeric=(1, 2, 3)),
+         Table(("tag", "Brier score", "of the frequency", "calibration error"), [
+             (name, *map(number, (one.brier, one.reference, one.error)))
+             for name, one in calibration.tags.items()], numeric=(1, 2, 3))]
+        if calibration else [],
         Table(("tag", "threshold", "positive", "precision", "recall", "F1", "F1@0.5"), [
             (one.tag, number(one.threshold) + ("" if one.chosen else " (not chosen)"),
              one.positives, *map(number, (one.precision, one.recall, one.f1, one.f1_at_half)))

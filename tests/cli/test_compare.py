@@ -4,7 +4,9 @@ import json
 
 import judged
 import pytest
+from click.shell_completion import ShellComplete
 
+from l3hpc.cli import cli
 from l3hpc.steps import step
 
 
@@ -64,6 +66,14 @@ def test_files_of_predictions_are_judged_by_a_run_or_by_the_folder_that_is_named
     assert code == 2 and "Use --sonyc-ust FOLDER" in err
     code, _, err = say("compare", "weak-1", str(other), "--level", "fine")
     assert code == 2 and "no predictions of the fine tags" in err and "validate, coarse" in err
+
+
+def test_names_of_runs_complete(here):
+    shell = ShellComplete(cli, {}, "l3hpc", "_L3HPC_COMPLETE")
+    for words in (["compare"], ["compare", "weak-1"]):
+        found = shell.get_completions(words, "")
+        assert [one.value for one in found][:3] == ["latest", "good-2", "weak-1"]
+        assert found[-1].type == "file"
 
 
 def test_a_sweep_is_asked_for_the_step(here, say):

@@ -48,7 +48,8 @@ def report_data() -> ReportData:
         scores=(Scores("validate", "coarse", 0.5432, 0.4321, 0.3456, curves),
                 Scores("test", "coarse", 0.5111, 0.4222, 0.3333, detection=Detection(
                     Calibration(0.125, 0.1875, 0.0625, (
-                        Bin(0.0, 0.5, 1250, 0.125, 0.25), Bin(0.5, 1.0, 0, None, None))),
+                        Bin(0.0, 0.5, 1250, 0.125, 0.25), Bin(0.5, 1.0, 0, None, None)),
+                        {"1_engine": Calibration(0.2345, 0.25, None)}),
                     (Detected("1_engine", 0.375, True, 6, 0.5, 1.0, 0.6667, 0.25),
                      Detected("8_dog", 0.5, False, 0, None, None, None, None)),
                     0.7131, 0.6131, 0.5131, 0.4131,

@@ -134,7 +134,8 @@ def test_published_evaluation_files_without_splits(tmp_path):
 
 LEVEL = {
     **NUMBERS, "spread": {"micro_auprc": 0.01, "class_auprc": {}},
-    "calibration": {"brier": 0.1, "reference": 0.2, "error": 0.05, "pairs": 9, "tags": {},
+    "calibration": {"brier": 0.1, "reference": 0.2, "error": 0.05, "pairs": 9, "tags": {
+        "8_dog": {"brier": 0.3, "reference": None, "error": None}},
                     "reliability": [{"low": 0.0, "high": 1.0, "pairs": 9, "predicted": 0.25,
                                      "observed": 0.5}]},
     "sensors": {"3": {"clips": 2, "positives": 1, "micro_auprc": None}},
@@ -150,7 +151,8 @@ def test_thresholds_calibration_and_sensors_are_found(tmp_path):
     [one] = read_scores(tmp_path)
     assert (one.seeds, one.spread) == (2, {"micro_auprc": 0.01})
     found = one.detection
-    assert found.calibration == Calibration(0.1, 0.2, 0.05, (Bin(0.0, 1.0, 9, 0.25, 0.5),))
+    assert found.calibration == Calibration(
+        0.1, 0.2, 0.05, (Bin(0.0, 1.0, 9, 0.25, 0.5),), {"8_dog": Calibration(0.3, None, None)})
     assert found.tags == (Detected("8_dog", 0.25, True, 2, None, 0.5, 0.5, None),)
     assert (found.micro_f1, found.macro_f1_at_half) == (0.7, None)
     assert found.sensors == (SensorScore("3", 2, 1, None),)

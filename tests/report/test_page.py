@@ -67,7 +67,7 @@ def test_shows_the_numbers_it_was_given(report_data):
                      "584,420", "2.34 MB", "4,691,908", "18.768", "409,600",
                      "13,041,664", "2,404,321 bytes", "6 of 24 recordings", "2:05 min",
                      "0.125 (0.188 for always", "0.713 (0.513 at 0.5)", "0.500 (not chosen)",
-                     "too few positives", "0.732", "1,250", "7c1e22ab00112233", "ada",
+                     "too few positives", "0.732", "0.234", "1,250", "7c1e22ab00112233", "ada",
                      "20180216", "512 → 2 dimensions"):
         assert expected in words, expected
 
