@@ -1,8 +1,9 @@
 """Train and evaluate the audio-visual network: the loop of ``l3hpc.models.training`` on pairs.
 
-The loss is cross-entropy plus the kernels' L2 penalty; where a student's training reports its mean
-absolute error, this one reports the share of wrong answers. ``evaluate`` measures the accuracy on
-pairs that were not used in training, with a confidence interval. Importing this module imports
+The loss is cross-entropy, on request also with a teacher's soft labels
+(``l3hpc.avc.distillation``), plus the kernels' L2 penalty; where a student's training reports its
+mean absolute error, this one reports the share of wrong answers. ``evaluate`` measures the accuracy
+on pairs that were not used in training, with a confidence interval. Importing this module imports
 TensorFlow.
 """
 
@@ -20,6 +21,7 @@ import tensorflow as tf
 
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.avc.batches import AvcData
+from l3hpc.avc.distillation import Distillation
 from l3hpc.avc.network import AvcNetwork, build_avc
 from l3hpc.avc.vision import VisionSpec
 from l3hpc.console.progress import Progress
@@ -64,7 +66,7 @@ class InitialNetworks:
 class AvcEngine(TrainingEngine):
     """``TrainingEngine`` on pairs: cross-entropy and share of wrong answers.
 
-    Batches are ((spectrograms, pictures), labels).
+    Batches are ((spectrograms, pictures), labels); with a distillation, those of ``TaughtData``.
 
     Parameters
     ----------
@@ -72,6 +74,8 @@ class AvcEngine(TrainingEngine):
         The audio network.
     start
         What training starts from.
+    distillation
+        How the soft labels count; None: there are none.
     options
         Arguments of ``TrainingEngine``.
 
@@ -81,8 +85,9 @@ class AvcEngine(TrainingEngine):
         The network being trained.
     """
 
-    def __init__(self, spec: NetworkSpec, start: InitialNetworks, **options: Any) -> None:
-        self._begin = start
+    def __init__(self, spec: NetworkSpec, start: InitialNetworks,
+                 distillation: Distillation | None = None, **options: Any) -> None:
+        self._begin, self._distillation = start, distillation
         self.network: AvcNetwork
         super().__init__(spec, **options)
 
@@ -98,23 +103,32 @@ class AvcEngine(TrainingEngine):
             return None
         size = self.network.vision_spec.size
         return [(tf.TensorSpec((None, *self.spec.frontend.shape, 1)),
-                 tf.TensorSpec((None, size, size, 3))), tf.TensorSpec((None, 2))]
+                 tf.TensorSpec((None, size, size, 3))),
+                tf.TensorSpec((None, 4 if self._distillation else 2))]
 
     def _errors(self, x: Inputs, y: tf.Tensor, training: bool) -> Errors:
         predicted = tf.cast(self.model(list(x), training=training), tf.float32)
-        wrong = tf.not_equal(tf.argmax(predicted, axis=-1), tf.argmax(y, axis=-1))
+        labels = y[:, :2]
+        wrong = tf.not_equal(tf.argmax(predicted, axis=-1), tf.argmax(labels, axis=-1))
         losses = self.model.losses
         penalty = tf.add_n([tf.cast(loss, tf.float32) for loss in losses]) if losses else 0.0
-        probability = tf.reduce_sum(predicted * y, axis=-1)  # of the right answer
+        probability = tf.reduce_sum(predicted * labels, axis=-1)  # of the right answer
         # As Keras's cross-entropy, which also stops at 1e-7: a probability of 0 would be an
         # infinite loss.
-        return (-tf.math.log(tf.maximum(probability, 1e-7)), tf.cast(wrong, tf.float32),
-                tf.convert_to_tensor(penalty))
+        loss = -tf.math.log(tf.maximum(probability, 1e-7))
+        if self._distillation is not None:
+            temperature, share = self._distillation.temperature, self._distillation.soft_weight
+            # Logarithms of probabilities are logits up to a constant, which softmax ignores.
+            logits = tf.math.log(tf.maximum(predicted, 1e-7))
+            soft_loss = -tf.reduce_sum(
+                y[:, 2:] * tf.nn.log_softmax(logits / temperature), axis=-1)
+            loss = (1 - share) * loss + share * temperature**2 * soft_loss
+        return loss, tf.cast(wrong, tf.float32), tf.convert_to_tensor(penalty)
 
 
 @dataclass
 class AvcTraining(Training):
-    """``Training`` of an audio-visual network; ``data`` is an ``AvcData``.
+    """``Training`` of an audio-visual network; ``data`` is an ``AvcData`` or a ``TaughtData``.
 
     ``folder`` then holds the whole networks (``LATEST``, ``BEST_LOSS``, ``BEST_ACCURACY``) and
     ``history.csv``. The status' ``best_mae`` is the lowest share of wrong answers.
@@ -123,9 +137,12 @@ class AvcTraining(Training):
     ----------
     start
         What training starts from.
+    distillation
+        How the soft labels of a ``TaughtData`` count.
     """
 
     start: InitialNetworks = InitialNetworks()
+    distillation: Distillation | None = None
 
     def make_engine(self) -> AvcEngine:
         """Build the audio-visual network and its compiled steps.
@@ -135,7 +152,7 @@ class AvcTraining(Training):
         AvcEngine
             Ready to train.
         """
-        return AvcEngine(self.spec, self.start, **self.engine_options())
+        return AvcEngine(self.spec, self.start, self.distillation, **self.engine_options())
 
     @property
     def network(self) -> AvcNetwork:

@@ -43,7 +43,7 @@ _CLASSES = {
     "extract": "extract:Extract", "sample": "sample:Sample", "fit": "reduction:Fit",
     "reduce": "reduction:Reduce", "train": "train:Train", "embed": "embed:Embed",
     "classify": "classify:Classify", "evaluate": "evaluate:Evaluate", "folds": "folds:Folds",
-    "score": "folds:Score", "avc_pairs": "avc:AvcPairs", "avc_train": "avc:AvcTrain",
+    "score": "folds:Score", "avc_pairs": "avc:AvcPairs", "avc_train": "avc_train:AvcTrain",
     "sensitivity": "prune:Sensitivity", "prune": "prune:Prune", "distill": "retrain:Distill",
     "finetune": "retrain:Finetune", "compare": "compare:Compare", "shell": "shell:Shell",
     "python": "function:Python",

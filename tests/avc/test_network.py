@@ -19,6 +19,7 @@ from l3hpc.models.spec import NetworkSpec, openl3_spec  # noqa: E402
 
 keras, avc = LazyModule("keras"), LazyModule("l3hpc.avc.network")
 training = LazyModule("l3hpc.avc.training")
+distillation = LazyModule("l3hpc.avc.distillation")
 AUDIO = NetworkSpec(2000, 16, 100, 256, filters=(2, 3, 2, 3, 2, 3, 4, 5))
 
 
@@ -188,6 +189,38 @@ def test_losses_are_cross_entropy_and_share_of_wrong_answers(frozen):
     loss, wrong = frozen.validate([frozen.put((x, y))])
     np.testing.assert_allclose(loss, -np.log((given * y).sum(axis=1)).mean() + penalty, rtol=1e-5)
     assert wrong == pytest.approx((given.argmax(axis=1) != y.argmax(axis=1)).mean())
+
+
+def test_the_loss_of_soft_labels_is_that_of_hinton(network):
+    """The formula in float64, its value and its gradient, from the logits of both networks."""
+    import tensorflow as tf
+
+    temperature, share = 3.0, 0.7
+    start = training.InitialNetworks(vision_spec())
+    engine = training.AvcEngine(AUDIO, start, distillation.Distillation(temperature, share),
+                                seed=1, learning_rate=1e-2, deterministic=False)
+    rng = np.random.default_rng(0)
+    z, v = rng.normal(size=(2, 6, 2)) * 3
+    y = np.eye(2)[[0, 1, 1, 0, 1, 0]]
+
+    def softmax(values):
+        powers = np.exp(values)
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    soft = softmax(v / temperature)
+    np.testing.assert_allclose(distillation.soften(v, temperature), soft, rtol=1e-6)
+    expected = (-(1 - share) * (y * np.log(softmax(z))).sum(axis=1)
+                - share * temperature**2 * (soft * np.log(softmax(z / temperature))).sum(axis=1))
+    slope = ((1 - share) * (softmax(z) - y)
+             + share * temperature * (softmax(z / temperature) - soft))
+    logits = tf.Variable(z, dtype=tf.float32)
+    engine.model = lambda x, training: tf.nn.softmax(logits)
+    engine.model.losses = []
+    with tf.GradientTape() as tape:
+        loss, wrong, _ = engine._errors((), tf.constant(np.hstack([y, soft]), tf.float32), True)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(tape.gradient(loss, logits), slope, atol=1e-5)
+    np.testing.assert_array_equal(wrong, z.argmax(axis=1) != y.argmax(axis=1))
 
 
 def test_a_frozen_vision_branch_stays_as_it_is(frozen):

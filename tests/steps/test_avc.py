@@ -107,6 +107,77 @@ def test_the_row_of_the_ledger(learnt):
         row["latest_validation_acc"] for row, epoch in rows if epoch is not None)
 
 
+@pytest.fixture
+def eager():
+    """Small batches are done long before their graph would be traced."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.slow
+def test_a_smaller_network_learns_from_the_soft_labels_of_a_trained_one(
+        learnt, session_runner, eager):
+    """One epoch: what is stored and recorded. The loss itself is tested in tests/avc."""
+    runner = session_runner("distilled")
+    teacher = learnt.train.folder / "0000/avc_best_valid_loss.h5"
+    runner.run("avc_pairs", {**SMALL, "scenes": 10, "pairs_per_video": 4, "test_share": 0.1})
+    found = runner.run("avc_train", {
+        **NETWORK, "filters": (4,) * 8, "vision_filters": (4,) * 8, "epochs": 1, "batch_size": 32,
+        "teacher": teacher, "temperature": 3.0})
+    rows = [values for tab, values, _ in runner.records.rows if tab == "distillation"]
+    assert not [tab for tab, _, _ in runner.records.rows if tab != "distillation"]
+    assert {*find_tab("distillation").fields, "state"} == set().union(*rows)
+    last = rows[-1]
+    assert (last["student"], last["teacher"], last["loss_type"], last["temperature"],
+            last["lambda"]) == ("4 4 4 4 4 4 4 4", str(teacher), "soft labels", 3.0, 0.9)
+    assert last["state"] == "finished" and 0 < last["best_validation_acc"] <= 1
+    assert found.results[0]["distillation"]["soft_weight"] == 0.9
+
+    from l3hpc.avc.batches import AvcData, Batches
+    from l3hpc.avc.distillation import soften, teacher_logits
+    from l3hpc.avc.network import load_avc
+
+    network, pairs = load_avc(teacher), Batches.find(runner.artifact("avc_pairs"), "train")
+    (sound, picture), _ = AvcData(pairs, network.audio_spec.frontend).batch(np.arange(pairs.rows))
+    expected = network.model([sound, picture], training=False).numpy()
+    np.testing.assert_allclose(soften(teacher_logits(network, pairs), 1.0), expected, atol=1e-5)
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_submission(tmp_path):
+    from l3hpc.avc.vision import VisionSpec, head_layers, save_arrays
+    from l3hpc.models.parameters import random_layers
+    from l3hpc.models.spec import NetworkSpec
+
+    module, pairs = steps.step("avc_train"), steps.step("avc_pairs")
+    audio, vision = NetworkSpec(8000, 16, 400, 512, filters=FILTERS), VisionSpec(16, FILTERS)
+    shapes = [*audio.layers(), *vision.layers(), *head_layers(audio.dim + vision.dim)]
+    whole = tmp_path / "avc.h5"
+    save_arrays(whole, {"audio": audio.to_dict(), "vision": vision.to_dict()}, shapes,
+                random_layers(shapes, 1), None)
+
+    def check(own, **settings):
+        own = module.params_type(**{**NETWORK, **own})
+        module.check(own, {"avc_pairs": pairs.params_type(**{**SMALL, **settings})})
+        return own
+
+    own = check({"teacher": whole})
+    assert module.describe(own, {}).endswith("; soft labels of avc.h5")
+    plain = module.params_type(**NETWORK)
+    assert set(module.digests(own)) - set(module.digests(plain)) == {"teacher"}
+    assert not {"teacher", "temperature", "soft_weight"} & set(plain.model_dump())
+    for values, settings, what in (
+            ({"teacher": whole}, {"size": 32}, "images of 16 pixels and sound of 8000 Hz, not of "
+                                               "32 pixels"),
+            ({"teacher": tmp_path / "no.h5"}, {}, "no weight file"),
+            ({"temperature": 4.0}, {}, "temperature is set, but there is no teacher"),
+            ({"soft_weight": 0.5}, {}, "soft_weight is set, but there is no teacher")):
+        with pytest.raises(InputError, match=what):
+            check(values, **settings)
+
+
 @pytest.mark.slow
 def test_the_report_tells_the_accuracy(learnt):
     from l3hpc.report.collect import collect
