@@ -88,6 +88,7 @@ class AvcTrain(Step[AvcTrainParams]):
         "audio_weights", "vision_weights", "teacher", "checkpoint_every", "checkpoint_batches"})
     continues = True
     tab = TAB
+    further_tabs = (DISTILLATION_TAB,)
     ledger_folder = "model_dir"
     report_items = frozenset({ReportItem.TRAINING, ReportItem.CORRESPONDENCE})
     kept_files = ("history.csv", "teacher.h5", "evaluation.json")
