@@ -8,6 +8,7 @@ fails here, costs its own part only: ``ReportData.notes`` says what is missing a
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from l3hpc.errors import InputError, report_damage
-from l3hpc.io.files import RESULT, read_json, task_folders
+from l3hpc.io.files import RESULT, open_regular, read_json, task_folders
 from l3hpc.io.tables import read_records
 from l3hpc.report.data import (
     Correspondence,
@@ -39,6 +40,7 @@ HISTORY = {  # our field → the column names that Keras and the published jobs 
     "loss": ("loss",), "valid_loss": ("val_loss",),
     "mae": ("mean_absolute_error", "mae"), "valid_mae": ("val_mean_absolute_error", "val_mae"),
 }
+HEADER_BYTES = 4096
 SPLITS = ("validate", "test")
 METRICS = ("micro_auprc", "micro_f1", "macro_auprc")
 LEVELS = ("coarse", "fine")
@@ -97,6 +99,9 @@ def collect(
     # a teacher is trained before its student, so of two trainings the last one is the student's
     trained = _kind_with(ReportItem.TRAINING, reversed(first), loaded)
     model = _model_file(first.get(trained), summaries.get(trained, []))
+    # a run without a training of its own shows the curves of its last step that has any
+    curves = first[trained] / "history.csv" if trained in first else next(
+        filter(None, map(history_of, reversed(first.values()))), None)
     correspondence = summaries.get(_kind_with(ReportItem.CORRESPONDENCE, first, loaded), [{}])[0]
     fitted = _kind_with(ReportItem.VARIANCE, first, loaded)
     evaluated = _kind_with(ReportItem.SCORES, first, loaded)
@@ -107,8 +112,10 @@ def collect(
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
         teacher=str(teacher.get("label", "")),
         teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
-        epochs=or_note(lambda: read_epochs(first[trained] / "history.csv"), (),
-                       "The training history", lost) if trained in first else (),
+        epochs=or_note(lambda: read_epochs(curves), (), "The training history", lost)
+        if curves is not None else (),
+        epochs_of="" if curves is None or trained in first else next(
+            f"{kind}, {curves.name}" for kind, folder in first.items() if folder == curves.parent),
         variance=or_note(lambda: read_variance(first[fitted] / "phi.h5"), None,
                          "The explained variance", lost) if fitted in first else None,
         scores=or_note(lambda: read_scores(first[evaluated]), (), "The evaluation", lost)
@@ -203,6 +210,22 @@ def _kind_with(item: ReportItem, kinds: Iterable[str], loaded: Mapping[str, AnyS
 
 
 # --- training -------------------------------------------------------------------------------------
+
+def history_of(folder: Path) -> Path | None:
+    """Return the file with the losses per epoch in a task folder; the first one of several.
+
+    Parameters
+    ----------
+    folder
+        Holds ``history.csv``, or one file for each of several trainings, ``history_coarse.csv``.
+        A file of that name without epochs belongs to somebody's own step.
+    """
+    for path in sorted(folder.glob("history*.csv")):
+        with contextlib.suppress(OSError), open_regular(path) as stream:
+            if b"epoch" in stream.readline(HEADER_BYTES):
+                return path
+    return None
+
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
     """Read a training history.

@@ -18,7 +18,7 @@ from l3hpc.io.files import read_json, task_folders
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import direction
 from l3hpc.ledger.store import Store
-from l3hpc.report.collect import loaded_step, or_note, read_epochs
+from l3hpc.report.collect import history_of, loaded_step, or_note, read_epochs
 from l3hpc.report.data import Comparison, Epoch, Metric, Variant
 from l3hpc.runs.combinations import CombinationStatus
 from l3hpc.steps import ReportItem
@@ -276,15 +276,15 @@ def history(chain: Chain, notes: list[str]) -> tuple[Epoch, ...]:
     notes
         Receives a sentence about each history that is damaged.
     """
-    for record in reversed(list(chain.values())):
-        step = loaded_step(record.kind)
-        if step is None or ReportItem.TRAINING not in step.report_items:
-            continue
+    steps = [(loaded_step(record.kind), record) for record in reversed(list(chain.values()))]
+    trainings = [record for step, record in steps
+                 if step is not None and ReportItem.TRAINING in step.report_items]
+    for record in trainings or [record for _, record in steps]:
         folders = task_folders(Path(record.artifact)) if Path(record.artifact).is_dir() else []
-        if not folders:
-            continue
+        path = None if not folders else folders[0] / "history.csv" if trainings else (
+            history_of(folders[0]))
         found: tuple[Epoch, ...] = ()
-        if found := or_note(partial(read_epochs, folders[0] / "history.csv"), found,
-                            "A training history", notes):
+        if path is not None and (found := or_note(partial(read_epochs, path), found,
+                                                  "A training history", notes)):
             return found
     return ()

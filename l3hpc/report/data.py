@@ -449,6 +449,8 @@ class ReportData:
         Name of the run, heading of the page, and when the run was submitted.
     teacher, teacher_trained
         Label of the teacher, and whether its weights were trained.
+    epochs_of
+        Step and file of ``epochs``, where the run has no training of a network of its own.
     epochs, variance, scores, correspondence, networks
         The results, each described at its class.
     model_file, model_bytes
@@ -480,6 +482,7 @@ class ReportData:
     teacher: str = ""
     teacher_trained: bool = True
     epochs: tuple[Epoch, ...] = ()
+    epochs_of: str = ""
     variance: Variance | None = None
     scores: tuple[Scores, ...] = ()
     correspondence: Correspondence | None = None

@@ -295,6 +295,8 @@ def changed_table(data: ReportData) -> Table | None:
 
 def loss_note(data: ReportData) -> str:
     """Return the caption of the loss chart."""
+    if data.epochs_of:
+        return f"Loss of {data.epochs_of}."
     # an audio-visual training has no mean absolute error, a student's has
     if data.correspondence and all(epoch.mae is None for epoch in data.epochs):
         return "Cross-entropy of matching and non-matching pairs, with weight decay."

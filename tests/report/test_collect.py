@@ -119,6 +119,21 @@ def test_provenance_tells_what_decided_the_numbers(artifacts):
     assert "train 7" in told["seeds"]
 
 
+def test_a_run_without_a_training_shows_the_curves_of_its_classifier(artifacts):
+    for level, loss in (("fine", 0.75), ("coarse", 0.25)):
+        (artifacts["classify"] / "0000").mkdir(parents=True, exist_ok=True)
+        (artifacts["classify"] / f"0000/history_{level}.csv").write_text(
+            f"epoch,loss,val_loss\n1,1.0,0.5\n2,0.5,{loss}\n")
+    (artifacts["classify"] / "0000/result.json").write_text("{}")
+    assert collect("r", artifacts, steps()).epochs[0].loss == 2.0  # those of the student
+    del artifacts["train"]
+    (artifacts["evaluate"] / "0000/history.csv").write_text("somebody's own\n")
+    found = collect("r", artifacts, steps())
+    assert [epoch.valid_loss for epoch in found.epochs] == [0.5, 0.25]
+    text = page(found)
+    assert "Loss of classify, history_coarse.csv." in text and "Mean squared error" not in text
+
+
 def test_unfinished_and_missing_parts_stay_empty(tmp_path):
     (tmp_path / "train" / "0000").mkdir(parents=True)
     found = collect("r", {"train": tmp_path / "train", "fit": tmp_path / "nowhere"}, steps()[:1])
