@@ -311,6 +311,8 @@ _EMBEDDING = Tab("embedding", ("model_dir",), (
 TABS: dict[str, Tab] = {tab.name: tab for tab in (
     _EMBEDDING_APPROX, _SONYC_UST, _EMB_APPROX_SONYC_UST, _CLASSIFIER, _CLIP_TAGS, _PRUNED,
     _DISTILLATION, _EMBEDDING)}
+# the settings of a tag classifier: two scores can be compared where these are equal
+CLASSIFIER_FIELDS = tuple(column.field for column in _CLASSIFIER_SETTINGS if not column.update)
 # those that the pipelines ``upstream`` and ``downstream`` fill
 MAIN_TABS = ("embedding_approx_mse", "sonyc_ust")
 _FIELD_SETS = {name: frozenset(tab.fields) for name, tab in TABS.items()}

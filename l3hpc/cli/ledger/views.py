@@ -176,16 +176,20 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
     """Print rows of a tab and the means over folds among them; there are ``every`` rows in all."""
     from l3hpc.ledger.views import folds, select
-    from l3hpc.ledger.views.runs import RUN, is_swept
+    from l3hpc.ledger.views.runs import BOUND, RUN, is_swept
 
     rows = [row for row in shown if not folds.is_mean(row)]
     columns = list(tab.columns)
     if not everything:
         # the rank is shown even if all rows have the same; the name stands for the key
-        fields = {tab.rank, *(column.field for column in select.differing_columns(rows, tab))}
+        fields = {tab.rank, BOUND.field}
+        fields |= {column.field for column in select.differing_columns(rows, tab)}
         columns = [column for column in columns
                    if column.field in fields and column.field not in tab.key]
     columns.sort(key=lambda column: not is_swept(column))
+    if BOUND in columns:
+        columns.remove(BOUND)
+        columns.insert(columns.index(tab.column(tab.rank)) + 1, BOUND)
     columns.insert(0, RUN)
     of = f"{len(rows)} of {every} rows" if len(rows) != every else (
         f"{every} row{'s' if every != 1 else ''}")
@@ -234,11 +238,12 @@ def _mean_as_json(row: Row, tab: Tab, best: bool) -> dict[str, Any]:
 def _as_json(row: Row, tab: Tab, best: bool, state: SyncState | None) -> dict[str, Any]:
     """Return a row as ``--json`` prints it."""
     from l3hpc.ledger.views import select
-    from l3hpc.ledger.views.runs import RUN, swept_columns
+    from l3hpc.ledger.views.runs import BOUND, RUN, swept_columns
 
     return {
         "key": list(row.key), "name": row.values.get(RUN.field), "best": best,
         "state": select.row_state(row) or None, "note": row.extra.get("note"),
+        "bound": row.values.get(BOUND.field),
         "values": {column.title: select.cell_of(row, column) for column in row.tab.columns},
         "swept": {column.title: value for column in swept_columns(tab)
                   if (value := select.cell_of(row, column)) is not None},

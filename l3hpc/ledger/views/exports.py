@@ -26,7 +26,7 @@ from l3hpc.ledger.schema import TABS, Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
 from l3hpc.ledger.views.folds import DEVIATIONS, is_mean
-from l3hpc.ledger.views.runs import RUN, swept_columns, view_tabs
+from l3hpc.ledger.views.runs import RUN, is_bound, swept_columns, view_tabs
 from l3hpc.ledger.views.select import cell_of, row_names
 from l3hpc.web.html import check_page, render
 
@@ -280,8 +280,9 @@ def _row(row: Row, tab: Tab, best: bool, state: SyncState | None, now: float) ->
     """Return a row as the page's script reads it."""
     kinds = {item["kind"] for item in state.problems if item["tab"] == row.tab.name
              and key_json(item["key"]) == key_json(row.key)} if state else set()
-    marks = [select.row_state(row, now)] + sorted(kinds)
-    if state and not kinds and not state.is_confirmed(row) and not is_mean(row):
+    marks = [select.row_state(row, now), "bound" if is_bound(row) else "", *sorted(kinds)]
+    if state and not kinds and not state.is_confirmed(row) and not is_mean(row) \
+            and row.tab.name not in state.absent:
         marks.append("not synced")
     extra = {name: value for name, value in row.extra.items()
              if name not in ("state", "note", DEVIATIONS, *LINKS)}

@@ -1,5 +1,5 @@
-"""What the records of runs add to the rows of the ledger: the name of the run and, for sweeps, the
-value of each swept option.
+"""What views add to the rows of the ledger: the name of the run, for sweeps the value of each swept
+option, and beside the score of a student that of its bound.
 
 Journals do not hold these values, because a sweep may reuse what an earlier run computed. A row
 names its run and step, the record of that run names the step's artifact, and every sweep that uses
@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from l3hpc.errors import InputError, report_damage
-from l3hpc.ledger.journal.fold import Fold, Row
-from l3hpc.ledger.schema import TABS, Column, Tab
+from l3hpc.ledger.journal.fold import Fold, Row, finite_number
+from l3hpc.ledger.schema import CLASSIFIER_FIELDS, TABS, Column, Tab
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import RunRecord
 
 RUN = Column("Run", "--run")  # like options, no field of a step begins with dashes
+# the score of the teacher, through the φ that the student of a row learnt, by the same judge
+BOUND = Column("Bound", "--bound", "number", update=True)
 
 Swept = dict[str, str]  # option → value as typed
 
@@ -37,13 +39,13 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
     Returns
     -------
     dict of str to Tab
-        Name → the tab, with a column for each swept option after the declared ones. Damaged
-        records are reported and left out.
+        Name → the tab, with a column for each swept option after the declared ones, and the
+        column ``BOUND`` where a row has one. Damaged records are reported and left out.
     """
     name_rows(found)
     rows = {name: found.rows_of(tab) for name, tab in TABS.items()}
     if not any(row.extra.get("run") for each in rows.values() for row in each):
-        return dict(TABS)
+        return {name: _with_bounds(tab, rows[name]) for name, tab in TABS.items()}
     artifacts, swept = _artifacts_and_sweeps(_read_records(workspace))
     tabs = {}
     for name, tab in TABS.items():
@@ -53,8 +55,13 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
             if artifact:
                 row.extra.setdefault("artifact", artifact)
             values.append((row, swept.get(artifact, {})))
-        tabs[name] = _with_columns(tab, values)
+        tabs[name] = _with_bounds(_with_columns(tab, values), rows[name])
     return tabs
+
+
+def is_bound(row: Row) -> bool:
+    """Return whether a row is that of a teacher, which its students cannot be expected to beat."""
+    return bool(row.extra.get("bound_of"))
 
 
 def name_rows(found: Fold) -> None:
@@ -79,7 +86,7 @@ def swept_columns(tab: Tab) -> list[Column]:
 
 def is_swept(column: Column) -> bool:
     """Return whether a column is that of a swept option."""
-    return column.field.startswith("--") and column is not RUN
+    return column.field.startswith("--") and column not in (RUN, BOUND)
 
 
 def run_names(rows: Sequence[Row]) -> list[str]:
@@ -162,6 +169,34 @@ def _with_columns(tab: Tab, values: Sequence[tuple[Row, Swept]]) -> Tab:
                 text = own[option]
                 row.values[column.field] = numbers[text] if column.kind == "number" else text
     return replace(tab, columns=(*tab.columns, *columns))
+
+
+def _with_bounds(tab: Tab, rows: Sequence[Row]) -> Tab:
+    """Return the tab with the column ``BOUND`` where a student's row has one, and fill it in.
+
+    The bound has the target of the student, the same settings of the classifier and the same split.
+    Of several runs the newest counts, with the mean of its rows (seeds, for example).
+    """
+    judged: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in (one for one in rows if is_bound(one)):
+        runs = judged.setdefault(_judge(row, str(row.extra["bound_of"])), {})
+        runs.setdefault(str(row.extra.get("run")), []).append(row)
+    found = False
+    for row in rows:
+        runs = judged.get(_judge(row, str(row.extra.get("target"))), {})
+        newest = max(runs.values(), key=lambda own: max(one.last_time for one in own), default=[])
+        scores = [score for one in newest
+                  if (score := finite_number(one.values.get(tab.rank))) is not None]
+        if scores:
+            row.values[BOUND.field] = sum(scores) / len(scores)
+            found = True
+    return replace(tab, columns=(*tab.columns, BOUND)) if found else tab
+
+
+def _judge(row: Row, target: str) -> tuple[str, ...]:
+    """Return what two rows have in common whose scores can be compared, with the target."""
+    return (target, str(row.extra.get("split")),
+            *(repr(row.values.get(field)) for field in CLASSIFIER_FIELDS))
 
 
 def _number(text: str) -> int | float | None:

@@ -18,7 +18,7 @@ from l3hpc.ledger.cells import Cell, cell, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.views.folds import deviation_of, grouped, is_fold, mean_of
-from l3hpc.ledger.views.runs import RUN, is_swept
+from l3hpc.ledger.views.runs import BOUND, RUN, is_bound, is_swept
 
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
 KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
@@ -148,13 +148,16 @@ def sort_with_means(rows: Iterable[Row], tab: Tab, by: str | None = None) -> lis
 
 
 def best_row(rows: Iterable[Row], tab: Tab) -> Row | None:
-    """Return the row with the best finite value of the tab's ranking field; None if none has. It is
-    never a single fold of a cross-validation: that has been lucky.
+    """Return the row with the best finite value of the tab's ranking field; None if none has.
+
+    It is never a single fold of a cross-validation, which may have been lucky, and a teacher's row,
+    the bound of students, only where there are no others.
     """
     scored = [(score, row) for row in rows if not is_fold(row)
               and (score := finite_number(row.values.get(tab.rank))) is not None]
     if not scored:
         return None
+    scored = [one for one in scored if not is_bound(one[1])] or scored
     pick = min if tab.best == "min" else max
     return pick(scored, key=lambda item: item[0])[1]
 
@@ -417,7 +420,7 @@ def _columns_that_fit(texts: Sequence[Sequence[str]], columns: Sequence[Column],
     """Return the numbers of the columns that fit into ``width``, the most important ones first."""
     def priority(position: int) -> tuple[int, int]:
         column = columns[position]
-        if (position == 0 and column.rule == "set") or is_swept(column):
+        if (position == 0 and column.rule == "set") or is_swept(column) or column is BOUND:
             return (0, position)
         return ({"min": 1, "max": 1, "set": 2, "latest": 3}[column.rule], position)
 
@@ -432,9 +435,11 @@ def _columns_that_fit(texts: Sequence[Sequence[str]], columns: Sequence[Column],
 
 
 def _state_and_note(row: Row, now: float | None) -> str:
-    """Return state and note in brackets, or an empty text for a finished row without a note."""
+    """Return state, whether it is a bound, and note in brackets; an empty text if there is none."""
     state = row_state(row, now)
     parts = [] if state in ("", "finished") else [state]
+    if is_bound(row):
+        parts.append("bound")
     if row.extra.get("note"):
         parts.append(str(row.extra["note"]))
     return f"[{'; '.join(parts)}]" if parts else ""

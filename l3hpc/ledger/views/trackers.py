@@ -16,6 +16,7 @@ from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.store import key_json
 from l3hpc.ledger.views import select
+from l3hpc.ledger.views.runs import BOUND
 
 LINKS = ("artifact", "log", "report")
 LATEST = "latest_"  # the fields of columns whose every epoch is a point of a metric
@@ -119,7 +120,8 @@ def _tracked(row: Row, tab: Tab, name: str) -> TrackedRun:
         state=select.row_state(row), started=row.first_time, ended=row.last_time)
     for column in tab.columns:
         value = select.cell_of(row, column)
-        if value is None or value == "":
+        # a bound is a run itself, and one that is evaluated later would change this one
+        if value is None or value == "" or column is BOUND:
             continue
         if not column.update:
             run.parameters[column.field.removeprefix("--")] = value
