@@ -152,6 +152,10 @@ def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> 
         raise InputError("has no effect without cooccurrence_loss",
                          where="classify.cooccurrence_loss_factor",
                          hint="Add --set classify.cooccurrence_loss=true")
+    if (params.optimizer == "lbfgs"
+            and params.learning_rate != params.value_if_left_out("learning_rate")):
+        raise InputError("L-BFGS has no learning rate", where="classify.learning_rate",
+                         hint="Leave learning_rate out, or use --set classify.optimizer=adam")
     for name in ("sensor_factor", "proximity_factor"):
         if getattr(params, name) and params.oversample != "none":
             raise InputError(f"synthetic clips have no {name.removesuffix('_factor')}",

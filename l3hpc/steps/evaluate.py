@@ -428,6 +428,7 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
 
     labels, network = task.labels, settings.get("network") or {}
     cooccurrence = settings.get("cooccurrence_loss", False)
+    optimizer = settings.get("optimizer", "adam")
     experiment = str(labels.get("exp_id") or labels.get("run") or task.output.parent.name)
     if settings.get("timestamp"):
         experiment += f"-{settings.get('started', '')}"
@@ -445,7 +446,8 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
         "output_dir": str(labels.get("output_dir") or task.output), "exp_id": experiment,
         "hidden_layer_size": settings.get("hidden_size"),
         "num_hidden_layers": settings.get("hidden_layers"),
-        "learning_rate": settings.get("learning_rate"), "l2_reg": settings.get("l2"),
+        "learning_rate": None if optimizer == "lbfgs" else settings.get("learning_rate"),
+        "l2_reg": settings.get("l2"),
         "batch_size": settings.get("batch_size"), "num_epochs": settings.get("epochs"),
         "patience": settings.get("patience"), "sensor_factor": settings.get("sensor_factor", False),
         "proximity_factor": settings.get("proximity_factor", False),
@@ -459,7 +461,7 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
         "target_mode": settings.get("model", ""),
         "no_timestamp": not settings.get("timestamp", False),
         "split_path": settings.get("split_path") or "",
-        "optimizer": settings.get("optimizer", "adam"),
+        "optimizer": optimizer,
         "micro_auprc": scores["micro_auprc"], "micro_f1": scores["micro_f1"],
         "macro_auprc": scores["macro_auprc"],
         "class_auprc": json.dumps({name: round(value, 6) for name, value in

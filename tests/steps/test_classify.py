@@ -207,6 +207,7 @@ def test_options_of_the_network_reach_its_files_and_its_row(city, runner, embedd
     assert (6 + len(sensors) + 16, 8) in shapes
     runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0})
     row = next(row for tab, row, _ in runner.records.rows if tab == "sonyc_ust")
+    assert row["learning_rate"] is None
     assert {name: row[name] for name in options if name != "autopool_constraint"} == {
         name: value for name, value in options.items() if name != "autopool_constraint"}
 
@@ -218,6 +219,7 @@ def test_options_of_the_network_that_mean_nothing_are_refused(city, tmp_path):
             ({"model": "framewise", "optimizer": "lbfgs", "standardize": False},
              "standardize: L-BFGS has no batches"),
             ({"cooccurrence_loss_factor": 0.1}, "has no effect without cooccurrence_loss"),
+            ({"optimizer": "lbfgs", "learning_rate": 0.1}, "L-BFGS has no learning rate"),
             ({"oversample": "mlsmote", "sensor_factor": True}, "synthetic clips have no sensor"),
             ({"oversample": "lssmote", "proximity_factor": True},
              "synthetic clips have no proximity")):
@@ -225,6 +227,7 @@ def test_options_of_the_network_that_mean_nothing_are_refused(city, tmp_path):
             classify.check(params(sonyc_ust=ust, **values), {})
     factors = {"sensor_factor": True, "proximity_factor": True}
     classify.check(params(sonyc_ust=ust, **factors), {})
+    classify.check(params(sonyc_ust=ust, optimizer="lbfgs", recipe="published"), {})
     rows = annotations(city)
     path = tmp_path / "annotations.csv"
 
