@@ -188,7 +188,7 @@ def table(arguments: argparse.Namespace) -> Table:
         if scored.is_file():
             right = np.load(scored)
             rows.append([f"BirdNET, windows of {heard}", "–", _folds(FOLDS), f"{right.mean():.3f}",
-                         _span(interval(right)), "", ""])
+                         _span(interval(right)), "–", "–"])
     for key, variant in VARIANTS.items():
         for kind in KINDS:
             found = {fold: np.load(path) for fold in FOLDS
@@ -197,7 +197,7 @@ def table(arguments: argparse.Namespace) -> Table:
                 continue
             right = np.concatenate(list(found.values()))
             row = [f"student, {variant.text}, {kind}", f"{_parameters(key, arguments):,}",
-                   _folds(found), f"{right.mean():.3f}", _span(interval(right)), "", ""]
+                   _folds(found), f"{right.mean():.3f}", _span(interval(right)), "–", "–"]
             beside = [scored_file(f"{BASE}-{kind}", fold, arguments) for fold in found]
             if key != BASE and all(path.is_file() for path in beside):
                 difference = right.astype(float) - np.concatenate([np.load(path)

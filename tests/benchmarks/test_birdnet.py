@@ -24,4 +24,4 @@ def test_a_variant_is_compared_on_the_folds_that_it_has(tmp_path):
     assert rows["student, 128-d, int8"][1:3] == ["1", "0.750"]
     assert rows["student, 128-d, int8"][4] == "+0.250"
     # without the first variant on its fold there is nothing to compare
-    assert rows["student, 64-d, student hears 3 s, int8"][4:] == ["", ""]
+    assert rows["student, 64-d, student hears 3 s, int8"][4:] == ["–", "–"]
