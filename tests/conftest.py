@@ -8,6 +8,7 @@ process, except those that hold the whole project together (tests/contract and t
 one). Hypothesis then tries ten examples where a test does not ask for a number itself.
 """
 
+import gc
 import importlib.machinery
 import os
 import subprocess
@@ -43,6 +44,9 @@ def pytest_configure(config):
         settings.register_profile("quick", settings.get_profile("l3hpc"), max_examples=10)
         settings.load_profile("quick")
         sys.meta_path.insert(0, _TensorFlowSkips())
+    # Each look at all objects, which are millions once TensorFlow is loaded, takes 0.3 s: by
+    # Python's own thresholds, a twelfth of the time of the tests that compute.
+    gc.set_threshold(50_000, 20, 100)
     if hasattr(config, "workerinput"):
         # Beside other workers a second thread for small matrices only spins: half the CPU time.
         import numpy  # noqa: F401  (what is not loaded yet is not limited)
@@ -82,9 +86,8 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not _slow(item)]
         config.hook.pytest_deselected(items=left_out)
     if hasattr(config, "workerinput"):
-        # What takes longest starts first, so that no worker is left with it at the end.
         slow = {workers.unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: workers.unit(item.nodeid) not in slow)
+        items.sort(key=lambda item: workers.turn(item.nodeid, slow))
 
 
 def pytest_collection_finish(session):

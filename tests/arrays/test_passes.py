@@ -87,6 +87,7 @@ def test_the_same_bits_on_any_number_of_cores(monkeypatch):
             np.testing.assert_array_equal(one, again)
 
 
+@pytest.mark.slow
 def test_wide_rows_get_fewer_workers_not_more_memory(monkeypatch):
     """At 6,144 columns the products of one worker alone are 302 MB."""
     asked = []

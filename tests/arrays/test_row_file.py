@@ -18,6 +18,7 @@ numbers = st.lists(st.integers(0, SHAPE[0] - 1), max_size=20).map(lambda one: np
 row_choices = slices | numbers | st.integers(0, SHAPE[0] - 1)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(row_choices, st.booleans(), st.integers(0, 1000)),
                 min_size=1, max_size=15),
        st.sampled_from(["f4", "f2", "i8"]), st.sampled_from([5, 1 << 30]))

@@ -17,6 +17,7 @@ pytestmark = needs_ffmpeg
 RATE = 16000
 
 
+@pytest.mark.slow
 def test_colour_and_pitch_come_through(films):
     for name, colour, pitch in (("red", (254, 0, 0), 300), ("blue", (0, 0, 254), 600)):
         video = open_video(films, next(file for file in scan_videos(films)

@@ -41,6 +41,7 @@ def test_what_is_measured_without_rich_has_the_width_that_rich_gives(text):
     assert formatting.cell_width(text) == cell_len(text) == len(text)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1))
 def test_every_second_column_begins_in_the_same_cell(rows):
     lines = formatting.table_lines([(first, f"|{second}") for first, second in rows], indent="")

@@ -142,6 +142,7 @@ def test_a_class_that_a_fold_lacks_is_a_remark(esc50):
     assert remarks["class"] == ("hen in fold 2",)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings beside the project")
 def test_the_real_tables():
     esc10 = labelled.read_labelled(REAL / "esc10", "esc10")

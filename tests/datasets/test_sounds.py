@@ -34,6 +34,7 @@ def features(sound):
     return np.concatenate([level.mean(axis=1), level.std(axis=1)])
 
 
+@pytest.mark.slow
 def test_categories_can_be_learned():
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -199,6 +199,7 @@ def test_imbalanced_categories_follow_zipfs_law():
         for n in range(8))} == set(range(1, 9))  # rare ones occur in the smallest split
 
 
+@pytest.mark.slow
 def test_correlated_categories_bring_their_partners():
     def together(difficulty):
         found = categories(difficulty)
@@ -209,6 +210,7 @@ def test_correlated_categories_bring_their_partners():
     assert all(len(set(one)) == len(one) for one in categories(Difficulty(correlation=1.0)))
 
 
+@pytest.mark.slow
 def test_volunteers_agree_and_hours_tell_where_that_is_requested(tmp_path):
     # One clip in two shows a category at its hours; volunteers who make no mistakes all agree.
     make_city(tmp_path / "city", City(1, 1, 300, 1, 8000, 1, 3, Difficulty(disagreement=0.0,

@@ -270,6 +270,7 @@ def test_a_folder_that_cannot_be_written_is_an_outcome(folder, model):
     assert "in the way" in found[0].message
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_as_one(folder, model, student, monkeypatch):
     monkeypatch.setattr(batch, "MAX_SHARE", 3)
     alone, together = (find_recordings([folder], folder.parent / name) for name in ("one", "two"))

@@ -22,6 +22,7 @@ from l3hpc.embedding.folders import EmbedTask
 from l3hpc.embedding.model import Model, load_model
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(samples=st.integers(1, 9000), source=st.sampled_from([300, 441, 480, 1000]),
        rate=st.sampled_from([300, 480, 800]), hop=st.sampled_from([0.05, 0.1, 0.29, 0.5, 1.0, 7.3]),

@@ -17,6 +17,12 @@ FORKING = tuple(f"tests/{name}.py" for name in (  # they share the fixture ``for
     "models/test_training", "compression/test_retraining", "avc/test_training",
     "contract/test_json", "embedding/test_embed_files", "arrays/test_cores"))
 WHOLE = ("test_clusters.py", "test_submit_limit.py")  # a second cluster or another configuration
+# Of these files each takes over ten seconds: they start first, so that no worker is left with one.
+LONGEST = (FORKING[0], *(f"tests/{name}.py" for name in (
+    "cli/test_demo", "test_tutorials", "contract/test_workspace", "sheets/test_killed",
+    "reduction/test_umap", "schedulers/test_scripts", "steps/test_avc", "schedulers/test_local",
+    "fuzz/test_fuzz", "sampling/test_kdpp_exact", "sheets/test_races",
+    "steps/test_compress_pipeline", "embedding/test_tflite", "models/test_tensorflow_log")))
 
 
 def count():
@@ -35,6 +41,12 @@ def unit(nodeid):
     if path in FORKING:
         return FORKING[0]
     return nodeid if needs_slurm(nodeid) and not path.endswith(WHOLE) else path
+
+
+def turn(nodeid, slow):
+    """When it starts: the longest files first, then the others in which a test is ``slow``."""
+    key = unit(nodeid)
+    return LONGEST.index(key) if key in LONGEST else len(LONGEST) + (key not in slow)
 
 
 def share(config, worker):

@@ -254,6 +254,7 @@ def test_a_file_that_changed_is_looked_at_again(tmp_path):
         read(path)
 
 
+@pytest.mark.slow
 def test_damaged_bytes_anywhere_end_in_a_refusal_or_in_numbers(tmp_path):
     """Heaps, trees and headers overwritten: whatever HDF5 says comes with the file's name."""
     def change(file):

@@ -216,6 +216,7 @@ def _writer(folder, acknowledged, number):
         epoch += 1
 
 
+@pytest.mark.slow
 def test_24_writers_killed_at_random_lose_nothing_acknowledged(tmp_path):
     context = multiprocessing.get_context("fork")
     journal_folder = tmp_path / "journal"

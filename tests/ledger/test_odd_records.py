@@ -179,6 +179,7 @@ INNER = st.sampled_from(["latest_epoch", "latest_train_loss", "best_train_loss",
                          "num_epochs", "emb_key"])
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(
     VALUES, st.dictionaries(FIELDS, VALUES, max_size=8),
     st.tuples(st.just("like a sound one"), st.dictionaries(FIELDS, VALUES, max_size=3),

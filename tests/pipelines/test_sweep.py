@@ -155,6 +155,7 @@ def test_status_groups_by_combination_and_ends_with_their_results():
     assert short[-1] == "  and 2 more: l3hpc status s"
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_to_its_end_and_shares(chains, tmp_path, monkeypatch):
     """The run of a sweep is an ordinary run: its record tells the combinations."""
     from l3hpc.runs import submit

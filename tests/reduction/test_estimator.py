@@ -20,6 +20,7 @@ def x():
     return rng.normal(size=(700, 6)) @ rng.normal(size=(6, 6)) + rng.normal(size=6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn():
     check_estimator(StreamingPCA(), expected_failed_checks=EXCEPTIONS)

@@ -31,6 +31,7 @@ def reference(x, kept, settings):
         model.eigenvalues_, total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", KERNELS.values(), ids=KERNELS)
 def test_all_rows_give_what_scikit_learn_gives(settings):
     x, new = rows(), rows(50, seed=1)

@@ -78,6 +78,7 @@ def test_the_middle_of_a_drift_keeps_the_digits_of_single_precision(small):
     np.testing.assert_allclose(found.scatter[2, 2], scatter[2, 2], rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 70), max_size=12), st.sampled_from(KINDS), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
 def test_neither_cuts_nor_threads_matter_in_any_bit(lengths, kind, threads):

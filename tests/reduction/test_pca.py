@@ -109,6 +109,7 @@ def test_recordings_that_differ_do_not_cost_digits(mode, digits):
     np.testing.assert_allclose(ours.explained_variance_[used], expected[used], rtol=digits)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=30),
        st.sampled_from(["float64", "float32"]))
 @settings(max_examples=20, deadline=None)
@@ -153,6 +154,7 @@ def test_one_pass_and_never_the_whole_matrix(mode):
     assert peak < n * d * 4 / 5  # 25.6 MB of rows; the blocks take about 3
 
 
+@pytest.mark.slow
 @given(st.integers(0, 100_000), st.integers(2, 40), st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_properties_of_any_fit(seed, n, d):

@@ -54,6 +54,7 @@ def test_a_mean_that_float32_cannot_hold_shifts_no_score():
     np.testing.assert_allclose(streamed, expected(x, arrays), atol=5e-6)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 90), max_size=12), st.integers(1, 5))
 @settings(max_examples=40, deadline=None)
 def test_neither_cuts_nor_threads_matter_in_any_bit(lengths, threads):

@@ -178,6 +178,7 @@ def test_umap_has_no_explained_variance(report_data):
     assert "it has no explained variance" in words
 
 
+@pytest.mark.slow
 def test_browser_shows_the_page_and_asks_for_nothing(report_data, browser, tmp_path):
     target = tmp_path / "report.html"
     target.write_text(page(report_data), encoding="utf-8")
@@ -187,6 +188,7 @@ def test_browser_shows_the_page_and_asks_for_nothing(report_data, browser, tmp_p
     assert "0.543" in dom
 
 
+@pytest.mark.slow
 def test_browser_check_sees_errors_and_requests(browser, tmp_path):
     target = tmp_path / "bad.html"
     target.write_text("<img src='http://outside.invalid/x.png'><script>nope()</script>")
@@ -195,6 +197,7 @@ def test_browser_check_sees_errors_and_requests(browser, tmp_path):
     assert requests == ["http://outside.invalid/x.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 def test_on_a_phone_nothing_is_wider_than_the_page_and_labels_stay_readable(report_data, tmp_path):
     target = tmp_path / "report.html"

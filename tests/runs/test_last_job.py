@@ -129,6 +129,7 @@ def test_a_refusal_names_the_command_that_writes_the_report(chains, slurm, tmp_p
                            "demo later"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detach", [False, True])
 def test_a_local_run_ends_with_its_report_also_if_it_failed(chains, tmp_path, detach):
     root = Path(__file__).resolve().parents[2]

@@ -88,6 +88,7 @@ def test_what_is_not_there_is_an_error(tmp_path):
     assert "no runs" in repr(l3hpc.runs(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_or_takes_long_is_an_error_of_wait(tmp_path, chains):
     from l3hpc.runs import submit
 
@@ -154,6 +155,7 @@ def test_lists_of_numbers_are_swept(tmp_path, monkeypatch):
         plan_from_options("upstream", {"grid": grid_texts({"filters": [[4] * 8, (4,) * 8]})})
 
 
+@pytest.mark.slow
 def test_damaged_runs_are_named(tmp_path, chains):
     from l3hpc.runs import notebook, submit
 
@@ -176,6 +178,7 @@ def test_a_run_is_the_one_that_it_names(tmp_path):
     assert one != "x"
 
 
+@pytest.mark.slow
 def test_results_follow_reused_artifacts(tmp_path, chains, monkeypatch):
     import pandas
 

@@ -108,6 +108,7 @@ def test_the_table_reads_well(run):
     assert lines[1].index("memory") == lines[2].index("1.46 GB") == lines[3].index("400 MB")
 
 
+@pytest.mark.slow
 def test_a_real_local_run_is_measured(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), tasks={"extract": 2},
                        params={"extract": {"seconds": 0.5}})

@@ -54,6 +54,7 @@ def test_precision_is_chosen_by_the_spectrum(monkeypatch):
     assert kinds == ["float32", "float64", "float64"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steepness", [0, 6])
 def test_the_sample_does_not_depend_on_the_precision(steepness, monkeypatch):
     """Inclusion of rows over many draws agrees between the two precisions."""

@@ -127,6 +127,7 @@ def test_windows_of_different_years_never_merge():
         "2018-W01", "2019-W01", "2020-W01", "2021-W01"]
 
 
+@pytest.mark.slow
 def test_every_week_of_twenty_years_has_its_84_windows():
     """Years of 52 and of 53 weeks; two rows per window, none shared with another week or year."""
     start, stop = unix("2005-01-03T00:30", "UTC"), unix("2025-01-06T00:00", "UTC")

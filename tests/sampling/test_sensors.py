@@ -40,6 +40,7 @@ def test_kernel_is_positive_and_not_diagonal():
     assert off.max() > 0.8
 
 
+@pytest.mark.slow
 def test_choice_is_a_k_dpp_of_the_kernel():
     lat, lon = places(6)
     lat[3:], lon[3:] = lat[:3] + 0.001, lon[:3]  # three pairs of neighbours, 111 m apart

@@ -208,6 +208,7 @@ def digest_of(folder):
     return found
 
 
+@pytest.mark.slow
 def test_pairs_are_the_same_for_a_seed_whatever_was_killed(new_runner):
     options = {**SMALL, "videos": "generated:1", "scenes": 12, "pairs_per_video": 5,
                "pairs_per_file": 7}
@@ -272,6 +273,7 @@ def films(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_real_videos_become_pairs(films, runner):
     """Red sounds at 400 Hz, blue at 800; in the files every picture meets a sound of its label."""
@@ -293,6 +295,7 @@ def test_real_videos_become_pairs(films, runner):
     assert len(seen) >= 3
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_a_broken_video_is_left_out_and_told(films, tmp_path, runner):
     folder = tmp_path / "some"

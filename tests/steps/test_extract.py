@@ -228,6 +228,7 @@ def test_scratch_of_other_settings_is_not_used(tmp_path):
     assert result["rows"] == 3
 
 
+@pytest.mark.slow
 def test_the_step_labels_an_untrained_teacher(tmp_path, runner):
     audio = tmp_path / "audio"
     audio.mkdir()

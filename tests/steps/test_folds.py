@@ -76,6 +76,7 @@ def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
         assert (row["train_loss"], row["valid_loss"]) == (None, None)  # an SVM has none
 
 
+@pytest.mark.slow
 def test_what_is_written_and_summed_up(runner, esc50, embedded):
     done = runner.run("folds", {"clips": esc50, "partial": True, "model": "rf", "features": "stats",
                                 "search": False, "trees": 30}, {"embed": embedded})

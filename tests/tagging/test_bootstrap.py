@@ -51,6 +51,7 @@ def events_of(made):
     return categories, union(categories)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(levels(), st.data())
 def test_weights_give_the_scores_of_the_drawn_clips(made, data):
@@ -123,6 +124,7 @@ def test_a_category_that_may_not_be_drawn_has_an_interval_from_zero():
     assert high == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """300 sets of 200 clips from a known population; percentiles fall a little short of 95%.
 

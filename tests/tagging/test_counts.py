@@ -39,6 +39,7 @@ def rows_of(counts):
     return list(zip(counts.threshold, counts.tp, counts.fp, counts.fn, strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(categories())
 def test_equal_to_the_rules_written_out(made):
@@ -55,6 +56,7 @@ def test_equal_to_the_rules_written_out(made):
     assert area(total) == pytest.approx(reference.area(reference.micro(expected)), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(categories(max_clips=5), st.data())
 def test_weights_count_a_clip_as_often_as_it_is_there(made, data):

@@ -93,6 +93,7 @@ def test_detections_are_counted_at_their_thresholds(table, data):
                 assert one["recall"] == (hits / (hits + misses) if hits + misses else None)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(tables())
 def test_calibration_is_counted_pair_by_pair(table):

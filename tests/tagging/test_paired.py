@@ -71,6 +71,7 @@ def test_equal_models_have_p_1_and_clear_differences_the_smallest():
     assert [one.high for one in back] == pytest.approx([-one.low for one in clear])
 
 
+@pytest.mark.slow
 def test_p_is_small_as_often_as_it_says_where_nothing_differs():
     """300 pairs of equally good models on 80 clips.
 
