@@ -57,15 +57,22 @@ MODULES = {".".join(("l3hpc", *path.relative_to(PACKAGE).with_suffix("").parts))
 
 
 @functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imports(path: Path, for_types: bool = True) -> frozenset[str]:
     """The modules of ours that a module imports, also inside of functions."""
     found: set[str] = set()
     known = set(MODULES)
-    tree = ast.parse(path.read_text())
-    left_out = {child for node in ast.walk(tree)
-                if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-                for child in ast.walk(node) if not for_types}
-    for node in set(ast.walk(tree)) - left_out:
+    nodes = list(ast.walk(tree(path)))
+    left_out = {child for node in nodes
+                if not for_types and isinstance(node, ast.If)
+                and ast.unparse(node.test) == "TYPE_CHECKING" for child in ast.walk(node)}
+    for node in nodes:
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -80,6 +87,7 @@ def package(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Every package and the packages that its modules import."""
     found: dict[str, set[str]] = {package(name): set() for name in MODULES}
@@ -126,7 +134,7 @@ def test_no_module_imports_itself_through_others():
 
 def test_every_module_says_what_it_is_for():
     silent = [name for name, path in MODULES.items()
-              if not ast.get_docstring(ast.parse(path.read_text()))]
+              if not ast.get_docstring(tree(path))]
     assert not silent
 
 
