@@ -197,8 +197,11 @@ def headline(chain: Chain, rows: Rows) -> tuple[str, float] | None:
 
 def _from_rows(rows: Sequence[Row]) -> Iterator[_Value]:
     """The result columns of the rows of a step, as means over them (over folds, for example)."""
-    # a combination is chosen by validate, also where test has rows of its own
+    # a combination is chosen by validate and by one level of tags (coarse before fine), also where
+    # others have rows of their own: a mean over them would compare different things
     rows = [row for row in rows if row.extra.get("split") != "test"] or rows
+    level = min((str(row.values.get("label_mode", "")) for row in rows), default="")
+    rows = [row for row in rows if str(row.values.get("label_mode", "")) == level]
     if not rows:
         return
     tab = rows[0].tab

@@ -70,6 +70,20 @@ def test_rows_of_the_results_tables_come_first_as_means_over_folds(sweep, tmp_pa
     assert [variant.metrics["Train Loss"] for variant in found.variants] == [0.375, 0.625]
 
 
+def test_one_level_of_tags_on_validate_chooses_the_best(sweep, tmp_path):
+    """Rows of test and of the fine tags are no part of a mean with those of validate, coarse."""
+    record = sweep({"wide": {}, "narrow": {}})
+    for step, scores in zip(record.steps[1:], ((0.5, 0.25, 0.2), (0.25, 0.75, 0.9)), strict=True):
+        for (level, split), score in zip((("coarse", "validate"), ("coarse", "test"),
+                                          ("fine", "validate")), scores, strict=True):
+            Journal(tmp_path / "ledger/journal", run="demo", labels={}).record("sonyc_ust", {
+                "output_dir": step.artifact, "exp_id": f"demo-{level}-{split}", "split": split,
+                "label_mode": level, "micro_auprc": score})
+    found = of_run(tmp_path, "demo", tmp_path / "x.html").sweep
+    assert [variant.metrics["Micro AUPRC"] for variant in found.variants] == [0.5, 0.25]
+    assert found.best == 0
+
+
 def test_the_report_shows_the_results_of_the_best_combination(sweep, tmp_path):
     sweep({"64": {"accuracy": 0.5}, "128": {"accuracy": 0.75}})
     data = of_run(tmp_path, "demo", tmp_path / "x.html")
