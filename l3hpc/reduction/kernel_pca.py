@@ -3,8 +3,8 @@
 Kernel PCA [1]_ is a PCA of k(x, ·), for which all rows are needed in pairs. With up to
 ``landmarks`` rows that is done exactly. With more, the Nyström method [2]_ is used: the kernel is
 replaced by the closest one that ``landmarks`` of the rows can express, whose features have finite
-length, and these features of all rows go through ``StreamingPCA``. Memory depends on the number of
-landmarks only, and the time grows with the rows, not with their square.
+length, and a PCA of these features is computed in one pass over all rows. Memory depends on the
+number of landmarks only, and the time grows with the rows, not with their square.
 
 References
 ----------
@@ -31,10 +31,10 @@ from l3hpc.arrays.rows import Rows, RowSource, as_rows, rechunk
 from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 from l3hpc.errors import InputError
 from l3hpc.reduction.moments import column_scales, moments
-from l3hpc.reduction.pca import StreamingPCA, signs
+from l3hpc.reduction.pca import signs
 
 KernelName: TypeAlias = Literal["poly", "rbf"]
-LANDMARKS = 5000  # about 1.3 GB for the fit and, of 512 numbers each, 30 MB for the file of φ
+LANDMARKS = 5000  # at most 1.5 GB for the fit and, of 512 numbers each, 30 MB for the file of φ
 SEED = 20180216
 BLOCK_ROWS = 512  # compared with all landmarks at once, by each thread
 # Share of the largest eigenvalue of the kernel matrix below which an eigenvalue is rounding error.
@@ -226,7 +226,7 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
         Of 'poly', from 0.
     landmarks : int
         Rows that the kernel is computed with. Up to as many rows are fitted exactly; of more, as
-        many are drawn uniformly. The fit takes about 50 · landmarks² bytes.
+        many are drawn uniformly. The fit takes about 60 · landmarks² bytes, an exact one 20.
     seed : int
         Seed of this draw.
 
@@ -321,13 +321,12 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
         self.landmarks_ = np.array(rows.take(chosen))
         self.n_samples_ = n
         standard = self._standardised(self.landmarks_)
-        gram = self.kernel_(standard, standard)
         if self.exact_:
-            self._solve(gram)
+            self._solve(self.kernel_(standard, standard))
             if on_rows is not None:
                 on_rows(n)
         else:
-            self._solve_landmarks(gram, standard, rows, on_rows, threads)
+            self._solve_landmarks(standard, rows, on_rows, threads)
         return self
 
     def _check_components(self, n: int) -> None:
@@ -347,10 +346,7 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
         gram -= self.centre_[:, None]
         gram += self.centre_.mean()
         total = float(np.trace(gram))
-        with reproducible_blas(n):
-            values, vectors = scipy.linalg.eigh(
-                gram, overwrite_a=True, check_finite=False, subset_by_index=(n - kept, n - 1))
-        values, vectors = values[::-1], vectors[:, ::-1]
+        values, vectors = _leading(gram, kept)
         real = values > RANK_TOLERANCE * values[0]
         values = np.where(real, values, 0.0)
         # The scores of the rows are these vectors, times the root of the eigenvalue.
@@ -358,24 +354,29 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
             / np.sqrt(np.where(real, values, 1.0))
         self._set_variance(values / (n - 1), total / (n - 1))
 
-    def _solve_landmarks(
-        self, gram: np.ndarray, standard: np.ndarray, rows: Rows,
-        on_rows: Callable[[int], None] | None, threads: int | None,
-    ) -> None:
-        """Set the fitted attributes from all rows, by a PCA of their Nyström features.
+    def _to_features(self, standard: np.ndarray) -> np.ndarray:
+        """Matrix (m, rank) that makes Nyström features of kernels with the landmarks.
 
-        These are k(x, landmarks) · to_features, with the products that the approximated kernel has.
+        The products of these features are the approximated kernel.
         """
+        gram = self.kernel_(standard, standard)
         with reproducible_blas(len(gram)):
             values, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
         real = values > RANK_TOLERANCE * values[-1]
-        to_features = vectors[:, real] / np.sqrt(values[real])
-        if to_features.shape[1] < self.n_components:
+        if real.sum() < self.n_components:
             raise InputError(
-                f"the kernel of the landmarks has {to_features.shape[1]} directions, fewer than "
-                f"the {self.n_components} components to keep",
+                f"the kernel of the landmarks has {real.sum()} directions, fewer than the "
+                f"{self.n_components} components to keep",
                 allowed="fewer components, or a larger gamma or degree")
-        sums, own = np.zeros(len(gram)), 0.0
+        return vectors[:, real] / np.sqrt(values[real])
+
+    def _solve_landmarks(
+        self, standard: np.ndarray, rows: Rows, on_rows: Callable[[int], None] | None,
+        threads: int | None,
+    ) -> None:
+        """Set the fitted attributes from all rows, by a PCA of their Nyström features."""
+        to_features = self._to_features(standard)
+        sums, own = np.zeros(len(standard)), 0.0
 
         def features() -> Iterator[np.ndarray]:
             nonlocal own
@@ -386,16 +387,17 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
                 own += float(self.kernel_.diagonal(scaled).sum())
                 yield values @ to_features
 
-        pca = StreamingPCA(self.n_components, standardize=False)
-        pca.fit(features(), on_rows=on_rows, threads=threads)
+        of_features = moments(features(), on_rows=on_rows, threads=threads)
         n = self.n_samples_
+        values, directions = _leading(of_features.scatter, self.n_components)
         self.centre_ = sums / n
-        weights = to_features @ pca.components_.T
+        weights = to_features @ directions
         # By the landmarks' scores, as in the exact solution, where they are the weights, scaled.
         scores = (self.kernel_(standard, standard) - self.centre_) @ weights
         self.weights_ = weights * signs(scores)
-        self._set_variance(pca.explained_variance_,
-                           (own - n * float(pca.mean_ @ pca.mean_)) / (n - 1))
+        mean = of_features.mean
+        self._set_variance(np.maximum(values, 0) / (n - 1),
+                           (own - n * float(mean @ mean)) / (n - 1))
 
     def _set_variance(self, kept: np.ndarray, total: float) -> None:
         self.explained_variance_ = np.ascontiguousarray(kept)
@@ -424,6 +426,18 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "weights_")
         return KernelProjection(self.kernel_, self.mean_, self.scale_, self.landmarks_,
                                 self.centre_, self.weights_).transform(np.asarray(X))
+
+
+def _leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The largest eigenvalues of a symmetric matrix, descending, and their vectors, as columns.
+
+    The matrix is overwritten: its copy would be as large as all that is kept.
+    """
+    n = len(matrix)
+    with reproducible_blas(n):
+        values, vectors = scipy.linalg.eigh(
+            matrix, overwrite_a=True, check_finite=False, subset_by_index=(n - count, n - 1))
+    return values[::-1], vectors[:, ::-1]
 
 
 def _dtype_of(x: np.ndarray) -> np.dtype:

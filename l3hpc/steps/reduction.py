@@ -60,7 +60,7 @@ class FitParams(Params):
     coef0: float = Field(1.0, ge=0, description="Kernel poly: constant that is added.")
     landmarks: int = Field(5000, ge=2, le=20_000, description=(
         "Kernels poly and rbf: of more rows than this, as many are drawn, and the others enter by "
-        "their kernel with these (Nyström). The fit takes about 50·landmarks² bytes: 1.3 GB for "
+        "their kernel with these (Nyström). The fit takes about 60·landmarks² bytes: 1.5 GB for "
         "5000."))
     mode: Literal["float64", "float32"] = Field("float64", description=(
         "Arithmetic of the linear PCA: float64, or float32 with eigenvalues to about 1e-5."))
