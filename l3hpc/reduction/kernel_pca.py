@@ -34,7 +34,7 @@ from l3hpc.reduction.moments import column_scales, moments
 from l3hpc.reduction.pca import signs
 
 KernelName: TypeAlias = Literal["poly", "rbf"]
-LANDMARKS = 5000  # at most 1.5 GB for the fit and, of 512 numbers each, 30 MB for the file of φ
+LANDMARKS = 5000  # at most 1.5 GB for the fit and, of 512 numbers each, 15 MB for the file of φ
 SEED = 20180216
 BLOCK_ROWS = 512  # compared with all landmarks at once, by each thread
 # Share of the largest eigenvalue of the kernel matrix below which an eigenvalue is rounding error.
