@@ -61,12 +61,13 @@ class Classify(Step[ClassifyParams]):
                     params.value_if_left_out(name):
                 raise InputError("has no effect without oversample", where=f"classify.{name}",
                                  hint="Add --oversample mlsmote or lssmote.")
-        student = Train().params_in(plan)
+        student, embed = Train().params_in(plan), Embed().params_in(plan)
         if params.phi is not None:
             _check_components(params, _description(params.phi).out_dim)
         elif student is not None:
             _check_components(params, student.emb_dim)
-        embed = Embed().params_in(plan)
+        elif params.pca_components is not None and embed is not None and embed.student is not None:
+            _check_components(params, network_identity(embed.student, embed)["dim"])
         if params.phi is None or embed is None:
             return
         if embed.student is None:
@@ -222,7 +223,7 @@ class Classify(Step[ClassifyParams]):
                 best = [str(result.get("levels", {}).get(level, {}).get("best_epoch"))
                         for result in results]
                 text = f"{level}: best epochs {', '.join(best)} ({len(results)} seeds)"
-            if one.get("synthetic"):
+            if "synthetic" in one:
                 text += f", {one['synthetic']} synthetic clips"
             texts.append(text)
         return f"{results[0].get('model')}, {'; '.join(texts)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -97,7 +98,7 @@ class ClassifyParams(Params):
         "Add synthetic training clips of rare tags (mlsmote) or rare sets of tags (lssmote)."))
     oversample_iters: int = Field(1, ge=1, le=100, description=(
         "How often oversampling is repeated, with the counts of what was made."))
-    thresh_type: str = Field("mean", pattern="^(mean|percentile_[1-9][0-9]?)$", description=(
+    thresh_type: str = Field("mean", description=(
         "Imbalance ratio above which a tag is rare: the mean of all, or percentile_1 to "
         "percentile_99."))
     timestamp: bool = Field(False, description=(
@@ -105,6 +106,13 @@ class ClassifyParams(Params):
         "the same settings has a row of its own."))
 
     _absolute = field_validator("phi", "split_path")(absolute)
+
+    @field_validator("thresh_type")
+    @classmethod
+    def _threshold(cls, value: str) -> str:
+        if not re.fullmatch("mean|percentile_[1-9][0-9]?", value):
+            raise ValueError("write mean, or percentile_1 to percentile_99")
+        return value
 
     @model_validator(mode="before")
     @classmethod

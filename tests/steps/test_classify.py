@@ -128,11 +128,14 @@ def test_options_without_effect_and_impossible_ones_are_refused(city, tmp_path):
         with pytest.raises(InputError, match=message):
             classify.check(params(sonyc_ust=ust, **values), {})
     for value in ("median", "percentile_0", "percentile_100"):
-        with pytest.raises(ValidationError):
+        with pytest.raises(ValidationError, match="write mean, or percentile_1 to percentile_99"):
             params(thresh_type=value)
     many = params(sonyc_ust=ust, pca_components=129)
     with pytest.raises(InputError, match="(?s)129 components of .* 128 dim.*at most 128"):
         classify.check(many, {"train": train.params_type()})
+    teacher = steps.step("embed").params_type(sonyc_ust=ust, student="untrained")
+    with pytest.raises(InputError, match="1000 components of embeddings with 512 dimensions"):
+        classify.check(params(sonyc_ust=ust, pca_components=1000), {"embed": teacher})
     classify.check(many, {})  # of an earlier student the length is not known
     with pytest.raises(InputError, match="129 components of embeddings with 64 dimensions"):
         classify.check_embeddings(many, "embed", {"embed"}, tmp_path, lambda dataset: 64)
