@@ -8,9 +8,11 @@ process, except those that hold the whole project together (tests/contract and t
 one). Hypothesis then tries ten examples where a test does not ask for a number itself.
 """
 
+import functools
 import gc
 import importlib.machinery
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -182,6 +184,23 @@ def forked(request):
 @pytest.fixture(autouse=True)
 def _own_cache(_cache, timed, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(_cache))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _parsed_once():
+    """Most tests read the same pipelines and the same cluster.yaml, which in a new process is done
+    once: here parsing them again would be a fifth of the time of the tests of plans and runs."""
+    from l3hpc.io import yaml
+
+    parse = yaml.parse_yaml
+
+    @functools.lru_cache(maxsize=500)
+    def parsed(text, name):
+        return pickle.dumps(parse(text, name))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "parse_yaml", lambda text, name: pickle.loads(parsed(text, name)))
+        yield
 
 
 @pytest.fixture(autouse=True)
