@@ -311,7 +311,8 @@ def read_variance(path: Path) -> Variance | None:
     # the spectrum also covers the components that φ drops
     ratios = phi.arrays.get("spectrum", phi.arrays.get("explained_variance_ratio", ()))
     return Variance(phi.approx, phi.in_dim, phi.out_dim, phi.n_samples or None,
-                    tuple(float(ratio) for ratio in ratios))
+                    tuple(float(ratio) for ratio in ratios),
+                    str(phi.params["kernel"]) if phi.kind == "kernel pca" else "")
 
 
 # --- scores ---------------------------------------------------------------------------------------

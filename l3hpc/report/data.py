@@ -49,6 +49,8 @@ class Variance:
         Number of rows on which φ was fitted.
     ratios
         Share of the variance per component, 0 to 1, largest first.
+    kernel
+        That of a kernel PCA, whose variance is not the teacher's; empty for all others.
     """
 
     approx: str
@@ -56,6 +58,12 @@ class Variance:
     out_dim: int
     samples: int | None = None
     ratios: tuple[float, ...] = ()
+    kernel: str = ""
+
+    @property
+    def method(self) -> str:
+        """``pca`` or ``kernel pca (rbf)``."""
+        return f"kernel {self.approx} ({self.kernel})" if self.kernel else self.approx
 
     @property
     def kept(self) -> float | None:

@@ -143,7 +143,7 @@ def tiles(data: ReportData) -> list[Tile]:
     if variance is not None:
         kept = "–" if variance.kept is None else percent(variance.kept)
         found.append(Tile("Variance kept by φ", kept,
-                          f"{variance.in_dim} → {variance.out_dim} dimensions, {variance.approx}"))
+                          f"{variance.in_dim} → {variance.out_dim} dimensions, {variance.method}"))
     if data.networks:
         student = data.networks[-1]
         found.append(Tile("Student", f"{student.parameters:,}",
@@ -319,6 +319,9 @@ def variance_note(data: ReportData) -> str:
         return (f"φ is {variance.approx}, {variance.in_dim} → {variance.out_dim} dimensions: "
                 "it has no explained variance.")
     fitted = f", fitted on {variance.samples:,} rows." if variance.samples else "."
+    if variance.kernel:
+        return (f"Share of the variance in the space of the kernel {variance.kernel} kept by "
+                f"φ{fitted} It cannot be compared with that of a linear PCA.")
     return f"Share of the teacher's variance kept by φ{fitted}"
 
 

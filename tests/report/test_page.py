@@ -1,6 +1,7 @@
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from chromium import PROGRAM, Browser
 
@@ -176,6 +177,19 @@ def test_each_part_alone_may_be_missing(report_data, field):
 def test_umap_has_no_explained_variance(report_data):
     words = visible(page(replace(report_data, variance=Variance("umap", 512, 8, 100))))
     assert "it has no explained variance" in words
+
+
+def test_the_variance_of_a_kernel_pca_is_not_called_the_teachers(report_data, tmp_path):
+    from l3hpc.reduction import Phi, StreamingKernelPCA, save_phi
+    from l3hpc.report.collect import read_variance
+
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    save_phi(tmp_path / "phi.h5", Phi.from_kernel_pca(StreamingKernelPCA(3).fit(x)))
+    variance = read_variance(tmp_path / "phi.h5")
+    assert (variance.method, len(variance.ratios)) == ("kernel pca (rbf)", 3)
+    words = visible(page(replace(report_data, variance=variance)))
+    assert "5 → 3 dimensions, kernel pca (rbf)" in words
+    assert "in the space of the kernel rbf" in words and "teacher's variance" not in words
 
 
 @pytest.mark.slow
