@@ -84,7 +84,7 @@ def _check_bound(city, teacher, runner):
     kept = json.loads((classify.folder / "0000/hyper_params.json").read_text())
     assert kept["reduction"]["digest"] == phi.digest
     assert kept["reduction"]["sampled"] == {"method": "dpp", "timescale": "day",
-                                            "audio": str(city / "audio")}
+                                            "audio": str(city / "audio"), "sensor": None}
     runner.run("evaluate", {"sonyc_ust": city / "sonyc_ust", "bootstrap": 0},
                {"classify": classify.folder}, artifact="bound-scores")
     (tab, row, _), (other, approximated, _) = runner.records.rows[-2:]
