@@ -47,8 +47,11 @@ class SafeStream:
         self.stream, self._controls = stream, controls
         self.broken = False
 
-    def write(self, text: str) -> int:
+    def write(self, text: str | bytes) -> int:
         """Write a text and return its length."""
+        # click from 8.5 on writes what a shell completes as UTF-8
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
         shown = text if self._controls else escape_controls(text)
         with self._detecting_broken_pipe():
             self.stream.write(encodable(shown, self.encoding))

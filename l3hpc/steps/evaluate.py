@@ -365,11 +365,12 @@ def _mean(judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:
 
 
 def _model_type(settings: Mapping[str, Any], params: EvaluateParams) -> str:
-    """The network of the embeddings; ``PCA of … (teacher)`` for those of a teacher through φ."""
+    """The network of the embeddings; that of a teacher ends with ``(teacher, PCA 128-d)``."""
     label = str((settings.get("network") or {}).get("label", ""))
     reduction = settings.get("reduction")
+    # At the end, because tables cut long texts at their beginning.
     if reduction:
-        return f"{reduction['approx'].upper()} of {label} (teacher)"
+        return f"{label} (teacher, {reduction['approx'].upper()} {reduction['dim']}-d)"
     return f"{label} (teacher)" if params.bound else label
 
 

@@ -397,3 +397,16 @@ def test_completion_offers_what_the_pipeline_offers():
     assert offered("downstream", "--from", "") == ["embed", "classify", "evaluate"]
     assert offered("upstream", "--input", "f") == ["fit="]
     assert offered("no-such-pipeline", "--set", "") == []
+
+
+@pytest.mark.parametrize("option", ["--phi", "--student"])
+def test_a_shell_completes_the_runs_of_phi_and_student(option, tmp_path):
+    """In a process of its own: click itself writes what a shell gets."""
+    (tmp_path / "w/runs/upstream-1").mkdir(parents=True)
+    (tmp_path / "w/runs/upstream-1/run.json").write_text("{}")
+    words = f"l3hpc submit downstream --workspace {tmp_path}/w {option} up"
+    done = subprocess.run(
+        [sys.executable, "-c", "from l3hpc.cli import main; main()"], text=True, cwd=tmp_path,
+        capture_output=True, env={**os.environ, "_L3HPC_COMPLETE": "bash_complete",
+                                  "COMP_WORDS": words, "COMP_CWORD": "6"})
+    assert done.stdout.splitlines() == ["plain,upstream-1"], done.stderr

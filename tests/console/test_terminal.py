@@ -204,3 +204,9 @@ def test_commands_in_hints_are_built_by_one_function():
              if re.search(r"l3hpc ([a-z-]+ )+(--[a-z-]+[ =])*\{", line)]
     allowed = re.compile(r"l3hpc demo in|[{]quoted_argument[(]")
     assert not [line for line in wrong if not allowed.search(line)]
+
+
+def test_what_click_writes_as_bytes_for_a_shell_arrives_as_text():
+    below = io.StringIO()
+    terminal.SafeStream(below).write("plain,é\x1b[2J\n".encode())
+    assert below.getvalue() == "plain,é\\x1b[2J\n"

@@ -90,8 +90,8 @@ def _check_bound(city, teacher, runner):
     (tab, row, _), (other, approximated, _) = runner.records.rows[-2:]
     assert (tab, other) == ("sonyc_ust", "emb_approx_sonyc_ust")
     assert (approximated["model_type"], approximated["bound_of"]) == ("PCA", phi.digest)
-    assert row["model_type"].startswith("PCA of teacher.h5: ")
-    assert row["model_type"].endswith(" (teacher)")
+    assert row["model_type"].startswith("teacher.h5: ")
+    assert row["model_type"].endswith(" (teacher, PCA 8-d)")
     assert row["bound_of"] == student["target"] == phi.digest
 
 
