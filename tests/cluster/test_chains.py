@@ -81,7 +81,8 @@ def test_what_is_behind_a_failed_step_is_blocked_by_it(any_slurm, chains, tmp_pa
     assert [step.blocked_by for step in found.steps[2:]] == ["sample"] * 3
     assert found.steps[1].detail == "the fake was told to fail"
     assert found.steps[1].last_words == ["fake:1", "Do not ask it to."]
-    assert found.state == "failed" and found.next == "l3hpc resume demo"
+    assert (found.state, found.next, found.then) == (
+        "failed", "l3hpc logs demo sample", "l3hpc resume demo")
 
 
 def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(

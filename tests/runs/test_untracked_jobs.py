@@ -96,7 +96,8 @@ def test_status_says_what_happened_and_what_helps(killed, slurm, tmp_path):
     [found] = status.collect(tmp_path, ["demo"])
     assert found.steps[2].state == "cancelled" and found.steps[2].detail == "not submitted"
     assert found.notes[0] == "the submitting process was killed before it had submitted all jobs"
-    assert found.next == "l3hpc resume demo" and found.state == "failed"
+    assert (found.next, found.then, found.state) == (
+        "l3hpc logs demo extract", "l3hpc resume demo", "failed")
     queue_of(slurm, [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency")])
     [found] = status.collect(tmp_path, ["demo"])
     assert found.state == "running" and found.next == "l3hpc resume demo"
