@@ -286,7 +286,8 @@ def test_the_help_names_units_and_true_defaults(say):
     code, out, _ = say("submit", "--help")
     assert code == 0
     flat = " ".join(out.split())
-    delivered = [definition.load_pipeline(name) for name in ("all", "esc50", "clips", "compress")]
+    delivered = [definition.load_pipeline(name)
+                 for name in ("all", "downstream", "esc50", "clips", "compress")]
     for name, option in OPTIONS.items():
         assert f"--{name} " in flat and option.help in flat
         found = next(one for one in delivered if name in one.options)
