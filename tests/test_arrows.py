@@ -202,3 +202,8 @@ def test_every_test_file_is_read_by_one_kind_of_worker():
         shares = [share for share in ("slurm", "others")
                   if all(workers.reads(part, share) for part in (path, *path.parents[:-1]))]
         assert shares == ["slurm" if path.parent.name == "cluster" else "others"], path
+
+
+def test_the_files_whose_turn_is_stated_are_there():
+    assert not [path for path in {*workers.LONGEST, *workers.FORKING}
+                if not (workers.TESTS.parent / path).is_file()]

@@ -12,7 +12,8 @@ from invoke import invoke
 from l3hpc import demo
 from l3hpc.cli import demo as demo_command
 from l3hpc.models.spec import student_spec
-from l3hpc.report.data import LedgerRow, ReportData
+from l3hpc.report.data import ReportData
+from l3hpc.report.ledger_rows import LedgerRow
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 
