@@ -120,7 +120,8 @@ def _minimize(classifier: Classifier, loop: Loop, epochs: _Epochs) -> None:
 
     config, model = classifier.config, classifier.model
     order = np.arange(loop.samples)
-    if config.cooccurrence_loss:  # its batches are to be as mixed as those of Adam
+    # Its batches are to be as mixed as those of Adam; otherwise the file is read in its order.
+    if config.cooccurrence_loss:
         order = np.random.default_rng(config.seed).permutation(loop.samples)
     start = np.concatenate([np.ravel(one) for one in model.trainable_variables], dtype=np.float64)
     bounds = [(0, None) if variable.constraint is not None else (None, None)
@@ -128,7 +129,7 @@ def _minimize(classifier: Classifier, loop: Loop, epochs: _Epochs) -> None:
 
     def value(vector: np.ndarray) -> tuple[float, np.ndarray]:
         loss, gradient = loop.value(vector, order)
-        if not epochs.ended and not classifier.history and not math.isfinite(loss):
+        if not classifier.history and not math.isfinite(loss):
             epochs.end(loss)
         return loss, gradient
 
