@@ -147,7 +147,7 @@ def _exact(found: dict[str, list[Measured]], rows: int, dim: int, kept: int) -> 
         f"Kernel PCA (rbf) of {rows:,} × {dim} rows to {kept} components",
         ("method", "seconds", "peak MB", "eigenvalues differ by"),
         [(name, figure(middle(runs)), f"{middle(runs, 'peak_mb'):.0f}",
-          f"{_difference(runs[0], dense[0]):.1e}") for name, runs in found.items()],
+          figure(_difference(runs[0], dense[0]), 2)) for name, runs in found.items()],
         notes=("The time of l3hpc includes reading the file and writing φ; scikit-learn starts "
                "from an array. Differences: of the eigenvalues from those of the dense solver, "
                "relative to the largest.",),
