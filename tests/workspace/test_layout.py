@@ -15,7 +15,7 @@ NAMES = {"runs", "steps", "artifacts", "markers", "logs", "journal", "run.json",
          "script.sbatch", "handing-over", "stop.asked", "ledger-sync.sbatch"}
 # the journal in the home folder that stands in for one that cannot be written; what is looked for
 # in the key of a row
-ALLOWED = {("ledger/journal/records.py", "journal"), ("report/collect.py", "runs")}
+ALLOWED = {("ledger/journal/records.py", "journal"), ("report/ledger_rows.py", "runs")}
 CALLS = {"Path", "join", "joinpath", "with_name", "glob", "rglob"}
 
 
