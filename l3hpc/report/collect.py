@@ -101,7 +101,7 @@ def collect(
     model = _model_file(first.get(trained), summaries.get(trained, []))
     # a run without a training of its own shows the curves of its last step that has any
     curves = first[trained] / "history.csv" if trained in first else next(
-        filter(None, map(history_of, reversed(first.values()))), None)
+        filter(None, (history_of(first[kind]) for kind in reversed(first) if kind in loaded)), None)
     correspondence = summaries.get(_kind_with(ReportItem.CORRESPONDENCE, first, loaded), [{}])[0]
     fitted = _kind_with(ReportItem.VARIANCE, first, loaded)
     evaluated = _kind_with(ReportItem.SCORES, first, loaded)

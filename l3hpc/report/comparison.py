@@ -282,7 +282,7 @@ def history(chain: Chain, notes: list[str]) -> tuple[Epoch, ...]:
     steps = [(loaded_step(record.kind), record) for record in reversed(list(chain.values()))]
     trainings = [record for step, record in steps
                  if step is not None and ReportItem.TRAINING in step.report_items]
-    for record in trainings or [record for _, record in steps]:
+    for record in trainings or [record for step, record in steps if step is not None]:
         folders = task_folders(Path(record.artifact)) if Path(record.artifact).is_dir() else []
         path = None if not folders else folders[0] / "history.csv" if trainings else (
             history_of(folders[0]))

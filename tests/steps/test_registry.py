@@ -71,7 +71,7 @@ OTHER_MEANINGS = {"pipelines/from_options.py": {"train"}, "doctor/storage.py": {
                   "cli/__init__.py": {"compare", "embed"}, "cli/embed.py": {"embed"},
                   "cli/compare.py": {"compare"}, "report/paired.py": {"compare"},
                   "report/collect.py": {"python"},
-                  "pipelines/options.py": {"folds"}, "cli/ledger/views.py": {"folds"}}
+                  "pipelines/options.py": {"folds"}}
 
 
 def test_planner_command_line_report_and_doctor_know_no_step_by_name():

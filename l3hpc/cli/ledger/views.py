@@ -229,7 +229,7 @@ def _mean_as_json(row: Row, tab: Tab, best: bool) -> dict[str, Any]:
     from l3hpc.ledger.views.runs import RUN
 
     measured = folds.measured(tab)
-    return {"name": row.values.get(RUN.field), "best": best, "folds": row.extra[folds.FOLDS],
+    return {"name": row.values.get(RUN.field), "best": best, folds.FOLDS: row.extra[folds.FOLDS],
             "mean": {column.title: select.cell_of(row, column) for column in measured},
             "standard_deviation": {column.title: folds.deviation_of(row, column)
                                    for column in measured}}
