@@ -12,6 +12,7 @@ from l3hpc.report.run import of_run
 from l3hpc.runs import display, notifications, resume, status, usage
 from l3hpc.workspace import artifacts, origin, records
 
+pytestmark = pytest.mark.slow
 NAMES = ("extract", "sample", "fit")
 
 
