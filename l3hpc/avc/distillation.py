@@ -26,6 +26,7 @@ from l3hpc.avc.vision import VisionSpec
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_bytes
+from l3hpc.io.npz import read_npy
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weight_files import open_network
 
@@ -115,7 +116,7 @@ def teach(
         image = io.BytesIO()
         np.save(image, teacher_logits(load_avc(teacher), data.batches, batch_size, progress))
         write_bytes(path, image.getvalue())
-    return TaughtData(data, soften(np.load(path, allow_pickle=False), distillation.temperature))
+    return TaughtData(data, soften(read_npy(path), distillation.temperature))
 
 
 def soften(logits: np.ndarray, temperature: float) -> np.ndarray:
