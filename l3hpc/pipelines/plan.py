@@ -137,7 +137,8 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
     if request.teacher and request.student is not None:
         raise InputError("--teacher and --student are both given",
                          hint="--teacher evaluates the teacher of cluster.yaml or of --weights")
-    kept = {name: _from_runs(_marked(item) if request.teacher else item, config)
+    kept = {name: resolve.with_files_of_runs(
+                resolve.marked_as_bound(item) if request.teacher else item, config.workspace)
             for name, item in _selected(pipeline, resolved, request).items()}
     params: dict[str, Params] = {}
     for name, item in kept.items():
@@ -255,23 +256,6 @@ def _params(item: ResolvedStep, earlier: Mapping[str, Params], config: Config) -
     """Validated parameters, with what follows from the earlier steps where nothing is given."""
     implied = steps.step(item.step.kind).implied(item.params, earlier, config.paths.audio)
     return resolve.validate(replace(item, params={**item.params, **implied}), config)
-
-
-def _marked(item: ResolvedStep) -> ResolvedStep:
-    """A step that marks the results of a teacher, told that these are such results."""
-    parameter = steps.step(item.step.kind).bound_parameter
-    return item.with_value(parameter, True, "--teacher") if parameter else item
-
-
-def _from_runs(item: ResolvedStep, config: Config) -> ResolvedStep:
-    """A step with files in place of the runs that its parameters name."""
-    for parameter, (kind, name) in steps.step(item.step.kind).run_files.items():
-        value = item.params.get(parameter)
-        if value is not None:
-            origin = item.origins.get(parameter, item.step.where())
-            item = item.with_value(parameter, str(external_inputs.run_file(
-                config.workspace, kind, name, str(value), origin)), origin)
-    return item
 
 
 def _external_inputs(item: ResolvedStep, config: Config, request: Request

@@ -20,7 +20,7 @@ from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
 from l3hpc.errors import InputError, command_line, nearest
-from l3hpc.pipelines import offered
+from l3hpc.pipelines import external_inputs, offered
 from l3hpc.pipelines.definition import (
     DECLARED,
     RESOURCES,
@@ -237,6 +237,42 @@ def _value_or_default(item: ResolvedStep, parameter: str) -> object:
     if parameter in item.params:  # always, where the file itself declares it
         return item.params[parameter]
     return kinds.step(item.step.kind).params_type.model_fields[parameter].default
+
+
+def marked_as_bound(item: ResolvedStep) -> ResolvedStep:
+    """The step with ``--teacher``: one that marks the results of a teacher is told of them.
+
+    Parameters
+    ----------
+    item
+        The step.
+    """
+    parameter = kinds.step(item.step.kind).bound_parameter
+    return item.with_value(parameter, True, "--teacher") if parameter else item
+
+
+def with_files_of_runs(item: ResolvedStep, workspace: Path) -> ResolvedStep:
+    """The step with files in place of the runs that its parameters name.
+
+    Parameters
+    ----------
+    item
+        The step.
+    workspace
+        The workspace whose runs are searched.
+
+    Raises
+    ------
+    InputError
+        As for ``external_inputs.run_file``.
+    """
+    for parameter, (kind, name) in kinds.step(item.step.kind).run_files.items():
+        value = item.params.get(parameter)
+        if value is not None:
+            origin = item.origins.get(parameter, item.step.where())
+            item = item.with_value(parameter, str(external_inputs.run_file(
+                workspace, kind, name, str(value), origin)), origin)
+    return item
 
 
 def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> Params:

@@ -17,62 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
-
-
-class Params(BaseModel):
-    """Typed parameters: unknown names are refused and values cannot change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    # Parameters that a later version added: at their default they are left out of plans, so that
-    # the fingerprints of earlier versions hold.
-    added: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _leave_out_added(self, handler: SerializerFunctionWrapHandler,
-                         info: SerializationInfo) -> dict[str, Any]:
-        values = handler(self)
-        if (info.context or {}).get("all"):
-            return values
-        return {name: value for name, value in values.items()
-                if name not in self.added or getattr(self, name) != self.value_if_left_out(name)}
-
-    def value_if_left_out(self, name: str) -> Any:
-        """The value that a parameter has if it is not given beside the others.
-
-        Parameters
-        ----------
-        name
-            The parameter.
-        """
-        return type(self).model_fields[name].get_default()
-
-    def all_values(self) -> dict[str, Any]:
-        """All parameters as JSON values, also those that plans leave out at their default.
-
-        Returns
-        -------
-        dict
-            Name → value.
-        """
-        return self.model_dump(mode="json", context={"all": True})
-
-
-def absolute(path: Path | None) -> Path | None:
-    """A path of a parameter from the root, so that a frozen config is valid in any folder."""
-    return None if path is None else path.expanduser().absolute()
+from l3hpc.steps.params import Params as Params
+from l3hpc.steps.params import absolute as absolute
 
 
 @contextmanager
