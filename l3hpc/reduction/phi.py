@@ -33,12 +33,11 @@ from l3hpc.reduction.header import (
     PhiHeader,
     read_header,
 )
-from l3hpc.reduction.kernel_pca import Kernel, KernelProjection
 from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 if TYPE_CHECKING:
-    from l3hpc.reduction.kernel_pca import StreamingKernelPCA
+    from l3hpc.reduction.kernel_pca import Kernel, KernelProjection, StreamingKernelPCA
     from l3hpc.reduction.pca import StreamingPCA
 
 PROJECTION = ("mean", "scale", "components")
@@ -196,6 +195,9 @@ class Phi(PhiHeader):
         return "kernel pca" if self.approx == "pca" and not is_linear else self.approx
 
     def _kernel(self) -> Kernel:
+        # It imports scikit-learn for a second, which the jobs that apply a PCA do without.
+        from l3hpc.reduction.kernel_pca import Kernel
+
         settings = {name: self.params[name] for name in KERNEL_SETTINGS if name in self.params}
         return Kernel(self.params["kernel"], **{"gamma": 0.0, **settings})
 
@@ -294,14 +296,16 @@ class Phi(PhiHeader):
             For rows of another length.
         """
         transformer = self._transformer() if self.approx != "none" else None
-        if isinstance(transformer, (Projection, KernelProjection)):
-            return transformer.stream(chunks, threads)
-        return (self.transform(chunk) for chunk in chunks)
+        if transformer is None or isinstance(transformer, RebuiltUMAP):
+            return (self.transform(chunk) for chunk in chunks)
+        return transformer.stream(chunks, threads)
 
     def _transformer(self) -> Projection | KernelProjection | RebuiltUMAP:
         """The object that reduces rows, made when it is first needed."""
         if self._model is None:
             if self.kind == "kernel pca":
+                from l3hpc.reduction.kernel_pca import KernelProjection
+
                 self._model = KernelProjection(
                     self._kernel(), *(self.arrays[name] for name in KERNEL_PROJECTION))
             elif self.kind == "pca":
