@@ -24,7 +24,7 @@ Examples:
 
 \b
 With --json: {"schema", "kind", "first", "second", "clips", "samples", "confidence", "differences",
-"mcnemar"}; each difference has metric, first, second, difference, low, high, p.
+"mcnemar", "notes"}; each difference has metric, first, second, difference, low, high, p.
 """
 
 
@@ -45,7 +45,7 @@ def complete_evaluation(
 @click.option("--sonyc-ust", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
               help="Folder of SONYC-UST by whose annotations both are judged. [default: those of "
                    "the runs]")
-@click.option("--samples", type=click.IntRange(100, 1_000_000), default=10_000, show_default=True,
+@click.option("--samples", type=click.IntRange(1000, 1_000_000), default=10_000, show_default=True,
               help="Resamplings of the clips.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace_options
@@ -94,7 +94,8 @@ def as_json_value(compared: Compared) -> dict[str, object]:
                          "p": one.p} for one in compared.differences],
         "mcnemar": None if compared.mcnemar is None else {
             "only_first": compared.only_first, "only_second": compared.only_second,
-            "p": compared.mcnemar}}
+            "p": compared.mcnemar},
+        "notes": compared.notes}
 
 
 def lines(compared: Compared, split: str, level: str) -> list[str]:
@@ -127,4 +128,5 @@ def lines(compared: Compared, split: str, level: str) -> list[str]:
     if len(compared.differences) > 1:
         found.append(f"{len(compared.differences)} metrics are tested: decide beforehand which one "
                      "counts")
+    found += [f"note: {one}" for one in compared.notes]
     return found

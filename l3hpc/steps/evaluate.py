@@ -243,11 +243,7 @@ def classifiers(params: EvaluateParams, classified: Path | None, taxonomy: Taxon
     if params.predictions is not None:
         from l3hpc.tagging import predictions
 
-        read = predictions.read(params.predictions, taxonomy)
-        # A coarse classifier writes zeros for the fine tags.
-        coarse_only = read.coarse.any() and not read.fine.any()
-        levels = [level for level in LEVELS
-                  if level in read.levels and not (level == "fine" and coarse_only)]
+        levels = list(predictions.read(params.predictions, taxonomy).scored_levels)
         return [Classifier({}, [(params.split, levels, params.predictions)])]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",

@@ -64,6 +64,8 @@ class Judgement:
         With classes: whether it was predicted.
     files : tuple of Path, or None
         Of SONYC-UST: annotations and taxonomy.
+    warnings : list of str
+        What is missing or suspicious in its predictions.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Judgement:
     truth: list[str] = field(default_factory=list)
     right: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     files: tuple[Path, Path] | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Compared:
         With classes: clips on which only one of them is right.
     mcnemar : float or None
         With classes: McNemar's exact p-value.
+    notes : list of str
+        Warnings about the predictions, and where too few clips stand behind a p-value.
     """
 
     first: Judgement
@@ -104,6 +109,7 @@ class Compared:
     only_first: int = 0
     only_second: int = 0
     mcnemar: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
@@ -140,14 +146,19 @@ def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
     if changed:
         raise InputError(f"the labels of {len(changed)} clip{'s' * (len(changed) != 1)} differ: "
                          + _some(changed), where=both)
+    notes = [f"{one.name}: {warning}" for one in (first, second) for warning in one.warnings]
     if first.kind == "classes":
+        only_first = int((first.right & ~second.right).sum())
+        only_second = int((second.right & ~first.right).sum())
+        notes += paired.small_basis(len(first.clips), only_first + only_second)
         return Compared(first, second, samples, paired.CONFIDENCE,
                         [paired.compare_accuracy(first.right, second.right, samples)],
-                        int((first.right & ~second.right).sum()),
-                        int((second.right & ~first.right).sum()),
-                        paired.mcnemar(first.right, second.right))
+                        only_first, only_second, paired.mcnemar(first.right, second.right), notes)
+    positives = {name: one.positives
+                 for name, one in zip(first.labels, first.events[0], strict=True)}
+    notes += paired.small_basis(len(first.clips), positives=positives)
     return Compared(first, second, samples, paired.CONFIDENCE, paired.compare_tags(
-        first.events, second.events, first.labels, samples))
+        first.events, second.events, first.labels, samples), notes=notes)
 
 
 def _same_clips(first: Judgement, second: Judgement) -> None:
@@ -249,11 +260,17 @@ def _tags(name: str, files: Sequence[tuple[Path, Mapping[str, Any]]], labels: tu
     matched = [match(path, split_as_trained(annotations, settings), taxonomy, question.split)
                for path, settings in files]
     for (path, _), one in zip(files, matched, strict=True):
-        if question.level not in one.levels:
-            raise InputError(f"has no columns of the {question.level} tags", where=str(path),
-                             allowed=f"--level {' or '.join(one.levels)}")
+        levels = one.predictions.scored_levels
+        if question.level not in levels:
+            problem = f"the {question.level} tags are all 0: they were not predicted" \
+                if question.level in one.levels else f"has no columns of the {question.level} tags"
+            raise InputError(problem, where=str(path), allowed=f"--level {' or '.join(levels)}")
+    # Classifiers that differ in their seed mostly have the same ones.
+    warnings = list(dict.fromkeys(warning for one in matched
+                                  for warning in one.predictions.warnings))
     return Judgement(name, "tags", matched[0].files, matched[0].names,
-                     [one.events(question.level) for one in matched], files=labels)
+                     [one.events(question.level) for one in matched], files=labels,
+                     warnings=warnings)
 
 
 def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Question) -> Judgement:

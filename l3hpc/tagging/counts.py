@@ -130,6 +130,11 @@ class Events:
         self.threshold, self.clips, self.missed = threshold, clips, missed
         self.tp, self.fp, self.fn = tp, fp, fn
 
+    @property
+    def positives(self) -> int:
+        """Number of clips with a positive."""
+        return len(np.unique(self.missed))
+
     def count(self, weight: np.ndarray | None = None) -> Counts:
         """The counts at all thresholds.
 

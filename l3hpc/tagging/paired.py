@@ -7,9 +7,11 @@ counted on both sides,
 
     p = min(1, 2 (c + 1) / (samples + 1)),  c = min(#{d* <= 0}, #{d* >= 0}),
 
-which is never 0 [2]_ and is under 0.05 where the interval of 95% is on one side of 0. Like the
-intervals it is about other clips of the same kind, not about other sensors or another training, and
-it is too small where clips are not independent.
+which is never 0 [2]_. Where the interval of 95% is on one side of 0, p is about 0.05 or less: not
+exactly, as the percentiles are interpolated and p counts one drawing more. Like the intervals it is
+about other clips of the same kind, not about other sensors or another training, and it is too small
+where clips are not independent, and where there are few of them: a single clip is always drawn.
+``small_basis`` says so.
 
 Right and wrong answers are also compared by McNemar's exact test [3]_: of the clips on which only
 one of the two is right, each is the first one's with probability 1/2 if both are equally good.
@@ -26,7 +28,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +38,8 @@ from l3hpc.tagging.evaluation import CONFIDENCE, SEED, intervals, resampled, sco
 
 SAMPLES = 10_000
 METRICS = ("micro-AUPRC", "micro-F1@0.5", "macro-AUPRC")
+# Below these numbers, resampling the clips says little about other clips.
+FEW_CLIPS, FEW_DIFFERENT, FEW_POSITIVES = 30, 10, 10
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,46 @@ def p_value(drawn: np.ndarray) -> np.ndarray:
     """
     least = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))
     return np.minimum(1.0, 2 * (least + 1) / (len(drawn) + 1))
+
+
+def small_basis(clips: int, different: int | None = None,
+                positives: Mapping[str, int] | None = None) -> list[str]:
+    """Say where a p-value stands on too few clips.
+
+    Parameters
+    ----------
+    clips
+        Number of clips.
+    different
+        With one class per clip: the clips on which only one of the two is right.
+    positives
+        With tags: name → number of clips that have it.
+
+    Returns
+    -------
+    list of str
+        Empty from 30 clips, 10 of which differ, and 10 clips of every tag.
+
+    Examples
+    --------
+    >>> from l3hpc.tagging.paired import small_basis
+    >>> small_basis(100, 3)
+    ["only 3 clips differ, fewer than 10: p of the accuracy is not reliable, use McNemar's exact p"]
+    """
+    said = []
+    if clips < FEW_CLIPS:
+        said.append(f"only {clips} clip{'s' * (clips != 1)}, fewer than {FEW_CLIPS}: intervals and "
+                    "p-values by resampling are not reliable")
+    if different and different < FEW_DIFFERENT:  # of equal answers, p is 1
+        said.append(f"only {different} clip{'s' * (different != 1)} differ{'s' * (different == 1)}"
+                    f", fewer than {FEW_DIFFERENT}: p of the accuracy is not reliable, use "
+                    "McNemar's exact p")
+    few = [f"{name} ({count})" for name, count in (positives or {}).items()
+           if count < FEW_POSITIVES]
+    if few:
+        said.append(f"fewer than {FEW_POSITIVES} clips have {', '.join(few)}: intervals and "
+                    "p-values of these tags are not reliable")
+    return said
 
 
 def compare_tags(first: Sequence[Sequence[Events]], second: Sequence[Sequence[Events]],

@@ -57,6 +57,12 @@ class Predictions:
     levels: tuple[str, ...] = LEVELS
     where: str = "predictions"
 
+    @property
+    def scored_levels(self) -> tuple[str, ...]:
+        """The levels that say anything: a coarse classifier writes zeros for the fine tags."""
+        coarse_only = self.coarse.any() and not self.fine.any()
+        return tuple(level for level in self.levels if not (level == "fine" and coarse_only))
+
 
 def from_coarse(files: Sequence[str], coarse: np.ndarray, taxonomy: Taxonomy) -> Predictions:
     """Predictions of a coarse classifier; all fine tags are 0.

@@ -22,19 +22,19 @@ def here(tmp_path, monkeypatch):
 
 
 def test_the_better_run_is_significantly_better(here, say):
-    code, out, err = say("compare", "weak", "latest", "--samples", "200")
+    code, out, err = say("compare", "weak", "latest", "--samples", "1000")
     assert (code, err) == (0, "")
     head, first, second, _, titles, micro = out.splitlines()[:6]
     assert head == "validate, coarse tags: 60 clips"
     assert (first, second) == ("  A  weak-1", "  B  good-2 (mean of 2 seeds)")
     assert titles.split() == ["A", "B", "B", "−", "A", "95%", "interval", "p"]
-    assert micro.split()[0] == "micro-AUPRC" and micro.split()[-1] == "0.0100"
-    assert "paired bootstrap, 200 resamplings" in out
+    assert micro.split()[0] == "micro-AUPRC" and micro.split()[-1] == "0.0020"
+    assert "paired bootstrap, 1,000 resamplings" in out
 
 
 def test_json_has_what_evaluate_says(here, say, tmp_path):
     found = {split: json.loads(say("compare", "weak-1", "good-2", "--split", split, "--samples",
-                                   "100", "--json")[1]) for split in ("validate", "test")}
+                                   "1000", "--json")[1]) for split in ("validate", "test")}
     assert found["validate"]["differences"] != found["test"]["differences"]
     told = found["test"]
     assert (told["kind"], told["clips"], told["mcnemar"]) == ("tags", 60, None)
@@ -58,7 +58,7 @@ def test_json_has_what_evaluate_says(here, say, tmp_path):
 def test_files_of_predictions_are_judged_by_a_run_or_by_the_folder_that_is_named(here, say):
     mine = here / "ws/artifacts/classify/good-2-evaluate/0000/predictions_coarse_validate.csv"
     other = judged.predict(here / "theirs.csv", here / "data", "validate", 0.3, 5)
-    beside, alone = (json.loads(say(*words, "--samples", "100", "--json")[1]) for words in (
+    beside, alone = (json.loads(say(*words, "--samples", "1000", "--json")[1]) for words in (
         ("compare", "weak-1", str(other)),
         ("compare", str(mine), str(other), "--sonyc-ust", str(here / "data"))))
     assert beside["differences"][0]["second"] == alone["differences"][0]["second"]
@@ -66,6 +66,21 @@ def test_files_of_predictions_are_judged_by_a_run_or_by_the_folder_that_is_named
     assert code == 2 and "Use --sonyc-ust FOLDER" in err
     code, _, err = say("compare", "weak-1", str(other), "--level", "fine")
     assert code == 2 and "no predictions of the fine tags" in err and "validate, coarse" in err
+
+
+def test_the_fine_tags_of_a_coarse_classifier_are_not_scored_as_0(here, say):
+    files = [str(judged.predict(here / f"{name}.csv", here / "data", "validate", skill, 5))
+             for name, skill in (("ours", 0.3), ("theirs", 0.5))]
+    words = ("compare", *files, "--sonyc-ust", str(here / "data"), "--samples", "1000")
+    code, _, err = say(*words, "--level", "fine")
+    assert code == 2 and "fine tags are all 0" in err and "--level coarse" in err
+    text = (here / "ours.csv").read_text().splitlines()
+    (here / "ours.csv").write_text("\n".join(
+        [text[0] + ",7_cat", *(f"{line},0.5" for line in text[1:])]) + "\n")
+    code, out, _ = say(*words)
+    assert code == 0 and f"note: {files[0]}: column '7_cat' is not a tag of the taxonomy" in out
+    notes = json.loads(say(*words, "--json")[1])["notes"]
+    assert f"note: {notes[0]}" in out
 
 
 def test_names_of_runs_complete(here):
@@ -82,7 +97,7 @@ def test_a_sweep_is_asked_for_the_step(here, say):
     judged.record(here / "ws", "sweep-3", steps, created=3)
     code, _, err = say("compare", "sweep-3", "weak-1")
     assert code == 2 and "sweep-3/evaluate-1, sweep-3/evaluate-2" in err
-    code, out, _ = say("compare", "sweep-3/evaluate-2", "weak-1", "--samples", "100")
+    code, out, _ = say("compare", "sweep-3/evaluate-2", "weak-1", "--samples", "1000")
     assert code == 0 and "  A  sweep-3/evaluate-2" in out
     code, _, err = say("compare", "sweep-3/evaluate-9", "weak-1")
     assert code == 2 and "no evaluation 'evaluate-9'" in err
@@ -93,7 +108,7 @@ def test_what_cannot_be_compared_is_refused(here, say):
     judged.downstream(here / "ws", "else-3", other, [0.4], created=3)
     code, _, err = say("compare", "weak-1", "else-3")
     assert code == 2 and "different annotations" in err and "--sonyc-ust FOLDER" in err
-    code, _, err = say("compare", "weak-1", "weak-1", "--samples", "1")
+    code, _, err = say("compare", "weak-1", "weak-1", "--samples", "999")
     assert code == 2 and "--samples" in err
     code, _, err = say("compare", "weak-1", "nowhere.csv")
     assert code == 2 and "no such file" in err
@@ -120,7 +135,7 @@ def test_accuracy_of_folds_is_compared_clip_by_clip(here, say):
     # Of the clips 0, 2, 4, … and 0, 5, 10, …, those that only one of the two misses.
     assert (told["mcnemar"]["only_first"], told["mcnemar"]["only_second"]) == (4, 16)
     assert told["mcnemar"]["p"] == pytest.approx(0.0118, abs=1e-4)
-    assert told["clips"] == 40 and one["low"] > 0
+    assert told["clips"] == 40 and one["low"] > 0 and told["notes"] == []
     out = say("compare", "esc-3", "esc-4")[1]
     assert "only A is right: 4, only B: 16; McNemar's exact p 0.0118" in out
     code, _, err = say("compare", "esc-3", "esc-4", "--split", "test")
@@ -131,6 +146,10 @@ def test_accuracy_of_folds_is_compared_clip_by_clip(here, say):
                  {**answers[0], "new.wav": "dog"})
     code, _, err = say("compare", "esc-3", "esc-5")
     assert code == 2 and "40 clips in common" in err and "(new.wav)" in err
+    for run, answer in (("few-7", "dog"), ("few-8", "hen")):
+        judged.folds(here / "ws", run, {"00.wav": "dog"}, {"00.wav": answer})
+    notes = json.loads(say("compare", "few-7", "few-8", "--json")[1])["notes"]
+    assert [note[:12] for note in notes] == ["only 1 clip,", "only 1 clip "]
     judged.folds(here / "ws", "esc-6", {**truth, "00.wav": "dog"}, answers[0])
     code, _, err = say("compare", "esc-3", "esc-6")
     assert code == 2 and "the labels of 1 clip differ: 00.wav" in err
@@ -143,7 +162,7 @@ def test_tags_of_a_table_of_clips_are_compared_too(here, say):
         judged.folds(here / "ws", run, truth, {
             name: [abs(off * (number % 2) - (one in own)) for one in ("dog", "hen")]
             for number, (name, own) in enumerate(truth.items())}, several=True)
-    told = json.loads(say("compare", "clips-3", "clips-4", "--samples", "100", "--json")[1])
+    told = json.loads(say("compare", "clips-3", "clips-4", "--samples", "1000", "--json")[1])
     assert [one["metric"] for one in told["differences"][-2:]] == ["dog", "hen"]
     assert told["differences"][0]["difference"] > 0
 
@@ -169,7 +188,7 @@ def test_splits_by_sensor_are_those_of_the_training(here, say):
         (folder / "hyper_params.json").write_text(json.dumps({"sensor_splits": splits}))
         for split in ("validate", "test"):
             judged.predict(folder / f"predictions_coarse_{split}.csv", annotations, split, skill, 0)
-    told = json.loads(say("compare", "by-3", "by-4", "--samples", "100", "--json")[1])
+    told = json.loads(say("compare", "by-3", "by-4", "--samples", "1000", "--json")[1])
     assert told["clips"] == 40 and told["differences"][0]["difference"] > 0
-    code, _, err = say("compare", "by-3", "weak-1", "--samples", "100")
+    code, _, err = say("compare", "by-3", "weak-1", "--samples", "1000")
     assert code == 2 and "clips in common" in err

@@ -153,7 +153,7 @@ def test_the_form_of_what_compare_says(tmp_path, monkeypatch, l3hpc):
         judged.downstream(tmp_path / "ws", run, data, [skill])
         judged.folds(tmp_path / "ws", f"folds-{run}", {"a": "dog", "b": "hen"},
                      {"a": "dog", "b": run})
-    check_schema("compare", [json.loads(l3hpc("compare", *words, "--samples", "100", "--json").out)
+    check_schema("compare", [json.loads(l3hpc("compare", *words, "--samples", "1000", "--json").out)
                              for words in (("one", "two"), ("folds-one", "folds-two"))])
 
 

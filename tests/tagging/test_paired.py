@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from l3hpc.tagging.counts import CategoryEvents
-from l3hpc.tagging.paired import METRICS, compare_accuracy, compare_tags, mcnemar, p_value
+from l3hpc.tagging.paired import (
+    METRICS,
+    compare_accuracy,
+    compare_tags,
+    mcnemar,
+    p_value,
+    small_basis,
+)
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
 reference = importlib.util.module_from_spec(spec)
@@ -117,3 +124,17 @@ def test_p_is_never_zero_and_falls_with_the_evidence():
               for low in (0, 2, 10, 49)]
     assert values == [0.02, 0.06, 0.22, 1.0]
     assert all(one < other for one, other in pairwise(values))
+
+
+def test_p_is_about_0_05_or_less_where_the_interval_is_on_one_side_of_0():
+    """Not exactly: of 1,000 drawings, the 25th smallest enters the interval by interpolation."""
+    drawn = np.r_[np.full(25, -0.001), np.full(975, 1.0)][:, None]
+    assert np.quantile(drawn, 0.025) > 0 and 0.05 < p_value(drawn)[0] < 0.053
+
+
+def test_a_note_says_where_few_clips_stand_behind_p():
+    assert small_basis(30, 10, {"dog": 10}) == small_basis(30, 0) == []
+    [clips], [one], [tag] = small_basis(29), small_basis(30, 1), small_basis(30, None, {"dog": 9})
+    assert clips.startswith("only 29 clips, fewer than 30")
+    assert one.startswith("only 1 clip differs, fewer than 10")
+    assert tag.startswith("fewer than 10 clips have dog (9)")
