@@ -289,7 +289,7 @@ def changed_table(data: ReportData) -> Table | None:
     if not data.changed:
         return None
     return Table(("step", "parameter", "value", "default"), [
-        (one.step, element("code", one.name), one.value, one.default or "none")
+        (one.step, element("code", one.name), one.value, one.default or "–")
         for one in data.changed])
 
 

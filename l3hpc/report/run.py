@@ -228,7 +228,16 @@ def _provenance(workspace: Path, record: RunRecord) -> Iterator[tuple[str, str]]
     yield from (("run", record.run), ("pipeline", record.pipeline), ("cluster", record.cluster),
                 ("workspace", str(workspace)), ("user", record.user),
                 ("submitted from", f"{record.host}:{record.folder}"),
-                ("command", shlex.join(record.command)), ("options", typed(record.options)))
+                ("command", _command(record.command)),
+                ("options", typed(record.options) or "none"))
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command as it was typed: without the path of l3hpc's own script."""
+    program = Path(words[0]).parts if words else ()
+    if program[-1:] == ("l3hpc",) or program[-2:] == ("l3hpc", "__main__.py"):
+        words = ["l3hpc", *words[1:]]
+    return shlex.join(words)
 
 
 def typed(options: Mapping[str, Any]) -> str:

@@ -102,7 +102,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about ``count`` round values inside ``low`` … ``high``.
+    """Return about ``count`` round values inside ``low`` … ``high``, and at least two.
 
     Their distance is 1, 2 or 5 times a power of ten.
 
@@ -123,9 +123,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
     # the tolerances keep a rounding error from dropping the first or last tick
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
+    chosen = next(factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    # a single value shows no scale: then a smaller distance, even if the values are more than asked
+    for factor in (one for one in (10, 5, 2, 1, 0.5) if one <= chosen):
+        step = power * factor
+        first = math.ceil(low / step - 1e-9)
+        last = math.floor(high / step + 1e-9)
+        if last > first:
+            break
     return [number * step for number in range(first, last + 1)]
 
 

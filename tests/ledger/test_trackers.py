@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -66,6 +67,12 @@ def test_a_row_is_parameters_metrics_tags_and_links(workspace):
     assert "train_loss" not in one.metrics  # NaN is no value
     assert one.tags["note"] == "random-weight teacher" and one.tags["step"] == "train-64"
     assert one.links == {"artifact": "/store/64"}
+    folder = workspace / "runs/sweep"
+    (folder / "steps/train-64/logs").mkdir(parents=True)
+    (folder / "report.html").touch()
+    assert runs(workspace)[0].links == {
+        "artifact": "/store/64", "log": f"{folder}/steps/train-64/logs",
+        "report": f"{folder}/report.html"}
     [score] = runs(workspace, UST)
     assert {name: points[0].value for name, points in score.metrics.items()} == {
         "micro_auprc": 0.5, "class_auprc/engine": 0.75}
@@ -163,6 +170,17 @@ def test_without_the_package(export, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     code, _, err = export("--mlflow", "mlruns")
     assert code == 2 and "MLflow is not installed" in err and "[mlflow]" in err
+
+
+def test_without_what_a_database_needs(export, monkeypatch):
+    """``mlflow-skinny`` alone writes folders only."""
+    for name in ("mlflow", "mlflow.tracking", "mlflow.exceptions"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["mlflow.exceptions"].MlflowException = OSError
+    sys.modules["mlflow.exceptions"].RestException = OSError
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    code, _, err = export("--mlflow", "sqlite:///runs.db")
+    assert code == 2 and "for a database MLflow needs sqlalchemy" in err and "[mlflow]" in err
 
 
 def test_offline_runs_of_weights_and_biases(workspace):

@@ -7,10 +7,12 @@ from submitted import Case
 
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import write_json
-from l3hpc.report.page import page
+from l3hpc.report.data import Changed, ReportData
+from l3hpc.report.page import changed_table, page
 from l3hpc.report.run import of_run, typed, write
 from l3hpc.runs import submit
 from l3hpc.steps import step
+from l3hpc.workspace import records
 
 ATTACK = "</script><script>alert(1)</script><!-- \x1b[31mred\x1b[0m\rredrawn"
 
@@ -72,6 +74,26 @@ def test_a_parameter_without_a_default_says_none(chains, slurm, tmp_path):
     case = Case(chains, slurm, tmp_path, names=("train",), params={"train": {"filters": [8]}})
     (changed,) = of_run(case.workspace, "demo", tmp_path / "x.html").changed
     assert (changed.name, changed.value, changed.default) == ("filters", "[8]", "none")
+
+
+def test_what_has_no_default_has_a_dash_in_its_place():
+    """As the command of a step of one's own, and what its file declares."""
+    found = ReportData("demo", changed=(Changed("peaks", "silence", "100"),
+                                        Changed("train", "filters", "[8]", "none")))
+    assert [row[2:] for row in changed_table(found).rows] == [("100", "–"), ("[8]", "none")]
+
+
+@pytest.mark.parametrize(("typed_words", "shown"), [
+    (["/opt/env/bin/l3hpc", "submit", "a b"], "l3hpc submit 'a b'"),
+    (["/opt/l3hpc/__main__.py", "status"], "l3hpc status"),
+    (["/home/you/sweep.py", "x"], "/home/you/sweep.py x")])
+def test_the_command_as_it_was_typed(typed_words, shown, chains, slurm, tmp_path):
+    case = Case(chains, slurm, tmp_path, names=("fit",))
+    record = records.read(case.workspace, "demo")
+    record.command = typed_words
+    records.write(case.workspace, record)
+    told = dict(of_run(case.workspace, "demo", tmp_path / "x.html").provenance)
+    assert (told["command"], told["options"]) == (shown, "none")
 
 
 def test_reused_results_link_to_the_report_of_their_run(failed, chains):

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from itertools import groupby, zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -129,13 +130,13 @@ def export(uri: str, runs: Sequence[TrackedRun],
     Raises
     ------
     InputError
-        MLflow is not installed.
+        MLflow is not installed, or not what it needs for a database.
     OfflineError
         The server does not respond.
     L3hpcError
         MLflow refuses something; the message is its own.
     """
-    mlflow = _mlflow()
+    mlflow = _mlflow(uri)
     from mlflow.exceptions import MlflowException, RestException
 
     where = f"--mlflow {without_password(uri)}"
@@ -166,8 +167,8 @@ def export(uri: str, runs: Sequence[TrackedRun],
     return done
 
 
-def _mlflow() -> ModuleType:
-    """Import MLflow, quietly and without telemetry."""
+def _mlflow(uri: str) -> ModuleType:
+    """Import MLflow, quietly and without telemetry, and look for what a database needs."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -176,6 +177,12 @@ def _mlflow() -> ModuleType:
     except ImportError as error:
         raise InputError("MLflow is not installed", where="--mlflow",
                          hint=install_command("mlflow")) from error
+    # mlflow-skinny comes without them, and then only says that it does not know sqlite
+    absent = [name for name in ("sqlalchemy", "alembic") if find_spec(name) is None]
+    if absent and urlsplit(uri).scheme.partition("+")[0] in DATABASES:
+        raise InputError(f"for a database MLflow needs {' and '.join(absent)}", where="--mlflow",
+                         allowed="a folder or http://HOST:PORT without them",
+                         hint=install_command("mlflow"))
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     module: ModuleType = mlflow

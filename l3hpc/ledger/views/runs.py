@@ -17,6 +17,7 @@ from l3hpc.errors import InputError, report_damage
 from l3hpc.ledger.journal.fold import Fold, Row, finite_number
 from l3hpc.ledger.schema import CLASSIFIER_FIELDS, TABS, Column, Tab
 from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord
 
 RUN = Column("Run", "--run")  # like options, no field of a step begins with dashes
@@ -27,7 +28,7 @@ Swept = dict[str, str]  # option → value as typed
 
 
 def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
-    """Add names of runs, folders of artifacts and values of swept options to rows.
+    """Add names of runs, values of swept options, and artifact, log and report to rows.
 
     Parameters
     ----------
@@ -48,12 +49,16 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
         return {name: _with_bounds(tab, rows[name]) for name, tab in TABS.items()}
     artifacts, swept = _artifacts_and_sweeps(_read_records(workspace))
     tabs = {}
+    links: dict[tuple[str, str], dict[str, str]] = {}
     for name, tab in TABS.items():
         values = []
         for row in rows[name]:
-            artifact = artifacts.get(_step(row), "")
+            place = _step(row)
+            artifact = artifacts.get(place, "")
             if artifact:
-                row.extra.setdefault("artifact", artifact)
+                if place not in links:
+                    links[place] = {"artifact": artifact, **_files_of(workspace, *place)}
+                row.extra = links[place] | row.extra
             values.append((row, swept.get(artifact, {})))
         tabs[name] = _with_bounds(_with_columns(tab, values), rows[name])
     return tabs
@@ -123,6 +128,13 @@ def _candidates(row: Row) -> list[str]:
 def _step(row: Row) -> tuple[str, str]:
     """Return run and step of a row as texts; empty where the row does not name them."""
     return str(row.extra.get("run") or ""), str(row.extra.get("step") or "")
+
+
+def _files_of(workspace: Path, run: str, step: str) -> dict[str, str]:
+    """Return the logs of a step and the report of its run, as far as they exist."""
+    folder = Workspace(workspace.absolute()).run(run)
+    found = {"log": folder.step(step).logs, "report": folder.report}
+    return {name: str(path) for name, path in found.items() if path.exists()}
 
 
 def _read_records(workspace: Path) -> list[RunRecord]:
