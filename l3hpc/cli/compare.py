@@ -115,7 +115,8 @@ def lines(compared: Compared, split: str, level: str) -> list[str]:
     found = [f"{what}{len(compared.first.clips):,} clips"]
     for letter, one in zip("AB", both, strict=True):
         seeds = f" (mean of {len(one.events)} seeds)" if len(one.events) > 1 else ""
-        found.append(f"  {letter}  {one.name}{seeds}")
+        random = " (random-weight teacher)" if one.random_weights else ""
+        found.append(f"  {letter}  {one.name}{seeds}{random}")
     rows = [("", "A", "B", "B − A", f"{compared.confidence:.0%} interval", "p")]
     rows += [(one.metric, f"{one.first:.3f}", f"{one.second:.3f}", f"{one.difference:+.3f}",
               f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.4f}")

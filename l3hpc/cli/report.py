@@ -39,6 +39,7 @@ def command(runs: tuple[str, ...], output: str | None, open_page: bool, as_json:
     default, scripts and logs, and the results. With several runs, the page compares them: results,
     loss curves, and the parameters that differ. The page is one file that needs no network.
     """
+    from l3hpc.report.page import RANDOM_TEACHER
     from l3hpc.report.run import compare, write
     from l3hpc.workspace import records
 
@@ -48,16 +49,19 @@ def command(runs: tuple[str, ...], output: str | None, open_page: bool, as_json:
     if len(names) == 1:
         path, data = write(folder, names[0], target)
         value, words = as_json_value(path, data), f"{data.run}: {data.state}"
-        notes = data.notes
+        notes, random = data.notes, [] if data.teacher_trained else [data.run]
     else:
         path = target or Path("report.html").absolute()
         compared = compare(folder, names, path)
         value = {"schema": 1, "report": str(path), "runs": names,
                  "comparison": comparison_value(compared)}
         notes = compared.notes
+        random = [variant.label for variant in compared.variants if variant.random_weights]
         words = f"{len(names)} runs"
     for note in notes:
         click.echo(f"note: {one_line(note)}", err=True)
+    if random and not as_json:
+        click.echo(RANDOM_TEACHER if len(names) == 1 else f"{', '.join(random)}: {RANDOM_TEACHER}")
     click.echo(json.dumps(value, indent=2) if as_json else f"{words}; report: {path}")
     if open_page:
         import webbrowser

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import RESULT, open_regular, read_json, task_folders
 from l3hpc.io.tables import read_records
+from l3hpc.report import networks
 from l3hpc.report.data import (
     Correspondence,
     Curve,
@@ -94,8 +95,8 @@ def collect(
     summaries: Summaries = {kind: [_mapping(result.get("summary")) for result in found]
                             for kind, found in results.items()}
     loaded, notes = _load_steps(folders)
-    networks, network_notes = _networks(loaded, folders, summaries)
-    teacher = _teacher(summaries.get(_kind_with(ReportItem.TEACHER, first, loaded), []))
+    sizes, network_notes = _networks(loaded, folders, summaries)
+    teacher = networks.network_of(folders.values())
     # a teacher is trained before its student, so of two trainings the last one is the student's
     trained = _kind_with(ReportItem.TRAINING, reversed(first), loaded)
     model = _model_file(first.get(trained), summaries.get(trained, []))
@@ -110,8 +111,8 @@ def collect(
     return ReportData(
         run=run, title=title,
         created="" if created is None else f"{datetime.fromtimestamp(created):%d %B %Y, %H:%M}",
-        teacher=str(teacher.get("label", "")),
-        teacher_trained=not teacher.get("random_weights", teacher.get("kind") == "untrained"),
+        teacher=str(teacher.get("label", "")), is_student="target" in teacher,
+        teacher_trained=not networks.has_random_weights(folders.values()),
         epochs=or_note(lambda: read_epochs(curves), (), "The training history", lost)
         if curves is not None else (),
         epochs_of="" if curves is None or trained in first else next(
@@ -122,7 +123,7 @@ def collect(
         if evaluated in first else (),
         correspondence=or_note(lambda: _correspondence(correspondence.get("test")), None,
                                "The correspondence test", lost),
-        networks=networks,
+        networks=sizes,
         model_file=model.name if model else "",
         model_bytes=model.stat().st_size if model else None,
         steps=tuple(_with_time(step, results, folders) for step in steps),
@@ -269,12 +270,6 @@ def _number(text: str | None, path: Path, line: int) -> float | None:
         return float(text)
     except ValueError:
         raise InputError(f"{text!r} is not a number", where=f"{path}:{line}") from None
-
-
-def _teacher(summaries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the description of the teacher; empty if there is none."""
-    teacher = summaries[0].get("teacher") if summaries else None
-    return teacher if isinstance(teacher, dict) else {}
 
 
 def _model_file(folder: Path | None, summaries: Sequence[Mapping[str, Any]]) -> Path | None:
@@ -471,8 +466,9 @@ def _provenance(results: Mapping[str, Sequence[Mapping[str, Any]]],
     """Return teacher, seeds, versions and memory as pairs of name and value."""
     pairs = []
     if teacher:
-        pairs.append(("teacher", str(teacher.get("label", ""))))
-        pairs.append(("teacher's digest", str(teacher.get("digest", ""))))
+        who = "student" if "target" in teacher else "teacher"
+        pairs.append((who, str(teacher.get("label", ""))))
+        pairs.append((f"{who}'s digest", str(teacher.get("digest", ""))))
     seeds = {kind: done[0].get("seed") for kind, done in results.items()}
     known = ", ".join(f"{kind} {seed}" for kind, seed in seeds.items() if seed is not None)
     if known:

@@ -20,6 +20,7 @@ from l3hpc.ledger.schema import direction
 from l3hpc.ledger.store import Store
 from l3hpc.report.collect import history_of, loaded_step, or_note, read_epochs
 from l3hpc.report.data import Comparison, Epoch, Metric, Variant
+from l3hpc.report.networks import has_random_weights
 from l3hpc.runs.combinations import CombinationStatus
 from l3hpc.steps import ReportItem
 from l3hpc.workspace import artifacts
@@ -123,7 +124,8 @@ def of_runs(runs: Sequence[ComparedRun], rows: Rows) -> Comparison:
     metrics = metrics_of(values)
     return Comparison(tuple(differing), metrics, tuple(
         Variant(one.record.run, {name: own.get(name, "–") for name in differing}, one.state,
-                _as_mapping(found, metrics), history(one.chain, notes), one.result, one.address)
+                _as_mapping(found, metrics), history(one.chain, notes), one.result, one.address,
+                has_random_weights(Path(step.artifact) for step in one.chain.values()))
         for one, own, found in zip(runs, params, values, strict=True)), of_runs=True,
         notes=tuple(dict.fromkeys(notes)))
 

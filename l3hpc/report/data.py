@@ -382,6 +382,8 @@ class Variant:
         The summary of the last step.
     address
         Of the report of the run; empty if it has none.
+    random_weights
+        Whether it is a run with results of a random-weight teacher.
     """
 
     label: str
@@ -391,6 +393,7 @@ class Variant:
     epochs: tuple[Epoch, ...] = ()
     result: str = ""
     address: str = ""
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -456,7 +459,10 @@ class ReportData:
     run, title, created
         Name of the run, heading of the page, and when the run was submitted.
     teacher, teacher_trained
-        Label of the teacher, and whether its weights were trained.
+        Label of the teacher (of a run without one, of the student that made its embeddings), and
+        whether the weights behind all results were trained.
+    is_student
+        Whether ``teacher`` is a student.
     epochs_of
         Step and file of ``epochs``, where the run has no training of a network of its own.
     epochs, variance, scores, correspondence, networks
@@ -489,6 +495,7 @@ class ReportData:
     created: str = ""
     teacher: str = ""
     teacher_trained: bool = True
+    is_student: bool = False
     epochs: tuple[Epoch, ...] = ()
     epochs_of: str = ""
     variance: Variance | None = None

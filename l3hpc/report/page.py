@@ -107,6 +107,8 @@ def runs_page(found: Comparison) -> str:
     """
     return render(
         "runs.html.j2", found=found, compared=compared(found), version=__version__,
+        random_teacher=RANDOM_TEACHER,
+        random=[variant.label for variant in found.variants if variant.random_weights],
         differing=Table(("parameter", *(variant.label for variant in found.variants)), [
             (element("code", option), *(variant.values.get(option, "–")
                                         for variant in found.variants))
@@ -114,8 +116,9 @@ def runs_page(found: Comparison) -> str:
 
 
 def lead(data: ReportData) -> str:
-    """Return the line below the title: run, date and teacher."""
-    teacher = f"teacher: {data.teacher}" if data.teacher else ""
+    """Return the line below the title: run, date and teacher (or student)."""
+    who = "student" if data.is_student else "teacher"
+    teacher = f"{who}: {data.teacher}" if data.teacher else ""
     return " · ".join(filter(None, (f"run {data.run}", data.created, teacher)))
 
 

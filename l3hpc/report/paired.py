@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from l3hpc.errors import InputError, command_line
+from l3hpc.report.networks import has_random_weights
 from l3hpc.steps import judgements
 from l3hpc.steps.judgements import READERS, Compared, Judgement, Question
 from l3hpc.workspace import artifacts, records
@@ -87,8 +89,10 @@ def of_run(workspace: Path, name: str, question: Question) -> Judgement:
         raise InputError(f"{entry.name} of {run} has not finished",
                          hint=f"To see its state: {command_line('status', run)}")
     config = records.config(workspace, run, entry, record.command)
-    return judgements.judgement(entry.kind, f"{run}/{step}" if step else run, config,
-                                Path(entry.artifact), question)
+    found = judgements.judgement(entry.kind, f"{run}/{step}" if step else run, config,
+                                 Path(entry.artifact), question)
+    return replace(found, random_weights=has_random_weights(
+        Path(one.artifact) for one in record.steps))
 
 
 def _entry(record: RunRecord, step: str) -> StepRecord:

@@ -91,6 +91,7 @@ class Evaluate(Step[EvaluateParams]):
         """
         from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
+        from l3hpc.models.weights import random_weights_note
         from l3hpc.tagging import detection, evaluation
         from l3hpc.tagging.annotations import Annotations
 
@@ -143,6 +144,9 @@ class Evaluate(Step[EvaluateParams]):
             "metrics": {split: evaluation.published(one) for split, one in numbers.items()},
             "warnings": {split: one["warnings"] for split, one in numbers.items()
                          if one["warnings"]}}
+        note = random_weights_note(settings.get("network"))
+        if note:
+            result["note"] = note
         if len(judged) > 1:
             result["seeds"] = [one.classifier.seed for one in judged]
             result["spread"] = {split: {level: one[level]["spread"] for level in LEVELS

@@ -109,6 +109,7 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     return {"fold": task.shard["fold"], "split": data.has_split, "model": params.model,
             "part": data.part, "metric": "micro-AUPRC", "chosen": chosen,
             **{part: numbers[part]["micro_auprc"] for part in PARTS},
+            **({"note": row["note"]} if row["note"] else {}),
             "clips": len(clips.files), "missing": len(clips.missing)}
 
 

@@ -180,6 +180,7 @@ class Folds(Step[FoldsParams]):
         return {"fold": task.shard["fold"], "split": data.has_split, "model": params.model,
                 "part": record["part"], "chosen": outcome.chosen,
                 **{part: numbers[part]["accuracy"] for part in PARTS},
+                **({"note": row["note"]} if row["note"] else {}),
                 "clips": len(found.files), "missing": len(found.missing)}
 
     def summary(self, results: Results) -> str:
@@ -316,6 +317,7 @@ class Score(Step[ScoreParams]):
         write_json(task.output / "scores.json", result)
         _write_confusion(task.output / "confusion.csv", names, matrix)
         return {"data": result["data"], "part": part, "model": result["model"],
+                **({"note": result["note"]} if result["note"] else {}),
                 "accuracy": result["accuracy"], "missing": len(result["missing"])}
 
     def summary(self, results: Results) -> str:
@@ -342,6 +344,7 @@ def _score_tags(records: Sequence[Mapping[str, Any]], task: Task) -> dict[str, A
     write_json(task.output / "scores.json", result)
     return {**{name: result[name] for name in ("data", "part", "model", "micro_auprc",
                                                "mean_average_precision")},
+            **({"note": result["note"]} if result["note"] else {}),
             "missing": len(result["missing"])}
 
 

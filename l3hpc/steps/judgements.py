@@ -66,6 +66,8 @@ class Judgement:
         Of SONYC-UST: annotations and taxonomy.
     warnings : list of str
         What is missing or suspicious in its predictions.
+    random_weights : bool
+        Whether the embeddings are of a random-weight teacher.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Judgement:
     right: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     files: tuple[Path, Path] | None = None
     warnings: list[str] = field(default_factory=list)
+    random_weights: bool = False
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,9 @@ def problems() -> list[InputError]:
 def summary_text(known: AnyStep, results: Results) -> str:
     """The one-line summary of a step's output, or what went wrong in making it.
 
-    The output is complete without it, so an error here must not fail a task whose work is done:
-    the text says that the summary failed, and the traceback goes to standard error.
+    Results of a network with random weights are labelled as such. The output is complete without
+    the text, so an error here must not fail a task whose work is done: the text says that the
+    summary failed, and the traceback goes to standard error.
 
     Parameters
     ----------
@@ -127,8 +128,11 @@ def summary_text(known: AnyStep, results: Results) -> str:
     results
         What ``run`` returned, task by task.
     """
+    from l3hpc.steps.networks import is_noted
+
     try:
-        return str(known.summary(results))
+        text = str(known.summary(results))
+        return f"{text}, random-weight teacher" if text and is_noted(results) else text
     except Exception as error:
         traceback.print_exc()
         reason = (f"{error.where}: {error.message}" if isinstance(error, L3hpcError)

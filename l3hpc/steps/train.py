@@ -352,6 +352,7 @@ class Train(Step[TrainParams]):
         from l3hpc.models.training import loop as training
         from l3hpc.models.training.engine import limit_threads
         from l3hpc.models.training.state import Schedule
+        from l3hpc.models.weights import random_weights_note
 
         pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
                            key=params.embedding_key, timezone=params.timezone)
@@ -398,6 +399,7 @@ class Train(Step[TrainParams]):
             "bn_momentum": trainer.bn_momentum,
             "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
             "precision": trainer.engine.precision,
+            **({"note": note} if (note := random_weights_note(pairs.teacher)) else {}),
         }
         _collect(task, result)
         return result

@@ -7,7 +7,10 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from l3hpc.cli import cli
-from l3hpc.steps import step
+from l3hpc.io.files import write_json
+from l3hpc.models.weights import RANDOM_WEIGHTS
+from l3hpc.report.page import RANDOM_TEACHER
+from l3hpc.steps import step, summary_text
 
 
 @pytest.fixture
@@ -192,3 +195,21 @@ def test_splits_by_sensor_are_those_of_the_training(here, say):
     assert told["clips"] == 40 and told["differences"][0]["difference"] > 0
     code, _, err = say("compare", "by-3", "weak-1", "--samples", "1000")
     assert code == 2 and "clips in common" in err
+
+
+def test_results_of_random_weights_are_labelled(here, say):
+    """In compare, in the page about both runs, and in what the report prints."""
+    scored = here / "ws/artifacts/evaluate/weak-1-evaluate/0000/result.json"
+    write_json(scored, {"summary": {"note": RANDOM_WEIGHTS, "metrics": {}}})
+    out = say("compare", "weak-1", "good-2", "--samples", "100")[1]
+    assert "A  weak-1 (random-weight teacher)" in out and out.count("random-weight") == 1
+    code, out, _ = say("report", "weak-1", "good-2", "-o", "both.html")
+    assert code == 0 and out.startswith(f"weak-1: {RANDOM_TEACHER}")
+    text = (here / "both.html").read_text()
+    assert RANDOM_TEACHER in text and "These runs: weak-1." in text
+    assert RANDOM_TEACHER in say("report", "weak-1")[1]
+    assert RANDOM_TEACHER not in say("report", "good-2")[1]
+    texts = [summary_text(step(name), [{"note": RANDOM_WEIGHTS, "metrics": {"validate": {
+        "coarse": {"micro_auprc": 0.5}}}}]) for name in ("evaluate", "train")]
+    assert texts[0] == "coarse micro-AUPRC 0.500 (validate), random-weight teacher"
+    assert texts[1].endswith(", random-weight teacher")

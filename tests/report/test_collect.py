@@ -3,6 +3,7 @@
 import json
 import math
 
+import h5py
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ from l3hpc.report.collect import collect, read_epochs, read_scores
 from l3hpc.report.data import Epoch, StepFacts
 from l3hpc.report.detection import Bin, Calibration, Detected, SensorScore
 from l3hpc.report.folder import csv_text, write_results
-from l3hpc.report.page import page
+from l3hpc.report.page import RANDOM_TEACHER, page
 
 CHAIN = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
 NUMBERS = {"micro_auprc": 0.5, "micro_f1": 0.25, "macro_auprc": 0.125,
@@ -312,3 +313,35 @@ def test_an_epoch_that_is_no_count_is_named(tmp_path, epoch):
     (tmp_path / "history.csv").write_text(f"epoch,loss\n0,1.0\n{epoch},0.5\n")
     with pytest.raises(InputError, match="history.csv:3: "):
         read_epochs(tmp_path / "history.csv")
+
+
+RANDOM = {"kind": "untrained", "label": "untrained L3", "digest": "untrained-7",
+          "random_weights": True}
+
+
+def embedded(artifact, network):
+    """An artifact of the step embed."""
+    with h5py.File(task(artifact, summary={"recordings": 1}) / "embeddings.h5", "w") as file:
+        file["l3_embedding"] = np.zeros((2, 4), np.float32)
+        file.attrs["teacher"] = json.dumps(network)
+
+
+@pytest.mark.parametrize(("own", "network", "line"), [
+    (True, RANDOM, "teacher: untrained L3"), (False, RANDOM, "teacher: untrained L3"),
+    (True, {**RANDOM, "kind": "l3hpc", "label": "student.h5", "target": {"key": "pca"}},
+     "student: student.h5")])
+def test_a_run_without_a_teacher_of_its_own_says_that_the_weights_are_random(
+        own, network, line, tmp_path):
+    folders = {"embed": tmp_path / "embed/0", "classify": tmp_path / "classify/0"}
+    embedded(folders["embed"], network)
+    task(folders["classify"])
+    (folders["classify"] / "config.json").write_text(json.dumps(
+        {"params": {}, "inputs": {"embed": str(folders["embed"])}}))
+    if not own:  # embeddings of an earlier run
+        del folders["embed"]
+    found = collect("r", folders, [StepFacts(kind) for kind in folders])
+    text = page(found)
+    assert not found.teacher_trained and RANDOM_TEACHER in text and line in text
+    trained = tmp_path / "trained/0"
+    embedded(trained, {**RANDOM, "kind": "openl3", "random_weights": False})
+    assert collect("r", {"embed": trained}, [StepFacts("embed")]).teacher_trained

@@ -1,0 +1,82 @@
+"""Which network the results of a step come from, and whether its weights are random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from l3hpc.errors import InputError, report_damage
+from l3hpc.io.files import RESULT, read_json, task_folders
+
+
+def network_of(artifact: Path) -> Mapping[str, Any]:
+    """Return the network that made the embeddings of an artifact.
+
+    Parameters
+    ----------
+    artifact
+        The folder.
+
+    Returns
+    -------
+    Mapping
+        As ``l3hpc.models.weights.identity`` returns it; empty for an artifact without embeddings,
+        and for a damaged one, which is reported.
+    """
+    from l3hpc.datasets.clips import artifact_attributes
+
+    tasks = task_folders(artifact) if artifact.is_dir() else []
+    if not any((task / "embeddings.h5").is_file() for task in tasks[:1]):
+        found = first_result(artifact).get("teacher")
+    else:
+        try:
+            found = artifact_attributes(artifact).get("teacher")
+        except InputError as error:
+            report_damage(error)
+            found = None
+    return found if isinstance(found, dict) else {}
+
+
+def has_random_weights(artifact: Path) -> bool:
+    """Return whether the results of an artifact come from a network with random weights.
+
+    Parameters
+    ----------
+    artifact
+        The folder.
+    """
+    network = network_of(artifact)
+    # networks of earlier versions only say that they are untrained
+    return is_noted([first_result(artifact)]) or bool(
+        network.get("random_weights", network.get("kind") == "untrained"))
+
+
+def is_noted(results: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether a step noted in its results that they come from random weights.
+
+    Parameters
+    ----------
+    results
+        What ``run`` returned, task by task.
+    """
+    from l3hpc.models.weights import RANDOM_WEIGHTS
+
+    return any(RANDOM_WEIGHTS in str(result.get("note")) for result in results)
+
+
+def first_result(artifact: Path) -> Mapping[str, Any]:
+    """Return what the first task of an artifact returned; empty if it is missing or damaged.
+
+    Parameters
+    ----------
+    artifact
+        The folder.
+    """
+    tasks = task_folders(artifact) if artifact.is_dir() else []
+    try:
+        content = read_json(tasks[0] / RESULT) if tasks else {}
+    except (FileNotFoundError, InputError):  # whoever shows the results of the step reports it
+        return {}
+    found = content.get("summary") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}
