@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.cli.runs import complete_run
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, nearest
 from l3hpc.pipelines.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -47,26 +47,32 @@ class PlanCommand(click.Command):
         typed = [*args, ""] if ctx.resilient_parsing else list(args)
         try:
             given, _, _ = self.make_parser(ctx).parse_args(typed)
-        except click.NoSuchOption as error:
-            self._refuse(ctx, error.option_name, args)
-            raise
-        ctx.meta[_NAMED] = given.get("pipeline")
-        try:
+            ctx.meta[_NAMED] = given.get("pipeline")
             return super().parse_args(ctx, list(args))  # click empties the list
-        except click.BadParameter as error:
-            # the allowed values are those of other pipelines, if this one lacks the option
-            if isinstance(error.param, click.Option):
-                self._refuse(ctx, error.param.opts[-1], args)
+        except click.UsageError as error:
+            self._explain(ctx, error, args)
             raise
 
-    def _refuse(self, ctx: click.Context, option: str, args: list[str]) -> None:
-        """Refuse an option that the pipeline on the command line, if there is one, lacks."""
+    def _explain(self, ctx: click.Context, error: click.UsageError, args: list[str]) -> None:
+        """Refuse with the help of the pipeline on the command line, if there is one."""
         from l3hpc.config import sources
-        from l3hpc.pipelines import definition, offered
 
         name = next((word for word in args if word in sources.pipelines()), None)
         if name is None:
             return
+        # the allowed values are those of other pipelines, if this one lacks the option
+        if isinstance(error, click.NoSuchOption):
+            self._refuse(ctx, error.option_name, name)
+        elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
+            self._refuse(ctx, error.param.opts[-1], name)
+        message, _, allowed = error.format_message().rstrip(".").partition("\n")
+        raise InputError(f"{message[:1].lower()}{message[1:]}", allowed=allowed or None,
+                         hint=f"{ctx.command_path} {name} --help")
+
+    def _refuse(self, ctx: click.Context, option: str, name: str) -> None:
+        """Refuse an option that the pipeline of this name lacks."""
+        from l3hpc.pipelines import definition, offered
+
         pipeline = definition.load_pipeline(name)
         options = [one.lstrip("-") for one in self._options(ctx)
                    if offered.is_offered(pipeline, one)]
@@ -243,6 +249,8 @@ class _Choice(click.Choice):  # type: ignore[type-arg,unused-ignore]  # not gene
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The choice; a value that cannot be had is refused with the reason."""
         self._option.refuse_unavailable(value)
+        if value not in self._option.choices:
+            self.fail(f"{value!r}\n{nearest(value, self._option.choices)}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -251,6 +259,9 @@ def _click(option: Option) -> Callable[[Command], Command]:
     text = f"{option.help} [default: {option.default}]"
     if option.kind == "each":
         return click.option(f"--{option.name}", is_flag=True, help=text)
+    if option.kind == "flag":
+        # None, not False, where it is not given: a recipe may set the parameter.
+        return click.option(f"--{option.name}", is_flag=True, default=None, help=text)
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
     kind = _Choice(option) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc import steps
@@ -20,6 +21,7 @@ from l3hpc.io.values import check_mapping
 from l3hpc.pipelines.definition import StepDefinition
 from l3hpc.pipelines.planned import fingerprint_of_folder
 from l3hpc.steps.base import Output
+from l3hpc.steps.params import Params
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
@@ -46,6 +48,8 @@ class ExternalInput:
     is_file : bool
         Whether it is one file, or another name of a teacher, which becomes a parameter of the step
         that reads it.
+    params : dict or None
+        The parameters of the step that makes it, as its run froze them; None for published files.
     """
 
     path: Path
@@ -55,6 +59,7 @@ class ExternalInput:
     run: str | None = None
     is_file: bool = False
     step: str | None = None
+    params: dict[str, Any] | None = None
 
 
 def left_out(step: StepDefinition, parent: StepDefinition) -> str:
@@ -121,7 +126,9 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
     if has_random_weights(value):
         raise InputError("random weights cannot be a student", where=f"{origin} {value}",
                          allowed="a run, a weight file, a HEAR module (hear:package.module) or "
-                                 "'latest'")
+                                 "'latest'",
+                         hint=f"Evaluate a random teacher: --teacher --weights {value}"
+                         if origin == "--student" else None)
     network = absolute(value)
     if _find(value, runs) or network is None:
         return run_output(workspace, value, kind, runs, cluster, origin)
@@ -177,7 +184,8 @@ def run_file(workspace: Path, kind: str, name: str, value: str, origin: str) -> 
         if not usable:
             raise InputError(f"no run in {workspace} has a finished {kind}", where=origin)
         path = run_output(workspace, usable[0], kind, runs, None, origin).path
-    elif value.partition("/")[0] in {record.run for record in runs}:
+    elif value.partition("/")[0] in {record.run for record in runs} or (
+            not path.exists() and _begins_a_run(value, runs)):
         path = run_output(workspace, value, kind, runs, None, origin).path
     for candidate in (path / "0000" / name, path / name, path):
         if candidate.is_file():
@@ -238,13 +246,15 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
     runs, _ = _read_records(workspace)
     path = Path(value)
     is_step = not path.is_dir() and any(value.startswith(f"{record.run}/") for record in runs)
-    if _find(value, runs) or is_step:
+    if _find(value, runs) or is_step or not path.is_dir() and _begins_a_run(value, runs):
         return run_output(workspace, value, kind, runs, cluster, origin)
     if not path.is_dir():
         raise InputError(f"{value!r} is neither a folder nor a run", where=origin)
     path = path.resolve()
     if Workspace(workspace).is_artifact(path):
-        return ExternalInput(path, path.name, _read_shards(ArtifactFolder(path).config))
+        config = _read_config(ArtifactFolder(path).config)
+        return ExternalInput(path, path.name, config.get("shards", []),
+                             params=config.get("params"))
     return ExternalInput(path, fingerprint_of_folder(path))
 
 
@@ -257,7 +267,8 @@ def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord],
     workspace, kind, cluster
         As for ``student_input``.
     name
-        Name of the run, or ``RUN/STEP`` where it has several steps of this kind.
+        Name of the run or a unique beginning of it, or ``RUN/STEP`` where it has several steps of
+        this kind.
     runs
         The records of all runs.
     origin
@@ -270,7 +281,10 @@ def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord],
         ``name`` says none of them, with their names.
     """
     usable = [record.run for record in runs if _outputs_of(workspace, record, kind, cluster)]
-    run, _, step = name.partition("/")
+    run, slash, step = name.partition("/")
+    if run not in {record.run for record in runs} and _begins_a_run(name, runs):
+        run = records.find(workspace, run)
+        name = f"{run}{slash}{step}"
     for record in runs:
         if record.run == run:
             outputs = _outputs_of(workspace, record, kind, cluster)
@@ -334,6 +348,12 @@ def _find(value: str, runs: Sequence[RunRecord]) -> bool:
                for record in runs)
 
 
+def _begins_a_run(value: str, runs: Sequence[RunRecord]) -> bool:
+    """Whether the name of a run begins with a value, which may be followed by ``/STEP``."""
+    run = value.partition("/")[0]
+    return bool(run) and any(record.run.startswith(run) for record in runs)
+
+
 def _outputs_of(workspace: Path, record: RunRecord, kind: str, cluster: str | None
                 ) -> list[ExternalInput]:
     """The outputs of a run's steps of this kind that are finished or that a job on ``cluster``
@@ -352,9 +372,9 @@ def _outputs_of(workspace: Path, record: RunRecord, kind: str, cluster: str | No
         else:
             continue
         frozen = Workspace(workspace).run(record.run).step(step.name).config
-        shards = _read_shards(ArtifactFolder(artifact).config, frozen)
-        found.append(ExternalInput(artifact, artifact.name, shards, waits, record.run,
-                                   step=step.name))
+        config = _read_config(ArtifactFolder(artifact).config, frozen)
+        found.append(ExternalInput(artifact, artifact.name, config.get("shards", []), waits,
+                                   record.run, step=step.name, params=config.get("params")))
     return found
 
 
@@ -392,6 +412,31 @@ class _FrozenConfig(TypedDict):
     """The part of ``config.json`` that is read here."""
 
     shards: NotRequired[list[dict[str, Any]]]
+    params: NotRequired[dict[str, Any]]
+
+
+def params_of(kind: str, source: ExternalInput) -> Params | None:
+    """The parameters of the step of an earlier run that makes an input.
+
+    Parameters
+    ----------
+    kind
+        Kind of the step.
+    source
+        Its output.
+
+    Returns
+    -------
+    Params or None
+        None for published files, and for parameters of a version that had others.
+    """
+    if source.params is None:
+        return None
+    try:
+        return steps.step(kind).parse(source.params)
+    except (ValidationError, InputError):
+        # The run is valid under the version that planned it: no reason to refuse a new plan.
+        return None
 
 
 def shards_of(workspace: Path, path: Path, run: str | None, step: str | None
@@ -406,16 +451,15 @@ def shards_of(workspace: Path, path: Path, run: str | None, step: str | None
         As in ``ExternalInput``.
     """
     frozen = [Workspace(workspace).run(run).step(step).config] if run and step else []
-    return _read_shards(ArtifactFolder(path).config, *frozen)
+    return list(_read_config(ArtifactFolder(path).config, *frozen).get("shards", []))
 
 
-def _read_shards(*configs: Path) -> list[dict[str, Any]]:
-    """The shards in the first of these files that can be read; none for published files."""
+def _read_config(*configs: Path) -> dict[str, Any]:
+    """The first of these files that can be read; empty for published files."""
     for path in configs:
         if path.is_file():
             try:
-                config = check_mapping(_FrozenConfig, read_json(path), "config")
-                return list(config.get("shards", []))
+                return check_mapping(_FrozenConfig, read_json(path), "config")
             except InputError as error:
                 report_damage(InputError(error.message, where=error.where or str(path)))
-    return []
+    return {}

@@ -209,7 +209,7 @@ def _default(pipeline: Pipeline, option: str, targets: tuple[str, ...]) -> str:
             words = re.search(r"\(none: (.+?)\)", field.description or "") if field else None
             text = words[1] if words else OPTIONS[option].default
         else:
-            text = _typed(value)
+            text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else _typed(value)
         values.setdefault(text, []).append(step)
     if len(values) == 1:
         return next(iter(values))

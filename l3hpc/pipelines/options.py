@@ -14,8 +14,9 @@ from typing import Any
 from l3hpc.errors import InputError, nearest
 
 _KIND_TEXT = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number",
-              "each": "a switch"}
-_EXAMPLES = {"each": "True or False", "numbers": "for example 32,32,64,64,128,128,128,128"}
+              "each": "a switch", "flag": "a switch"}
+_EXAMPLES = {"each": "True or False", "flag": "True or False",
+             "numbers": "for example 32,32,64,64,128,128,128,128"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Option:
         Without ``--``.
     kind : str
         ``int``, ``float``, ``text``, ``numbers`` (separated by commas), ``choice``, ``run`` (the
-        name of a run, or a file) or ``each``, a switch that runs every value that the data have.
+        name of a run, or a file), ``flag`` (a switch that sets a parameter to true) or ``each``, a
+        switch that runs every value that the data have.
     help : str
         Its line in the help.
     default : str
@@ -74,7 +76,7 @@ class Option:
                 return _whole(given)
             if self.kind == "float":
                 return float(given)
-            if self.kind == "each":
+            if self.kind in ("each", "flag"):
                 return _switch(given)
         except (TypeError, ValueError):
             raise InputError(f"--{self.name}: {given!r} is not {_KIND_TEXT[self.kind]}",
@@ -169,6 +171,8 @@ DOWNSTREAM = (
     Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
     Option("seeds", "int", "Classifiers to train, each with a seed of its own, for mean and "
            "spread of the scores.", "1", usual=True),
+    Option("metadata", "flag", "Also give the classifier place and time of the recording: "
+           "latitude, longitude, week, day and hour (annotations of version 2).", "no"),
     Option("oversample", "choice", "Synthetic training clips of rare tags (mlsmote) or rare sets "
            "of tags (lssmote).", "none", ("none", "mlsmote", "lssmote")),
     Option("pca-components", "int", "Principal components of the embeddings that the classifier "

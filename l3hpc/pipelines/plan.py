@@ -155,7 +155,7 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
             if not parameter:
                 raise InputError(f"{name} takes the output of {kind}, not a file", where=path)
             params[name] = known.parse({**_explicit(params[name]), parameter: path})
-    _check_steps(kept, params)
+    _check_steps(kept, params, sources)
     for name, item in kept.items():
         packages.refuse_missing(
             name, steps.step(item.step.kind).packages(params[name]), config.profile)
@@ -342,10 +342,16 @@ def _check_embeddings(item: ResolvedStep, params: Params, sources: Mapping[str, 
                 functools.partial(external_inputs.embedding_dim, source))
 
 
-def _check_steps(kept: Mapping[str, ResolvedStep], params: Mapping[str, Params]) -> None:
-    """Let every step refuse what cannot work; it may compare the parameters of all steps."""
+def _check_steps(kept: Mapping[str, ResolvedStep], params: Mapping[str, Params],
+                 sources: Mapping[str, Mapping[str, ExternalInput]]) -> None:
+    """Let every step refuse what cannot work; it may compare the parameters of all steps, and those
+    with which an earlier run trained the student that this plan takes."""
+    students = {kind: external_inputs.params_of(kind, source)
+                for by_kind in sources.values() for kind, source in by_kind.items()
+                if steps.step(kind).output is Output.STUDENT}
+    known = {kind: value for kind, value in students.items() if value is not None}
     for name, item in kept.items():
-        by_kind = {kept[other].step.kind: value for other, value in params.items()}
+        by_kind = known | {kept[other].step.kind: value for other, value in params.items()}
         # Of two steps of one kind, a step is checked against the one that it depends on.
         for other in (*_ancestors(name, kept), name):
             by_kind[kept[other].step.kind] = params[other]

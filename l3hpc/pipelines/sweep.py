@@ -27,6 +27,7 @@ from l3hpc.pipelines.plan import Request, check_name, planned_steps, run_name, w
 from l3hpc.pipelines.planned import Plan, PlannedStep
 
 MAX_COMBINATIONS = 1000
+LONGEST_STEPS = 60  # characters of the steps of a combination in the preview
 Combination = dict[str, str]  # option → value
 
 
@@ -273,11 +274,19 @@ def table(sweep: Sweep) -> str:
         own = [name for name in steps.values() if name not in shared]
         to_run = sum(bool(by_name[name].missing) for name in own)
         state = "done before" if not to_run else f"{to_run} of {len(own)} to run"
-        rows.append((*(chosen[name] for name in options), " ".join(own) or "–", state))
+        rows.append((*(chosen[name] for name in options), _shortened(own), state))
     summary = f"{len(sweep.combinations)} combinations"
     if shared:
         summary += f"; shared: {' '.join(sweep.shared)}"
     return "\n".join([*table_lines(rows), f"  {summary}"])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """``fit-a reduce-a train-a``; of many only the first and the last, which others follow."""
+    text = " ".join(names)
+    if len(text) > LONGEST_STEPS and len(names) > 2:
+        text = f"{names[0]} … {names[-1]}"
+    return text or "–"
 
 
 def _with_values(request: Request, chosen: Combination) -> Request:
@@ -297,6 +306,11 @@ def _typed(name: str, value: str) -> object:
     option = OPTIONS[name]
     if option.kind == "numbers":
         return option.value(value)
+    if option.kind == "flag":
+        if value not in ("true", "false"):
+            raise InputError(f"--grid {name}: {value!r} is not an allowed value",
+                             allowed="true, false")
+        return value == "true"
     types: dict[str, type[int] | type[float]] = {"int": int, "float": float}
     try:
         typed = types.get(option.kind, str)(value)
@@ -305,7 +319,7 @@ def _typed(name: str, value: str) -> object:
     option.refuse_unavailable(value)
     if option.choices and value not in option.choices:
         raise InputError(f"--grid {name}: {value!r} is not an allowed value",
-                         allowed=", ".join(option.choices))
+                         allowed=nearest(value, option.choices))
     return typed
 
 

@@ -62,8 +62,8 @@ class Variance:
 
     @property
     def method(self) -> str:
-        """``pca`` or ``kernel pca (rbf)``."""
-        return f"kernel {self.approx} ({self.kernel})" if self.kernel else self.approx
+        """``pca`` or ``kernel PCA (RBF)``."""
+        return f"kernel PCA ({self.kernel.upper()})" if self.kernel else self.approx
 
     @property
     def kept(self) -> float | None:

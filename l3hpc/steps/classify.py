@@ -93,7 +93,7 @@ class Classify(Step[ClassifyParams]):
 
     def describe(self, params: ClassifyParams, plan: PlanParams) -> str:
         """``through pca: 512 → 128; dcase2020 recipe: 1 hidden layer of 128, learning rate 0.001,
-        100 epochs; place and time; 5 seeds``: what differs from the default."""
+        100 epochs; metadata: place and time; 5 seeds``: what differs from the default."""
         parts = []
         if params.phi is not None:
             phi = _description(params.phi)
@@ -106,8 +106,8 @@ class Classify(Step[ClassifyParams]):
         if params.split_path is not None:
             parts.append(f"split by sensor ({params.split_path.name})")
         parts += [text for is_set, text in (
-            (params.targets != "agreed", f"targets of {params.targets}"),
-            (params.metadata, "place and time"),
+            (params.targets == "volunteers", "trained on volunteers' labels"),
+            (params.metadata, "metadata: place and time"),
             (params.pca, "PCA" + (f" of {params.pca_components} components"
                                   if params.pca_components else "")),
             (params.oversample != "none", params.oversample),
@@ -288,8 +288,9 @@ def label_files(params: Any, step: str) -> tuple[Path, Path]:
 def _check_components(params: ClassifyParams, dim: int | None) -> None:
     """Refuse more components than the embeddings have dimensions, where these are known."""
     if dim is not None and params.pca_components is not None and params.pca_components > dim:
-        raise InputError(f"{params.pca_components} components of embeddings with {dim} dimensions",
-                         where="classify.pca_components", allowed=f"at most {dim}")
+        raise InputError(f"the embeddings have {dim} dimensions.",
+                         where=f"--pca-components {params.pca_components}",
+                         allowed=f"Use at most {dim}.")
 
 
 def _by_whom(params: ClassifyParams, split: str) -> str:

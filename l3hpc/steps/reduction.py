@@ -60,8 +60,8 @@ class FitParams(Params):
     coef0: float = Field(1.0, ge=0, description="Kernel poly: constant that is added.")
     landmarks: int = Field(5000, ge=2, le=20_000, description=(
         "Kernels poly and rbf: of more rows than this, as many are drawn, and the others enter by "
-        "their kernel with these (Nyström). The fit takes about 60·landmarks² bytes: 1.5 GB for "
-        "5000."))
+        "their kernel with these (Nyström). That takes about 60·landmarks² bytes, 1.5 GB for "
+        "5000 landmarks; the exact fit of as many rows takes 0.5 GB."))
     mode: Literal["float64", "float32"] = Field("float64", description=(
         "Arithmetic of the linear PCA: float64, or float32 with eigenvalues to about 1e-5."))
     n_neighbors: int = Field(15, ge=2, description="UMAP: number of neighbours.")
@@ -163,7 +163,7 @@ class Fit(Step[FitParams]):
             return "none: the student learns the teacher's embedding itself"
         teacher = Extract().params_in(plan)
         source = f"{teacher_dim(teacher.weights)} → " if teacher else "to "
-        name = f"kernel pca ({params.kernel})" if params.is_kernel_pca else params.approx
+        name = f"kernel PCA ({params.kernel.upper()})" if params.is_kernel_pca else params.approx
         return f"{name}: {source}{params.emb_dim}" + (
             f", sensor {params.sensor}" if params.sensor is not None else "")
 

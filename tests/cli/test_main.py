@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from l3hpc import cli
+from l3hpc.cli import submit
 from l3hpc.errors import InputError
 from l3hpc.runs import status
 
@@ -23,7 +24,13 @@ def call(capsys, *words):
     (["stauts"], ["error: there is no command 'stauts'", "did you mean 'status'?"]),
     (["status", "--bogus"], ["error: no such option", "--bogus", "l3hpc status --help"]),
     (["submit"], ["error: missing argument 'PIPELINE'", "l3hpc submit --help"]),
-    (["submit", "upstream", "--approx", "x"], ["error: invalid value for '--approx'", "umap"]),
+    (["submit", "upstream", "--approx", "x"], ["error: invalid value for '--approx'", "umap",
+                                               "l3hpc submit upstream --help"]),
+    (["submit", "upstream", "--kernel", "rbff"], ["did you mean 'rbf'? valid: linear, poly, rbf",
+                                                  "l3hpc submit upstream --help"]),
+    (["submit", "upstream", "--emb-dim", "x"], ["not a valid int", "l3hpc submit upstream --help"]),
+    (["submit", "upstream", "--emb-dim"], ["requires an arg", "l3hpc submit upstream --help"]),
+    (["render", "upstream", "--emb-dim", "x"], ["l3hpc render upstream --help"]),
     (["submit", "upstream", "--approx", "tsne"], ["no transform for others", "kernel rbf"]),
     (["-C", "/nonexistent", "status"], ["error: invalid value", "/nonexistent"]),
 ])
@@ -32,6 +39,12 @@ def test_wrong_words_are_refused_in_one_form(capsys, words, said):
     assert code == 2 and len(err.splitlines()) <= 3
     for part in said:
         assert part in err
+
+
+def test_a_switch_that_is_not_given_leaves_its_parameter_to_the_recipe():
+    for words, value in (([], None), (["--metadata"], True)):
+        context = submit.command.make_context("submit", ["downstream", *words])
+        assert context.params["metadata"] is value
 
 
 def test_no_traceback_without_debug(capsys, monkeypatch, tmp_path):

@@ -96,7 +96,9 @@ def test_phi_by_the_run_that_fitted_it(ust):
     finish(step(made, "fit"))
     file = step(made, "fit").artifact / "0000/phi.h5"
     phi_of(file)
-    for name in (made.run, f"{made.run}/fit", "latest", str(file), str(file.parent)):
+    begin = made.run[:-2]
+    for name in (made.run, begin, f"{begin}/fit", f"{made.run}/fit", "latest", str(file),
+                 str(file.parent)):
         down = build("downstream", ust, teacher=True, options={"phi": name})
         assert step(down, "classify").params["phi"] == str(file)
         assert down.options["phi"] == name
@@ -104,6 +106,49 @@ def test_phi_by_the_run_that_fitted_it(ust):
     with pytest.raises(InputError, match="'nothing' is neither a run nor a file") as caught:
         build("downstream", ust, teacher=True, options={"phi": "nothing"})
     assert "--phi" in str(caught.value) and "hear:" not in str(caught.value)
+
+
+def test_a_student_and_an_input_by_the_beginning_of_their_run(ust):
+    made, other = build(), build(options={"epochs": 2}, name="other")
+    for plan_ in (made, other):
+        finish(step(plan_, "train"))
+        record(plan_)
+    for request in ({"student": "up"}, {"student": "up/train"}, {"inputs": {"train": "up"}}):
+        assert step(build("downstream", ust, **request), "embed").inputs == {
+            "train": str(step(made, "train").artifact)}
+    record(build(options={"epochs": 3}))
+    with pytest.raises(InputError, match="'up' matches 2 runs"):
+        build("downstream", ust, student="up")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_more_components_than_the_student_of_an_earlier_run_has_dimensions(ust, finished):
+    Path("cluster.yaml").write_text("clusters: {far: {}}\n")
+    far = configuration("far", sonyc_ust="ust")
+    made = build(settings=configuration("far"), options={"emb-dim": 8})
+    record(made)
+    if finished:
+        finish(step(made, "train"))
+    else:  # its job will still make it
+        folder = made.folder.step("train").config
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.write_text(json.dumps(step(made, "train").config(made.run)))
+    build("downstream", far, student=made.run, options={"pca-components": 8})
+    with pytest.raises(InputError) as caught:
+        build("downstream", far, student=made.run, options={"pca-components": 9})
+    assert str(caught.value) == (
+        "--pca-components 9: the embeddings have 8 dimensions.\nUse at most 8.")
+
+
+def test_parameters_that_this_version_cannot_read_refuse_no_plan(ust):
+    made = build()
+    record(made)
+    finish(step(made, "train"))
+    file = step(made, "train").artifact / "config.json"
+    frozen = json.loads(file.read_text())
+    frozen["params"]["of_another_version"] = 1
+    file.write_text(json.dumps(frozen))
+    assert step(build("downstream", ust, options={"pca-components": 9}), "embed")
 
 
 def test_phi_of_anything_but_this_teacher_is_refused(ust):

@@ -334,6 +334,7 @@ def test_the_latest_student_is_found(ust):
     with pytest.raises(InputError, match="random weights cannot be a student") as error:
         build("downstream", ust, student="untrained")
     assert "hear:package.module" in str(error.value)
+    assert "--teacher --weights untrained" in str(error.value)
 
 
 def test_one_of_the_students_of_a_sweep_has_to_be_named(ust):

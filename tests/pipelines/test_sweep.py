@@ -129,6 +129,18 @@ def test_the_table_says_what_is_shared():
     assert "fit-128-random:" in preview.as_text(build("emb-dim=64,128", "sampling=dpp,random").plan)
 
 
+def test_many_steps_of_a_combination_are_shortened(monkeypatch):
+    monkeypatch.setattr(sweep, "LONGEST_STEPS", 20)
+    lines = sweep.table(build("emb-dim=64,128", "sampling=dpp,random")).splitlines()
+    assert lines[1].split()[2:5] == ["fit-64-dpp", "…", "train-64-dpp"]
+
+
+def test_a_switch_can_be_swept_and_left_to_its_recipe():
+    assert sweep._typed("metadata", "true") is True and sweep._typed("metadata", "false") is False
+    with pytest.raises(InputError, match="'yes' is not an allowed value"):
+        sweep._typed("metadata", "yes")
+
+
 def test_status_groups_by_combination_and_ends_with_their_results():
     def one(name, state, detail=""):
         return StepStatus(name, name.partition("-")[0], "1", StepState(state), 0, 1, detail=detail)

@@ -186,9 +186,9 @@ def test_the_variance_of_a_kernel_pca_is_not_called_the_teachers(report_data, tm
     x = np.random.default_rng(0).normal(size=(60, 5))
     save_phi(tmp_path / "phi.h5", Phi.from_kernel_pca(StreamingKernelPCA(3).fit(x)))
     variance = read_variance(tmp_path / "phi.h5")
-    assert (variance.method, len(variance.ratios)) == ("kernel pca (rbf)", 3)
+    assert (variance.method, len(variance.ratios)) == ("kernel PCA (RBF)", 3)
     words = visible(page(replace(report_data, variance=variance)))
-    assert "5 → 3 dimensions, kernel pca (rbf)" in words
+    assert "5 → 3 dimensions, kernel PCA (RBF)" in words
     assert "in the space of the kernel rbf" in words and "teacher's variance" not in words
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,11 +17,12 @@ from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
 from l3hpc.runs.resume import cancel, resume, used_by
 from l3hpc.schedulers.local.runner import Runner
-from l3hpc.schedulers.local.scheduler import spool
+from l3hpc.schedulers.local.scheduler import _jobs_of, spool
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import process_start
-from l3hpc.workspace.local_jobs import LocalJobs
+from l3hpc.workspace.local_jobs import LocalJob, LocalJobs
+from l3hpc.workspace.states import JobState
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +47,17 @@ def submit_behind(made):
         return submit.submit(made)
     finally:
         submit.run_local = queued
+
+
+@pytest.mark.parametrize("begun, said", [
+    (False, (True, "")), (True, (False, "waits for free cores and memory"))])
+def test_between_the_tasks_of_an_array_nothing_waits_for_earlier_steps(begun, said):
+    first = LocalJob(JobState.COMPLETED if begun else JobState.PENDING, "classify", 0, "2", True,
+                     ["1"], started=1.0 if begun else None, ended=2.0 if begun else None)
+    second = LocalJob(JobState.PENDING, "classify", 1, "2", True, ["1"])
+    local = SimpleNamespace(jobs={"2_0": first, "2_1": second}, runner=lambda: "here")
+    found, _ = _jobs_of(SimpleNamespace(steps=[]), local)
+    assert (found.live["2_1"].waits_for_jobs, found.live["2_1"].reason) == said
 
 
 def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):

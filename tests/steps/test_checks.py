@@ -204,7 +204,7 @@ def test_what_a_person_reads_about_a_plan():
     params = plan(sample__samples=500000)
     assert describe("sample", params) == "dpp, 500,000 rows, by day, seed 20180216"
     assert describe("fit", params) == "pca: 512 → 128"
-    assert describe("fit", plan(fit__kernel="rbf")) == "kernel pca (rbf): 512 → 128"
+    assert describe("fit", plan(fit__kernel="rbf")) == "kernel PCA (RBF): 512 → 128"
     assert describe("train", params) == (
         "student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters")
     assert sample.summary([{"rows": 276, "frames": 3, "diverse": 264, "timescale": "day"}]) == (

@@ -110,7 +110,7 @@ def test_recipes_set_what_is_not_set_explicitly():
 @pytest.mark.parametrize("values, text", [
     ({"recipe": "dcase2020"},
      "dcase2020 recipe: 1 hidden layer of 128, learning rate 0.001, 100 epochs; "
-     "targets of volunteers; place and time"),
+     "trained on volunteers' labels; metadata: place and time"),
     ({"recipe": "published", "oversample": "lssmote"},
      "published recipe: 0 hidden layers, learning rate 1e-05, 1,500 epochs; lssmote"),
     ({"pca_components": 32, "seeds": 5, "split_path": "/a/s.csv"},
@@ -131,13 +131,13 @@ def test_options_without_effect_and_impossible_ones_are_refused(city, tmp_path):
         with pytest.raises(ValidationError, match="write mean, or percentile_1 to percentile_99"):
             params(thresh_type=value)
     many = params(sonyc_ust=ust, pca_components=129)
-    with pytest.raises(InputError, match="(?s)129 components of .* 128 dim.*at most 128"):
+    with pytest.raises(InputError, match="(?s)--pca-components 129: .* have 128 dim.*at most 128"):
         classify.check(many, {"train": train.params_type()})
     teacher = steps.step("embed").params_type(sonyc_ust=ust, student="untrained")
-    with pytest.raises(InputError, match="1000 components of embeddings with 512 dimensions"):
+    with pytest.raises(InputError, match="--pca-components 1000: .* 512 dimensions"):
         classify.check(params(sonyc_ust=ust, pca_components=1000), {"embed": teacher})
-    classify.check(many, {})  # of an earlier student the length is not known
-    with pytest.raises(InputError, match="129 components of embeddings with 64 dimensions"):
+    classify.check(many, {})  # of a student that is a published file the length is not known
+    with pytest.raises(InputError, match="--pca-components 129: .* 64 dimensions"):
         classify.check_embeddings(many, "embed", {"embed"}, tmp_path, lambda dataset: 64)
 
 

@@ -215,6 +215,8 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
     orphaned = unfinished and not fresh and jobs.runner() is None
     live = {} if orphaned else starting
     ended: dict[str, EndedJob] = {}
+    # All tasks of an array wait for the same jobs, which have ended once one of them has started.
+    begun = {job.job for job in jobs.jobs.values() if job.started is not None}
     minutes = {step.name: step.resources.get("time_min") for step in record.steps}
     for name, job in jobs.jobs.items():
         state, started = job.state, job.started
@@ -223,7 +225,7 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
             ended[name] = EndedJob(state, job.exit, elapsed)
         elif not orphaned or is_alive(job):
             limit = 60.0 * float(job.time_min or minutes.get(job.step) or 0)
-            waits = bool(job.after or job.after_any)
+            waits = bool(job.after or job.after_any) and job.job not in begun
             live[name] = LiveJob(
                 state, "" if waits else "waits for free cores and memory", elapsed, start=started,
                 restarts=job.restarts, limit_s=limit or None, waits_for_jobs=waits)
