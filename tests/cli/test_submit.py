@@ -299,6 +299,8 @@ def test_the_help_names_units_and_true_defaults(say):
         value = params.get(parameter, field.default)
         if parameter == "plans":
             value = " ".join(value)
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
         if value is not None:
             assert float(option.default) == value if isinstance(value, (int, float)) \
                 else option.default == value, name
