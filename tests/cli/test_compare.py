@@ -201,7 +201,8 @@ def test_results_of_random_weights_are_labelled(here, say):
     """In compare, in the page about both runs, and in what the report prints."""
     scored = here / "ws/artifacts/evaluate/weak-1-evaluate/0000/result.json"
     write_json(scored, {"summary": {"note": RANDOM_WEIGHTS, "metrics": {}}})
-    out = say("compare", "weak-1", "good-2", "--samples", "100")[1]
+    code, out, err = say("compare", "weak-1", "good-2", "--samples", "1000")
+    assert code == 0, err
     assert "A  weak-1 (random-weight teacher)" in out and out.count("random-weight") == 1
     code, out, _ = say("report", "weak-1", "good-2", "-o", "both.html")
     assert code == 0 and out.startswith(f"weak-1: {RANDOM_TEACHER}")
