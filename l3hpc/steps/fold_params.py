@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from l3hpc.datasets.labelled import LabelledDataset
 
 PARTS = ("train", "valid", "test")
+# Columns of predictions.csv before those of the scores, for one class and for several per clip.
+CLASS_COLUMNS = ("file", "part", "class", "predicted")
+LABEL_COLUMNS = ("file", "part", "labels")
 TAGGERS = ("mil",)  # classifiers of clips with several labels (``fold_tags``)
 TAG_RATES = (1e-3, 1e-2)  # learning rates that a search tries for them
 
@@ -261,6 +264,18 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
             hint=f"{why}." if data.has_split else
                  f"{why}. To leave folds out, take their rows out of the table and --set "
                  "folds.partial=true")
+
+
+def score_columns(classes: Sequence[str]) -> list[str]:
+    """Names of the columns of scores: ``score:dog``.
+
+    Parameters
+    ----------
+    classes
+        Names of the classes.
+    """
+    # Without the prefix, a class called "file" would be a second column of that name.
+    return [f"score:{name}" for name in classes]
 
 
 def tested_name(record: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from l3hpc.arrays.rows import RowFile
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.steps.base import Task
 from l3hpc.steps.fold_params import (
+    LABEL_COLUMNS,
     PARTS,
     FoldsParams,
     check_embedded,
@@ -23,6 +24,7 @@ from l3hpc.steps.fold_params import (
     noted,
     own_data,
     planned_dataset,
+    score_columns,
     tested_name,
 )
 
@@ -174,7 +176,7 @@ def _write_predictions(path: Path, files: Mapping[str, Sequence[str]],
 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file", "part", "labels", *classes])
+    writer.writerow([*LABEL_COLUMNS, *score_columns(classes)])
     for part in ("valid", "test"):
         for name, own, values in zip(files[part], truth[part], probability[part], strict=True):
             labels = ";".join(classes[tag] for tag in np.flatnonzero(own).tolist())

@@ -29,6 +29,7 @@ from l3hpc.steps.base import (
 )
 from l3hpc.steps.embed import Embed
 from l3hpc.steps.fold_params import (
+    CLASS_COLUMNS,
     CLIP_DATA,
     PARTS,
     TAGGERS,
@@ -42,6 +43,7 @@ from l3hpc.steps.fold_params import (
     noted,
     own_data,
     planned_dataset,
+    score_columns,
     tested_name,
 )
 
@@ -223,7 +225,7 @@ def _write_predictions(path: Path, outcome: FoldResult, files: Mapping[str, Sequ
 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file", "part", "class", "predicted", *data.classes])
+    writer.writerow([*CLASS_COLUMNS, *score_columns(data.classes)])
     for part in ("valid", "test"):
         for name, clip, values in zip(files[part], outcome.clips[part], outcome.scores[part],
                                       strict=True):

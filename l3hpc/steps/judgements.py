@@ -7,7 +7,7 @@ table of clips, or one class per clip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.io.tables import read_records
+from l3hpc.io.tables import read_cells
 
 if TYPE_CHECKING:
     from l3hpc.tagging.counts import Events
@@ -279,29 +279,50 @@ def _tags(name: str, files: Sequence[tuple[Path, Mapping[str, Any]]], labels: tu
 def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Question) -> Judgement:
     """The test clips of all folds: one class each, or several tags."""
     from l3hpc.io.files import task_folders
+    from l3hpc.steps.fold_params import CLASS_COLUMNS, LABEL_COLUMNS
     from l3hpc.steps.folds import read_folds
     from l3hpc.tagging.counts import CategoryEvents
 
-    classes = list(read_folds(artifact)[0]["classes"])
-    rows: dict[str, dict[str, str]] = {}
+    record = read_folds(artifact)[0]
+    classes, several = list(record["classes"]), bool(record.get("several"))
+    told = LABEL_COLUMNS if several else CLASS_COLUMNS
+    rows: dict[str, list[str]] = {}
     for folder in task_folders(artifact):
         path = folder / "predictions.csv"
-        for line, row in read_records(path, "predictions", ["file", "part", *classes]):
-            if row["part"] == "test" and rows.setdefault(row["file"], row) is not row:
-                raise InputError(f"'{row['file']}' is tested twice", where=f"{path}:{line}")
+        for line, row in _predicted(path, told, classes):
+            if row[1] == "test" and rows.setdefault(row[0], row) is not row:
+                raise InputError(f"'{row[0]}' is tested twice", where=f"{path}:{line}")
     clips = sorted(rows)
     if not clips:
         raise InputError("contains no predictions of test clips", where=str(artifact))
-    if "labels" not in rows[clips[0]]:
-        truth = [rows[clip]["class"] for clip in clips]
-        right = np.array([rows[clip]["predicted"] for clip in clips]) == np.array(truth)
+    truth = [rows[clip][2] for clip in clips]
+    if not several:
+        right = np.array([rows[clip][3] for clip in clips]) == np.array(truth)
         return Judgement(name, "classes", clips, classes, truth=truth, right=right)
-    truth = [rows[clip]["labels"] for clip in clips]
     present = np.array([[one in own.split(";") for one in classes] for own in truth])
-    values = np.array([[float(rows[clip][one]) for one in classes] for clip in clips])
+    values = np.array([[float(value) for value in rows[clip][len(told):]] for clip in clips])
     return Judgement(name, "tags", clips, classes,
                      [[CategoryEvents(present[:, [tag]], values[:, [tag]])
                        for tag in range(len(classes))]], truth)
+
+
+def _predicted(path: Path, told: Sequence[str], classes: Sequence[str]
+               ) -> Iterator[tuple[int, list[str]]]:
+    """Lines of a file of predictions, their cells in the order of ``told`` and the classes."""
+    from l3hpc.steps.fold_params import score_columns
+
+    # By position: in older files a class may have the name of another column.
+    headers = [[*told, *score_columns(classes)], [*told, *classes]]
+    lines = read_cells(path, "predictions")
+    line, columns = next(lines, (1, []))
+    if columns not in headers:
+        raise InputError("has other columns than folds writes", where=f"{path}:{line}",
+                         allowed=", ".join(headers[0][:len(told) + 2]) + ", …")
+    for line, row in lines:
+        if len(row) != len(columns):
+            raise InputError(f"{len(row)} cells, the header has {len(columns)}",
+                             where=f"{path}:{line}")
+        yield line, row
 
 
 READERS: Mapping[str, Callable[[str, Mapping[str, Any], Path, Question], Judgement]] = {

@@ -170,6 +170,29 @@ def test_tags_of_a_table_of_clips_are_compared_too(here, say):
     assert told["differences"][0]["difference"] > 0
 
 
+@pytest.mark.parametrize("several", (False, True))
+@pytest.mark.parametrize("written", ("now", "before the prefix"))
+def test_classes_may_have_the_names_of_other_columns(here, say, several, written):
+    names = ["class", "file", "labels", "part", "predicted"]
+    truth = {f"{number:02}.wav": [names[number % 5]] if several else names[number % 5]
+             for number in range(10)}
+    right = {name: [float(one in own) for one in names] if several else own
+             for name, own in truth.items()}
+    for run in ("clips-8", "clips-9"):
+        judged.folds(here / "ws", run, truth, right, several=several)
+        for path in (here / f"ws/artifacts/folds/{run}").glob("*/predictions.csv"):
+            header = path.read_text().splitlines()[0].split(",")
+            assert len(set(header)) == len(header)
+            if written != "now":
+                path.write_text(path.read_text().replace("score:", ""))
+    code, out, err = say("compare", "clips-8", "clips-9", "--samples", "1000", "--json")
+    assert code == 0, err
+    assert {one["first"] for one in json.loads(out)["differences"]} == {1.0}
+    path.write_text(path.read_text().replace("part,", "part,more,", 1))
+    code, _, err = say("compare", "clips-8", "clips-9", "--samples", "1000")
+    assert code == 2 and "has other columns than folds writes" in err
+
+
 def test_the_command_and_the_step_of_the_same_name_are_told_apart(say):
     """``compare`` is also a step of compress, which judges networks of one run."""
     assert "compression report" in step("compare").title

@@ -7,6 +7,7 @@ import numpy as np
 
 from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
 from l3hpc.io.files import write_json
+from l3hpc.steps.fold_params import score_columns
 from l3hpc.tagging import predictions
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
@@ -96,7 +97,7 @@ def folds(workspace, run, truth, answers, created=0.0, several=False):
         with open(folder / "predictions.csv", "w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["file", "part", *(["labels"] if several else ["class", "predicted"]),
-                             *classes])
+                             *score_columns(classes)])
             for number, name in enumerate(sorted(truth)):
                 part = "test" if number % 2 + 1 == fold else "valid"
                 writer.writerow([name, part, ";".join(truth[name]), *answers[name]] if several else

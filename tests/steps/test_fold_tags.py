@@ -61,7 +61,7 @@ def test_scores_and_rows(runner, tagged):
         rows = [row for row in csv.DictReader(stream) if row["part"] == "test"]
     assert {int(row["file"][:-4]) % 3 for row in rows} == {1} and len(rows) == 16
     truth = [[name in row["labels"].split(";") for name in NAMES] for row in rows]
-    scores = [[float(row[name]) for name in NAMES] for row in rows]
+    scores = [[float(row[f"score:{name}"]) for name in NAMES] for row in rows]
     auprc = micro_auprc(np.array(truth, int), scores)
     assert one["scores"]["test"]["micro_auprc"] == pytest.approx(auprc) and auprc > 0.85
     assert one["chosen"] == {"learning_rate": 0.1, "weight_decay": 1e-5}
