@@ -29,8 +29,9 @@ _PATHS = {
     "--workspace": "Folder for runs, artifacts and journals.",
     "--audio-dir": "Folder of sound files (WAV, FLAC, OGG, MP3 …; by ffmpeg M4A, WebM …) or HDF5.",
     "--embedding-dir": "Folder of published embeddings, for --from.",
-    "--weights": "The teacher: a weight file, a HEAR module (hear:package.module), a folder of "
-                 "embeddings, or 'untrained' (demonstration only).",
+    "--weights": "The teacher: a weight or network file (TFLite, ONNX, Keras), a HEAR module "
+                 "(hear:package.module), a folder of embeddings, or 'untrained' "
+                 "(demonstration only).",
     "--sonyc-ust": "Folder of SONYC-UST: annotations.csv, taxonomy, audio/.",
     "--us8k": "Folder of UrbanSound8K: metadata/UrbanSound8K.csv, audio/fold1/ …",
     "--esc50": "Folder of ESC-50: meta/esc50.csv, audio/.",

@@ -89,6 +89,7 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
             click.echo(one_line(line))  # names in a file may hold any character
         if written is not None:
             click.echo(f"wrote {written}")
+            click.echo(f"next: {command_line('submit', 'upstream', '--weights', path)} --dry-run")
         elif found.sidecar is not None and not sidecar_path(path).is_file():
             click.echo(f"{sidecar_path(path)}: not written (--write)")
     if write and written is None:

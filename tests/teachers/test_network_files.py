@@ -173,6 +173,7 @@ def test_the_command_writes_the_sidecar_and_says_what_is_missing(net, monkeypatc
     assert code == 1 and "missing  the rate of the audio: --rate HZ" in text
     code, text = call("--rate", "1000", "--set", "scale=0.25", "--write")
     assert code == 0 and "embeddings of 5 values, one per 3 s of audio" in text
+    assert text.endswith(f"next: l3hpc submit upstream --weights {path} --dry-run\n")
     stored = yaml.safe_load(path.with_name("net.teacher.yaml").read_text())
     assert (stored["rate"], stored["window"], stored["scale"]) == (1000, 3.0, 0.25)
     code, text = call("--json")
