@@ -25,6 +25,24 @@ HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", 
 HEADER_TYPES = {"in_dim": int, "out_dim": int, "n_samples": int, "teacher": dict, "params": dict}
 
 
+def method_name(approx: str, kernel: str) -> str:
+    """What previews, messages and reports call a reduction.
+
+    Parameters
+    ----------
+    approx, kernel
+        As in the settings of a fit.
+
+    Examples
+    --------
+    >>> method_name("pca", "linear"), method_name("pca", "rbf"), method_name("pca", "poly")
+    ('pca', 'kernel PCA (RBF)', 'kernel PCA (poly)')
+    """
+    if approx != "pca" or kernel == "linear":
+        return approx
+    return f"kernel PCA ({'RBF' if kernel == 'rbf' else kernel})"
+
+
 @dataclass
 class PhiHeader:
     """What is known of φ without its numbers.
@@ -57,6 +75,11 @@ class PhiHeader:
     params: Mapping[str, Any] = field(default_factory=dict)
     sampled: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
+    @property
+    def method(self) -> str:
+        """As ``method_name``."""
+        return method_name(self.approx, str(self.params.get("kernel", "linear")))
+
     def check(
         self, dim: int | None = None, teacher: Mapping[str, Any] | None = None,
         fingerprint: str | None = None, where: str | None = None,
@@ -81,16 +104,16 @@ class PhiHeader:
         """
         if dim is not None and dim != self.in_dim:
             raise InputError(
-                f"embeddings have {dim} numbers per row, this {self.approx} reduction was fitted "
+                f"embeddings have {dim} numbers per row, this {self.method} reduction was fitted "
                 f"on {self.in_dim}", where=where, hint="fit it again on embeddings of this teacher")
         if teacher is not None and self.teacher and not _same_network(teacher, self.teacher):
             raise InputError(
-                f"embeddings of teacher {_name(teacher)}, but the {self.approx} reduction was "
+                f"embeddings of teacher {_name(teacher)}, but the {self.method} reduction was "
                 f"fitted on those of {_name(self.teacher)}", where=where,
                 hint="use one teacher for extract, sample, fit and reduce")
         if fingerprint is not None and fingerprint != self.fingerprint:
             raise InputError(
-                f"this {self.approx} reduction was fitted on input "
+                f"this {self.method} reduction was fitted on input "
                 f"{self.fingerprint or 'unknown'}, not on {fingerprint}", where=where,
                 hint="run the step fit again")
 

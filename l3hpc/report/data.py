@@ -63,7 +63,9 @@ class Variance:
     @property
     def method(self) -> str:
         """``pca`` or ``kernel PCA (RBF)``."""
-        return f"kernel PCA ({self.kernel.upper()})" if self.kernel else self.approx
+        from l3hpc.reduction.header import method_name
+
+        return method_name(self.approx, self.kernel or "linear")
 
     @property
     def kept(self) -> float | None:

@@ -97,7 +97,7 @@ class Classify(Step[ClassifyParams]):
         parts = []
         if params.phi is not None:
             phi = _description(params.phi)
-            parts.append(f"through {phi.approx}: {phi.in_dim} → {phi.out_dim}")
+            parts.append(f"through {phi.method}: {phi.in_dim} → {phi.out_dim}")
         if params.recipe != "default":
             layers = f"{params.hidden_layers} hidden layer{'s' * (params.hidden_layers != 1)}"
             size = f" of {params.hidden_size}" if params.hidden_layers else ""

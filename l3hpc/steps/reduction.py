@@ -159,11 +159,13 @@ class Fit(Step[FitParams]):
 
     def describe(self, params: FitParams, plan: PlanParams) -> str:
         """``pca: 512 → 128``."""
+        from l3hpc.reduction.header import method_name
+
         if params.approx == "none":
             return "none: the student learns the teacher's embedding itself"
         teacher = Extract().params_in(plan)
         source = f"{teacher_dim(teacher.weights)} → " if teacher else "to "
-        name = f"kernel PCA ({params.kernel.upper()})" if params.is_kernel_pca else params.approx
+        name = method_name(params.approx, params.kernel)
         return f"{name}: {source}{params.emb_dim}" + (
             f", sensor {params.sensor}" if params.sensor is not None else "")
 

@@ -10,6 +10,7 @@ from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.models.weights import identity
 from l3hpc.pipelines import plan, preview, sweep
+from l3hpc.reduction.header import PhiDescription
 from l3hpc.reduction.phi import Phi, save_phi
 
 from .test_plan import (  # noqa: F401
@@ -103,6 +104,7 @@ def test_phi_by_the_run_that_fitted_it(ust):
         assert step(down, "classify").params["phi"] == str(file)
         assert down.options["phi"] == name
     assert "through pca: 512 → 4" in preview.as_text(down)
+    assert PhiDescription("pca", 512, 4, params={"kernel": "rbf"}).method == "kernel PCA (RBF)"
     with pytest.raises(InputError, match="'nothing' is neither a run nor a file") as caught:
         build("downstream", ust, teacher=True, options={"phi": "nothing"})
     assert "--phi" in str(caught.value) and "hear:" not in str(caught.value)
