@@ -210,7 +210,8 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     Raises
     ------
     InputError
-        For a test fold without clips, and for too few folds.
+        For a test fold without clips, for too few folds, and where the recordings cannot be
+        divided into clips to train and to validate on.
 
     Examples
     --------
@@ -237,9 +238,17 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     rest = np.flatnonzero(fold != test)
     # Clips cut from one recording sound alike: apart, the validation would be too good.
     groups = np.unique([source[int(clip)] for clip in rest], return_inverse=True)[1]
-    parts = StratifiedGroupKFold(max(2, round(1 / ratio)), shuffle=True, random_state=seed)
-    train, valid = next(parts.split(rest, label[rest], groups))
-    return Split(rest[train], rest[valid], tested)
+    count = len(set(groups.tolist()))
+    # Scikit-learn refuses more parts than there are recordings, or clips of the largest class.
+    parts = min(max(2, round(1 / ratio)), int(np.bincount(label[rest]).max()), count)
+    if parts > 1:
+        divided = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+        for train, valid in divided.split(rest, label[rest], groups):
+            if len(train) and len(valid):  # with few recordings, parts may be empty
+                return Split(rest[train], rest[valid], tested)
+    raise InputError(f"{len(rest)} clips of {count} recording{'s' * (count != 1)} cannot be "
+                     "divided into clips to train and to validate on",
+                     allowed="two or more recordings, and a class with two or more clips")
 
 
 def vote(scores: np.ndarray, counts: np.ndarray, how: str = "mean") -> np.ndarray:

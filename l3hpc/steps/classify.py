@@ -43,16 +43,14 @@ class Classify(Step[ClassifyParams]):
 
     def check(self, params: ClassifyParams, plan: PlanParams) -> None:
         """Refuse missing files, what does not fit together, and options without effect."""
-        from l3hpc.io.tables import read_rows
-        from l3hpc.tagging.clip_metadata import check_split, require_metadata
+        from l3hpc.tagging.clip_metadata import check_split, read_metadata
 
         annotations, taxonomy = label_files(params, self.name)
         check_network(params, annotations, taxonomy)
         if params.split_path is not None:
             check_split(params.split_path, annotations)
         if params.metadata:
-            line, columns = next(read_rows(annotations, "annotations"))
-            require_metadata(columns, f"{annotations}:{line}")
+            read_metadata(annotations, [])  # refuses a bad cell of any row
         if params.pca_components is not None and not params.pca:
             raise InputError("has no effect with pca: false", where="classify.pca_components",
                              hint="Leave one of the two out.")

@@ -51,7 +51,7 @@ class ClassifyParams(Params):
     autopool_constraint: bool = Field(True, description=(
         "Keep the weights of AutoPool at 0 or above: between the mean and the maximum."))
     hidden_layers: int = Field(0, ge=0, le=8, description="Number of hidden layers.")
-    hidden_size: int = Field(128, ge=1, description="Units of each hidden layer.")
+    hidden_size: int = Field(128, ge=1, le=65_536, description="Units of each hidden layer.")
     sensor_factor: bool = Field(False, description=(
         "Also learn which sensor recorded the clip; the prediction is a further input of the tag "
         "output."))
@@ -76,7 +76,7 @@ class ClassifyParams(Params):
         "Early stopping: epochs without a lower validation loss."))
     standardize: bool = Field(True, description=(
         "Standardise the embeddings, with statistics of the training clips."))
-    seed: int = Field(0, ge=0, description="Seed of weights and batch order.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of weights and batch order.")
     seeds: int = Field(1, ge=1, le=100, description=(
         "Classifiers to train, a task each, with the seeds seed, seed + 1, …; evaluate gives mean "
         "and spread."))
@@ -146,15 +146,20 @@ def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> 
     """
     from l3hpc.datasets.taxonomy import Taxonomy
     from l3hpc.io.tables import read_rows, require_columns
+    from l3hpc.tagging.clip_metadata import read_split
 
     if params.model == "framewise" and not params.autopool_constraint:
         raise InputError("a framewise classifier has no AutoPool",
                          where="classify.autopool_constraint",
-                         hint="Use --set classify.model=mil, or leave autopool_constraint at true.")
+                         hint="Use --set classify.model=mil, or --set "
+                              "classify.autopool_constraint=true")
     if params.model == "framewise" and params.optimizer == "lbfgs" and not params.standardize:
         raise InputError("L-BFGS has no batches by which a framewise classifier normalises its "
                          "input", where="classify.standardize",
                          hint="Use --set classify.standardize=true")
+    if not params.hidden_layers and params.hidden_size != params.value_if_left_out("hidden_size"):
+        raise InputError("has no effect without hidden layers", where="classify.hidden_size",
+                         hint="Add --set classify.hidden_layers=1")
     default = params.value_if_left_out("cooccurrence_loss_factor")
     if params.cooccurrence_loss_factor != default and not params.cooccurrence_loss:
         raise InputError("has no effect without cooccurrence_loss",
@@ -177,8 +182,11 @@ def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> 
                                   for column in Taxonomy.load(taxonomy).fine_columns],
                         f"{annotations}:{line}")
     if params.sensor_factor:
-        require_columns(columns, ["sensor_id"], f"{annotations}:{line}")
-        place = columns.index("sensor_id")
-        if len({row[place] for _, row in table}) < 2:
-            raise InputError("all clips are of one sensor: there is nothing to learn",
+        require_columns(columns, ["sensor_id", "split"], f"{annotations}:{line}")
+        sensor, split = columns.index("sensor_id"), columns.index("split")
+        split_of = read_split(params.split_path) if params.split_path else None
+        trained = {row[sensor] for _, row in table
+                   if (row[split] if split_of is None else split_of.get(row[sensor])) == "train"}
+        if len(trained) < 2:
+            raise InputError("all clips to train on are of one sensor: there is nothing to learn",
                              where="classify.sensor_factor", hint="Leave sensor_factor out.")

@@ -98,6 +98,9 @@ class Folds(Step[FoldsParams]):
                 where=str(data.table), allowed=f"folds.model: {', '.join(_learners(data))}",
                 hint=f"Use --learner {_learners(data)[0]}" + (
                     ". If a cell is one label: --label-separator none" if data.several else ""))
+        # Only few recordings can fail to be divided; dividing many takes seconds.
+        if not params.valid_fold and len({clip.source for clip in data.clips}) <= 100:
+            _check_divided(params, data)
         embed = Embed().params_in(plan)
         if params.subset == "all" and embed is not None and embed.subset != "all":
             raise InputError("only the clips of a subset are embedded", where="folds.subset",
@@ -199,6 +202,24 @@ class Folds(Step[FoldsParams]):
             text = (f"{results[0]['model']}, {len(results)} folds"
                     f"{f' ({part})' if part else ''}: {metric} {mean:.3f} on average")
         return f"{text}, {missing} clip{'s' * (missing != 1)} missing" if missing else text
+
+
+def _check_divided(params: FoldsParams, data: LabelledDataset) -> None:
+    """Refuse clips of which a fraction cannot be taken to validate on."""
+    import numpy as np
+
+    from l3hpc.classification.folds import split
+
+    folds, labels = (np.array([getattr(clip, name) for clip in data.clips])
+                     for name in ("fold", "label"))
+    for fold in data.tested_folds:
+        try:
+            split(folds, labels, [clip.source for clip in data.clips], fold,
+                  ratio=params.valid_ratio, seed=params.seed)
+        except InputError as error:
+            raise InputError(f"{data.fold_name(fold)}: {error.message}",
+                             where=str(params.clips or data.table),
+                             allowed=error.allowed) from None
 
 
 def _learners(data: LabelledDataset) -> Sequence[str]:

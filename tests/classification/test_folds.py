@@ -24,6 +24,18 @@ def clips():
     return Features([f"{index}.wav" for index in range(60)], x.astype(np.float32), counts, [])
 
 
+def test_a_fraction_of_few_clips_is_taken_or_refused():
+    fold, label = np.array([1] * 4 + [2] * 4), np.array([0, 1] * 4)
+    parts = folds.split(fold, label, list("abcdefgh"), 1, ratio=0.15)
+    assert len(parts.train) == len(parts.valid) == 2
+    # Fewer recordings than parts that the ratio asks for.
+    parts = folds.split(np.repeat([1, 2], 12), np.array([0, 1] * 12), list("abc") * 8, 1, ratio=0.1)
+    assert len(parts.valid) == 4 and len(parts.train) == 8
+    for source, own in ((["a"] * 8, label), (list("abcdefgh"), np.arange(8))):
+        with pytest.raises(InputError, match="cannot be divided into clips to train and"):
+            folds.split(fold, own, source, 1, ratio=0.15)
+
+
 def test_the_fold_before_validates():
     for test, valid in ((1, 5), (2, 1), (5, 4)):
         parts = folds.split(FOLD, LABEL, SOURCE, test)

@@ -221,6 +221,8 @@ def test_options_of_the_network_that_mean_nothing_are_refused(city, tmp_path):
             ({"model": "framewise", "autopool_constraint": False}, "has no AutoPool"),
             ({"model": "framewise", "optimizer": "lbfgs", "standardize": False},
              "standardize: L-BFGS has no batches"),
+            ({"model": "framewise", "recipe": "dcase2020"}, "has no AutoPool"),
+            ({"hidden_size": 64}, "hidden_size: has no effect without hidden layers"),
             ({"cooccurrence_loss_factor": 0.1}, "has no effect without cooccurrence_loss"),
             ({"optimizer": "lbfgs", "learning_rate": 0.1}, "L-BFGS has no learning rate"),
             ({"oversample": "mlsmote", "sensor_factor": True}, "synthetic clips have no sensor"),
@@ -242,8 +244,20 @@ def test_options_of_the_network_that_mean_nothing_are_refused(city, tmp_path):
         return params(sonyc_ust=ust, annotations=path, **factors)
 
     one = write(list(rows[0]), [{**row, "sensor_id": "3"} for row in rows])
-    with pytest.raises(InputError, match="sensor_factor: all clips are of one sensor"):
+    with pytest.raises(InputError, match="sensor_factor: all clips to train on are of one sensor"):
         classify.check(one, {})
+    split = tmp_path / "split.csv"
+    split.write_text("sensor_id,split\n" + "".join(
+        f"{sensor},{'validate' if number else 'train'}\n" for number, sensor in enumerate(
+            sorted({row["sensor_id"] for row in rows}))))
+    with pytest.raises(InputError, match="sensor_factor: all clips to train on are of one sensor"):
+        classify.check(params(sonyc_ust=ust, split_path=split, sensor_factor=True), {})
+    late = write(list(rows[0]), [*rows[:-1], {**rows[-1], "hour": "24"}])
+    with pytest.raises(InputError, match="hour is '24'"):
+        classify.check(params(sonyc_ust=ust, annotations=late.annotations, metadata=True), {})
+    for wrong in ({"seed": 2**32}, {"hidden_size": 100_000}):
+        with pytest.raises(ValueError, match="less than or equal"):
+            params(sonyc_ust=ust, **wrong)
     without = write([name for name in rows[0] if not name.endswith("_proximity")], rows)
     with pytest.raises(InputError, match="column '1-1_small-sounding-engine_proximity' is missing"):
         classify.check(without, {})
