@@ -215,17 +215,19 @@ def test_volunteers_agree_and_hours_tell_where_that_is_requested(tmp_path):
     # One clip in two shows a category at its hours; volunteers who make no mistakes all agree.
     make_city(tmp_path / "city", City(1, 1, 300, 1, 8000, 1, 3, Difficulty(disagreement=0.0,
                                                                           hours=1.0)))
-    night = {"2": [], "7": []}
+    night, places = {"2": [], "7": []}, defaultdict(set)
     by_clip = defaultdict(set)
     for row in table(tmp_path / "city"):
         heard = frozenset(k for k, v in row.items()
                           if k.endswith("_presence") and k[1] == "_" and v == "1")
         by_clip[row["audio_filename"]].add(heard)
+        places[row["split"]].add(float(row["latitude"]))
         # The first of eight categories rotates with the number of the clip in its split.
         number = int(row["audio_filename"][3:9])
         if row["split"] == "train" and str(number % 8 + 1) in night:
             night[str(number % 8 + 1)].append(not 7 <= int(row["hour"]) < 17)
     assert all(len(opinions) == 1 for opinions in by_clip.values())
+    assert min(places["train"]) < min(places["test"]) < max(places["test"]) < max(places["train"])
     assert np.mean(night["2"]) < 0.25 < 0.5 < np.mean(night["7"])
 
 
