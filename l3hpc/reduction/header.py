@@ -11,18 +11,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from l3hpc.datasets.embeddings import APPROXIMATIONS
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json
-from l3hpc.io.hdf5 import open_hdf5, read_attributes
+from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
+from l3hpc.reduction.kernels import Kernel
 
 if TYPE_CHECKING:
-    import h5py
+    from l3hpc.io.hdf5 import Hdf5File
 
 FORMAT = "l3hpc-phi"
 # Of the file; the second is that of a kernel PCA, which earlier readers cannot apply and refuse.
 VERSIONS = (1, 2)
 HEADER = ("approx", "in_dim", "out_dim", "fingerprint", "teacher", "n_samples", "params")
 HEADER_TYPES = {"in_dim": int, "out_dim": int, "n_samples": int, "teacher": dict, "params": dict}
+PROJECTION = ("mean", "scale", "components")
+KERNEL_PROJECTION = ("mean", "scale", "landmarks", "centre", "weights")
+KERNEL_SETTINGS = ("gamma", "degree", "coef0")
+ARRAYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "pca": (*PROJECTION, "explained_variance", "explained_variance_ratio"),
+    "kernel pca": (*KERNEL_PROJECTION, "explained_variance", "explained_variance_ratio"),
+    "umap": ("mean", "scale", "training_rows", "training_embedding"),
+}
 
 
 def method_name(approx: str, kernel: str) -> str:
@@ -56,7 +67,8 @@ class PhiHeader:
     fingerprint : str
         Identifies the rows that it was fitted to.
     teacher : dict
-        Identity of the network that made them, JSON values.
+        Identity of the network that made them, JSON values; empty where the embeddings did not
+        name it, as published ones: then only the length of rows can be checked.
     n_samples : int
         Number of rows that it was fitted to.
     params : dict
@@ -79,6 +91,85 @@ class PhiHeader:
     def method(self) -> str:
         """As ``method_name``."""
         return method_name(self.approx, str(self.params.get("kernel", "linear")))
+
+    @property
+    def kind(self) -> str:
+        """``approx``, or 'kernel pca' for a PCA with another kernel than the linear one."""
+        is_linear = self.params.get("kernel", "linear") == "linear"
+        return "kernel pca" if self.approx == "pca" and not is_linear else self.approx
+
+    def kernel(self) -> Kernel:
+        """The kernel of a kernel PCA."""
+        settings = {name: self.params[name] for name in KERNEL_SETTINGS if name in self.params}
+        return Kernel(self.params["kernel"], **{"gamma": 0.0, **settings})
+
+    def check_values(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse values that cannot be those of a fit, without reading its numbers.
+
+        Parameters
+        ----------
+        shapes
+            Name → shape of each array.
+
+        Raises
+        ------
+        InputError
+            With the value.
+        """
+        if self.approx not in APPROXIMATIONS:
+            raise InputError(f"unknown reduction {self.approx!r}",
+                             allowed=f"valid: {', '.join(APPROXIMATIONS)}")
+        for name, least in (("in_dim", 1), ("out_dim", 1), ("n_samples", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or value < least:
+                raise InputError(f"{name} is {value!r}", allowed=f"a whole number from {least}")
+        for name in ("sensor", "method", "audio"):
+            if not isinstance(self.sampled.get(name), str | None):
+                raise InputError(f"sampled.{name} is {self.sampled[name]!r}", allowed="a string")
+        if self.kind == "kernel pca":
+            self.kernel()
+        missing = [name for name in ARRAYS[self.kind] if name not in shapes]
+        if missing:
+            raise InputError(f"a {self.kind} reduction without {', '.join(missing)}")
+        for name, shape in self._shapes(shapes).items():
+            if shapes[name] != shape:
+                raise InputError(f"{name} has shape {shapes[name]}, expected {shape}")
+
+    def _shapes(self, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Name → expected shape; the number of landmarks or training rows is that of the file."""
+        if self.approx == "none":
+            if self.in_dim != self.out_dim:
+                raise InputError(f"'none' with {self.in_dim} → {self.out_dim} dimensions",
+                                 allowed="equal numbers")
+            return {}
+        shapes: dict[str, tuple[int, ...]] = {"mean": (self.in_dim,), "scale": (self.in_dim,)}
+        if self.kind == "pca":
+            shapes["components"] = self.out_dim, self.in_dim
+        elif self.kind == "kernel pca":
+            rows = found["landmarks"][:1]
+            shapes |= {"landmarks": (*rows, self.in_dim), "centre": rows,
+                       "weights": (*rows, self.out_dim)}
+        else:
+            rows = found["training_rows"][:1]
+            shapes |= {"training_rows": (*rows, self.in_dim),
+                       "training_embedding": (*rows, self.out_dim)}
+        if self.approx == "pca":
+            shapes |= {"explained_variance": (self.out_dim,),
+                       "explained_variance_ratio": (self.out_dim,)}
+        return shapes
+
+    def unchecked(self, teacher: Mapping[str, Any] | None) -> list[str]:
+        """A note where rows of a teacher meet a φ that does not name its own.
+
+        Parameters
+        ----------
+        teacher
+            Identity of the network that made the rows.
+        """
+        if not teacher or self.teacher:
+            return []
+        return ["φ does not say on whose embeddings it was fitted: that they were those of "
+                f"{_name(teacher)} could not be checked"]
 
     def check(
         self, dim: int | None = None, teacher: Mapping[str, Any] | None = None,
@@ -153,7 +244,7 @@ def describe_phi(path: Path) -> PhiDescription:
         return read_header(file, Path(path))
 
 
-def read_header(file: h5py.File, path: Path) -> PhiDescription:
+def read_header(file: Hdf5File, path: Path) -> PhiDescription:
     """Read the header of an open file of φ.
 
     Parameters
@@ -190,7 +281,14 @@ def read_header(file: h5py.File, path: Path) -> PhiDescription:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the description is missing or damaged ({error})", where=where,
                          hint="run the step fit again") from None
-    return PhiDescription(**fields, sampled=sampled, digest=str(attrs.get("digest", "")))
+    found = PhiDescription(**fields, sampled=sampled, digest=str(attrs.get("digest", "")))
+    shapes = {name: tuple(numeric_dataset(file, name, "f").shape) for name in file}
+    try:
+        found.check_values(shapes)
+    except InputError as error:
+        raise InputError(error.message, where=where, allowed=error.allowed,
+                         hint="run the step fit again") from None
+    return found
 
 
 def _same_network(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

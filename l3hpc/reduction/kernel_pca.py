@@ -17,8 +17,6 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,85 +28,15 @@ from l3hpc.arrays.passes import reproducible_blas
 from l3hpc.arrays.rows import Rows, RowSource, as_rows, rechunk
 from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 from l3hpc.errors import InputError
+from l3hpc.reduction.kernels import Kernel, KernelName
 from l3hpc.reduction.moments import column_scales, moments
 from l3hpc.reduction.pca import signs
 
-KernelName: TypeAlias = Literal["poly", "rbf"]
 LANDMARKS = 5000  # at most 1.5 GB for the fit and, of 512 numbers each, 15 MB for the file of φ
 SEED = 20180216
 BLOCK_ROWS = 512  # compared with all landmarks at once, by each thread
 # Share of the largest eigenvalue of the kernel matrix below which an eigenvalue is rounding error.
 RANK_TOLERANCE = 1e-12
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel of scikit-learn's ``pairwise_kernels``.
-
-    Parameters
-    ----------
-    name
-        'poly': (gamma · xᵀy + coef0)^degree; 'rbf': exp(−gamma · |x − y|²).
-    gamma
-        Above 0.
-    degree, coef0
-        Of 'poly': a whole number from 1, and a number from 0, as with a negative one it is not a
-        kernel.
-
-    Raises
-    ------
-    InputError
-        For other values.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from l3hpc.reduction.kernel_pca import Kernel
-    >>> Kernel("poly", gamma=0.5, degree=2, coef0=1.0)(np.ones((1, 2)), np.eye(2)).tolist()
-    [[2.25, 2.25]]
-    """
-
-    name: KernelName
-    gamma: float
-    degree: int = 3
-    coef0: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.name not in ("poly", "rbf"):
-            raise InputError(f"unknown kernel {self.name!r}", allowed="valid: poly, rbf")
-        for name, right, allowed in (("gamma", self.gamma > 0, "above 0"),
-                                     ("degree", self.degree >= 1, "a whole number from 1"),
-                                     ("coef0", self.coef0 >= 0, "0 or more")):
-            if not right:
-                raise InputError(f"{name} is {getattr(self, name)!r}", allowed=allowed)
-
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The kernel of every row of x, shape (n, d), and of y, (m, d): shape (n, m)."""
-        values = x @ y.T
-        if self.name == "rbf":
-            values *= -2
-            values += np.einsum("ij,ij->i", x, x)[:, None]
-            values += np.einsum("ij,ij->i", y, y)
-            # Rounding makes the distance of equal rows negative.
-            np.maximum(values, 0, out=values)
-            values *= -self.gamma
-            return np.exp(values, out=values)
-        values *= self.gamma
-        values += self.coef0
-        return self._power(values)
-
-    def diagonal(self, x: np.ndarray) -> np.ndarray:
-        """The kernel of every row of x, shape (n, d), and itself: shape (n,)."""
-        if self.name == "rbf":
-            return np.ones(len(x))
-        return self._power(self.gamma * np.einsum("ij,ij->i", x, x) + self.coef0)
-
-    def _power(self, base: np.ndarray) -> np.ndarray:
-        # np.power with such an exponent takes ten times as long as these products.
-        power = base.copy() if self.degree > 1 else base
-        for _ in range(self.degree - 1):
-            power *= base
-        return power
 
 
 class KernelProjection:
@@ -330,6 +258,9 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
         return self
 
     def _check_components(self, n: int) -> None:
+        if n < 2:
+            raise InputError(f"a variance cannot be computed from {n} row{'s' * (n != 1)}",
+                             allowed="2 rows or more")
         available, kind = min((self.landmarks, "landmarks"), (n, "rows"))
         if not 1 <= self.n_components <= available:
             raise InputError(f"cannot keep {self.n_components} components of {available} {kind}",

@@ -21,13 +21,15 @@ import numpy as np
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embedding_file import EmbeddingFile
-from l3hpc.datasets.embeddings import APPROXIMATIONS, reduced_key
+from l3hpc.datasets.embeddings import reduced_key
 from l3hpc.errors import InputError
 from l3hpc.io.files import canonical_json, write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5
 from l3hpc.reduction.header import (
     FORMAT,
     HEADER,
+    KERNEL_PROJECTION,
+    PROJECTION,
     VERSIONS,
     PhiDescription,
     PhiHeader,
@@ -37,18 +39,9 @@ from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 if TYPE_CHECKING:
-    from l3hpc.reduction.kernel_pca import Kernel, KernelProjection, StreamingKernelPCA
+    from l3hpc.reduction.kernel_pca import KernelProjection, StreamingKernelPCA
     from l3hpc.reduction.pca import StreamingPCA
 
-PROJECTION = ("mean", "scale", "components")
-KERNEL_PROJECTION = ("mean", "scale", "landmarks", "centre", "weights")
-KERNEL_SETTINGS = ("gamma", "degree", "coef0")
-ARRAYS: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "pca": (*PROJECTION, "explained_variance", "explained_variance_ratio"),
-    "kernel pca": (*KERNEL_PROJECTION, "explained_variance", "explained_variance_ratio"),
-    "umap": ("mean", "scale", "training_rows", "training_embedding"),
-}
 CHUNK_ROWS = 1024  # of a dataset: whole rows without compression are written at disk speed
 
 
@@ -67,39 +60,7 @@ class Phi(PhiHeader):
         default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.approx not in APPROXIMATIONS:
-            raise InputError(f"unknown reduction {self.approx!r}",
-                             allowed=f"valid: {', '.join(APPROXIMATIONS)}")
-        missing = [name for name in ARRAYS[self.kind] if name not in self.arrays]
-        if missing:
-            raise InputError(f"a {self.kind} reduction without {', '.join(missing)}")
-        if self.kind == "kernel pca":
-            self._kernel()
-        for name, shape in self._shapes().items():
-            if self.arrays[name].shape != shape:
-                raise InputError(f"{name} has shape {self.arrays[name].shape}, expected {shape}")
-
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        if self.approx == "none":
-            if self.in_dim != self.out_dim:
-                raise InputError(f"'none' with {self.in_dim} → {self.out_dim} dimensions",
-                                 allowed="equal numbers")
-            return {}
-        shapes: dict[str, tuple[int, ...]] = {"mean": (self.in_dim,), "scale": (self.in_dim,)}
-        if self.kind == "pca":
-            shapes["components"] = self.out_dim, self.in_dim
-        elif self.kind == "kernel pca":
-            rows = len(self.arrays["landmarks"])
-            shapes |= {"landmarks": (rows, self.in_dim), "centre": (rows,),
-                       "weights": (rows, self.out_dim)}
-        else:
-            rows = len(self.arrays["training_rows"])
-            shapes |= {"training_rows": (rows, self.in_dim),
-                       "training_embedding": (rows, self.out_dim)}
-        if self.approx == "pca":
-            shapes |= {"explained_variance": (self.out_dim,),
-                       "explained_variance_ratio": (self.out_dim,)}
-        return shapes
+        self.check_values({name: array.shape for name, array in self.arrays.items()})
 
     @classmethod
     def from_pca(
@@ -187,19 +148,6 @@ class Phi(PhiHeader):
             As in the attributes.
         """
         return cls("none", dim, dim, fingerprint, dict(teacher or {}))
-
-    @property
-    def kind(self) -> str:
-        """``approx``, or 'kernel pca' for a PCA with another kernel than the linear one."""
-        is_linear = self.params.get("kernel", "linear") == "linear"
-        return "kernel pca" if self.approx == "pca" and not is_linear else self.approx
-
-    def _kernel(self) -> Kernel:
-        # It imports scikit-learn for a second, which the jobs that apply a PCA do without.
-        from l3hpc.reduction.kernel_pca import Kernel
-
-        settings = {name: self.params[name] for name in KERNEL_SETTINGS if name in self.params}
-        return Kernel(self.params["kernel"], **{"gamma": 0.0, **settings})
 
     @property
     def key(self) -> str:
@@ -307,7 +255,7 @@ class Phi(PhiHeader):
                 from l3hpc.reduction.kernel_pca import KernelProjection
 
                 self._model = KernelProjection(
-                    self._kernel(), *(self.arrays[name] for name in KERNEL_PROJECTION))
+                    self.kernel(), *(self.arrays[name] for name in KERNEL_PROJECTION))
             elif self.kind == "pca":
                 self._model = Projection(*(self.arrays[name] for name in PROJECTION))
             else:
@@ -353,19 +301,14 @@ def load_phi(path: Path) -> Phi:
     InputError
         For a file of another kind or version, and one that was damaged or changed.
     """
-    where = str(path)
     with open_hdf5(path) as file:
         header = read_header(file, Path(path))
         arrays = {name: numeric_dataset(file, name, "f")[()] for name in file}
-    try:
-        phi = Phi(**{name: getattr(header, name) for name in HEADER}, sampled=header.sampled,
-                  arrays=arrays)
-    except InputError as error:
-        raise InputError(error.message, where=where, allowed=error.allowed,
-                         hint="run the step fit again") from None
+    phi = Phi(**{name: getattr(header, name) for name in HEADER}, sampled=header.sampled,
+              arrays=arrays)
     if phi.digest != header.digest:
         raise InputError("the numbers have changed since it was written (digest differs)",
-                         where=where, hint="run the step fit again")
+                         where=str(path), hint="run the step fit again")
     return phi
 
 

@@ -163,6 +163,8 @@ class Classify(Step[ClassifyParams]):
         if phi is not None:
             with _other_teacher():
                 phi.check(teacher=network or None, where=str(task.inputs["embed"]))
+            for note in phi.unchecked(network):
+                task.progress.note(note)
         splits = {split: annotations.files(split) for split in annotations.splits()}
         if params.targets == "volunteers":
             for split, who in (("train", "volunteers"), ("validate", "agreed")):

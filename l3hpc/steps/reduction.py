@@ -388,6 +388,8 @@ class Reduce(Step[ReduceParams]):
         # One task of several may have no rows.
         if number is None:
             source.refuse_empty()
+        for note in phi.unchecked(_teacher(source)):
+            task.progress.note(note)
         task.progress.start("reducing", total=sum(part.rows for part in parts), unit="rows")
         written = []
         single = number is not None or (source.kind == "artifact" and len(parts) == 1)

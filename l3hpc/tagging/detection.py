@@ -206,7 +206,8 @@ def calibration(several: Sequence[Tags]) -> dict[str, Any]:
                         "error": _error(_bins(own, probability[rows, place]))}
     bins = _bins(truth[known], probability[known])
     return {"brier": _brier(truth[known], probability[known]),
-            "reference": float(references[known].mean()), "error": _error(bins),
+            "reference": float(references[known].mean()) if known.any() else None,
+            "error": _error(bins),
             "pairs": int(known.sum()), "reliability": bins, "tags": each}
 
 

@@ -7,7 +7,8 @@ from sklearn.preprocessing import StandardScaler
 
 from l3hpc.arrays.rows import ChunkRows
 from l3hpc.errors import InputError
-from l3hpc.reduction.kernel_pca import BLOCK_ROWS, Kernel, KernelProjection, StreamingKernelPCA
+from l3hpc.reduction.kernel_pca import BLOCK_ROWS, KernelProjection, StreamingKernelPCA
+from l3hpc.reduction.kernels import Kernel
 
 KERNELS = {"rbf": {"kernel": "rbf"}, "narrow": {"kernel": "rbf", "gamma": 0.5},
            "poly": {"kernel": "poly"},
@@ -149,3 +150,15 @@ def test_the_diagonal_is_that_of_the_kernel():
     x = rows(20).astype(float)
     for kernel in (Kernel("rbf", 0.3), Kernel("poly", 0.3), Kernel("poly", 2.0, 1, 0.0)):
         np.testing.assert_allclose(kernel.diagonal(x), np.diag(kernel(x, x)))
+
+
+@pytest.mark.parametrize("settings", [{"gamma": np.inf}, {"gamma": np.nan}, {"coef0": np.inf},
+                                      {"degree": 11}, {"degree": 2.5}, {"gamma": "x"}])
+def test_settings_that_are_no_kernel_are_refused(settings):
+    with pytest.raises(InputError, match=f"{next(iter(settings))} is"):
+        StreamingKernelPCA(2, "poly", **settings).fit(rows(20, 3))
+
+
+def test_one_row_is_refused():
+    with pytest.raises(InputError, match="from 1 row\n2 rows or more"):
+        StreamingKernelPCA(1).fit(rows(1, 3))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from l3hpc.errors import InputError
+from l3hpc.reduction.header import describe_phi
 from l3hpc.reduction.kernel_pca import StreamingKernelPCA
 from l3hpc.reduction.pca import StreamingPCA
 from l3hpc.reduction.phi import Phi, load_phi, save_phi
@@ -199,3 +200,36 @@ def test_refused_settings():
         Phi("tsne", 3, 2)
     with pytest.raises(InputError, match="without mean, scale, components"):
         Phi("pca", 3, 2)
+
+
+@pytest.mark.parametrize("change", [
+    {"out_dim": -1}, {"out_dim": True}, {"n_samples": -5}, {"approx": "tsne"},
+    {"kernel": "sigmoid"}, {"kernel": ["rbf"]}, {"gamma": "x"}, {"gamma": None},
+    {"gamma": float("nan")}, {"coef0": -1}, {"degree": 10 ** 9}, {"degree": 2.5},
+    {"landmarks": 1.0}, {"sensor": ["a"]}], ids=str)
+def test_the_header_of_a_damaged_file_is_refused_before_its_numbers_are_read(tmp_path, change):
+    path = tmp_path / "phi.h5"
+    save_phi(path, Phi.from_kernel_pca(StreamingKernelPCA(3, "poly").fit(rows(50, 6))))
+    [(name, value)] = change.items()
+    with h5py.File(path, "a") as file:
+        header = json.loads(file.attrs["header"])
+        if name == "landmarks":
+            del file[name]
+            file[name] = value
+        elif name == "sensor":
+            file.attrs["sampled"] = json.dumps(change)
+        else:
+            (header["params"] if name in ("kernel", "gamma", "coef0", "degree") else header)[
+                name] = value
+            file.attrs["header"] = json.dumps(header)
+    for reader in (describe_phi, load_phi):
+        with pytest.raises(InputError, match=r"phi\.h5: .*(is|shape|unknown).*"):
+            reader(path)
+
+
+def test_a_phi_without_a_teacher_says_that_it_cannot_be_checked():
+    unnamed = Phi.identity(12)
+    unnamed.check(12, TEACHER)
+    [note] = unnamed.unchecked(TEACHER)
+    assert "openl3 mel256 env" in note
+    assert unnamed.unchecked({}) == Phi.identity(12, teacher=TEACHER).unchecked(TEACHER) == []
