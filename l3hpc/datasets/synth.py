@@ -36,6 +36,10 @@ SITES: dict[str, dict[int, float]] = {
 }
 
 
+# Fields of City whose option of ``data synth`` has another name.
+OPTIONS = {"recordings_per_sensor": "--recordings", "ust_clips": "--clips"}
+
+
 @dataclass(frozen=True)
 class City:
     """What ``make_city`` generates; the defaults are the demonstration's city.
@@ -81,14 +85,16 @@ class City:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise InputError(f"{name} is {value}", allowed=f"{low} to {high}")
+                raise InputError(f"{name} is {value}", allowed=f"{low} to {high}",
+                                 hint=f"Option of data synth: {OPTIONS.get(name, f'--{name}')}")
         if self.recordings_per_sensor * self.seconds > self.days * 43200:
             raise InputError(
                 f"{self.recordings_per_sensor} recordings of {self.seconds:g} s do not fit into "
                 f"half of {self.days} days", hint="Request more days or fewer recordings.")
         if 0 < self.ust_clips < 10:
             raise InputError(f"ust_clips is {self.ust_clips}", allowed="0, or at least 10: "
-                             "every split needs some")
+                             "every split needs some",
+                             hint=f"Option of data synth: {OPTIONS['ust_clips']}")
 
 
 def make_city(folder: Path | str, city: City | None = None, *,

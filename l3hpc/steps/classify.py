@@ -100,7 +100,9 @@ class Classify(Step[ClassifyParams]):
             layers = f"{params.hidden_layers} hidden layer{'s' * (params.hidden_layers != 1)}"
             size = f" of {params.hidden_size}" if params.hidden_layers else ""
             parts.append(f"{params.recipe} recipe: {layers}{size}, learning rate "
-                         f"{params.learning_rate:g}, {params.epochs:,} epochs")
+                         f"{params.learning_rate:g}, {params.epochs:,} epochs"
+                         + (f", patience {params.patience:,}"
+                            if params.patience != params.value_if_left_out("patience") else ""))
         if params.split_path is not None:
             parts.append(f"split by sensor ({params.split_path.name})")
         parts += [text for is_set, text in (
@@ -108,7 +110,7 @@ class Classify(Step[ClassifyParams]):
             (params.metadata, "metadata: place and time"),
             (params.pca, "PCA" + (f" of {params.pca_components} components"
                                   if params.pca_components else "")),
-            (params.oversample != "none", params.oversample),
+            (params.oversample != "none", _oversampling(params)),
             (params.sensor_factor, "output for the sensor"),
             (params.proximity_factor, "outputs for the proximity"),
             (params.cooccurrence_loss, "loss of co-occurrence"),
@@ -227,6 +229,15 @@ class Classify(Step[ClassifyParams]):
                 text += f", {one['synthetic']} synthetic clips"
             texts.append(text)
         return f"{results[0].get('model')}, {'; '.join(texts)}"
+
+
+def _oversampling(params: ClassifyParams) -> str:
+    """``mlsmote, 3 iterations, rare above percentile_75``: what differs from the default."""
+    return ", ".join((params.oversample,
+                      *([f"{params.oversample_iters} iterations"]
+                        if params.oversample_iters > 1 else []),
+                      *([f"rare above {params.thresh_type}"]
+                        if params.thresh_type != "mean" else [])))
 
 
 def _description(path: Path) -> PhiDescription:

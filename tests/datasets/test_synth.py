@@ -249,3 +249,11 @@ def test_noise_is_louder_and_microphones_differ():
     assert tilt(clip(20.0, high)) > tilt(clip(20.0)) + 15 > tilt(clip(20.0, low)) + 30
     assert mixing.microphone(np.random.default_rng(0), 0.0) is None
     assert np.std(mixing.microphone(np.random.default_rng(0), 4.0)) == pytest.approx(4, rel=0.6)
+
+
+def test_a_refused_number_names_its_option():
+    for values, option in (({"ust_clips": 1}, "--clips"), ({"sensors": 0}, "--sensors"),
+                           ({"recordings_per_sensor": 0}, "--recordings")):
+        with pytest.raises(InputError) as refused:
+            City(**values)
+        assert option in (refused.value.hint or "").split()

@@ -119,6 +119,13 @@ def test_the_preview_says_what_differs_from_the_default(values, text):
     assert classify.describe(params(**values), {}) == text
 
 
+def test_the_preview_names_patience_and_oversampling_that_were_set():
+    text = classify.describe(params(recipe="published", patience=30, oversample="mlsmote",
+                                    oversample_iters=3, thresh_type="percentile_75"), {})
+    assert "1,500 epochs, patience 30" in text
+    assert "mlsmote, 3 iterations, rare above percentile_75" in text
+
+
 def test_options_without_effect_and_impossible_ones_are_refused(city, tmp_path):
     ust = city / "sonyc_ust"
     for values, message in (
