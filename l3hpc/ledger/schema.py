@@ -70,6 +70,8 @@ class Tab:
         The field by which rows are sorted, best first.
     best
         Whether small (``min``) or large (``max``) values of ``rank`` are better.
+    comparable
+        The fields in which two rows must agree so that their values of ``rank`` can be compared.
     documented
         Whether the published pipeline documents the titles.
     optional
@@ -83,6 +85,7 @@ class Tab:
     best: Literal["min", "max"]
     documented: bool = True
     optional: bool = False
+    comparable: tuple[str, ...] = ()
 
     @property
     def titles(self) -> list[str]:
@@ -190,7 +193,9 @@ _EMBEDDING_APPROX = Tab("embedding_approx_mse", ("model_dir",), (
     *_LENGTHS,
     *_progress([("Train Loss", "train_loss", "min"), ("Valid Loss", "validation_loss", "min"),
                 ("Train MAE", "train_mae", "min"), ("Valid MAE", "validation_mae", "min")]),
-), rank="best_validation_loss", best="min")
+), rank="best_validation_loss", best="min",
+    # a loss is in the units of its target: another φ, or another length, has other values
+    comparable=("approx_mode", "emb_key", "student_emb_len"))
 
 _CLASSIFIER_SETTINGS = [
     *_numbers(("Hidden Layer Size", "hidden_layer_size"),

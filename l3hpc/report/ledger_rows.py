@@ -1,4 +1,4 @@
-"""The rows of the results tables that belong to a run; the folds of a cross-validation together."""
+"""The rows of the results tables that belong to a run; folds, and several seeds, together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 from l3hpc.ledger.cells import cells
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.store import Store
-from l3hpc.ledger.views.folds import FOLD, deviation_of, grouped, mean_of, measured
+from l3hpc.ledger.views.folds import (
+    FOLD,
+    deviation_of,
+    grouped,
+    is_fold,
+    mean_of,
+    measured,
+    seed_of,
+)
 from l3hpc.ledger.views.select import cell_of, format_value
 
 
@@ -27,24 +35,27 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class FoldTable:
-    """The rows of a cross-validation together, with the mean over its folds.
+    """The folds of a cross-validation, or the rows of several seeds, together, with their mean.
 
     Attributes
     ----------
     tab
         The results tab.
     common
-        Pairs of column title and value, where all folds agree.
+        Pairs of column title and value, where all rows agree.
     titles
         The columns in which they differ.
     rows
-        Number of the fold, or ``mean``, and the values in these columns.
+        Number of the fold or seed, or ``mean``, and the values in these columns.
+    part
+        What a row is: ``fold`` or ``seed``.
     """
 
     tab: str
     common: tuple[tuple[str, str], ...]
     titles: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    part: str = "fold"
 
 
 def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
@@ -68,7 +79,7 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
         The rows that the run recorded; in tabs where it recorded none, those of earlier runs whose
         artifacts it reused.
     folds : tuple of FoldTable
-        One for each cross-validation of several folds among them.
+        One for each cross-validation of several folds, and for several seeds, among them.
     """
     # a row names its folder by a link in the run that made it, so real paths are compared
     real = {Path(path).resolve() for path in artifacts.values()}
@@ -110,6 +121,10 @@ def _fold_table(folds: Sequence[Row]) -> FoldTable:
             differing.append((column.title, texts))
         else:
             common.append((column.title, texts[0]))
-    names = [*(format_value(row.values[FOLD]) for row in folds), "mean"]
-    return FoldTable(tab.name, tuple(common), tuple(title for title, _ in differing), tuple(
-        (name, *(texts[place] for _, texts in differing)) for place, name in enumerate(names)))
+    part = "fold" if is_fold(folds[0]) else "seed"
+    names = [*(format_value(row.values[FOLD] if part == "fold" else seed_of(row))
+               for row in folds), "mean"]
+    return FoldTable(
+        tab.name, tuple(common), tuple(title for title, _ in differing),
+        tuple((name, *(texts[place] for _, texts in differing))
+              for place, name in enumerate(names)), part)

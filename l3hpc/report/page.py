@@ -444,7 +444,7 @@ def absent(data: ReportData) -> str:
 
 @dataclass(frozen=True)
 class Folds:
-    """The folds of a cross-validation: what they have in common, and a table of the rest."""
+    """Folds, or several seeds: what they have in common, and a table of the rest."""
 
     tab: str
     common: Sequence[tuple[str, str]]
@@ -452,11 +452,12 @@ class Folds:
 
 
 def folds_shown(found: FoldTable) -> Folds:
-    """Return the folds of a cross-validation as they are shown, with their mean in the last row."""
+    """Return folds, or several seeds, as they are shown, with their mean in the last row."""
     columns = TABS[found.tab].columns if found.tab in TABS else ()
     labels = {column.title: column.label for column in columns}
+    heading = (found.part, *(labels.get(title, title) for title in found.titles))
     return Folds(found.tab, [(labels.get(title, title), value) for title, value in found.common],
-                 Table(("fold", *(labels.get(title, title) for title in found.titles)), found.rows,
+                 Table(heading, found.rows,
                        numeric=range(1, len(found.titles) + 1)))
 
 

@@ -204,7 +204,9 @@ class Fit(Step[FitParams]):
             return ""
         result = results[0]
         if result.get("explained_variance") is not None:
-            text = (f"{100 * result['explained_variance']:.1f}% of variance in "
+            # a kernel has a variance of its own, often larger, which says nothing about the rows
+            variance = "the kernel's variance" if "kernel" in result else "variance"
+            text = (f"{100 * result['explained_variance']:.1f}% of {variance} in "
                     f"{result['out_dim']} dimensions")
             if result.get("landmarks", result["rows"]) < result["rows"]:
                 text += f", by {result['landmarks']:,} landmarks of {result['rows']:,} rows"

@@ -1,13 +1,14 @@
-"""The folds of a cross-validation and their mean, in the views of the ledger."""
+"""The folds of a cross-validation, or several seeds, and their mean, in the views of the ledger."""
 
 import pytest
 
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.views import exports, folds, select
-from l3hpc.ledger.views.runs import RUN
+from l3hpc.ledger.views.runs import RUN, run_names
 
 TAB, TAGS = TABS["classifier"], TABS["clip_tags"]
+MSE, UST = TABS["embedding_approx_mse"], TABS["sonyc_ust"]
 
 
 def fold(run, number, accuracy, tab=TAB, place=None, **values):
@@ -39,17 +40,17 @@ def test_the_mean_is_before_its_folds_and_the_best_is_a_mean():
     assert "C" not in worse.values and "model_type" not in worse.values
     assert better.values["model_type"] == "svm" and "fold_num" not in better.values
     assert better.extra["note"] == "mean of 2 folds"
-    assert select.best_row(shown, TAB) is better
+    assert select.best_rows(shown, TAB) == [better]
     lines, _ = select.table_lines(shown, TAB, [RUN, TAB.column("Test Acc")])
     assert lines[1].startswith("★ better/folds ") and "0.7000 ± 0.1414" in lines[1]
     assert [line[0] for line in lines].count("★") == 1
 
 
 def test_a_single_fold_is_never_the_best_but_a_split_is():
-    assert select.best_row(ROWS, TAB) is None
+    assert select.best_rows(ROWS, TAB) == []
     assert select.sort_with_means(ROWS[:1], TAB) == ROWS[:1]
     split = fold("split", None, 0.5, place=0)
-    assert select.best_row([*ROWS, split], TAB) is split
+    assert select.best_rows([*ROWS, split], TAB) == [split]
     assert select.sort_with_means([split], TAB) == [split]
 
 
@@ -64,7 +65,7 @@ def test_folds_of_clips_with_several_labels():
     rows = [fold("a", number, None, TAGS, test_micro_auprc=0.5 + number / 10) for number in (1, 2)]
     mean = select.sort_with_means(rows, TAGS)[0]
     assert mean.values["test_micro_auprc"] == pytest.approx(0.65)
-    assert select.best_row([mean, *rows], TAGS) is mean
+    assert select.best_rows([mean, *rows], TAGS) == [mean]
 
 
 def test_files_for_other_programs_hold_the_folds_alone(tmp_path):
@@ -72,3 +73,65 @@ def test_files_for_other_programs_hold_the_folds_alone(tmp_path):
     exports.write_html(tmp_path / "x.html", {TAB: select.sort_with_means(ROWS, TAB)})
     text = (tmp_path / "x.html").read_text()
     assert "mean of 2 folds" in text and "standard_deviations" not in text
+
+
+def seed(run, number, score, level="", split="", **values):
+    name = f"{run}{level}-seed{number}{split}"
+    return Row(UST, (f"/ws/runs/{run}", name), {
+        "output_dir": f"/ws/runs/{run}", "exp_id": name, "micro_auprc": score,
+        RUN.field: f"{run}/evaluate/{name.removeprefix(run)[1:]}", **values},
+        extra={"run": run, "step": "evaluate", "state": "finished"})
+
+
+def test_the_mean_over_seeds_is_the_best_not_the_luckiest_of_them():
+    rows = [seed("worse", 0, 0.1), seed("worse", 1, 0.9), seed("better", 0, 0.6, pca=True),
+            seed("better", 1, 0.8, pca=True)]
+    shown = select.sort_with_means(rows, UST)
+    assert names(shown) == ["better/evaluate", "better/evaluate/seed1", "better/evaluate/seed0",
+                            "worse/evaluate", "worse/evaluate/seed1", "worse/evaluate/seed0"]
+    assert select.best_rows(shown, UST) == [shown[0]] and select.best_rows(rows, UST) == []
+    assert shown[0].extra["note"] == "mean of 2 seeds" and shown[0].extra["seeds"] == 2
+    assert shown[0].values["exp_id"] == "better" and shown[0].values["pca"] is True
+    lines, _ = select.table_lines(shown, UST, [RUN, UST.column("Micro AUPRC")])
+    assert lines[1].startswith("★ better/evaluate ") and "0.7000 ± 0.1414" in lines[1]
+
+
+def test_levels_and_splits_of_several_seeds_have_a_mean_each():
+    rows = [seed("a", number, 0.5, level, split) for number in (3, 4)
+            for level in ("-coarse", "-fine") for split in ("", "-test")]
+    means = [row for row in select.sort_with_means(rows, UST) if folds.is_mean(row)]
+    assert sorted(names(means)) == [f"a/evaluate/{end}" for end in (
+        "coarse", "coarse-test", "fine", "fine-test")]
+
+
+def test_runs_that_a_person_named_like_seeds_are_results_of_their_own():
+    rows = [seed("mine", 0, 0.5), seed("other", 1, 0.7)]
+    assert select.sort_with_means(rows, UST) == [rows[1], rows[0]]
+    assert select.best_rows(rows, UST) == [rows[1]]
+
+
+def student(name, loss, **values):
+    return Row(MSE, (name,), {"model_dir": name, "best_validation_loss": loss, "emb_key": "pca_8",
+                              "approx_mode": "pca", "student_emb_len": 8, **values})
+
+
+def test_losses_of_different_targets_are_not_compared():
+    linear = [student("a", 54.0), student("b", 62.0)]
+    rbf = student("c", 4.4, emb_key="pca_rbf_8")
+    longer = student("d", 90.0, student_emb_len=16)
+    assert select.best_rows([*linear, rbf, longer], MSE) == linear[:1]
+    assert select.best_rows([*linear, rbf, student("e", 5.0, emb_key="pca_rbf_8")], MSE) == [
+        linear[0], rbf]
+    assert select.best_rows([rbf], MSE) == [rbf] and select.best_rows([linear[0], rbf], MSE) == []
+
+
+def test_a_row_of_several_seeds_is_named_by_its_seed_in_every_tab():
+    tab = TABS["emb_approx_sonyc_ust"]
+    rows = [Row(tab, ("/ws/a", f"a-seed{number}", "combined"),
+                {"output_dir": "/ws/a", "exp_id": f"a-seed{number}",
+                 "aggregation_type": "combined", "micro_auprc": 0.5},
+                extra={"run": "a", "step": "evaluate"}) for number in range(3)]
+    assert run_names(rows) == [f"a/evaluate/seed{number}" for number in range(3)]
+    mean = select.sort_with_means(rows, tab)[0]
+    assert mean.key == ("/ws/a", "a", "combined")
+    assert mean.values[RUN.field] == "a/evaluate"

@@ -156,6 +156,15 @@ def test_a_command_about_a_row_takes_the_name_that_show_prints(workspace):
     assert tab is TABS[UST] and found.key == ("/w/evaluate-64-1e-3", "sweep")
 
 
+def test_the_error_is_that_of_the_tab_that_knows_the_names(workspace):
+    fold = Store(workspace).fold()
+    with pytest.raises(InputError, match="2 rows of 'sonyc_ust' end with '1e-3'") as error:
+        find_rows(fold, ("1e-3", "1e-4"), None)
+    assert "sweep/evaluate-128-1e-3" in error.value.allowed
+    with pytest.raises(InputError, match="no tab has a run or key that ends with 'nowhere'"):
+        find_rows(fold, ("nowhere", "nothing"), None)
+
+
 def test_an_ambiguous_name_lists_the_runs(workspace):
     fold = Store(workspace).fold()
     view_tabs(fold, workspace)

@@ -22,10 +22,10 @@ def row(name, tab=MSE, beside=None, when=0.0, **values):
                extra=beside or {}, first_time=when, last_time=when)
 
 
-ROWS = [row("a", best_validation_loss=0.5, student_emb_len=128, approx_mode="pca"),
-        row("b", best_validation_loss=0.4, student_emb_len=256, approx_mode="pca",
+ROWS = [row("a", best_validation_loss=0.5, train_batch_size=128, approx_mode="pca"),
+        row("b", best_validation_loss=0.4, train_batch_size=256, approx_mode="pca",
             beside={"note": "random-weight teacher", "state": "running"}),
-        row("c", best_validation_loss="NaN", student_emb_len=128, approx_mode="pca")]
+        row("c", best_validation_loss="NaN", train_batch_size=128, approx_mode="pca")]
 
 
 def names(rows):
@@ -35,15 +35,16 @@ def names(rows):
 def test_best_first_and_unknown_last():
     assert names(select.sort_rows(ROWS, MSE)) == ["b", "a", "c"]
     assert names(select.sort_rows(ROWS, MSE, "-Best Valid Loss")) == ["a", "b", "c"]
-    assert names(select.sort_rows(ROWS, MSE, "Student Emb Len")) == ["a", "c", "b"]
-    assert select.best_row(ROWS, MSE) is ROWS[1]
+    assert names(select.sort_rows(ROWS, MSE, "Train Batch Size")) == ["a", "c", "b"]
+    assert select.best_rows(ROWS, MSE) == [ROWS[1]]
     scores = [row(name, UST, micro_auprc=value) for name, value in (("a", 0.7), ("b", 0.8))]
     assert names(select.sort_rows(scores, UST)) == ["b", "a"]
-    assert select.best_row([], UST) is None
+    assert select.best_rows([], UST) == []
 
 
 @pytest.mark.parametrize(("condition", "found"), [
-    ("Student Emb Len=128", "ac"), ("Student Emb Len != 128", "b"), ("student emb len>=200", "b"),
+    ("Train Batch Size=128", "ac"), ("Train Batch Size != 128", "b"),
+    ("train batch size>=200", "b"),
     ("Approximation mode=pca", "abc"), ("Approximation mode=umap", ""),
     ("Best Valid Loss<0.45", "b"), ("model_dir=/models/a", "a"), ("# Epochs=", "abc")])
 def test_where(condition, found):
@@ -61,7 +62,7 @@ def test_where_understands_titles_with_signs_and_refuses_nonsense():
 
 def test_only_columns_that_differ():
     assert [column.title for column in select.differing_columns(ROWS, MSE)] == [
-        "Model Dir", "Student Emb Len", "Best Valid Loss"]
+        "Model Dir", "Train Batch Size", "Best Valid Loss"]
 
 
 def test_find_by_the_end_of_a_key():
@@ -85,10 +86,10 @@ def test_the_table_marks_the_best_row_and_shows_notes():
     lines, left_out = select.table_lines(select.sort_rows(ROWS, MSE), MSE,
                                          select.differing_columns(ROWS, MSE), now=0)
     assert lines == [
-        "  Model Dir  Student Emb Len  Best Valid Loss",
-        "★ /models/b              256           0.4000  [running; random-weight teacher]",
-        "  /models/a              128           0.5000",
-        "  /models/c              128              NaN"]
+        "  Model Dir  Train Batch Size  Best Valid Loss",
+        "★ /models/b               256           0.4000  [running; random-weight teacher]",
+        "  /models/a               128           0.5000",
+        "  /models/c               128              NaN"]
     assert left_out == 0
 
 
@@ -112,7 +113,7 @@ def test_long_keys_show_what_tells_them_apart():
 
 def test_side_by_side_shows_differences_to_the_first():
     lines = select.side_by_side(ROWS[:2], MSE)
-    assert [line.split("  ")[0] for line in lines[1:]] == ["Student Emb Len", "Best Valid Loss"]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["Train Batch Size", "Best Valid Loss"]
     assert "256 (+128)" in lines[1] and "0.4000 (-0.1)" in lines[2]
 
 

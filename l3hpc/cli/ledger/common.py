@@ -222,20 +222,26 @@ def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple
     Raises
     ------
     InputError
-        No tab has all of the rows.
+        No tab has all of the rows. Of several tabs, the error is that of the tab with the most of
+        them, because a name that fits two rows is not one that fits none.
     """
     from l3hpc.ledger.views import runs, select
 
     runs.name_rows(found)
-    # if no tab has all of them, the error of the first tab is raised
-    tabs = chosen_tabs((tab_name,) if tab_name else (), found)
-    problem: InputError | None = None
-    for tab in tabs:
+    problems: list[tuple[int, InputError]] = []
+    for tab in chosen_tabs((tab_name,) if tab_name else (), found):
+        rows = found.rows_of(tab)
         try:
-            return tab, [select.find_row(found.rows_of(tab), tab, key) for key in keys]
+            return tab, [select.find_row(rows, tab, key) for key in keys]
         except InputError as error:
-            problem = problem or error
-    raise problem or InputError("there are no results yet", hint="l3hpc submit upstream")
+            fitting = sum(bool(select.rows_named(rows, key)) for key in keys)
+            problems.append((fitting, error))
+    if not problems:
+        raise InputError("there are no results yet", hint="l3hpc submit upstream")
+    most, problem = max(problems, key=lambda item: item[0])
+    if not most and not tab_name:
+        raise InputError(f"no tab has a run or key that ends with {keys[0]!r}", hint=problem.hint)
+    raise problem
 
 
 # --- output ---------------------------------------------------------------------------------------

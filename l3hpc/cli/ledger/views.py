@@ -43,12 +43,13 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every column, note and state.")
 def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
          sort: str | None, columns: str, as_json: bool) -> None:
-    """Show results: the best row first (★), and only the columns that differ.
+    """Show results: best rows marked (★), and only the columns that differ.
 
     A row has the name of its run, with the step if the run has several rows. Options that a sweep
     varied (submit --grid) are columns too, named like the option, also for --where and --sort. The
-    folds of a cross-validation follow their mean (± standard deviation), which is in no sheet; a
-    single fold is never the best row.
+    folds of a cross-validation, and several seeds, follow their mean (± standard deviation), which
+    is in no sheet; a single fold or seed is never the best row. Losses are compared only between
+    students of the same target and length, so each target has its own best row.
     """
     from l3hpc.ledger.schema import TABS
     from l3hpc.ledger.views import folds, select
@@ -71,11 +72,11 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
             rows = select.sort_rows(chosen_rows, tab, sort)
             means = [row for row in select.sort_with_means(chosen_rows, tab, sort)
                      if folds.is_mean(row)]
-            top = select.best_row([*rows, *means], tab)
+            best = {id(row) for row in select.best_rows([*rows, *means], tab)}
             output.append({"tab": tab.name, "columns": TABS[tab.name].titles,
                            "swept": [column.title for column in swept_columns(tab)],
-                           "rows": [_as_json(row, tab, row is top, state) for row in rows],
-                           "means": [_mean_as_json(row, tab, row is top) for row in means]})
+                           "rows": [_as_json(row, tab, id(row) in best, state) for row in rows],
+                           "means": [_mean_as_json(row, tab, id(row) in best) for row in means]})
         else:
             if number:
                 click.echo()
@@ -174,7 +175,7 @@ def status(options: Options, as_json: bool) -> None:
 
 def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
-    """Print rows of a tab and the means over folds among them; there are ``every`` rows in all."""
+    """Print rows of a tab and the means among them; there are ``every`` rows in all."""
     from l3hpc.ledger.views import folds, select
     from l3hpc.ledger.views.runs import BOUND, RUN, is_swept
 
@@ -224,12 +225,13 @@ def _sync_text(rows: list[Row], state: SyncState | None) -> str:
 
 
 def _mean_as_json(row: Row, tab: Tab, best: bool) -> dict[str, Any]:
-    """Return the mean over folds as ``--json`` prints it."""
+    """Return the mean over folds or seeds as ``--json`` prints it."""
     from l3hpc.ledger.views import folds, select
     from l3hpc.ledger.views.runs import RUN
 
     measured = folds.measured(tab)
-    return {"name": row.values.get(RUN.field), "best": best, folds.FOLDS: row.extra[folds.FOLDS],
+    return {"name": row.values.get(RUN.field), "best": best,
+            **{name: row.extra[name] for name in (folds.FOLDS, folds.SEEDS) if name in row.extra},
             "mean": {column.title: select.cell_of(row, column) for column in measured},
             "standard_deviation": {column.title: folds.deviation_of(row, column)
                                    for column in measured}}

@@ -158,16 +158,16 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
     bold, shade = Font(bold=True), PatternFill("solid", fgColor="FFF2CC")
     for tab, rows in tables.items():
         sheet = book.create_sheet(tab.name[:31])
-        top = select.best_row(rows, tab)
+        best = {id(row) for row in select.best_rows(rows, tab)}
         for column, title in enumerate(tab.titles, 1):
             _put(sheet, 1, column, title).font = bold
             sheet.column_dimensions[column_letter(column - 1)].width = min(40, len(title) + 4)
         for line, row in enumerate(rows, 2):
             for column, value in enumerate(_cells(row, tab), 1):
-                if value is None and row is not top:
+                if value is None and id(row) not in best:
                     continue
                 placed = _put(sheet, line, column, value)
-                if row is top:
+                if id(row) in best:
                     placed.fill = shade
         sheet.freeze_panes = "A2"
         sheet.auto_filter.ref = f"A1:{column_letter(len(tab.columns) - 1)}{len(rows) + 1}"
@@ -265,13 +265,13 @@ def write_html(path: Path, tables: Mapping[Tab, Sequence[Row]], state: SyncState
 def _tab(tab: Tab, rows: Sequence[Row], state: SyncState | None, now: float,
          students: Mapping[tuple[str, ...], tuple[int, int]]) -> dict[str, object]:
     """Return a tab as the page's script reads it; students: key → number of tab and row."""
-    top = select.best_row(rows, tab)
+    best = {id(row) for row in select.best_rows(rows, tab)}
     return {
         "name": tab.name, "rank": tab.index(tab.rank), "best": tab.best,
         "key": [tab.index(name) for name in tab.key],
         "columns": [[column.label, column.kind, column.rule] for column in tab.columns],
         "swept": [tab.columns.index(column) for column in swept_columns(tab)],
-        "rows": [{**_row(row, tab, row is top, state, now), "name": name,
+        "rows": [{**_row(row, tab, id(row) in best, state, now), "name": name,
                   "student": students.get((str(row.extra.get("model_dir")),))}
                  for row, name in zip(rows, row_names(rows), strict=True)]}
 

@@ -1,11 +1,12 @@
-"""The mean over the folds of a cross-validation, as a row of a view.
+"""The mean over the folds of a cross-validation, or over seeds, as a row of a view.
 
-Every fold has a row of its own in the journals and in the sheet. None of them is the result: views
-show a further row for the mean, which is written nowhere.
+Every fold and every seed has a row of its own in the journals and in the sheet. None of them is the
+result: views show a further row for the mean, which is written nowhere.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,8 +17,9 @@ from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab, direction
 from l3hpc.ledger.views.runs import RUN
 
-FOLD = "fold_num"
-FOLDS, DEVIATIONS = "folds", "standard_deviations"  # what a mean has beside its values
+FOLD, EXPERIMENT = "fold_num", "exp_id"
+FOLDS, SEEDS, DEVIATIONS = "folds", "seeds", "standard_deviations"  # what a mean has beside values
+_SEED = re.compile(r"-seed(\d+)(?=-test$|$)")  # as ``evaluate`` names the rows of several seeds
 
 
 def is_fold(row: Row) -> bool:
@@ -25,13 +27,19 @@ def is_fold(row: Row) -> bool:
     return row.values.get(FOLD) is not None
 
 
+def seed_of(row: Row) -> str | None:
+    """Return the seed that the Exp. ID of a row names; None if it names none."""
+    found = _SEED.search(str(row.values.get(EXPERIMENT) or ""))
+    return found[1] if found else None
+
+
 def is_mean(row: Row) -> bool:
-    """Whether a row was made by ``fold_means``."""
-    return FOLDS in row.extra
+    """Whether a row was made by ``mean_of``."""
+    return DEVIATIONS in row.extra
 
 
 def grouped(rows: Iterable[Row]) -> list[list[Row]]:
-    """Group the folds that belong together; any other row is alone.
+    """Group the folds, and the seeds, that belong together; any other row is alone.
 
     Parameters
     ----------
@@ -45,10 +53,27 @@ def grouped(rows: Iterable[Row]) -> list[list[Row]]:
     """
     groups: dict[object, list[Row]] = {}
     for row in rows:
-        # the tasks of a step lie in one folder
-        place: object = row.key[-1].rpartition("/")[0] if is_fold(row) else row.key
-        groups.setdefault((is_fold(row), place), []).append(row)
+        is_part = is_fold(row) or seed_of(row) is not None
+        # the run and step too, because an experiment may have been named like a seed by a person
+        place = (row.extra.get("run"), row.extra.get("step"), _key_of_mean(row)) if is_part else (
+            row.key)
+        groups.setdefault((row.tab.name, is_part, place), []).append(row)
     return list(groups.values())
+
+
+def parts(rows: Sequence[Row]) -> set[int]:
+    """Return the ``id`` of each row that is no result by itself: a fold, or one of several seeds.
+    """
+    return {id(row) for group in grouped(rows) for row in group
+            if is_fold(row) or len(group) > 1}
+
+
+def _key_of_mean(row: Row) -> tuple[str, ...]:
+    """Return the key of the mean that a row belongs to."""
+    if is_fold(row):  # the tasks of a step lie in one folder
+        return (*row.key[:-1], row.key[-1].rpartition("/")[0])
+    return tuple(_SEED.sub("", part) if field == EXPERIMENT else part
+                 for field, part in zip(row.tab.key, row.key, strict=True))
 
 
 def measured(tab: Tab) -> list[Column]:
@@ -58,20 +83,20 @@ def measured(tab: Tab) -> list[Column]:
 
 
 def mean_of(folds: Sequence[Row], tab: Tab) -> Row:
-    """Return the mean over folds as a row.
+    """Return the mean over folds or seeds as a row.
 
     Parameters
     ----------
     folds
-        The rows of two or more folds.
+        The rows of two or more folds, or of two or more seeds.
     tab
         Their tab, as it is shown.
 
     Returns
     -------
     Row
-        Means in the columns of ``measured``, and other values where all folds agree. ``extra`` has
-        the number of folds (``FOLDS``) and the sample standard deviations by field
+        Means in the columns of ``measured``, and other values where all rows agree. ``extra`` has
+        the number of rows (``FOLDS`` or ``SEEDS``) and the sample standard deviations by field
         (``DEVIATIONS``).
     """
     first = folds[0]
@@ -87,19 +112,32 @@ def mean_of(folds: Sequence[Row], tab: Tab) -> Row:
                 deviations[column.field] = statistics.stdev(numbers)
         elif column.field != FOLD and all(value == own[0] for value in own):
             values[column.field] = own[0]
-    folder = first.key[-1].rpartition("/")[0]
-    values[tab.key[-1]] = folder
+    key = _key_of_mean(first)
+    values |= zip(tab.key, key, strict=True)
     extra = {name: value for name, value in first.extra.items()
              if all(row.extra.get(name) == value for row in folds)}
-    run, step = extra.get("run"), extra.get("step")
-    if run:
-        values[RUN.field] = f"{run}/{step}" if step else str(run)
-    note = f"mean of {len(folds)} folds"
-    return Row(first.tab, (*first.key[:-1], folder), values,
-               extra={**extra, FOLDS: len(folds), DEVIATIONS: deviations,
+    what = FOLDS if is_fold(first) else SEEDS
+    if name := _name_of_mean(first):
+        values[RUN.field] = name
+    note = f"mean of {len(folds)} {what}"
+    return Row(first.tab, key, values,
+               extra={**extra, what: len(folds), DEVIATIONS: deviations,
                       "note": f"{note}; {extra['note']}" if extra.get("note") else note},
                first_time=min(row.first_time for row in folds),
                last_time=max(row.last_time for row in folds), origin=dict(first.origin))
+
+
+def _name_of_mean(row: Row) -> str:
+    """Return the name of the mean that a row belongs to; empty if the row names no run."""
+    run, step = row.extra.get("run"), row.extra.get("step")
+    if not run:
+        return ""
+    name = f"{run}/{step}" if step else str(run)
+    if is_fold(row):
+        return name
+    # two levels, or two splits, of one step have a mean each
+    end = _SEED.sub("", str(row.values.get(EXPERIMENT))).removeprefix(str(run)).lstrip("-")
+    return f"{name}/{end}" if end else name
 
 
 def deviation_of(row: Row, column: Column) -> Cell:

@@ -106,7 +106,8 @@ def run_names(rows: Sequence[Row]) -> list[str]:
     -------
     list of str
         The run; where it has several rows, with the step; where the step has several, also with
-        the end of the key. Empty for rows without a run.
+        the end of the key, and of both its parts if one is not enough. Empty for rows without a
+        run.
     """
     candidates = [_candidates(row) for row in rows]
     counts = Counter(name for names in candidates for name in names)
@@ -120,9 +121,11 @@ def _candidates(row: Row) -> list[str]:
     if not run:
         return []
     longer = f"{run}/{step}" if step else run
-    # texts after the run, because an Exp. ID often begins with it
-    end = row.key[-1].rsplit("/", 1)[-1].removeprefix(run).lstrip("-")
-    return list(dict.fromkeys([run, longer, f"{longer}/{end}" if end else longer]))
+    # texts after the run, because an Exp. ID begins with it; a folder is told by its step
+    ends = [end for part in (row.key[1:] or row.key)
+            if (end := part.rsplit("/", 1)[-1].removeprefix(run).lstrip("-"))]
+    return list(dict.fromkeys([run, longer, *(f"{longer}/{end}" for end in ends),
+                               "/".join([longer, *ends])]))
 
 
 def _step(row: Row) -> tuple[str, str]:

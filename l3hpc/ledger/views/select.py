@@ -17,7 +17,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.cells import Cell, cell, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
-from l3hpc.ledger.views.folds import deviation_of, grouped, is_fold, mean_of
+from l3hpc.ledger.views.folds import deviation_of, grouped, mean_of, parts
 from l3hpc.ledger.views.runs import BOUND, RUN, is_bound, is_swept
 
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
@@ -129,7 +129,7 @@ def sort_rows(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]
 
 
 def sort_with_means(rows: Iterable[Row], tab: Tab, by: str | None = None) -> list[Row]:
-    """Sort rows as ``sort_rows`` does, with the mean over folds before each cross-validation.
+    """Sort rows as ``sort_rows`` does, with the mean over folds or seeds before their rows.
 
     Parameters
     ----------
@@ -139,7 +139,8 @@ def sort_with_means(rows: Iterable[Row], tab: Tab, by: str | None = None) -> lis
     Returns
     -------
     list of Row
-        All rows, and a further one for each cross-validation of several folds.
+        All rows, and a further one for each cross-validation of several folds and for several
+        seeds.
     """
     groups = [sort_rows(group, tab, by) for group in grouped(rows)]
     heads = [mean_of(group, tab) if len(group) > 1 else group[0] for group in groups]
@@ -147,19 +148,35 @@ def sort_with_means(rows: Iterable[Row], tab: Tab, by: str | None = None) -> lis
     return [row for head in sort_rows(heads, tab, by) for row in (head, *folds.get(id(head), ()))]
 
 
-def best_row(rows: Iterable[Row], tab: Tab) -> Row | None:
-    """Return the row with the best finite value of the tab's ranking field; None if none has.
+def best_rows(rows: Sequence[Row], tab: Tab) -> list[Row]:
+    """Return the rows with the best finite value of the tab's ranking field.
 
-    It is never a single fold of a cross-validation, which may have been lucky, and a teacher's row,
-    the bound of students, only where there are no others.
+    Parameters
+    ----------
+    rows, tab
+        Rows of one tab, and the tab.
+
+    Returns
+    -------
+    list of Row
+        One for each group of rows that can be compared: of all rows, or of those that agree in
+        ``tab.comparable``. There, a row without another to compare it with is not the best. It is
+        never a single fold or one of several seeds, which may have been lucky, but their mean; and
+        a teacher's row, the bound of students, only where there are no others.
     """
-    scored = [(score, row) for row in rows if not is_fold(row)
-              and (score := finite_number(row.values.get(tab.rank))) is not None]
-    if not scored:
-        return None
-    scored = [one for one in scored if not is_bound(one[1])] or scored
+    lucky = parts(rows)
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if id(row) not in lucky and finite_number(row.values.get(tab.rank)) is not None:
+            same = tuple(repr(row.values.get(field)) for field in tab.comparable)
+            groups.setdefault(same, []).append(row)
     pick = min if tab.best == "min" else max
-    return pick(scored, key=lambda item: item[0])[1]
+    best = []
+    for group in groups.values():
+        own = [row for row in group if not is_bound(row)] or group
+        if len(group) > 1 or len(groups) == 1:
+            best.append(pick(own, key=lambda row: finite_number(row.values[tab.rank]) or 0.0))
+    return best
 
 
 def differing_columns(rows: Sequence[Row], tab: Tab) -> list[Column]:
@@ -184,13 +201,7 @@ def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
     InputError
         No row fits, or several do.
     """
-    rows = list(rows)
-    exact = [row for row in rows
-             if name in (row.values.get(RUN.field), "/".join(row.key), row.key[-1])]
-    found = exact or [row for row in rows if "/".join(row.key).endswith(name) or any(
-        part.endswith(name) for part in [str(row.values.get(RUN.field) or ""),
-                                         str(row.extra.get("run", "")),
-                                         *"/".join(row.key).split("/")])]
+    found = rows_named(rows, name)
     if len(found) == 1:
         return found[0]
     if not found:
@@ -198,6 +209,17 @@ def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
                          hint="l3hpc ledger show   lists the runs, with --columns all the keys")
     listing = ", ".join(row.values.get(RUN.field) or "/".join(row.key) for row in found[:5])
     raise InputError(f"{len(found)} rows of {tab.name!r} end with {name!r}", allowed=listing)
+
+
+def rows_named(rows: Iterable[Row], name: str) -> list[Row]:
+    """Return the rows that ``name`` may stand for, as ``find_row`` looks for them."""
+    rows = list(rows)
+    exact = [row for row in rows
+             if name in (row.values.get(RUN.field), "/".join(row.key), row.key[-1])]
+    return exact or [row for row in rows if "/".join(row.key).endswith(name) or any(
+        part.endswith(name) for part in [str(row.values.get(RUN.field) or ""),
+                                         str(row.extra.get("run", "")),
+                                         *"/".join(row.key).split("/")])]
 
 
 def row_state(row: Row, now: float | None = None) -> str:
@@ -303,12 +325,12 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
     Returns
     -------
     lines : list of str
-        The header, then a line per row, with ★ before the best row and state and note at the end.
+        The header, then a line per row, with ★ before the best rows and state and note at the end.
     left_out : int
         Number of columns that did not fit.
     """
-    top = best_row(rows, tab)
-    marks = ["★" if row is top else " " for row in rows]
+    best = {id(row) for row in best_rows(rows, tab)}
+    marks = ["★" if id(row) in best else " " for row in rows]
     trailing = [_state_and_note(row, now) for row in rows]
     texts = [_column(rows, tab, column) for column in columns]
     kept = list(range(len(texts)))
