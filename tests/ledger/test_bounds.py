@@ -50,6 +50,8 @@ def test_a_score_of_another_judge_is_no_bound(tmp_path, change):
     record(tmp_path, "student", 0.6, target="phi")
     record(tmp_path, "teacher", 0.7, **{"bound_of": "phi", **change})
     assert bounds(tmp_path)["student"] is None
+    # the column is there all the same: its dash says that there is no bound
+    assert BOUND in view_tabs(Store(tmp_path).fold(), tmp_path)[UST].columns
 
 
 def test_of_several_runs_the_newest_counts_with_the_mean_of_its_seeds(workspace):

@@ -41,7 +41,8 @@ def view_tabs(found: Fold, workspace: Path) -> dict[str, Tab]:
     -------
     dict of str to Tab
         Name → the tab, with a column for each swept option after the declared ones, and the
-        column ``BOUND`` where a row has one. Damaged records are reported and left out.
+        column ``BOUND`` where there are rows of students and of teachers. Damaged records are
+        reported and left out.
     """
     name_rows(found)
     rows = {name: found.rows_of(tab) for name, tab in TABS.items()}
@@ -187,7 +188,7 @@ def _with_columns(tab: Tab, values: Sequence[tuple[Row, Swept]]) -> Tab:
 
 
 def _with_bounds(tab: Tab, rows: Sequence[Row]) -> Tab:
-    """Return the tab with the column ``BOUND`` where a student's row has one, and fill it in.
+    """Return the tab with the column ``BOUND`` if it has rows of students and of teachers; fill it.
 
     The bound has the target of the student, the same settings of the classifier and the same split.
     Of several runs the newest counts, with the mean of its rows (seeds, for example).
@@ -196,7 +197,6 @@ def _with_bounds(tab: Tab, rows: Sequence[Row]) -> Tab:
     for row in (one for one in rows if is_bound(one)):
         runs = judged.setdefault(_judge(row, str(row.extra["bound_of"])), {})
         runs.setdefault(str(row.extra.get("run")), []).append(row)
-    found = False
     for row in rows:
         runs = judged.get(_judge(row, str(row.extra.get("target"))), {})
         newest = max(runs.values(), key=lambda own: max(one.last_time for one in own), default=[])
@@ -204,8 +204,9 @@ def _with_bounds(tab: Tab, rows: Sequence[Row]) -> Tab:
                   if (score := finite_number(one.values.get(tab.rank))) is not None]
         if scores:
             row.values[BOUND.field] = sum(scores) / len(scores)
-            found = True
-    return replace(tab, columns=(*tab.columns, BOUND)) if found else tab
+    # also where no student has one: empty cells say that no teacher's row was judged the same way
+    mixed = len({is_bound(row) for row in rows}) > 1
+    return replace(tab, columns=(*tab.columns, BOUND)) if mixed else tab
 
 
 def _judge(row: Row, target: str) -> tuple[str, ...]:
