@@ -1,7 +1,8 @@
 """Accuracy of clips from a confusion matrix, and its mean and interval over folds.
 
 The interval of the mean over folds is Student's, with folds − 1 degrees of freedom. Folds share
-training clips, so it is only a guide [1]_. That of a single test part is Wilson's, over its clips.
+training clips, so it is only a guide [1]_. That of a single test part is Wilson's, over its clips,
+and so is that of folds with all clips right or all wrong, where Student's has no length.
 
 References
 ----------
@@ -120,6 +121,37 @@ def over_folds(values: Sequence[float]) -> dict[str, Any]:
     half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * std / count ** 0.5
     return {"mean": mean, "std": std, "folds": count,
             "interval": [max(mean - half, 0.0), min(mean + half, 1.0)]}
+
+
+def accuracy_over_folds(values: Sequence[float], clips: int) -> tuple[dict[str, Any], str]:
+    """Accuracy over folds, with its 95% interval, and the method of the interval.
+
+    Parameters
+    ----------
+    values
+        The accuracy of each fold, 0 to 1.
+    clips
+        Number of clips of all folds.
+
+    Returns
+    -------
+    scores : dict
+        As ``over_folds`` returns it; where all folds are 0 or all are 1, the interval is Wilson's
+        over the clips.
+    method : str
+        ``METHOD`` or ``CLIPS_METHOD``.
+
+    Examples
+    --------
+    >>> from l3hpc.classification.scores import accuracy_over_folds
+    >>> found, method = accuracy_over_folds([1.0, 1.0], 12)
+    >>> [round(one, 3) for one in found["interval"]], method
+    ([0.758, 1.0], 'Wilson score interval over the test clips')
+    """
+    found = over_folds(values)
+    if found["interval"] is None or found["mean"] not in (0.0, 1.0):
+        return found, METHOD
+    return {**found, "interval": over_clips(found["mean"], clips)["interval"]}, CLIPS_METHOD
 
 
 def over_clips(accuracy: float, clips: int) -> dict[str, Any]:

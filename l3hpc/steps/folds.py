@@ -304,8 +304,8 @@ class Score(Step[ScoreParams]):
         from l3hpc.classification.scores import (
             CLIPS_METHOD,
             CONFIDENCE,
-            METHOD,
             accuracies,
+            accuracy_over_folds,
             over_clips,
             over_folds,
         )
@@ -320,12 +320,13 @@ class Score(Step[ScoreParams]):
         matrix = np.sum([one["confusion"] for one in tested], axis=0)
         together = accuracies(matrix, names)
         split = bool(records[0].get("split"))
+        accuracy, method = (over_clips(together["accuracy"], together["clips"]), CLIPS_METHOD) \
+            if split else accuracy_over_folds([one["accuracy"] for one in tested],
+                                              together["clips"])
         result = {
             "data": records[0]["data"], "part": part, "model": records[0]["model"],
             "features": records[0]["features"],
-            "confidence": CONFIDENCE, "method": CLIPS_METHOD if split else METHOD,
-            "accuracy": over_clips(together["accuracy"], together["clips"]) if split else
-                        over_folds([one["accuracy"] for one in tested]),
+            "confidence": CONFIDENCE, "method": method, "accuracy": accuracy,
             "average_class_accuracy": over_folds(
                 [one["average_class_accuracy"] for one in tested]),
             "pooled": {name: value for name, value in together.items() if name != "confusion"},

@@ -27,3 +27,13 @@ def test_mean_and_interval_over_folds():
     assert found["std"] == pytest.approx(0.1)
     assert found["interval"] == pytest.approx([0.8 - half, 1.0])
     assert scores.over_folds([0.4]) == {"mean": 0.4, "std": None, "interval": None, "folds": 1}
+
+
+@pytest.mark.parametrize("all_folds", [0.0, 1.0])
+def test_folds_that_are_all_right_or_all_wrong_have_an_interval(all_folds):
+    found, method = scores.accuracy_over_folds([all_folds] * 3, 12)
+    assert found["interval"] == scores.over_clips(all_folds, 12)["interval"]
+    assert found["interval"][1] - found["interval"][0] > 0.2 and method == scores.CLIPS_METHOD
+    assert scores.accuracy_over_folds([1.0, 0.9], 12) == (scores.over_folds([1.0, 0.9]),
+                                                          scores.METHOD)
+    assert scores.accuracy_over_folds([1.0], 12)[0]["interval"] is None

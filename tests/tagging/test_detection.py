@@ -188,3 +188,9 @@ def test_means_leave_out_what_is_not_known():
         "f1": 0.75, "n": 3}
     assert mean_of([None, None]) is None
     assert mean_of([True, False]) is None
+
+
+def test_calibration_without_a_known_pair_is_none():
+    none = np.zeros((3, 1), bool)
+    found = calibration([Tags(["tag"], none, np.full((3, 1), 0.5), none)])
+    assert [found[name] for name in ("brier", "reference", "pairs")] == [None, None, 0]
