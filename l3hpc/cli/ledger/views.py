@@ -197,6 +197,8 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
     head = f"{tab.name}: {of}"
     if len(rows) > 1 and not everything:
         head += f", {len(columns)} of {len(tab.columns) + 1} columns shown (all: --columns all)"
+    if len(rows) == 1 and (name := rows[0].values.get(RUN.field)):
+        head += f", {name}"
     click.echo(f"{head}{_sync_text(rows, state)}")
     if len(rows) == 1:
         for line in select.row_lines(rows[0], tab):
