@@ -341,11 +341,22 @@ def read_scores(folder: Path) -> tuple[Scores, ...]:
             if values:
                 split_curves = _of_split(curves, split)
                 files = split_curves.get("files") or _of_split(numbers, split).get("files")
+                scores = _scores(split, level, values, split_curves.get(level) or {}, files)
                 found.append(replace(
-                    _scores(split, level, values, split_curves.get(level) or {}, files),
+                    scores, curves=_with_first(scores.curves, numbers.get("seeds"), split, level),
                     seeds=len(numbers.get("seeds") or "1"),
                     detection=read_detection(values, str(folder / "evaluation.json"))))
     return tuple(found)
+
+
+def _with_first(curves: tuple[Curve, ...], seeds: object, split: str, level: str
+                ) -> tuple[Curve, ...]:
+    """Return the curves of a mean over seeds with the area of the first seed, which is drawn."""
+    if not isinstance(seeds, dict) or not seeds:
+        return curves
+    scores = _of_split(next(iter(seeds.values())), split).get(level) or {}
+    areas = scores.get("class_auprc") or {}
+    return tuple(replace(curve, drawn_auprc=_finite(areas.get(curve.tag))) for curve in curves)
 
 
 def _of_split(content: Mapping[str, Any], split: str) -> Mapping[str, Any]:

@@ -89,6 +89,8 @@ class Curve:
         Recordings that carry the tag, and all recordings.
     interval
         Confidence interval of ``auprc``.
+    drawn_auprc
+        Area under the points, where ``auprc`` is the mean of several seeds.
     """
 
     tag: str
@@ -98,6 +100,7 @@ class Curve:
     positives: int | None = None
     recordings: int | None = None
     interval: Interval | None = None
+    drawn_auprc: float | None = None
 
     @property
     def prevalence(self) -> float | None:
@@ -424,13 +427,16 @@ class Comparison:
 
     @property
     def best(self) -> int | None:
-        """Index of the best variant by the first metric; None if that is unknown, or always equal.
+        """Index of the best variant by the first metric; None if that is unknown, or always equal,
+        or of runs, if only one of them has it.
         """
         if not self.metrics or not self.metrics[0].better:
             return None
         name, sign = self.metrics[0].name, 1 if self.metrics[0].better == "higher" else -1
         known = [(sign * variant.metrics[name], -index)
                  for index, variant in enumerate(self.variants) if name in variant.metrics]
+        if self.of_runs and len(known) < 2:
+            return None
         equal = len(known) > 1 and len({value for value, _ in known}) == 1
         return -max(known)[1] if known and not equal else None
 

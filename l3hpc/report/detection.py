@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from l3hpc.report.data import Scores
 
 
+FEW_POSITIVES = 10  # a threshold that was chosen on fewer is uncertain
+
+
 @dataclass(frozen=True)
 class Bin:
     """The pairs of clip and tag whose probability is from ``low`` to ``high``.
@@ -231,19 +234,29 @@ class Detector:
     sensors: Table | None
 
 
-def detector(shown: Scores) -> Detector:
+def detector(shown: Scores, validated: Scores | None = None) -> Detector:
     """Return thresholds, calibration and sensors of a level as the page shows them.
 
     Parameters
     ----------
     shown
         Scores with a ``detection``.
+    validated
+        Those of the same level on validate, where thresholds are chosen.
     """
+    on = validated.detection if validated else None
+    few = {one.tag for one in (on.tags if on else ())
+           if one.chosen and one.positives < FEW_POSITIVES}
     found = shown.detection or Detection()
     calibration = found.calibration
     note = f"The {shown.level} tags on the {shown.split} split."
     if shown.seeds > 1:
         note += f" Means over {shown.seeds} seeds."
+        if found.tags:
+            note += f" A threshold is the mean of {shown.seeds} classifiers' thresholds."
+    if few:
+        note += (f" Thresholds marked (few) were chosen on fewer than {FEW_POSITIVES} positive "
+                 "clips of validate and are uncertain.")
     if found.tags:
         note += (" Thresholds have the highest F1 on validate"
                  + (", so that F1 is too high here." if shown.split == "validate" else ".")
@@ -252,7 +265,7 @@ def detector(shown: Scores) -> Detector:
     return Detector(
         note, "" if calibration is None else
         f"Brier score {number(calibration.brier)} ({number(calibration.reference)} for always "
-        f"predicting the frequency of each tag), expected calibration error "
+        f"predicting the base rate of each tag), expected calibration error "
         f"{number(calibration.error)}. On the dashed line, probability and frequency are equal; "
         "bars: pairs of clip and tag in each bin, on a logarithmic scale.",
         both_widths(lambda width: charts.reliability_chart(calibration, width))
@@ -260,12 +273,13 @@ def detector(shown: Scores) -> Detector:
         [Table(("probability", "pairs", "predicted", "observed"), [
             (f"{one.low:g} to {one.high:g}", f"{one.pairs:,}", number(one.predicted),
              number(one.observed)) for one in calibration.bins], numeric=(1, 2, 3)),
-         Table(("tag", "Brier score", "of the frequency", "calibration error"), [
+         Table(("tag", "Brier score", "Brier score of the base rate", "calibration error"), [
              (name, *map(number, (one.brier, one.reference, one.error)))
              for name, one in calibration.tags.items()], numeric=(1, 2, 3))]
         if calibration else [],
         Table(("tag", "threshold", "positive", "precision", "recall", "F1", "F1@0.5"), [
-            (one.tag, number(one.threshold) + ("" if one.chosen else " (not chosen)"),
+            (one.tag, number(one.threshold) + (
+                " (not chosen)" if not one.chosen else " (few)" if one.tag in few else ""),
              one.positives, *map(number, (one.precision, one.recall, one.f1, one.f1_at_half)))
             for one in found.tags], numeric=range(1, 7)) if found.tags else None,
         Table(("sensor", "recordings", "positive", "micro-AUPRC"), [

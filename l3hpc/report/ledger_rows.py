@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.ledger.cells import cells
 from l3hpc.ledger.journal.fold import Row
+from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import Store
 from l3hpc.ledger.views.folds import (
     FOLD,
@@ -19,6 +21,8 @@ from l3hpc.ledger.views.folds import (
     seed_of,
 )
 from l3hpc.ledger.views.select import cell_of, format_value
+from l3hpc.web.html import Table
+from l3hpc.web.svg import number
 
 
 @dataclass(frozen=True)
@@ -128,3 +132,57 @@ def _fold_table(folds: Sequence[Row]) -> FoldTable:
         tab.name, tuple(common), tuple(title for title, _ in differing),
         tuple((name, *(texts[place] for _, texts in differing))
               for place, name in enumerate(names)), part)
+
+
+# --- on the page ----------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Record:
+    """A row of the results tables: a line per filled column, and a note about the empty ones."""
+
+    tab: str
+    filled: Sequence[tuple[str, str]]
+    note: str
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Folds, or several seeds: what they have in common, and a table of the rest."""
+
+    tab: str
+    common: Sequence[tuple[str, str]]
+    table: Table
+
+
+def folds_shown(found: FoldTable) -> Folds:
+    """Return folds, or several seeds, as they are shown, with their mean in the last row."""
+    columns = TABS[found.tab].columns if found.tab in TABS else ()
+    labels = {column.title: column.label for column in columns}
+    return Folds(found.tab, [(labels.get(title, title), value) for title, value in found.common],
+                 Table((found.part, *(labels.get(title, title) for title in found.titles)), found.rows,
+                       numeric=range(1, len(found.titles) + 1)))
+
+
+def record(row: LedgerRow) -> Record:
+    """Return a row of the results tables as it is shown: filled columns and a note."""
+    columns = TABS[row.tab].columns if row.tab in TABS else ()
+    labels = {column.title: column.label for column in columns}
+    filled = [(labels.get(title, title), _by_class(value))
+              for title, value in row.cells if value not in ("", "-")]
+    empty = [title for title, value in row.cells if value in ("", "-")]
+    note = f"{len(row.cells)} columns"
+    if empty:
+        note += f", {len(empty)} of them empty: {', '.join(empty)}"
+    return Record(row.tab, filled, note)
+
+
+def _by_class(value: str) -> str:
+    """Return a cell as it is read: of values by class, ``engine 0.612, dog 0.438``."""
+    if not value.startswith("{"):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return value
+    return ", ".join(f"{name} {number(one) if isinstance(one, (int, float)) else '–'}"
+                     for name, one in found.items())

@@ -14,7 +14,6 @@ from markupsafe import Markup
 
 from l3hpc._version import __version__
 from l3hpc.config.units import format_memory, format_time
-from l3hpc.ledger.schema import TABS
 from l3hpc.report import charts, comparison_charts, timeline
 from l3hpc.report.data import (
     Comparison,
@@ -27,7 +26,7 @@ from l3hpc.report.data import (
     Variant,
 )
 from l3hpc.report.detection import detector
-from l3hpc.report.ledger_rows import FoldTable, LedgerRow
+from l3hpc.report.ledger_rows import folds_shown, record
 from l3hpc.web.html import Table, element, join, render
 from l3hpc.web.svg import between, both_widths, clock, number
 
@@ -36,6 +35,7 @@ RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the
 
 METRICS = ("micro_auprc", "micro_f1", "macro_auprc")
 ARROWS = {"higher": " ↑", "lower": " ↓", "": ""}  # whether higher or lower values are better
+SMALLEST_SHARE = 5e-6  # of the variance: less is shown as 0.000%
 MOST_OPTIONS = 6  # more of them have no figure of their own
 FIRST_PANELS, MOST_PANELS = 3, 48  # metrics that are drawn by option at once, and figures at most
 
@@ -46,15 +46,6 @@ class Tile:
 
     label: str
     figure: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """A row of the results tables: a line per filled column, and a note about the empty ones."""
-
-    tab: str
-    filled: Sequence[tuple[str, str]]
     note: str
 
 
@@ -89,7 +80,7 @@ def page(data: ReportData) -> str:
                                 charts.PAGE) if data.networks else None,
         pairs=pairs_table(data.correspondence) if data.correspondence else None,
         scores=scores, precision=precision_note(scores) if scores else "",
-        detector=detector(judged) if judged else None,
+        detector=detector(judged, data.score(judged.level, "validate")) if judged else None,
         tags=tags_table(scores) if scores else None, levels=levels_table(data),
         networks=networks_table(data.networks) if data.networks else None,
         ledger=[record(row) for row in data.ledger if not row.in_folds],
@@ -157,8 +148,8 @@ def tiles(data: ReportData) -> list[Tile]:
 
 def score_note(scores: Scores) -> str:
     """Return the interval of the main score, and the scores beside it."""
-    interval = between(scores.intervals.get("micro_auprc"))
-    confidence = f"{interval} with {scores.confidence:.0%} confidence; " \
+    interval = scores.intervals.get("micro_auprc")
+    confidence = f"{scores.confidence:.0%} CI {number(interval[0])}–{number(interval[1])}; " \
         if interval and scores.confidence else ""
     spread = scores.spread.get("micro_auprc")
     seeds = f"mean of {scores.seeds} seeds, standard deviation {number(spread)}; " \
@@ -340,10 +331,12 @@ def components_table(data: ReportData) -> Table | None:
     variance = data.variance
     if variance is None or not variance.ratios:
         return None
+    # beyond the rank of the data, the shares are rounding errors
+    shown = max(variance.out_dim, sum(ratio >= SMALLEST_SHARE for ratio in variance.ratios))
     totals = itertools.accumulate(variance.ratios)
     return Table(("component", "share", "cumulative"), [
         (index, f"{ratio * 100:.3f}%", f"{total * 100:.2f}%") for index, (ratio, total)
-        in enumerate(zip(variance.ratios, totals, strict=True), start=1)],
+        in enumerate(list(zip(variance.ratios, totals, strict=True))[:shown], start=1)],
         numeric=range(3))
 
 
@@ -378,12 +371,14 @@ def precision_note(scores: Scores) -> str:
             "number beside each tag is its AUPRC; the dashed line is the chance level.")
     if scores.seeds > 1:
         note += (f" Numbers are means over {scores.seeds} seeds, with ± their standard deviation; "
-                 "curves are those of the first.")
+                 "curves are those of the first, with its AUPRC below.")
     if scores.confidence is None:
         return note
     method = f": {scores.method}" if scores.method else ""
     resamples = f", {scores.resamples:,} times" if scores.resamples else ""
-    return f"{note} Ranges are {scores.confidence:.0%} intervals{method}{resamples}."
+    return (f"{note} Ranges are {scores.confidence:.0%} intervals{method}{resamples}. A resample "
+            "without a positive clip of a tag counts as 0 for it: where tags are rare, that pulls "
+            "the interval of macro-AUPRC down.")
 
 
 def tags_table(scores: Scores) -> Table:
@@ -440,38 +435,6 @@ def absent(data: ReportData) -> str:
              "rows of the results tables": data.ledger}
     names = [name for name, content in parts.items() if not content]
     return f"Not in this run: {', '.join(names)}." if names else ""
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Folds, or several seeds: what they have in common, and a table of the rest."""
-
-    tab: str
-    common: Sequence[tuple[str, str]]
-    table: Table
-
-
-def folds_shown(found: FoldTable) -> Folds:
-    """Return folds, or several seeds, as they are shown, with their mean in the last row."""
-    columns = TABS[found.tab].columns if found.tab in TABS else ()
-    labels = {column.title: column.label for column in columns}
-    heading = (found.part, *(labels.get(title, title) for title in found.titles))
-    return Folds(found.tab, [(labels.get(title, title), value) for title, value in found.common],
-                 Table(heading, found.rows,
-                       numeric=range(1, len(found.titles) + 1)))
-
-
-def record(row: LedgerRow) -> Record:
-    """Return a row of the results tables as it is shown: filled columns and a note."""
-    columns = TABS[row.tab].columns if row.tab in TABS else ()
-    labels = {column.title: column.label for column in columns}
-    filled = [(labels.get(title, title), value)
-              for title, value in row.cells if value not in ("", "-")]
-    empty = [title for title, value in row.cells if value in ("", "-")]
-    note = f"{len(row.cells)} columns"
-    if empty:
-        note += f", {len(empty)} of them empty: {', '.join(empty)}"
-    return Record(row.tab, filled, note)
 
 
 # --- number formats -------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from l3hpc.report.data import (
 from l3hpc.report.page import page, runs_page
 from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
+from l3hpc.steps import AnyStep
 from l3hpc.web.html import check_page
 from l3hpc.workspace import artifacts, origin, records
 from l3hpc.workspace.layout import Workspace
@@ -249,9 +250,16 @@ def typed(options: Mapping[str, Any]) -> str:
     '--emb-dim 8 --filters 4,8 --set fit.seed=1'
     >>> typed({"grid": {"emb-dim": ["8", "16"]}})
     '--grid emb-dim=8,16'
+    >>> typed({"teacher": True})
+    '--teacher'
     """
     words = []
     for name, value in options.items():
+        if value is True:
+            words.append(f"--{name}")
+            continue
+        if value is False:
+            continue
         if name == "combinations":  # follows from the grid
             continue
         if name == "grid" and isinstance(value, dict):
@@ -328,7 +336,7 @@ def _changed(workspace: Path, record: RunRecord, chain: Chain) -> Iterator[Chang
         params = config.get("params")
         if known is None or not isinstance(params, dict):
             continue
-        for name, value in known.shown_params(params).items():
+        for name, value in known.shown_params(_all(known, params)).items():
             field = known.params_type.model_fields.get(name)
             if field is None and not known.has_own_params:
                 continue
@@ -338,6 +346,14 @@ def _changed(workspace: Path, record: RunRecord, chain: Chain) -> Iterator[Chang
             default = _as_json(field.get_default(call_default_factory=True))
             if value != default:
                 yield Changed(base, name, _json(value), _json(default))
+
+
+def _all(known: AnyStep, params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Parameters with those that a plan leaves out because a recipe sets them."""
+    try:
+        return {**known.parse(params).all_values(), **params}
+    except ValueError:  # frozen by another version
+        return params
 
 
 def _config(path: Path) -> Mapping[str, Any]:

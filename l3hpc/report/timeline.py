@@ -194,7 +194,9 @@ def _in_words(step: StepTimes) -> str:
     for task in step.tasks:
         for span in task.spans:
             sums[span.kind] = sums.get(span.kind, 0.0) + span.end - span.start
-    return ", ".join(f"{KINDS[kind]} {clock(seconds)}" for kind, seconds in sums.items())
+    # a sum may be longer than the run, whose tasks wait and run at the same time
+    tasks = f" in all ({len(step.tasks)} tasks)" if len(step.tasks) > 1 else ""
+    return ", ".join(f"{KINDS[kind]} {clock(seconds)}{tasks}" for kind, seconds in sums.items())
 
 
 def rows(steps: Sequence[StepTimes]) -> list[tuple[object, ...]]:

@@ -160,3 +160,12 @@ def test_runs_are_compared_by_the_parameters_in_which_they_differ(chains, slurm,
     text = (tmp_path / "both.html").read_text()
     assert '<a href="ws/runs/one/report.html">one</a>' in text and "<script" not in text
     assert compare(workspace, ["one", "two"], tmp_path / "both.html") == found  # over the first
+
+
+def test_of_runs_without_a_shared_metric_none_is_the_best():
+    metrics = Metric("Test Acc", "higher"), Metric("Micro AUPRC", "higher")
+    clips, all_ = (Variant(name, {}, "done", {metric.name: 0.5})
+                   for name, metric in zip(("clips-1", "all-1"), metrics, strict=True))
+    assert Comparison((), metrics, (clips, all_), of_runs=True).best is None
+    better = replace(clips, label="clips-2", metrics={"Test Acc": 0.75})
+    assert Comparison((), metrics, (clips, all_, better), of_runs=True).best == 2

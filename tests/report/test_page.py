@@ -24,8 +24,8 @@ from l3hpc.report.data import (
     Variance,
     Variant,
 )
-from l3hpc.report.ledger_rows import LedgerRow
-from l3hpc.report.page import RANDOM_TEACHER, page
+from l3hpc.report.ledger_rows import LedgerRow, record
+from l3hpc.report.page import RANDOM_TEACHER, components_table, page
 
 VOID = {"meta", "br"}
 HOSTILE = '"><script>alert(1)</script><img src=http://outside.invalid/x onerror=alert(1)>'
@@ -66,7 +66,7 @@ def test_shows_the_numbers_it_was_given(report_data):
     words = visible(page(report_data))
     for expected in ("0.543", "0.432", "0.346", "0.511", "0.613", "0.438", "75.0%", "0.8125",
                      "584,420", "2.34 MB", "4,691,908", "18.768", "409,600",
-                     "13,041,664", "2,404,321 bytes", "6 of 24 recordings", "2:05 min",
+                     "13,041,664", "2,404,321 bytes", "6 positives in 24 recordings", "2:05 min",
                      "0.125 (0.188 for always", "0.713 (0.513 at 0.5)", "0.500 (not chosen)",
                      "too few positives", "0.732", "0.234", "1,250", "7c1e22ab00112233", "ada",
                      "20180216", "512 → 2 dimensions"):
@@ -80,7 +80,7 @@ def test_every_score_has_its_interval_beside_it_and_the_page_says_how_it_was_fou
     scores = Scores("test", "fine", 0.11, 0.22, 0.33, (curve,), 24, 0.95, intervals,
                     "percentiles over clips drawn with replacement", 1000)
     told = visible(page(replace(report_data, scores=(scores,))))
-    for text in ("0.111 to 0.112 with 95% confidence; F1@0.5 0.220 (0.221 to 0.222), macro-AUPRC "
+    for text in ("95% CI 0.111–0.112; F1@0.5 0.220 (0.221 to 0.222), macro-AUPRC "
                  "0.330 (0.331 to 0.332) on test", "0.441 to 0.442", "0.440 (0.441 to 0.442)",
                  "0.110 (0.111 to 0.112)", "Ranges are 95% intervals: percentiles over clips drawn "
                  "with replacement, 1,000 times."):
@@ -233,3 +233,27 @@ def test_on_a_phone_nothing_is_wider_than_the_page_and_labels_stay_readable(repo
             .every(one => one.tabIndex >= 0 || one.closest("details:not([open])"))""")
     finally:
         phone.close()
+
+
+def test_of_several_seeds_the_page_says_what_is_a_mean(report_data):
+    validate, test = report_data.scores
+    curves = tuple(replace(curve, drawn_auprc=0.3333) for curve in validate.curves)
+    judged = replace(test.detection, tags=(replace(test.detection.tags[0], positives=6),))
+    told = visible(page(replace(report_data, scores=(
+        replace(validate, seeds=3, curves=curves, detection=judged),
+        replace(test, seeds=3, detection=replace(judged, tags=(
+            replace(judged.tags[0], positives=40),)))))))
+    for text in ("mean 0.613", "curve of the first seed: 0.333", "0.375 (few)",
+                 "mean of 3 classifiers' thresholds", "fewer than 10 positive clips of validate"):
+        assert text in told, text
+
+
+def test_the_table_of_components_ends_at_the_rank(report_data):
+    variance = Variance("pca", 512, 2, 500, (0.75, 0.125, 0.125, *[1e-9] * 509))
+    assert len(components_table(replace(report_data, variance=variance)).rows) == 3
+
+
+def test_values_by_class_are_no_json():
+    shown = record(LedgerRow("sonyc_ust", (("Coarse Tag AUPRC", '{"engine": 0.6125, "dog": null}'),
+                                           ("Username", "{ada"))))
+    assert [value for _, value in shown.filled] == ["engine 0.613, dog –", "{ada"]

@@ -111,6 +111,16 @@ def test_reused_results_link_to_the_report_of_their_run(failed, chains):
     assert of_run(failed.workspace, "again", target).links[0].address == ""
 
 
+def test_values_that_a_recipe_sets_are_no_defaults(chains, slurm, tmp_path):
+    params = step("classify").parse({"recipe": "dcase2020"}).model_dump(mode="json")
+    assert "metadata" not in params
+    case = Case(chains, slurm, tmp_path, names=("classify",), params={"classify": params})
+    changed = {one.name: one.value for one in
+               of_run(case.workspace, "demo", tmp_path / "x.html").changed}
+    assert (changed["metadata"], changed["targets"], changed["autopool_constraint"]) == (
+        "true", "volunteers", "false")
+
+
 def test_options_read_as_one_would_type_them():
     options = {"emb-dim": 8, "filters": [4, 8], "set": ["fit.seed=1", "a.b=2"],
                "grid": {"mels": ["64", "128"]}, "combinations": [{"values": {}, "steps": {}}]}
