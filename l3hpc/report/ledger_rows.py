@@ -158,8 +158,9 @@ def folds_shown(found: FoldTable) -> Folds:
     """Return folds, or several seeds, as they are shown, with their mean in the last row."""
     columns = TABS[found.tab].columns if found.tab in TABS else ()
     labels = {column.title: column.label for column in columns}
+    heading = (found.part, *(labels.get(title, title) for title in found.titles))
     return Folds(found.tab, [(labels.get(title, title), value) for title, value in found.common],
-                 Table((found.part, *(labels.get(title, title) for title in found.titles)), found.rows,
+                 Table(heading, found.rows,
                        numeric=range(1, len(found.titles) + 1)))
 
 
