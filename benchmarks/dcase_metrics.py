@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import about, machine
-from benchmarks.tables import Table, write_results
+from benchmarks.tables import Table, figure, write_results
 from benchmarks.tag_options import make
 
 CLIPS = 600
@@ -98,13 +98,13 @@ def compare(work: Path, arguments: argparse.Namespace) -> Table:
         for name in NAMES:
             ordered = theirs.get(f"ordered_{name}", theirs[name])
             rows.append((level, name, f"{mine[name]:.6f}", f"{theirs[name]:.6f}",
-                         f"{abs(mine[name] - theirs[name]):.1e}",
-                         f"{abs(mine[name] - ordered):.1e}"))
+                         figure(abs(mine[name] - theirs[name]), 2),
+                         figure(abs(mine[name] - ordered), 2)))
         classes = np.array(list(mine["class_auprc"].values()))
         apart, ordered_apart = (np.abs(classes - theirs[key]).max()
                                 for key in ("class_auprc", "ordered_class_auprc"))
-        rows.append((level, "class_auprc (largest)", "", "", f"{apart:.1e}",
-                     f"{ordered_apart:.1e}"))
+        rows.append((level, "class_auprc (largest)", "", "", figure(apart, 2),
+                     figure(ordered_apart, 2)))
         figures[f"{level} ties"] = theirs["ties"]
         worst = max(abs(mine[name] - theirs.get(f"ordered_{name}", theirs[name]))
                     for name in NAMES)

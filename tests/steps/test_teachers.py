@@ -89,9 +89,12 @@ def test_clips_may_be_embedded_from_more_than_their_own_files(runner, audio, rea
 
 def test_a_teacher_is_evaluated_like_a_student(audio, ready, tmp_path, monkeypatch):
     table = tmp_path / "labels.csv"
-    table.write_text("file,label\na.wav,x\nb.flac,x\npark/c.wav,y\nd.wav,y\n")
-    (audio / "d.wav").write_bytes((audio / "a.wav").read_bytes())
-    (ready / "d.npz").write_bytes((ready / "a.npz").read_bytes())
+    copies = dict(zip("defghi", "yxxxyy", strict=True))
+    table.write_text("file,label\na.wav,x\nb.flac,x\npark/c.wav,y\n" + "".join(
+        f"{name}.wav,{label}\n" for name, label in copies.items()))
+    for name in copies:
+        (audio / f"{name}.wav").write_bytes((audio / "a.wav").read_bytes())
+        (ready / f"{name}.npz").write_bytes((ready / "a.npz").read_bytes())
     monkeypatch.chdir(tmp_path)
     words = ("submit", "clips", "--table", table, "--audio", audio, "--folds", 2, "--workspace",
              "ws", "--dry-run", "--set", "embed.hop=0.5", "--set", "folds.valid_fold=false")
