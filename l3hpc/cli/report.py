@@ -12,7 +12,8 @@ from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.io.values import one_line
 
 if TYPE_CHECKING:
-    from l3hpc.report.data import Comparison, ReportData, Scores
+    from l3hpc.report.comparison import Comparison
+    from l3hpc.report.data import ReportData, Scores
 
 EXAMPLES = """\b
 Examples:

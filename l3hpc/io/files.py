@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import pwd
-import shlex
 import shutil
 import stat
 import tempfile
@@ -365,7 +364,7 @@ def read_own_file(path: Path | str) -> bytes:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
-        if not _is_trusted_owner(state.st_uid, path.parent):
+        if not is_trusted_owner(state.st_uid, path.parent):
             raise InputError(f"belongs to {user_name(state.st_uid)}, not to you: it is not "
                              "executed", where=str(path))
         return stream.read()
@@ -373,7 +372,7 @@ def read_own_file(path: Path | str) -> bytes:
 
 def is_owned_by_user(folder: Path) -> bool:
     """Whether a folder belongs to the current user."""
-    return _is_trusted_owner(os.stat(folder).st_uid, Path(folder))
+    return is_trusted_owner(os.stat(folder).st_uid, Path(folder))
 
 
 def current_user() -> str:
@@ -392,8 +391,16 @@ def user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-def _is_trusted_owner(uid: int, folder: Path) -> bool:
-    """Whether ``uid`` is the current user, or root."""
+def is_trusted_owner(uid: int, folder: Path) -> bool:
+    """Whether the owner of a file is the current user, or root.
+
+    Parameters
+    ----------
+    uid
+        The owner.
+    folder
+        Where the file is: some file systems show the same owner for all files.
+    """
     if uid in (os.geteuid(), 0):
         return True
     # Some network file systems show one owner for all files: compare with that of a new file.
@@ -402,64 +409,6 @@ def _is_trusted_owner(uid: int, folder: Path) -> bool:
             return uid == os.fstat(probe.fileno()).st_uid
     except OSError:
         return False
-
-
-def private_folder(folder: Path) -> Path:
-    """Make ``folder`` and its parent (in the home folder), accessible to the current user alone.
-
-    Raises
-    ------
-    InputError
-        Another user could replace its files: it is a link, it belongs to another user, or others
-        may write to the home folder.
-    """
-    home = folder.parent.parent
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if stat.S_IMODE(home.stat().st_mode) & 0o022 and not home.stat().st_mode & stat.S_ISVTX:
-        raise InputError("others may write into your home folder", where=str(home),
-                         hint=f"chmod go-w {shlex.quote(str(home))}")
-    for path, links, mask in ((folder.parent, 0, 0o755), (folder, os.O_NOFOLLOW, 0o700)):
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | links)
-        except OSError as error:
-            raise InputError(f"must be a folder of your own: {error.strerror}",
-                             where=str(path)) from None
-        try:
-            status = os.fstat(handle)
-            if not _is_trusted_owner(status.st_uid, path):
-                raise InputError("must be a folder of your own, but belongs to another user",
-                                 where=str(path))
-            os.fchmod(handle, stat.S_IMODE(status.st_mode) & mask)
-        finally:
-            os.close(handle)
-    return folder
-
-
-def private_file(path: Path) -> Path:
-    """Make ``path`` a file of the current user alone, empty if it is new.
-
-    Raises
-    ------
-    InputError
-        It is a link or not a regular file, has further hard links, or belongs to another user.
-    """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-                         | os.O_NONBLOCK, 0o600)
-    except OSError as error:
-        raise InputError(f"must be a file of your own: {error.strerror}",
-                         where=str(path)) from None
-    try:
-        status = os.fstat(handle)
-        if status.st_nlink > 1 or not (
-                stat.S_ISREG(status.st_mode) and _is_trusted_owner(status.st_uid, path.parent)):
-            raise InputError("must be a file of your own, without further hard links",
-                             where=str(path))
-        os.fchmod(handle, 0o600)
-    finally:
-        os.close(handle)
-    return path
 
 
 # digests --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from l3hpc.report.data import Comparison, Metric, Variant
+from l3hpc.report.comparison import Comparison, Metric, Variant
 from l3hpc.web.html import element
 from l3hpc.web.svg import (
     WIDE,

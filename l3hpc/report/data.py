@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from l3hpc.report.comparison import Comparison
     from l3hpc.report.detection import Detection
     from l3hpc.report.ledger_rows import FoldTable, LedgerRow
     from l3hpc.runs.usage import StepUsage
@@ -357,88 +358,6 @@ class StepTimes:
     tasks: tuple[TaskTimes, ...]
     left_out: int = 0
     use: StepUsage | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that tells how good a result is; ``better``: ``higher``, ``lower`` or ''."""
-
-    name: str
-    better: str = ""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A combination of a sweep, or one of several runs.
-
-    Attributes
-    ----------
-    label
-        Its values as text, or the name of the run.
-    values
-        Swept option, or parameter that differs → its value.
-    state
-        ``done``, or how far it is.
-    metrics
-        Name of a metric → its value, for those that are known.
-    epochs
-        The training history, if there is one.
-    result
-        The summary of the last step.
-    address
-        Of the report of the run; empty if it has none.
-    random_weights
-        Whether it is a run with results of a random-weight teacher.
-    """
-
-    label: str
-    values: Mapping[str, str]
-    state: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    epochs: tuple[Epoch, ...] = ()
-    result: str = ""
-    address: str = ""
-    random_weights: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Variants side by side.
-
-    Attributes
-    ----------
-    options
-        What distinguishes them.
-    metrics
-        What came out, the most important first.
-    variants
-        In the order of the sweep, or of the command line.
-    of_runs
-        Whether they are runs, and not the combinations of one sweep.
-    notes
-        Sentences about parts that are missing, and why.
-    """
-
-    options: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    variants: tuple[Variant, ...]
-    of_runs: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def best(self) -> int | None:
-        """Index of the best variant by the first metric; None if that is unknown, or always equal,
-        or of runs, if only one of them has it.
-        """
-        if not self.metrics or not self.metrics[0].better:
-            return None
-        name, sign = self.metrics[0].name, 1 if self.metrics[0].better == "higher" else -1
-        known = [(sign * variant.metrics[name], -index)
-                 for index, variant in enumerate(self.variants) if name in variant.metrics]
-        if self.of_runs and len(known) < 2:
-            return None
-        equal = len(known) > 1 and len({value for value, _ in known}) == 1
-        return -max(known)[1] if known and not equal else None
 
 
 @dataclass(frozen=True)

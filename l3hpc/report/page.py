@@ -15,15 +15,14 @@ from markupsafe import Markup
 from l3hpc._version import __version__
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.report import charts, comparison_charts, timeline
+from l3hpc.report.comparison import Comparison, Variant
 from l3hpc.report.data import (
-    Comparison,
     Correspondence,
     Interval,
     Network,
     ReportData,
     Scores,
     Variance,
-    Variant,
 )
 from l3hpc.report.detection import detector
 from l3hpc.report.ledger_rows import folds_shown, record

@@ -8,13 +8,12 @@ import subprocess
 
 import pytest
 
+from l3hpc.report.comparison import Comparison, Metric, Variant
 from l3hpc.report.data import (
     Changed,
-    Comparison,
     Curve,
     Epoch,
     Link,
-    Metric,
     Network,
     Problem,
     ReportData,
@@ -25,7 +24,6 @@ from l3hpc.report.data import (
     StepTimes,
     TaskTimes,
     Variance,
-    Variant,
 )
 from l3hpc.report.detection import Bin, Calibration, Detected, Detection, SensorScore
 from l3hpc.report.ledger_rows import LedgerRow

@@ -8,7 +8,8 @@ from submitted import Case
 from l3hpc.io.files import write_json
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.report import comparison_charts
-from l3hpc.report.data import Comparison, Epoch, Metric, ReportData, Variant
+from l3hpc.report.comparison import Comparison, Metric, Variant
+from l3hpc.report.data import Epoch, ReportData
 from l3hpc.report.page import compared, page
 from l3hpc.report.run import compare, of_run, write
 from l3hpc.workspace import records

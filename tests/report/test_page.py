@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from chromium import PROGRAM, Browser
 
+from l3hpc.report.comparison import Comparison, Metric, Variant
 from l3hpc.report.data import (
     Changed,
-    Comparison,
     Curve,
     Epoch,
     Link,
-    Metric,
     Network,
     Problem,
     ReportData,
@@ -22,7 +21,6 @@ from l3hpc.report.data import (
     StepTimes,
     TaskTimes,
     Variance,
-    Variant,
 )
 from l3hpc.report.ledger_rows import LedgerRow, record
 from l3hpc.report.page import RANDOM_TEACHER, components_table, page
