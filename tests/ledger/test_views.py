@@ -93,6 +93,13 @@ def test_the_table_marks_the_best_row_and_shows_notes():
     assert left_out == 0
 
 
+def test_a_note_that_all_rows_have_is_written_once():
+    rows = [row(name, beside={"note": "random-weight teacher"}) for name in "ab"]
+    lines, _ = select.table_lines(rows, MSE, select.differing_columns(rows, MSE))
+    assert [line.strip() for line in lines] == [
+        "Model Dir", "/models/a", "/models/b", "all: random-weight teacher"]
+
+
 def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
     lines, left_out = select.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE),
                                          width=64, now=0)

@@ -16,11 +16,12 @@ from l3hpc.cli.ledger.common import (
     json_option,
     open_store,
     print_json,
+    say,
     tab_option,
     warn_damage,
     workspace_option,
 )
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 
 if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
@@ -124,6 +125,10 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
         return
     for line in select.side_by_side(rows, tab, columns == "all"):
         click.echo(line)
+    # the columns of the sheet are fixed; parameters that came later have none
+    runs = list(dict.fromkeys(str(row.extra["run"]) for row in rows if row.extra.get("run")))
+    if len(runs) > 1:
+        say(f"parameters without a column:   {command_line('report', *runs)}")
 
 
 @click.command(short_help="Show rows not yet in the sheet, and conflicts.", epilog=examples(

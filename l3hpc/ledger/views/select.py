@@ -326,12 +326,15 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
     -------
     lines : list of str
         The header, then a line per row, with ★ before the best rows and state and note at the end.
+        A note that all rows have is the last line instead.
     left_out : int
         Number of columns that did not fit.
     """
     best = {id(row) for row in best_rows(rows, tab)}
     marks = ["★" if id(row) in best else " " for row in rows]
-    trailing = [_state_and_note(row, now) for row in rows]
+    notes = {row.extra.get("note") for row in rows}
+    shared = next(iter(notes)) if len(notes) == 1 and len(rows) > 1 else None
+    trailing = [_state_and_note(row, now, not shared) for row in rows]
     texts = [_column(rows, tab, column) for column in columns]
     kept = list(range(len(texts)))
     if width is not None:
@@ -343,7 +346,7 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
         *(texts[number] for number in kept), ["", *trailing], strict=True)]
     lines = formatting.table_lines(table, right=right, indent="")
     marked = [f"{mark} {line}".rstrip() for mark, line in zip([" ", *marks], lines, strict=True)]
-    return marked, len(texts) - len(kept)
+    return [*marked, *([f"  all: {shared}"] if shared else [])], len(texts) - len(kept)
 
 
 def row_lines(row: Row, tab: Tab) -> list[str]:
@@ -398,8 +401,7 @@ def row_names(rows: Sequence[Row]) -> list[str]:
 
 
 def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
-    """Return the keys of rows; if any is longer than ``longest``, without what all have in common.
-    """
+    """Return the keys of rows; of long ones only what they do not have in common."""
     return _without_common_parts([key_text(row) for row in rows], longest)
 
 
@@ -456,14 +458,12 @@ def _columns_that_fit(texts: Sequence[Sequence[str]], columns: Sequence[Column],
     return sorted(kept)
 
 
-def _state_and_note(row: Row, now: float | None) -> str:
+def _state_and_note(row: Row, now: float | None, with_note: bool) -> str:
     """Return state, whether it is a bound, and note in brackets; an empty text if there is none."""
     state = row_state(row, now)
     parts = [] if state in ("", "finished") else [state]
-    if is_bound(row):
-        parts.append("bound")
-    if row.extra.get("note"):
-        parts.append(str(row.extra["note"]))
+    parts += ["bound"] if is_bound(row) else []
+    parts += [str(row.extra["note"])] if with_note and row.extra.get("note") else []
     return f"[{'; '.join(parts)}]" if parts else ""
 
 
