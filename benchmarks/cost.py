@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.tables import figure
@@ -31,6 +32,7 @@ FEED_S = 0.843  # a batch of 64 from 48 kHz audio: resampy, librosa
 GPU_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 PROVENANCE_BYTES = 28  # recording, frame, start, timestamp, loudness
+SAMPLE_ROW_BYTES = 90  # of memory: time, loudness, relevance and order of one sensor's rows
 UNKNOWN = "not measured yet"
 
 
@@ -71,7 +73,7 @@ def core_hours(known: Mapping[str, float]) -> str:
               f"openl3: {WINDOWS / OPENL3_PER_S * 2 / 3600:,.0f} core-hours"),
         _Part("sample", f"{WINDOWS:,} rows in days of {frame:,}, {SENSORS} tasks",
               {"sample, days of 5,480 rows core_s_per_row": WINDOWS}, SENSORS,
-              "sample, days of 5,480 rows peak_mb", 90 * WINDOWS / SENSORS,
+              "sample, days of 5,480 rows peak_mb", SAMPLE_ROW_BYTES * WINDOWS / SENSORS,
               "three steps of a Markov chain, in jobs of 750 GB: the kernel of a day takes "
               f"{figure(8 * frame**2 / 1e9, 2)} GB, of a month "
               f"{8 * (frame * 30)**2 / 1e9:,.0f} GB"),
@@ -98,6 +100,33 @@ def core_hours(known: Mapping[str, float]) -> str:
     return _markdown(("step", "work", "core-hours", "hours of a task on one core",
                       "memory of a task",
                       "the published method"), rows)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one task needs."""
+
+    core_s: float
+    peak_mb: float
+    read_gb: float
+    written_gb: float
+
+
+def one_sensor(known: Mapping[str, float], rows: int, samples: int) -> dict[str, Predicted]:
+    """Predict the tasks of sample, fit and reduce for one sensor, as the tables above do."""
+    teacher, frames = TEACHER_DIM * 4, "sample, days of 5,480 rows"
+    source = rows * (teacher + PROVENANCE_BYTES)
+    subset = samples * (teacher + PROVENANCE_BYTES)
+    reduced = rows * STUDENT_DIM * 4
+    # A file that was written is read once more, for its checksum.
+    return {
+        "sample": Predicted(known[f"{frames} core_s_per_row"] * rows,
+                            known[f"{frames} peak_mb"] + SAMPLE_ROW_BYTES * rows / 1e6,
+                            (source + subset) / 1e9, subset / 1e9),
+        "fit": Predicted(known["fit core_s_per_row"] * samples, known["fit peak_mb"],
+                         samples * teacher / 1e9, 0.0),
+        "reduce": Predicted(known["reduce core_s_per_row"] * rows, known["reduce peak_mb"],
+                            (rows * teacher + reduced) / 1e9, reduced / 1e9)}
 
 
 def gpu_hours(known: Mapping[str, float]) -> str:

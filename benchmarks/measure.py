@@ -1,8 +1,9 @@
 """Time and peak memory of whole processes, in turn with their peers, so that drift hits all alike.
 
 A worker is any command whose last line on stdout is a JSON object. Its key ``seconds``, where it
-has one, is the time of the work itself, without starting Python and importing packages; the peak
-memory is the operating system's figure for the whole process, and stands beside it.
+has one, is the time of the work itself, without starting Python and importing packages; peak
+memory, CPU time and bytes read and written are the operating system's figures for the whole
+process, and stand beside it.
 """
 
 from __future__ import annotations
@@ -18,28 +19,43 @@ from dataclasses import dataclass
 from typing import Any
 
 # A process counts the peak of the one that forked it as its own: a small one stands between.
+# Linux adds what a process has read and written to its parent's figures when the parent waits.
 LAUNCHER = """
-import os, resource, subprocess, sys
+import json, os, resource, subprocess, sys
+def bytes_moved():
+    lines = dict(line.split(":") for line in open("/proc/self/io"))
+    return int(lines["rchar"]), int(lines["wchar"])
+read, written = bytes_moved()
 code = subprocess.call(sys.argv[2:])
-os.write(int(sys.argv[1]), str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss).encode())
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+now = bytes_moved()
+os.write(int(sys.argv[1]), json.dumps({
+    "peak_mb": used.ru_maxrss * 1024 / 1e6, "cpu_s": used.ru_utime + used.ru_stime,
+    "read_mb": (now[0] - read) / 1e6, "written_mb": (now[1] - written) / 1e6}).encode())
 sys.exit(code if code >= 0 else 128 - code)
 """
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of one worker. seconds: of the work. peak_mb: of the process (MB = 10^6 bytes)."""
+    """One run of one worker. seconds: of the work; the rest: of the process (MB = 10^6 bytes).
+
+    read_mb, written_mb: by system calls, from the page cache or a disk; mapped files are left out.
+    """
 
     seconds: float
     peak_mb: float
     values: Mapping[str, Any]
+    cpu_s: float = 0.0
+    read_mb: float = 0.0
+    written_mb: float = 0.0
 
 
 def alone(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measured:
     """Run a worker in a process of its own; raise ``RuntimeError`` if it fails."""
     started = time.perf_counter()
     reader, writer = os.pipe()
-    with open(reader) as kilobytes:
+    with open(reader) as told:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", LAUNCHER, str(writer), *command], text=True,
             stdout=subprocess.PIPE, pass_fds=[writer],
@@ -48,10 +64,10 @@ def alone(command: Sequence[str], environment: Mapping[str, str] | None = None) 
         os.close(writer)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}")
-        peak_mb = int(kilobytes.read()) * 1024 / 1e6
+        used = json.loads(told.read())
     lines = done.stdout.strip().splitlines()
     values = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return Measured(float(values.get("seconds", wall)), peak_mb, values)
+    return Measured(float(values.get("seconds", wall)), values=values, **used)
 
 
 def in_turn(workers: Mapping[str, Sequence[str]], runs: int = 3,

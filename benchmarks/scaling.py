@@ -69,12 +69,14 @@ def tables(quick: bool, work: Path) -> list[Table]:
 
 @dataclass(frozen=True)
 class Ran:
-    """One task: peak of the process, and what its result.json says of the work."""
+    """One task: figures of the process, and the times of the work, from its result.json."""
 
     rows: int
     peak_mb: float
     elapsed_s: float
     cpu_s: float
+    read_gb: float
+    written_gb: float
 
 
 def memory(quick: bool, work: Path) -> Table:
@@ -122,12 +124,13 @@ def _case(case: Case, rows: int, work: Path) -> Ran:
     place = work / "memory"
     shutil.rmtree(place, ignore_errors=True)
     made = alone(worker("scaling", "make", CASES.index(case), rows, place))
-    ran = _run(case.step, Path(made.values["config"]), made.values["rows"])
+    ran = run_task(case.step, Path(made.values["config"]), made.values["rows"])
     shutil.rmtree(place, ignore_errors=True)
     return ran
 
 
-def _run(step: str, config: Path, rows: int, cores: int = 1) -> Ran:
+def run_task(step: str, config: Path, rows: int, cores: int = 1) -> Ran:
+    """Run the one task of a frozen config with ``cores`` cores, in a process of its own."""
     log = config.parent / "log"
     command = [sys.executable, "-m", "l3hpc", "run", step, "--config", str(config), "--task", "0"]
     try:
@@ -137,7 +140,8 @@ def _run(step: str, config: Path, rows: int, cores: int = 1) -> Ran:
         print(log.read_text(), file=sys.stderr)
         raise
     result = json.loads((config.parent / "0000" / "result.json").read_text())
-    return Ran(rows, found.peak_mb, result["elapsed_s"], result["cpu_s"])
+    return Ran(rows, found.peak_mb, result["elapsed_s"], result["cpu_s"], found.read_mb / 1e3,
+               found.written_mb / 1e3)
 
 
 def _train_batch(work: Path) -> float:
@@ -146,7 +150,7 @@ def _train_batch(work: Path) -> float:
     cores, cpu = len(os.sched_getaffinity(0)), []
     for batches in BATCHES:
         made = alone(worker("scaling", "train", batches, place))
-        cpu.append(_run("train", Path(made.values["config"]), 0, cores).cpu_s)
+        cpu.append(run_task("train", Path(made.values["config"]), 0, cores).cpu_s)
         shutil.rmtree(place)
     return max(cpu[1] - cpu[0], 1e-9) / (BATCHES[1] - BATCHES[0])
 
@@ -155,7 +159,7 @@ def _embed_student(work: Path) -> float:
     """Return the core-seconds per window of Student 2."""
     place = work / "student2"
     made = alone(worker("scaling", "embed", 4096, place))
-    ran = _run("embed", Path(made.values["config"]), made.values["rows"])
+    ran = run_task("embed", Path(made.values["config"]), made.values["rows"])
     shutil.rmtree(place)
     return ran.cpu_s / ran.rows
 
@@ -179,7 +183,7 @@ def lengths(quick: bool, work: Path) -> Table:
             shutil.rmtree(place, ignore_errors=True)
             alone(worker("scaling", "length", length * 3600, place))
             if kind == "extract":
-                peak = _run("extract", place / "artifacts" / "x" / "config.json", 0).peak_mb
+                peak = run_task("extract", place / "artifacts" / "x" / "config.json", 0).peak_mb
             else:
                 words = {"embed": ["embed", str(place / "audio"), "-t", "0.5", "-m",
                                    str(place / "network.h5"),
