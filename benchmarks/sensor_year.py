@@ -2,7 +2,7 @@
 
 7.4 million rows of 512 values (15 GB, made in blocks), in days of 20,300, as one task of extract
 would write them. Every step is its own process (``l3hpc run STEP --config config.json``), with one
-core and then with two. 20 GB are needed below ``--work``; they are removed at the end.
+core and then with two. 21 GB are needed below ``--work``; they are removed at the end.
 """
 
 from __future__ import annotations

@@ -82,6 +82,17 @@ def test_terabytes() -> None:
     assert on_disk[-1] == pytest.approx(sum(on_disk[:-1]), rel=0.01)
 
 
+def test_the_prediction_for_one_sensor_is_its_share_of_the_tables() -> None:
+    rows, samples = cost.WINDOWS // cost.SENSORS, cost.SAMPLES // cost.SENSORS
+    predicted, whole = cost.one_sensor(KNOWN, rows, samples), lines(cost.core_hours(KNOWN))
+    assert f"{predicted['sample'].core_s * cost.SENSORS / 3600:.3g}" == whole["sample"][1]
+    assert f"{predicted['sample'].peak_mb / 1e3:.2g} GB" == whole["sample"][3]
+    assert predicted["fit"].core_s == pytest.approx(samples * 7.2e-3)
+    # a row of 512 values is read, one of 128 written and read again
+    assert predicted["reduce"].read_gb == pytest.approx(rows * 2560 / 1e9)
+    assert predicted["reduce"].written_gb == pytest.approx(rows * 512 / 1e9)
+
+
 def test_figures_of_all_tables_of_a_results_file(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"tables": [
         {"figures": {"a": 1.0}}, {"title": "without"}, {"figures": {"b": 2.0}}]}))

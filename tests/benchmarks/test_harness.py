@@ -6,10 +6,11 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import measure, tables
+from benchmarks import measure, sensor_year, tables
 from benchmarks.machine import machine
 from benchmarks.tables import Claim, Table
 
@@ -26,6 +27,26 @@ def test_a_worker_says_its_seconds_and_the_system_says_its_memory() -> None:
     assert small.seconds == 12.5 and small.values["loss"] == 0.5
     assert 0 < large.seconds < 60  # it printed none: the whole process
     assert 205 < large.peak_mb - small.peak_mb < 215
+
+
+def test_bytes_and_cpu_time_are_those_of_the_process_and_its_children(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    copy = ("import json, subprocess, time; data = open('/dev/zero', 'rb').read(30_000_000); "
+            f"open({str(file)!r}, 'wb').write(data); "
+            f"subprocess.run(['cp', {str(file)!r}, {str(tmp_path / 'copy')!r}], check=True); "
+            "print(json.dumps({'own_s': time.process_time()}))")
+    found = measure.alone([sys.executable, "-c", copy])
+    assert 60 < found.read_mb < 100 and 59 < found.written_mb < 70
+    assert found.cpu_s >= found.values["own_s"] > 0
+
+
+def test_a_sensor_year_that_does_not_fit_on_the_disk_is_refused(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensor_year.shutil, "disk_usage",
+                        lambda folder: SimpleNamespace(free=10**10))
+    with pytest.raises(SystemExit, match=r"10\.0 GB free, and 7,409,500 rows need 20\.\d GB"):
+        sensor_year.tables(False, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_worker_that_fails_is_an_error() -> None:
