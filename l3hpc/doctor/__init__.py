@@ -1,9 +1,9 @@
 """``l3hpc doctor``: checks everything that a run needs, and says what to do about what is wrong.
 
 ``examine`` yields one ``Finding`` after the other. ``environment`` checks Python, packages and this
-machine, ``slurm`` the batch system and the scripts that would be submitted, ``storage`` the
-workspace, weights, data and the results sheet. No check changes anything, or raises for what it
-finds. ``configuration`` is ``l3hpc config check``: what can be checked without programs or data.
+machine, ``container`` the container of the jobs, ``slurm`` the batch system and the scripts that
+would be submitted, ``storage`` the workspace, weights, data and the results sheet. No check changes
+anything, or raises for what it finds. ``configuration`` is ``l3hpc config check``: what can be checked without programs or data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from l3hpc.config import sources
 from l3hpc.config.settings import Config
-from l3hpc.doctor import environment, slurm, storage
+from l3hpc.doctor import container, environment, slurm, storage
 from l3hpc.doctor.environment import Ask, ask
 from l3hpc.doctor.slurm import check_names, script_lines
 from l3hpc.doctor.storage import notify_line, results_line
@@ -30,8 +30,9 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     config
         The configuration.
     probe
-        Whether also to start TensorFlow once, run a job of one second on a node (on Slurm), and
-        read the first row of the results sheet (if one is configured).
+        Whether also to start TensorFlow once (in the container, if there is one), run a job of one
+        second on a node (on Slurm), and read the first row of the results sheet (if one is
+        configured).
     ask
         Runs a program.
     pipelines
@@ -55,7 +56,9 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     yield environment.python_line()
     yield from environment.package_lines()
     yield from environment.step_lines()
-    if probe:
+    if config.profile.container:
+        yield from container.container_lines(config, ask, probe)
+    elif probe:
         yield environment.tensorflow_line(config.profile, ask)
     yield environment.hardware_line()
     yield from slurm.slurm_lines(config.profile, ask)

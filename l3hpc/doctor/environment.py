@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -35,6 +36,7 @@ EXTRAS = {"umap": "needed for --approx umap only",
           "reduced": "needed for precision int8 only",
           "notify": "needed for notify: of a profile only"}
 LEAST_MEMORY_MB = 6 * 1024
+TIMEOUT_S = 60.0
 # without the working folder, whose modules would take the place of those of Python
 _PROBE = ("import sys; sys.path[:] = filter(None, sys.path); "
           "import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
@@ -64,10 +66,14 @@ class Answer:
         return lines[-1].strip() if lines else f"exit code {self.code}"
 
 
-Ask = Callable[[Sequence[str]], Answer]
+class Ask(Protocol):
+    """Runs a program, as ``ask`` does."""
+
+    def __call__(self, command: Sequence[str], timeout: float = TIMEOUT_S) -> Answer:
+        """Return its output."""
 
 
-def ask(command: Sequence[str], timeout: float = 60.0) -> Answer:
+def ask(command: Sequence[str], timeout: float = TIMEOUT_S) -> Answer:
     """Run a program with an English locale and no inherited Slurm options; never raises.
 
     Parameters
@@ -227,7 +233,7 @@ def split(needed: Iterable[str]) -> tuple[list[Requirement], dict[str, list[Requ
 
 
 def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
-    """Check that TensorFlow starts in the Python of the jobs (for a container: in this one).
+    """Check that TensorFlow starts in the Python of the jobs.
 
     Parameters
     ----------
@@ -236,8 +242,7 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
     ask
         Runs a program.
     """
-    # the container cannot be started everywhere, and starting it can take minutes
-    python = sys.executable if profile.container else profile.python
+    python = profile.python
     with doing("starting TensorFlow"):
         answer = ask([python, "-c", _PROBE])
     if answer.code != 0:
@@ -246,8 +251,6 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
                        "then pip install --force-reinstall tensorflow")
     version, gpus = json.loads(answer.out.strip().splitlines()[-1])
     words = f"{version} starts in {python}, {gpus or 'no'} GPU{'s' if gpus > 1 else ''} here"
-    if profile.container:
-        words += "; that of the container was not tested"
     return Finding("TensorFlow", "green", words)
 
 

@@ -136,23 +136,26 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> F
                    advice)
 
 
-def srun(config: Config) -> list[str]:
-    """Return the command of the job of one second: the smallest request, which gives up if no node
-    is free.
+def srun(config: Config, mem_mb: int = 50, minutes: int = 1) -> list[str]:
+    """Return the command of a test job: a small request, which gives up if no node is free.
 
     Parameters
     ----------
     config
         The configuration.
+    mem_mb
+        Memory, MiB.
+    minutes
+        Time limit.
     """
     profile = config.profile
-    words = on_cluster(["srun", "--immediate=10", "--ntasks=1", "--time=1",
+    words = on_cluster(["srun", "--immediate=10", "--ntasks=1", f"--time={minutes}",
                         "--job-name=l3-doctor"], profile.slurm_clusters)
     for option in ("account", "partition", "qos", "reservation", "wckey"):
         if value := getattr(profile, option):
             words.append(f"--{option}={value}")
     if profile.memory_request == "mem":
-        words.append("--mem=50M")
+        words.append(f"--mem={mem_mb}M")
     return words
 
 
