@@ -3,7 +3,8 @@
 ``examine`` yields one ``Finding`` after the other. ``environment`` checks Python, packages and this
 machine, ``container`` the container of the jobs, ``slurm`` the batch system and the scripts that
 would be submitted, ``storage`` the workspace, weights, data and the results sheet. No check changes
-anything, or raises for what it finds. ``configuration`` is ``l3hpc config check``: what can be checked without programs or data.
+anything, or raises for what it finds. ``configuration`` is ``l3hpc config check``: what can
+be checked without programs or data.
 """
 
 from __future__ import annotations
