@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
-import l3hpc
+from l3hpc._version import __version__
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.settings import Config
 from l3hpc.console.progress import doing
@@ -274,7 +274,7 @@ def _not_started(profile: ClusterProfile, answer: Answer, steps: Mapping[str, Se
 
 def _faults(config: Config, seen: Seen) -> Iterator[Finding]:
     """What would make jobs fail although the container starts."""
-    profile, ours = config.profile, l3hpc.__version__
+    profile, ours = config.profile, __version__
     key = f"clusters.{profile.name}.container"
     version = ".".join(map(str, seen["python"]))
     if not PYTHON_FROM <= tuple(seen["python"][:2]) < PYTHON_BELOW:
