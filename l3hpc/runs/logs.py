@@ -18,8 +18,11 @@ POLL_S = 0.5
 TAIL_BYTES = 65_536
 MAX_LINE = 300  # characters
 _EPILOGUE = re.compile(
-    r"^srun: error: \S+: tasks? [\d,-]+: |^srun: (Terminating|launch/slurm: _step_signal)"
-    r"|^l3hpc: killed by signal|^\S*slurmstepd\S*: error: \*\*\* STEP")
+    r"^srun: error: \S+: tasks? [\d,-]+: "
+    r"|^srun: (Terminating|Force Terminated|forcing job termination|got SIGCONT|Job step aborted"
+    r"|launch/slurm: _step_signal)"
+    r"|^l3hpc: killed by signal"
+    r"|^(\S*slurmstepd\S*:|\[\S+\]) error: \*\*\* (STEP|JOB) ")  # a time since Slurm 26.05
 _SRUN_FAILS = re.compile(r"\bsrun: (error|fatal|command not found|not found|No such file)")
 
 

@@ -102,6 +102,12 @@ def test_every_value_is_listed_and_json_ready():
     ("clusters:\n  g:\n    extra: [--arr=1-9]\n", "cluster.yaml:3", ["--arr sets --array"]),
     ("clusters:\n  g:\n    extra: --outp=/x\n", "cluster.yaml:3",
      ["--outp sets --output", "no key changes"]),
+    *((f"clusters:\n  g:\n    gpu_request: {request}\n    extra: [{option}]\n", "cluster.yaml:4",
+       [f"{option.partition('=')[0]} sets --", "which l3hpc sets itself", "Use gpus:"])
+      for request, option in (("gpus-per-node", "--gres=gpu:1"), ("none", "--gres=gpu:1"),
+                              ("gres", "--gpus-per-node=1"), ("gres", "--tres-per-task=cpu=1"))),
+    ("clusters:\n  g:\n    gpu_request: gpus-per-node\n    steps:\n      train:\n"
+     "        extra: [--gres=gpu:1]\n", "cluster.yaml:6", ["--gres sets --gres", "Use gpus:"]),
     ("clusters:\n  g:\n    extra: [--n]\n", "cluster.yaml:3", ["which l3hpc sets itself"]),
     ("clusters:\n  g:\n    extra: [--tasks-per-node=7]\n", "cluster.yaml:3",
      ["--tasks-per-node, which l3hpc sets itself"]),

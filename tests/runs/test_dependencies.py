@@ -55,6 +55,13 @@ def test_kinds_of_refusal(words, kind):
     assert type(classify(ClusterError(words))) is kind
 
 
+def test_two_ways_of_requesting_gpus_at_once_are_explained():
+    """Slurm 26.05 refuses them, where a template of the site adds the second."""
+    refusal = classify(ClusterError(
+        "sbatch: fatal: --gpus-per-node and --gres=gpu are mutually exclusive."))
+    assert refusal.hint == "Set gpu_request: and gpu_type: in the profile (cluster.yaml)."
+
+
 def test_a_parent_that_ends_and_is_forgotten_between_our_look_and_sbatch(
         chains, slurm, on, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=on)

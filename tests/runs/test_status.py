@@ -297,6 +297,9 @@ def test_a_broken_record_hides_no_other_run(case):
     assert [str(error.where) for error in errors] == [f"{broken}:1"]
 
 
+STAMP = "2026-11-28T16:20:35"
+
+
 @pytest.mark.parametrize(("log", "code", "stage", "progress", "words", "lines"), [
     ("\n\n/spool/slurm_script: line 77: module: command not found\n", 127, "setup", False,
      "exit 127: a command was not found, in the setup lines",
@@ -317,6 +320,13 @@ def test_a_broken_record_hides_no_other_run(case):
     ("working\nsrun: error: n1: task 0: Killed\n", 137, "step", True,
      "killed by signal 9; no evidence that memory was the cause",
      ["working", "if it needs more memory: l3hpc resume demo --set extract.mem=200MB"]),
+    *((f"working\nsrun: Job step aborted: Waiting up to 4 seconds for job step to finish.\n"
+       f"srun: got SIGCONT\n{said} error: *** JOB 5 ON n2 CANCELLED AT {STAMP}{why} ***\n"
+       f"srun: forcing job termination\n{said} error: *** STEP 5.0 ON n2 CANCELLED AT {STAMP}{why} "
+       f"***\nsrun: error: n2: task 0: Terminated\nsrun: Force Terminated StepId=5.0\n", 3, "step",
+       True, "exit 3", ["working"])
+      for said, why in (("slurmstepd-n2:", ""),  # Slurm 24.11 and 26.05
+                        (f"[{STAMP}.906]", " DUE to SIGNAL Terminated"))),
     ("", 3, "step", False, "exit 3", [])])
 def test_a_job_that_left_no_error_shows_the_end_of_its_log(
         case, tmp_path, log, code, stage, progress, words, lines):

@@ -144,8 +144,8 @@ def test_half_a_line_of_the_notes_is_no_job(chains, slurm, on, tmp_path):
 
 
 def test_the_environment_of_sbatch_is_scrubbed(chains, slurm, on, tmp_path, monkeypatch):
-    for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SRUN_DEBUG",
-                 "SUBMITIT_EXECUTOR"):
+    for name in ("SBATCH_PARTITION", "SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SLURM_TRES_PER_TASK",
+                 "SRUN_DEBUG", "SUBMITIT_EXECUTOR"):
         monkeypatch.setenv(name, "outer")
     monkeypatch.setenv("SLURM_CONF", "/etc/other/slurm.conf")
     submit.submit(chains.plan(tmp_path, names=("extract",), on=on))

@@ -33,6 +33,28 @@ def test_sacct_lines_become_ended_jobs():
     assert sorted(ended) == ["12", "13_4", "14_1", "14_2"]
 
 
+@pytest.mark.parametrize(("squeue", "sacct", "code"), [
+    ("768", "3:0", 3), ("9", "0:9", 137), ("35072", "137:0", 137), ("0", "0:0", 0),  # Slurm 22.05
+    ("3:0", "3:0", 3), ("0:9", "0:9", 137), ("137:0", "137:0", 137), ("0:0", "0:0", 0)])  # 24.11 on
+def test_exit_codes_of_old_and_new_slurm(squeue, sacct, code):
+    line = queue_line("12", "FAILED", "RaisedSignal:9(Killed)", used="0:10", code=squeue, node="n1")
+    wanted = [("12", parsing.AccountedJob("FAILED", code, 10.0, "n1"))]
+    assert parsing.parse_squeue(line) == ([], wanted)
+    assert parsing.parse_sacct(f"12|FAILED|{sacct}|10|n1\n12.0|CANCELLED|0:9|9|n1") == wanted
+
+
+@pytest.mark.parametrize(("code", "text"), [
+    ("Priority", "other jobs have a higher priority (Priority)"),
+    ("(Priority)", "other jobs have a higher priority (Priority)"),
+    ("(ReqNodeNotAvail, UnavailableNodes:n1)", "requested nodes are down, drained or reserved "
+                                               "(ReqNodeNotAvail, UnavailableNodes:n1)"),
+    ("None", "about to start"),
+    ("RaisedSignal:9(Killed)", "RaisedSignal:9(Killed)"),
+    ("(RaisedSignal:9(Killed))", "RaisedSignal:9(Killed)")])
+def test_reasons_with_and_without_parentheses(code, text):
+    assert parsing.reason_text(code) == text
+
+
 def test_a_list_of_indices_that_was_cut_short_counts_as_far_as_it_is_certain():
     assert parsing.expand("7_[0-2,5,4...]") == ["7_0", "7_1", "7_2", "7_5"]
     assert parsing.expand("7_[0,12...%2]") == ["7_0"]

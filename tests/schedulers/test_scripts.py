@@ -365,6 +365,14 @@ def test_memory_heals_from_a_container_without_slurm(hidden):
     assert len(hidden.marks.requeues) == 1
 
 
+def test_the_job_that_changes_a_request_inherits_none_of_it(hidden):
+    """Slurm 24.11 sets SLURM_TRES_PER_TASK, which would contradict the options of the small job."""
+    hidden.run(f"{OOM} kill -9 $$", {"SLURM_TRES_PER_TASK": "cpu=2", "SLURM_OOM_KILL_STEP": "0",
+                                     "SLURM_CONF": "/etc/slurm.conf"})
+    seen = {name for name in hidden.slurm.environment() if name.startswith(("SLURM", "SRUN"))}
+    assert hidden.slurm.calls("sbatch") and seen == {"SLURM_CONF"}
+
+
 @pytest.mark.parametrize(("step", "code"), [("kill -9 $$", 137), ("exit 9", 9), ("exit 1", 1)])
 def test_a_kill_alone_says_nothing_of_memory(hidden, step, code):
     assert hidden.run(step) == code

@@ -77,6 +77,13 @@ def test_what_heals_and_what_does_not(task, code, error, log, wanted):
     ("slurmstepd-n1: error: Exceeded job memory limit", True),
     ("slurmstepd: error: Step 7.0 exceeded memory limit (612 > 200), being killed", True),
     ("slurmstepd: error: Job 7 exceeded memory limit (612 > 200), being killed", True),
+    ("slurmstepd-n2: error: StepId=6.0 exceeded memory limit (428191744 > 104857600), being killed",
+     True),  # Slurm 24.11
+    ("[2026-11-28T16:23:44.270] error: Exceeded job memory limit", True),  # Slurm 26.05
+    ("[2026-11-28T16:23:44.495] error: Detected 1 oom_kill event in StepId=6.0. Some of the step "
+     "tasks have been OOM Killed.", True),
+    ("[2026-11-28T16:23:44.270] error: *** STEP 6.0 ON n2 CANCELLED AT 2026-11-28T16:23:44 DUE to "
+     "SIGNAL Killed ***", False),
     ("srun: error: n1: task 0: Out Of Memory", True),
     ("[1.5] Memory cgroup out of memory: Killed process 4711 (python)", True),
     ("terminate called after throwing an instance of 'std::bad_alloc'", True),

@@ -26,6 +26,7 @@ _REASONS = {
     "JobArrayTaskLimit": "as many array tasks are running as the profile allows",
     "PartitionTimeLimit": "requests more time than the partition allows",
     "PartitionNodeLimit": "requests more nodes than the partition allows",
+    "PartitionConfig": "no node of the partition has the requested resources",
     "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition is inactive",
     "NodeDown": "a node it needs is down",
@@ -81,7 +82,10 @@ def reason_text(code: str) -> str:
     str
         Plain English with the code in parentheses; the code alone if it is not known.
     """
-    plain = code.strip("() ")
+    plain = code.strip()
+    # not strip("()"): a reason may end in a parenthesis of its own, as RaisedSignal:9(Killed) does
+    if plain.startswith("("):
+        plain = plain[1:].removesuffix(")")
     text = _REASONS.get(plain) or _REASONS.get(plain.split(",")[0])
     return f"{text} ({plain})" if text and plain != "None" else text or plain
 
