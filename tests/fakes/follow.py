@@ -11,7 +11,7 @@ def profile(chains, cluster, **changes):
     return chains.profile(name="test", **{**cluster.profile, "slots": {}, **changes})
 
 
-def until(workspace, run, wanted, seconds=60):
+def until(workspace, run, wanted, seconds=240):
     """The status of a run once ``wanted(status)`` holds."""
     end = time.monotonic() + seconds
     while True:
