@@ -15,6 +15,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,16 @@ def _parsed_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yaml, "parse_yaml", lambda text, name: pickle.loads(parsed(text, name)))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_reader_left():
+    """Whoever reads ahead ends the threads that read, also when it fails."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread.name for thread in threading.enumerate()
+            if thread not in before and thread.name.startswith("ahead")]
+    assert not left, "an iterator of read_ahead was not closed"
 
 
 @pytest.fixture(autouse=True)

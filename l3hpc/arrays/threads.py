@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -119,10 +119,12 @@ def map_in_order(
 
 def read_ahead(
     load: Callable[[Key], Result], keys: Iterable[Key], depth: int = DEPTH, threads: int = 1,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Load items ahead of their use, on other threads.
 
-    Closing the iterator waits for the loads that are running and starts no others.
+    Closing the iterator waits for the loads that are running and starts no others. One that has a
+    name must be closed (``contextlib.closing``): where its user fails, the traceback keeps it, and
+    its threads with it.
 
     Parameters
     ----------

@@ -19,8 +19,9 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,8 +269,10 @@ def plan_pairs(seconds: Sequence[float], count: int, seed: Sequence[int], augmen
     return [pairs[number] for number in rng.permutation(len(pairs))]
 
 
-def make_examples(pairs: Sequence[Pair], sources: Sequence[VideoSource], rate: int, size: int,
-             threads: int = 1, advance: Callable[[], None] = lambda: None) -> Iterator[Example]:
+def make_examples(
+    pairs: Sequence[Pair], sources: Sequence[VideoSource], rate: int, size: int,
+    threads: int = 1, advance: Callable[[], None] = lambda: None,
+) -> Generator[Example, None, None]:
     """Decode planned pairs, in order, ahead of use.
 
     Parameters
@@ -459,7 +462,7 @@ class PairMaker:
             if path.is_file():  # from an earlier attempt
                 self.progress.advance(len(part))
                 continue
-            examples = make_examples(part, list(sources.values()), self.rate, self.size,
-                                     self.threads, self.progress.advance)
-            write_batch(path, examples, len(part), {"rate": self.rate, "plan": key})
+            with closing(make_examples(part, list(sources.values()), self.rate, self.size,
+                                       self.threads, self.progress.advance)) as examples:
+                write_batch(path, examples, len(part), {"rate": self.rate, "plan": key})
         return files, pairs

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -197,7 +198,7 @@ class Extraction:
         readers = min(max(self.threads, 1), READERS)
         contents = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
                               rest, depth=2 * readers, threads=readers)
-        with _EmbeddingThread(self._embed) as self._thread:
+        with closing(contents), _EmbeddingThread(self._embed) as self._thread:
             return self._embed_recordings(zip(rest, contents, strict=True), done, skipped, counts,
                                           block)
 

@@ -7,6 +7,7 @@ reads rows of the files in any order. A preparation that was killed continues wh
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -113,14 +114,15 @@ def prepare_cache(
     threads = max(threads, 1)
     # In order, though several threads work: the state counts the units from the first one on.
     finished = read_ahead(work, pairs.units[done:], depth=2 * threads, threads=threads)
-    for number, unit in enumerate(finished, done + 1):
-        progress.advance(unit.count)
-        if time.monotonic() - saved > SAVE_EVERY_S or number == len(pairs.units):
-            # The arrays first: units that the state counts must be on the disk.
-            spectra.flush()
-            targets.flush()
-            write_json(state, {"settings": settings, "units": number})
-            saved = time.monotonic()
+    with closing(finished):
+        for number, unit in enumerate(finished, done + 1):
+            progress.advance(unit.count)
+            if time.monotonic() - saved > SAVE_EVERY_S or number == len(pairs.units):
+                # The arrays first: units that the state counts must be on the disk.
+                spectra.flush()
+                targets.flush()
+                write_json(state, {"settings": settings, "units": number})
+                saved = time.monotonic()
     return PairCache(spectra, targets)
 
 

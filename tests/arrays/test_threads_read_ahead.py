@@ -2,10 +2,11 @@
 
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 
-from l3hpc.arrays.threads import read_ahead
+from l3hpc.arrays.threads import DEPTH, read_ahead
 
 
 def test_everything_comes_in_order():
@@ -24,7 +25,7 @@ def test_depth_batches_are_loaded_while_one_is_used():
 
     batches = read_ahead(load, range(20), depth=3)
     assert next(batches) == 0
-    assert several.wait(10)  # without asking for another
+    assert several.wait(120)  # without asking for another
     time.sleep(0.05)
     assert [key for key, _ in loaded] == [0, 1, 2, 3]
     readers = {thread for _, thread in loaded}
@@ -44,32 +45,37 @@ def test_an_error_comes_in_its_place():
         next(batches)
 
 
-def test_closing_ends_the_reader_without_loading_more():
-    loaded, go = [], threading.Event()
+def test_closing_ends_the_reader_without_loading_more(monkeypatch):
+    loaded, go, refused, cancel = [], threading.Event(), [], Future.cancel
 
     def load(key):
         loaded.append(key)
         if key:
-            go.wait(10)
+            assert go.wait(120)
         return key
 
+    def cancelled(future):
+        refused.append(not cancel(future))
+        if len(refused) == DEPTH:  # those that wait, after the one that runs
+            go.set()
+
+    monkeypatch.setattr(Future, "cancel", cancelled)
+    before = set(threading.enumerate())
     batches = read_ahead(load, range(100))
     next(batches)
     while len(loaded) < 2:
         time.sleep(0.001)
-    timer = threading.Timer(1.0, go.set)
-    timer.start()
+    [reader] = set(threading.enumerate()) - before
     batches.close()
-    timer.join()
-    assert loaded == [0, 1]
-    assert not [each for each in threading.enumerate() if each.name.startswith("ahead")]
+    assert loaded == [0, 1] and refused == [True] + [False] * (DEPTH - 1)
+    assert not reader.is_alive()
 
 
 def test_several_threads_work_at_once_and_order_stays():
     together = threading.Barrier(3)
 
     def load(key):
-        together.wait(10)  # nobody comes through alone
+        together.wait(120)  # nobody comes through alone
         return key
 
     assert list(read_ahead(load, range(9), depth=3, threads=3)) == list(range(9))

@@ -11,8 +11,8 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -217,22 +217,22 @@ class Training:
         position = int(self.engine.position.numpy())
         self.engine.set_rate(self.status.rate)
         saved = shown = time.monotonic()
-        batches = self._batches(self.order.batch, position, first + size)
-        for number, batch in enumerate(batches, position + 1):
-            self.engine.train(batch, first=number == first + 1)
-            now = time.monotonic()
-            if self.checkpoint_batches:
-                due = (number - first) % self.checkpoint_batches == 0
-            else:
-                due = now - saved > CHECKPOINT_EVERY_S
-            # Not after the last batch: validation follows, and then the epoch's own checkpoint.
-            if due and number < first + size:
-                self.save()
-                saved = now
-            if now - shown > SHOW_EVERY_S:
-                shown = now
-                self.progress.advance(0, batch=f"{number - first}/{size}",
-                                      loss=self.engine.averages()[0])
+        with closing(self._batches(self.order.batch, position, first + size)) as batches:
+            for number, batch in enumerate(batches, position + 1):
+                self.engine.train(batch, first=number == first + 1)
+                now = time.monotonic()
+                if self.checkpoint_batches:
+                    due = (number - first) % self.checkpoint_batches == 0
+                else:
+                    due = now - saved > CHECKPOINT_EVERY_S
+                # Not after the last batch: validation follows, and then the epoch's own checkpoint.
+                if due and number < first + size:
+                    self.save()
+                    saved = now
+                if now - shown > SHOW_EVERY_S:
+                    shown = now
+                    self.progress.advance(0, batch=f"{number - first}/{size}",
+                                          loss=self.engine.averages()[0])
         train, validation = self.engine.averages(), self._validation()
         # Before anything is written, so that the latest model and the checkpoint are those of the
         # epoch before.
@@ -257,11 +257,12 @@ class Training:
         count = -(-len(rows) // size)
         if self.validation_epoch_size is not None:
             count = min(count, self.validation_epoch_size)
-        return self.engine.validate(self._batches(
-            lambda number: rows[number * size:(number + 1) * size], 0, count))
+        with closing(self._batches(
+                lambda number: rows[number * size:(number + 1) * size], 0, count)) as batches:
+            return self.engine.validate(batches)
 
     def _batches(self, rows_of: Callable[[int], np.ndarray], start: int,
-                 stop: int) -> Iterator[tuple[Any, Any]]:
+                 stop: int) -> Generator[tuple[Any, Any], None, None]:
         """Batches ``start`` to ``stop`` on the device, read ahead of the network."""
         def load(number: int) -> tuple[Any, Any]:
             return self.engine.put(self.data.batch(rows_of(number)))
