@@ -1,8 +1,8 @@
 """The program that the script of a job starts: ``python -m l3hpc.worker.job_entry LOGS``.
 
-It is submitit's own entry point with one difference: unpickling can execute anything, so only a
-pickle that the user of the job wrote is loaded. In a shared workspace the owner of the folder above
-could replace the folder of a run.
+It is submitit's own entry point with two differences. Unpickling can execute anything, so only a
+pickle that the user of the job wrote is loaded: in a shared workspace the owner of the folder above
+could replace the folder of a run. And what submitit pickles at the end is removed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> int:
     int
         Exit code.
     """
-    from submitit.core import submission, utils
+    from submitit.core import job_environment, submission, utils
 
     utils.DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]
     try:
@@ -48,6 +48,10 @@ def main() -> int:
     except L3hpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        # submitit's copy of what result.json, or the log, says: one file less for every task
+        result = job_environment.JobEnvironment().paths.result_pickle
+        result.unlink(missing_ok=True)
     return 0
 
 

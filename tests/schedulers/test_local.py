@@ -73,6 +73,11 @@ def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
     assert chains.output(made, "train") == {
         0: "(0 (0 (0) (1) (2) (0 (0 (0) (1) (2)))))"}
     assert {job.state for job in LocalJobs(tmp_path, "demo").jobs.values()} == {"COMPLETED"}
+    step = made.step_folder("extract")
+    assert {path.name for folder in (step.logs, step.markers) for path in folder.iterdir()} == {
+        "1_submission.sh", *(name for task in range(3) for name in (
+            f"1_{task}_0_log.err", f"1_{task}_0_log.out", f"1_{task}_submitted.pkl",
+            f"{task}.begin", f"{task}.exit"))}
     assert states(tmp_path) == dict.fromkeys(chains.CHAIN, "done")
     for name in chains.CHAIN:
         link = made.folder.artifact(name)
@@ -104,6 +109,10 @@ def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
                    for name in ("fit", "reduce", "train"))
     lines = capsys.readouterr().err.splitlines()
     assert "sample: failed. the fake was told to fail" in lines
+    assert {path.name for path in made.step_folder("sample").markers.iterdir()} == {
+        "0.begin", "0.exit", "0.error.json", "0.progress.json"}
+    assert {path.name for path in made.step_folder("sample").logs.iterdir()} == {
+        "2_submission.sh", "2_0_log.err", "2_0_log.out", "2_submitted.pkl"}
 
 
 def test_after_any_end_a_step_runs_also_behind_a_failed_and_a_blocked_one(chains, tmp_path):
