@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
-.PHONY: help demo test check docs docs-serve fuzz bench lint install install-dev slurm clean
+.PHONY: help demo test check docs docs-serve fuzz bench lint install install-dev slurm test-slurm clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -34,6 +34,9 @@ install-dev: $(VENV)/.dev  ## also install the test dependencies
 
 slurm:  ## install a real Slurm for the tests (Debian or Ubuntu, as root)
 	sh tools/install-slurm
+
+test-slurm:  ## run tests/cluster on newer Slurm in chroots, as root (SUITE=trixie or sid; default: both)
+	tools/test-slurm $(or $(SUITE),trixie sid)
 
 demo: $(VENV)/.core  ## run the whole pipeline on a synthetic city and show the results
 	$(BIN)/l3hpc demo --yes

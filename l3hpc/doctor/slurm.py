@@ -59,7 +59,9 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
     answer = ask(on_cluster(partitions.SINFO, clusters))
     if version.code != 0 or answer.code != 0:
         failed = version if version.code != 0 else answer
-        yield Finding("Slurm", "red", f"does not respond: {failed.reason}", CLUSTER_HINT)
+        # Slurm 24.11 does not say which cluster it does not know
+        where = f" (clusters: {clusters})" if clusters and clusters not in failed.reason else ""
+        yield Finding("Slurm", "red", f"does not respond: {failed.reason}{where}", CLUSTER_HINT)
         return
     known = partitions.parse_sinfo(answer.out)
     nodes = ask(on_cluster(["sinfo", "--noheader", "-o", "%D", "--responding",

@@ -13,19 +13,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fakes"))
 
 import chains as _chains  # noqa: E402
-from realslurm import RealSlurm, missing  # noqa: E402
+from realslurm import RealSlurm, memory_cgroups, missing  # noqa: E402
 
 from l3hpc.doctor.environment import _PROBE, Answer, ask  # noqa: E402
 
 
-def _start(accounting):
+def _start(accounting, **settings):
     absent = missing(accounting)
     if absent:
         why = f"not installed: {', '.join(absent)} (make slurm)"
         if os.environ.get("CI") or os.environ.get("L3HPC_REQUIRE_SLURM"):
             pytest.fail(why)
         pytest.skip(why)
-    return RealSlurm(accounting).start()
+    return RealSlurm(accounting, **settings).start()
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +52,24 @@ def slurm_cluster(_with_accounting, monkeypatch):
 def slurm_plain(_without_accounting, monkeypatch):
     """The same cluster without slurmdbd."""
     yield from _ready(_without_accounting, monkeypatch)
+
+
+@pytest.fixture
+def slurm_with_cgroups(monkeypatch):
+    """A cluster with accounting whose kernel limits the memory of a job, as on most sites. A skip
+    with the reason, also under CI, where this machine's kernel or container does not allow it."""
+    plugin, why = memory_cgroups()
+    if not plugin:
+        pytest.skip(why)
+    try:
+        cluster = _start(True, cgroups=plugin)
+    except RuntimeError as error:  # with the daemons' logs
+        told = [line for line in str(error).splitlines() if "cgroup" in line]
+        if not told:
+            raise
+        pytest.skip(f"Slurm cannot use the control groups of this machine: {told[-1]}")
+    yield from _ready(cluster, monkeypatch)
+    cluster.stop()
 
 
 @pytest.fixture(params=["accounting", "no accounting"])

@@ -171,6 +171,18 @@ def test_nodes_that_respond_are_counted():
     assert line == Finding("Slurm", "green", "slurm 24.11, 3 partitions, 3 nodes in use or free")
 
 
+@pytest.mark.parametrize(("clusters", "told", "message"), [
+    (None, "sinfo: error: no controller", "sinfo: error: no controller"),
+    ("c9", "sinfo: fatal: Could not get cluster information",  # Slurm 24.11
+     "sinfo: fatal: Could not get cluster information (clusters: c9)"),
+    ("c9", "sinfo: error: No cluster 'c9' known by database.",
+     "sinfo: error: No cluster 'c9' known by database.")])
+def test_a_cluster_that_slurm_does_not_know_is_named(clusters, told, message):
+    programs = Programs(sbatch=said("slurm 24.11"), sinfo=Answer(1, "", told))
+    [line] = slurm.slurm_lines(profile(clusters=clusters), programs)
+    assert (line.severity, line.message) == ("red", f"does not respond: {message}")
+
+
 def test_partitions_are_merged_and_read():
     found = partitions.parse_sinfo(SINFO)
     assert list(found) == ["cpu", "gpu", "old"]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 SBIN = "/usr/sbin:/sbin"
 USER = getpass.getuser()
-NODES = ("n1", "n2", "n3")
+CGROUPS = Path("/sys/fs/cgroup")
 NEEDED = ("sbatch", "squeue", "scancel", "slurmctld", "slurmd", "munged")
 FOR_ACCOUNTING = ("slurmdbd", "sacctmgr", "sacct", "mariadbd", "mariadb-install-db")
 
@@ -32,6 +32,21 @@ def missing(accounting):
     return [name for name in names if not _which(name)]
 
 
+def memory_cgroups():
+    """Slurm's plugin for the control groups of this machine that limit memory, and why there is
+    none ('' for the one or the other)."""
+    unified = CGROUPS / "cgroup.controllers"
+    if unified.exists():
+        name, marker = "cgroup/v2", CGROUPS
+        if "memory" not in unified.read_text().split():
+            return "", "the control groups of this machine do not limit memory"
+    else:
+        name, marker = "cgroup/v1", CGROUPS / "memory"
+    if not os.access(marker / "cgroup.procs", os.W_OK):
+        return "", f"no control groups can be made in {marker}"
+    return name, ""
+
+
 class RealSlurm:
     """The cluster. ``env``: variables for its clients. ``partitions``: ``cpu`` (default), ``low``
     (preempted by ``cpu``). Three nodes, each of 4 cores, 64 GB (so they say) and two make-believe
@@ -39,17 +54,22 @@ class RealSlurm:
 
     partitions = ("cpu", "low")
 
-    def __init__(self, accounting=True, place=None, **settings):
-        """place: folder for all that the daemons keep (default: a temporary one)."""
+    def __init__(self, accounting=True, place=None, cgroups="", **settings):
+        """place: folder for all that the daemons keep (default: a temporary one).
+        cgroups: limit memory by control groups with this plugin (see ``memory_cgroups``); they are
+        named after the nodes, and all clusters of a machine have them in common."""
         self.accounting = accounting
         self.settings = settings
+        self.cgroups = cgroups
+        prefix = f"n{secrets.token_hex(3)}-" if cgroups else "n"
+        self.nodes = tuple(f"{prefix}{number}" for number in (1, 2, 3))
         self.folder = Path(tempfile.mkdtemp(prefix="l3slurm-", dir=place))
         self.folder.chmod(0o755)
         self.conf = self.folder / "slurm.conf"
         self.env = {"SLURM_CONF": str(self.conf)}
         self.processes = {}
-        ports = _free_ports(4 + len(NODES))
-        self.ports = dict(zip(("ctld", "dbd", "db", *NODES), ports, strict=False))
+        ports = _free_ports(4 + len(self.nodes))
+        self.ports = dict(zip(("ctld", "dbd", "db", *self.nodes), ports, strict=False))
 
     @property
     def profile(self):
@@ -67,10 +87,10 @@ class RealSlurm:
             if self.accounting:
                 self._slurmdbd()
             self.start_controller()
-            for node in NODES:
+            for node in self.nodes:
                 self.start_node(node)
             self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
-                        == ["idle"] * len(NODES), 40, "nodes are not idle")
+                        == ["idle"] * len(self.nodes), 40, "nodes are not idle")
         except BaseException:
             self.stop()
             raise
@@ -83,6 +103,10 @@ class RealSlurm:
             time.sleep(0.5)
         for name in reversed(list(self.processes)):
             self.stop_daemon(name)
+        if self.cgroups:
+            for node in self.nodes:
+                for group in CGROUPS.glob(f"*/*{node}*"):
+                    _remove_cgroup(group)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def command(self, *words, timeout=30, check=True):
@@ -170,7 +194,7 @@ class RealSlurm:
     def idle(self):
         """Wait until all nodes can run jobs again."""
         self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
-                    == ["idle"] * len(NODES), 60, "nodes are not idle")
+                    == ["idle"] * len(self.nodes), 60, "nodes are not idle")
 
     def start_slurmdbd(self):
         self._daemon("slurmdbd", "-D")
@@ -243,7 +267,7 @@ class RealSlurm:
 
     def _write_conf(self):
         host = socket.gethostname()
-        for name in ("state", *(f"spool-{node}" for node in NODES)):
+        for name in ("state", *(f"spool-{node}" for node in self.nodes)):
             (self.folder / name).mkdir()
         gpus = self._fake_gpus()
         lines = {
@@ -274,18 +298,23 @@ class RealSlurm:
                       "AccountingStorageTRES": "gres/gpu"}
         else:
             lines["AccountingStorageType"] = "accounting_storage/none"
+        if self.cgroups:
+            lines |= {"TaskPlugin": "task/cgroup", "JobAcctGatherParams": "NoShared"}
+            (self.folder / "cgroup.conf").write_text(
+                f"CgroupPlugin={self.cgroups}\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\n"
+                "AllowedSwapSpace=0\n"
+                + ("IgnoreSystemd=yes\n" if self.cgroups == "cgroup/v2" else ""))
         lines |= self.settings
         text = [f"{key}={value}" for key, value in lines.items()]
-        for node in NODES:
+        for node in self.nodes:
             text.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 "
                         f"Port={self.ports[node]} CPUs=4 RealMemory=64000"
                         + (" Gres=gpu:2" if gpus else ""))
-        text += [f"PartitionName=cpu Nodes={','.join(NODES)} Default=YES MaxTime=1-00:00:00 "
-                 "PriorityTier=10 State=UP",
-                 f"PartitionName=low Nodes={','.join(NODES)} MaxTime=1-00:00:00 PriorityTier=1 "
-                 "State=UP", ""]
+        everywhere = f"Nodes={','.join(self.nodes)} MaxTime=1-00:00:00 State=UP"
+        text += [f"PartitionName=cpu {everywhere} Default=YES PriorityTier=10",
+                 f"PartitionName=low {everywhere} PriorityTier=1", ""]
         self.conf.write_text("\n".join(text))
-        gres = [f"NodeName={node} Name=gpu File={path}" for node in NODES for path in gpus]
+        gres = [f"NodeName={node} Name=gpu File={path}" for node in self.nodes for path in gpus]
         (self.folder / "gres.conf").write_text("\n".join([*gres, ""]))
 
     def _fake_gpus(self):
@@ -343,6 +372,13 @@ class Sibling(RealSlurm):
         self.until(lambda: self.name in self.command("sacctmgr", "-n", "-i", "add", "cluster",
                                                      self.name, check=False), 20,
                    "slurmdbd takes no second cluster")
+
+
+def _remove_cgroup(group):
+    """With all below it: a control group is removed as an empty folder is."""
+    for folder, _, _ in os.walk(group, topdown=False):
+        with contextlib.suppress(OSError):  # something still ends in it
+            os.rmdir(folder)
 
 
 def _checked(command):

@@ -1,0 +1,47 @@
+"""tools/test-slurm, as far as it goes without root, network and minutes of time."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = ROOT / "tools/test-slurm"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run it where only some programs exist: what they print is given."""
+    def run(*words, **programs):
+        for name in ("bash", "dirname", "cat", "sh", "mkdir"):
+            (tmp_path / name).symlink_to(f"/bin/{name}")
+        for name, prints in programs.items():
+            path = tmp_path / name.replace("_", "-")
+            path.write_text(f"#!/bin/sh\necho '{prints}'\n")
+            path.chmod(0o755)
+        return subprocess.run([TOOL, *words], capture_output=True, text=True, env={
+            "PATH": str(tmp_path), "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"})
+    return run
+
+
+READY = {"id": "0", "debootstrap": "", "unshare": "", "flock": "", "apt_get": "", "python3": ""}
+
+
+@pytest.mark.parametrize(("words", "programs", "said"), [
+    (["potato"], {}, ["no such release or option: potato", "after --"]),
+    (["trixie", "-k", "x"], {}, ["no such release or option: -k", "after --"]),
+    ([], {}, ["usage: tools/test-slurm"]),
+    (["sid", "--", "-k", "x"], {"id": "1000"}, ["only root can", "sudo tools/test-slurm sid"]),
+    (["sid"], {"id": "0"}, ["debootstrap is not installed", "apt-get install debootstrap"]),
+    (["sid"], {**READY, "findmnt": "rw,nosuid,nodev"}, ["nodev, noexec or read-only",
+                                                       "XDG_CACHE_HOME"]),
+])
+def test_what_is_missing_is_said_before_anything_is_made(run, tmp_path, words, programs, said):
+    done = run(*words, **programs)
+    assert done.returncode == 2 and all(text in done.stderr for text in said), done.stderr
+    assert not list(tmp_path.glob(".cache/l3hpc/slurm/*"))
+
+
+def test_both_releases_and_options_of_pytest_are_explained(run):
+    done = run("--help")
+    assert done.returncode == 0 and "trixie" in done.stdout and "-- -n 4 tests/" in done.stdout
