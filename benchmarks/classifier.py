@@ -50,7 +50,7 @@ def ours(folder: Path, clips: int, validate: int, epochs: int, options: str) -> 
     """Train from the file."""
     from l3hpc.arrays.rows import RowFile
     from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
-    from l3hpc.models.training.engine import limit_threads
+    from l3hpc.models.training.tensorflow_engine import limit_threads
     from l3hpc.tagging.classifier import ClassifierConfig
     from l3hpc.tagging.training import train
 
@@ -83,7 +83,7 @@ def keras_fit(folder: Path, clips: int, validate: int, epochs: int) -> dict[str,
     import keras
 
     from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
-    from l3hpc.models.training.engine import limit_threads
+    from l3hpc.models.training.tensorflow_engine import limit_threads
     from l3hpc.tagging import network
 
     limit_threads(2)

@@ -28,9 +28,9 @@ from l3hpc.console.progress import Progress
 from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import Errors, Inputs, TrainingEngine
 from l3hpc.models.training.loop import HISTORY, Training
 from l3hpc.models.training.state import Status
+from l3hpc.models.training.tensorflow_engine import Errors, Inputs, TensorFlowTrainingEngine
 
 if TYPE_CHECKING:
     from l3hpc.avc.network import AvcNetwork
@@ -63,8 +63,8 @@ class InitialNetworks:
     freeze_vision: bool = False
 
 
-class AvcEngine(TrainingEngine):
-    """``TrainingEngine`` on pairs: cross-entropy and share of wrong answers.
+class AvcEngine(TensorFlowTrainingEngine):
+    """``TensorFlowTrainingEngine`` on pairs: cross-entropy and share of wrong answers.
 
     Batches are ((spectrograms, pictures), labels); with a distillation, those of ``TaughtData``.
 
@@ -77,7 +77,7 @@ class AvcEngine(TrainingEngine):
     distillation
         How the soft labels count; None: there are none.
     options
-        Arguments of ``TrainingEngine``.
+        Arguments of ``TensorFlowTrainingEngine``.
 
     Attributes
     ----------

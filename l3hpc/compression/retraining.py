@@ -25,12 +25,12 @@ from l3hpc.errors import InputError
 from l3hpc.models.network import WEIGHT_DECAY, assign, build, parameters_of, weighted_layers
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.training.engine import Errors, Inputs, TrainingEngine
 from l3hpc.models.training.loop import Training
+from l3hpc.models.training.tensorflow_engine import Errors, Inputs, TensorFlowTrainingEngine
 
 
-class MaskedEngine(TrainingEngine):
-    """``TrainingEngine`` that starts from given weights and keeps a kernel's zeros at zero.
+class MaskedEngine(TensorFlowTrainingEngine):
+    """``TensorFlowTrainingEngine`` that starts from given weights and keeps a kernel's zeros.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class MaskedEngine(TrainingEngine):
     first
         Its first weights.
     options
-        Arguments of ``TrainingEngine``.
+        Arguments of ``TensorFlowTrainingEngine``.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class MaskedTraining(Training):
 
     first: Parameters | None = None
 
-    def make_engine(self) -> TrainingEngine:
+    def make_engine(self) -> MaskedEngine:
         """Build the network to continue from, and its compiled steps.
 
         Returns
@@ -113,7 +113,7 @@ class CorrespondenceEngine(MaskedEngine):
     head
         The fusion head to continue from.
     options
-        Arguments of ``TrainingEngine``.
+        Arguments of ``TensorFlowTrainingEngine``.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
 from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step, Task
-from l3hpc.steps.train import LoopParams, TrainingRow, loop_fields
+from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields
 
 if TYPE_CHECKING:
     from l3hpc.avc.batches import Batches
@@ -152,8 +152,8 @@ class AvcTrain(Step[AvcTrainParams]):
         from l3hpc.avc.training import evaluate
         from l3hpc.avc.vision import VisionSpec
         from l3hpc.io.files import digest
-        from l3hpc.models.training.engine import limit_threads
         from l3hpc.models.training.state import Schedule
+        from l3hpc.models.training.tensorflow_engine import limit_threads
         from l3hpc.models.weights import load_parameters
 
         folder = task.inputs["avc_pairs"]

@@ -146,7 +146,7 @@ class Classify(Step[ClassifyParams]):
         from l3hpc.datasets.clips import artifact_attributes, load_clips
         from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
-        from l3hpc.models.training.engine import limit_threads
+        from l3hpc.models.training.tensorflow_engine import limit_threads
         from l3hpc.reduction.phi import load_phi
         from l3hpc.tagging.annotations import Annotations
         from l3hpc.tagging.clip_metadata import read_metadata, read_split

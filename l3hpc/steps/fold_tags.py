@@ -58,7 +58,7 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     from l3hpc.classification.folds import split
     from l3hpc.datasets.clips import artifact_attributes, load_clips
     from l3hpc.io.files import write_json
-    from l3hpc.models.training.engine import limit_threads
+    from l3hpc.models.training.tensorflow_engine import limit_threads
     from l3hpc.tagging.evaluation import clip_scores
 
     data = planned_dataset(params, task)

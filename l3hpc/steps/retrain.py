@@ -26,7 +26,7 @@ from l3hpc.steps.extract import Extract
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, teacher_dim
 from l3hpc.steps.sample import check_timezone
-from l3hpc.steps.train import EpochParams, TrainingRow, loop_fields
+from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields
 
 TAB: Final = "prunedembedding"
 METADATA = {"distill": "distill.json", "finetune": "finetune.json"}
@@ -195,7 +195,7 @@ class Distill(Step[DistillParams]):
         from l3hpc.datasets.training_pairs import find_pairs, split_pairs
         from l3hpc.io.files import digest, digest_file, write_json
         from l3hpc.models.training import loop as training
-        from l3hpc.models.training.engine import limit_threads
+        from l3hpc.models.training.tensorflow_engine import limit_threads
         from l3hpc.models.weights import load_parameters
 
         network, metadata = _start(params, task)
@@ -301,7 +301,7 @@ class Finetune(Step[FinetuneParams]):
         from l3hpc.compression.retraining import CorrespondenceTraining
         from l3hpc.io.files import digest, digest_file, write_json
         from l3hpc.models.training import loop as training
-        from l3hpc.models.training.engine import limit_threads
+        from l3hpc.models.training.tensorflow_engine import limit_threads
         from l3hpc.models.weights import load_parameters, save
 
         avc, scenes = _complete(params)

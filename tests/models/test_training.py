@@ -75,9 +75,10 @@ example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example
 import numpy as np
 from pathlib import Path
 from l3hpc.models.training import loop as training
+from l3hpc.models.training import tensorflow_engine
 from l3hpc.models.training.state import Schedule
 
-class Killed(training.TrainingEngine):
+class Killed(tensorflow_engine.TensorFlowTrainingEngine):
     calls, kill_at = 0, 0
     def train(self, batch, first):
         Killed.calls += 1
@@ -85,7 +86,7 @@ class Killed(training.TrainingEngine):
             os.kill(os.getpid(), signal.SIGKILL)
         super().train(batch, first)
 
-training.TrainingEngine = Killed
+tensorflow_engine.TensorFlowTrainingEngine = Killed
 
 folder, Killed.kill_at, rule = sys.argv[2], int(sys.argv[3]), sys.argv[4]
 schedule = Schedule(epochs=3, plateau_patience=1, min_delta=10.0, rule=rule)
@@ -126,15 +127,15 @@ def test_killed_training_ends_with_the_same_bits(forked, tmp_path, rule, kills, 
 
 
 def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypatch):
-    from l3hpc.models.training.engine import TrainingEngine
     from l3hpc.models.training.loop import Training
+    from l3hpc.models.training.tensorflow_engine import TensorFlowTrainingEngine
 
     def make(folder):
         return Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), tmp_path / folder,
                         Schedule(epochs=2), batch_size=8, seed=2, deterministic=False)
 
     whole = make("whole").run()
-    step, calls = TrainingEngine.train, []
+    step, calls = TensorFlowTrainingEngine.train, []
 
     def stop_at(number):
         def train(engine, batch, first):
@@ -144,11 +145,12 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
             step(engine, batch, first)
         return train
 
-    monkeypatch.setattr(TrainingEngine, "train", stop_at(9))  # the third batch of the second epoch
+    # the third batch of the second epoch
+    monkeypatch.setattr(TensorFlowTrainingEngine, "train", stop_at(9))
     with pytest.raises(SystemExit):
         make("stopped").run()
     calls.clear()
-    monkeypatch.setattr(TrainingEngine, "train", stop_at(0))
+    monkeypatch.setattr(TensorFlowTrainingEngine, "train", stop_at(0))
     status = make("stopped").run()
     assert calls == [False] * 4  # two of six batches were not done again
     assert [row["epoch"] for row in status.history] == [0, 1]
@@ -158,9 +160,10 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
 
 def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
     """Batches of three sizes against one pass over all, with numpy's means and penalty."""
-    from l3hpc.models.training.engine import TrainingEngine
+    from l3hpc.models.training.tensorflow_engine import TensorFlowTrainingEngine
 
-    data, engine = Data(23), TrainingEngine(SPEC, seed=4, learning_rate=1e-3, deterministic=False)
+    data = Data(23)
+    engine = TensorFlowTrainingEngine(SPEC, seed=4, learning_rate=1e-3, deterministic=False)
     engine.train(engine.put(data.batch(np.arange(16))), first=True)  # statistics that are not 0, 1
     parts = [np.arange(0, 9), np.arange(9, 22), np.arange(22, 23)]
     found = engine.validate(engine.put(data.batch(rows)) for rows in parts)
@@ -173,14 +176,14 @@ def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
 
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_learns_and_restarts(tmp_path, monkeypatch, precision):
-    from l3hpc.models.training import engine as training_engine
+    from l3hpc.models.training import tensorflow_engine
 
-    monkeypatch.setattr(training_engine, "best_precision", lambda: precision)
+    monkeypatch.setattr(tensorflow_engine, "best_precision", lambda: precision)
     data = Data(64)
 
     def make():
-        engine = training_engine.TrainingEngine(SPEC, seed=1, learning_rate=1e-3,
-                                                mixed_precision=True, deterministic=False)
+        engine = tensorflow_engine.TensorFlowTrainingEngine(
+            SPEC, seed=1, learning_rate=1e-3, mixed_precision=True, deterministic=False)
         engine.set_rate(5e-3)
         return engine
 
@@ -211,7 +214,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import importlib.util
 spec = importlib.util.spec_from_file_location("example", sys.argv[1])
 example = importlib.util.module_from_spec(spec); spec.loader.exec_module(example)
-from l3hpc.models.training.engine import TrainingEngine
+from l3hpc.models.training.tensorflow_engine import TensorFlowTrainingEngine
 from l3hpc.arrays.threads import read_ahead
 import numpy as np
 data = example.Data(32)
@@ -219,13 +222,13 @@ data = example.Data(32)
 x, y = np.concatenate([data.x[:16]] * 2), np.concatenate([data.y[:16]] * 2)
 result = []
 for devices in (None, ["CPU:0", "CPU:1"]):
-    engine = TrainingEngine(example.SPEC, seed=1, learning_rate=1e-3, devices=devices,
+    engine = TensorFlowTrainingEngine(example.SPEC, seed=1, learning_rate=1e-3, devices=devices,
                             deterministic=False)
     for number in range(3):
         engine.train(engine.put((x, y)), first=number == 0)
     validation = engine.validate(read_ahead(engine.put, [(x, y), (x[:3], y[:3])]))
     result.append([engine.replicas, *engine.averages(), *validation,
-                   int(engine.position.numpy())])
+                   engine.position])
     engine.restore(engine.state())
 print(json.dumps(result))
 """

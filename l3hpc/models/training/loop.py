@@ -2,7 +2,7 @@
 
 The loop over compiled steps is our own, because a restart must continue in the middle of an epoch
 with the same bits; losses are those that Keras's ``fit`` would report, and patience counts as its
-callbacks do. Importing this module imports TensorFlow.
+callbacks do. The loop knows engines by the protocol ``TrainingEngine`` alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.console.progress import Progress, doing
@@ -92,7 +91,7 @@ class Training:
     seed
         Decides the first weights and the order of examples.
     mixed_precision, deterministic, threads
-        See ``TrainingEngine``.
+        See ``TensorFlowTrainingEngine``.
     checkpoint_every
         Epochs from one checkpoint to the next.
     checkpoint_batches
@@ -184,7 +183,9 @@ class Training:
         TrainingEngine
             Ready to train.
         """
-        return TrainingEngine(self.spec, **self.engine_options())
+        from l3hpc.models.training.tensorflow_engine import TensorFlowTrainingEngine
+
+        return TensorFlowTrainingEngine(self.spec, **self.engine_options())
 
     def engine_options(self) -> dict[str, Any]:
         """Arguments that all engines take."""
@@ -206,7 +207,7 @@ class Training:
             return
         self.status, arrays = state
         self.engine.restore(arrays)
-        done = int(self.engine.position.numpy()) - self.status.epoch * self.order.epoch_size
+        done = self.engine.position - self.status.epoch * self.order.epoch_size
         self.progress.note(f"continuing in epoch {self.status.epoch + 1}, after batch {done} of "
                            f"{self.order.epoch_size}")
 
@@ -214,7 +215,7 @@ class Training:
         started = time.monotonic()
         size = self.order.epoch_size
         first = self.status.epoch * size
-        position = int(self.engine.position.numpy())
+        position = self.engine.position
         self.engine.set_rate(self.status.rate)
         saved = shown = time.monotonic()
         with closing(self._batches(self.order.batch, position, first + size)) as batches:
@@ -293,6 +294,8 @@ class Training:
     def _summarise(self, after: Status) -> None:
         if self.tensorboard is None:
             return
+        import tensorflow as tf
+
         # The same as tf.summary.scalar writes, which needs TensorBoard to be installed.
         plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         kind = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)
