@@ -7,7 +7,7 @@ and position of every row, and the figures of merit of every frame's selection.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l3hpc.arrays.rows import BLOCK_ROWS, ConcatRows, Rows, SubsetRows, is_contiguous
+from l3hpc.arrays.rows import (
+    BLOCK_ROWS,
+    ConcatRows,
+    Rows,
+    RowSource,
+    SubsetRows,
+    is_contiguous,
+)
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embedding_file import EmbeddingFile
 from l3hpc.datasets.embeddings import EmbeddingSource
@@ -31,6 +38,7 @@ COLUMNS = ("recording", "timestamp", "loudness", "recordings/sensor")
 # A frame up to this size is read once and kept; of a larger one, the sampler reads every row four
 # times. A day of one sensor at the published scale has 42 MB.
 FRAME_BYTES = 64 << 20
+KEPT_BYTES = 256 << 20  # of selected embeddings, which are read again beyond that
 CHUNK_ROWS = 1024
 
 
@@ -174,17 +182,21 @@ class FrameSelection:
         Row numbers of the corpus.
     selection : Selection
         The selection within the frame.
+    embeddings : ndarray of float32 or None
+        The embeddings of ``rows``, if they were kept.
     """
 
     sensor: str
     frame: str
     rows: np.ndarray
     selection: Selection
+    embeddings: np.ndarray | None = None
 
 
 def select_frames(
     corpus: EmbeddingCorpus, sensor: str, samples: int, *, method: str, timescale: str,
     timezone: str, epsilon: float, norm: str, seed: int, progress: Progress | None = None,
+    keep_bytes: int = KEPT_BYTES,
 ) -> list[FrameSelection]:
     """Select ceil(samples / frames) rows in every time frame of a sensor.
 
@@ -205,6 +217,8 @@ def select_frames(
         its selection does not depend on what else is sampled.
     progress
         Is advanced by every frame.
+    keep_bytes
+        Size up to which selected embeddings that were read are kept for ``write_sample``.
 
     Returns
     -------
@@ -239,20 +253,36 @@ def select_frames(
         # that the same task happens to have.
         rng = np.random.default_rng(np.random.SeedSequence(
             [seed, int(digest(sensor), 16), int(digest(label), 16)]))
-        selection = select(method, _frame_rows(corpus, own[members]),
-                           None if relevance is None else relevance[members], count, rng,
-                           epsilon, norm, count=len(members))
-        selections.append(FrameSelection(sensor, label, own[members][selection.rows], selection))
+        rows = _FrameRows(corpus, own[members])
+        selection = select(method, rows, None if relevance is None else relevance[members], count,
+                           rng, epsilon, norm, count=len(members))
+        # Read again, the selected rows would be most of the file: a few of every block.
+        kept = None
+        if rows.read is not None and 4 * corpus.dim * len(selection.rows) <= keep_bytes:
+            kept = rows.read[selection.rows]
+            keep_bytes -= kept.nbytes
+        selections.append(
+            FrameSelection(sensor, label, own[members][selection.rows], selection, kept))
         progress.advance(1, rows=sum(len(one.rows) for one in selections))
     return selections
 
 
-def _frame_rows(corpus: EmbeddingCorpus, rows: np.ndarray) -> Callable[[], np.ndarray] | Rows:
-    """The embeddings of a frame, read when a sampler needs them: at once if small, else in blocks.
+class _FrameRows:
+    """Reads the embeddings of a frame when a sampler needs them: at once if small, else in blocks.
+
+    read : ndarray or None
+        The embeddings, once they were read at once.
     """
-    if len(rows) * corpus.dim * 4 <= FRAME_BYTES:
-        return lambda: corpus.rows.take(rows)
-    return SubsetRows(corpus.rows, rows)
+
+    def __init__(self, corpus: EmbeddingCorpus, rows: np.ndarray) -> None:
+        self.corpus, self.rows = corpus, rows
+        self.read: np.ndarray | None = None
+
+    def __call__(self) -> RowSource:
+        if len(self.rows) * self.corpus.dim * 4 > FRAME_BYTES:
+            return SubsetRows(self.corpus.rows, self.rows)
+        self.read = self.corpus.rows.take(self.rows)
+        return self.read
 
 
 def write_sample(
@@ -293,8 +323,14 @@ def write_sample(
         # was several times slower to read by rows.
         data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
                                    chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim))
-        for start in range(0, len(rows), BLOCK_ROWS):
-            data[start:start + BLOCK_ROWS] = corpus.rows.take(rows[start:start + BLOCK_ROWS])
+        at = 0
+        for one in selections:
+            for start in range(0, len(one.rows), BLOCK_ROWS):
+                here = slice(start, start + BLOCK_ROWS)
+                block = corpus.rows.take(one.rows[here]) if one.embeddings is None \
+                    else one.embeddings[here]
+                data[at:at + len(block)] = block
+                at += len(block)
         file.create_dataset("recording", data=recording.astype("i4"))
         for name, column in columns.items():
             file.create_dataset(name, data=column)

@@ -84,7 +84,12 @@ class Sample(Step[SampleParams]):
         """
         from l3hpc.datasets.embeddings import open_source
         from l3hpc.sampling.selection import UNDATED
-        from l3hpc.sampling.subset import EmbeddingCorpus, select_frames, write_sample
+        from l3hpc.sampling.subset import (
+            KEPT_BYTES,
+            EmbeddingCorpus,
+            select_frames,
+            write_sample,
+        )
 
         corpus = EmbeddingCorpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
         wanted = task.shard.get("sensor")
@@ -95,7 +100,8 @@ class Sample(Step[SampleParams]):
             choices += select_frames(
                 corpus, sensor, share, method=params.method, timescale=params.timescale,
                 timezone=params.timezone, epsilon=params.epsilon, norm=params.norm,
-                seed=params.seed, progress=task.progress)
+                seed=params.seed, progress=task.progress,
+                keep_bytes=KEPT_BYTES // len(sensors))
         write_sample(task.output / "sample.h5", corpus, choices,
                      {"method": params.method, "timescale": params.timescale,
                       "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
