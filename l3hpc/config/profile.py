@@ -27,6 +27,7 @@ from l3hpc.config.units import (
 from l3hpc.config.validators import (
     cluster_names,
     executor_name,
+    job_folder,
     launcher,
     plain,
     program,
@@ -251,6 +252,7 @@ class ClusterProfile(Section):
     python: Annotated[str, BeforeValidator(checked(program))] = ""
     env: Annotated[dict[str, str], BeforeValidator(checked(variables))] = Field(
         default_factory=dict)
+    scratch: Annotated[str, BeforeValidator(checked(job_folder))] = ""
     mail_user: Word | None = None
     mail_type: Word = "END,FAIL"
     srun: bool = True

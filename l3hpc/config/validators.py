@@ -9,6 +9,7 @@ import shlex
 from l3hpc import steps
 from l3hpc.config.capabilities import of as capabilities_of
 from l3hpc.errors import InputError, nearest
+from l3hpc.io.job_path import pieces
 
 MAX_VALUE = 1024
 # with Unicode's line separators, at which some programs cut, and lone surrogates: bytes that are
@@ -175,6 +176,33 @@ def program(value: object) -> str:
     if unknown := re.search(r"\$(\w+|\{[^}]*\})", text):
         raise InputError(f"the environment variable {unknown[0]} is not set")
     return plain(text)
+
+
+def job_folder(value: object) -> str:
+    """Check the path of a folder on the nodes, whose ``$VARIABLES`` are those of the job.
+
+    Parameters
+    ----------
+    value
+        ``/local/$USER/$SLURM_JOB_ID``, ``${SLURM_TMPDIR}``; it is not expanded here.
+
+    Raises
+    ------
+    InputError
+        If it is relative, or has characters that a shell could misread.
+    """
+    text = plain(value)
+    if len(text) > MAX_VALUE or not text.startswith(("/", "$")):
+        raise InputError(f"{text[:60]!r} is not the path of a folder on the nodes",
+                         allowed="an absolute path, with $VARIABLES of the job: $SLURM_TMPDIR, "
+                                 "/local/$USER/$SLURM_JOB_ID")
+    literal = "".join(part for part, is_variable in pieces(text) if not is_variable)
+    if bad := re.search(r"[\s'\"\\`$;<>|&*?(){}\[\]!#%~]", literal):
+        raise InputError(f"{text[:60]!r} contains {bad[0]!r}",
+                         allowed="letters, digits, / . _ - + = : , @, $NAME and ${NAME}")
+    if ".." in literal.split("/"):
+        raise InputError(f"{text[:60]!r} contains '..'", hint="Write the path without it.")
+    return text
 
 
 def sbatch_options(value: object) -> tuple[str, ...]:

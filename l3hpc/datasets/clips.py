@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,9 +156,9 @@ def artifact_attributes(folder: Path) -> dict[str, Any]:
     return open_source(folder).parts[0].attributes() if task_folders(folder) else {}
 
 
-def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = None, *,
-               every: int = 1, longest: bool = False,
-               transform: Transform | None = None) -> Clips:
+def load_clips(folder: Path | str, files: Sequence[str],
+               store: Path | Callable[[int], Path] | None = None, *, every: int = 1,
+               longest: bool = False, transform: Transform | None = None) -> Clips:
     """The embeddings of clips as one array.
 
     Parameters
@@ -167,7 +168,8 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
     files
         Names of the clips' audio files.
     store
-        File that takes the array; None: it is kept in memory.
+        File that takes the array, or a function that names one for a number of bytes; None: it is
+        kept in memory.
     every
         Take the first of a clip's windows and every n-th after it.
     longest
@@ -197,7 +199,11 @@ def load_clips(folder: Path | str, files: Sequence[str], store: Path | None = No
         if x is None:
             shape = (len(present), frames, block.shape[1])
             # On disk where requested: SONYC-UST has more embeddings than a small job has memory.
-            x = RowFile(store, "f4", shape, "w+") if store else np.empty(shape, np.float32)
+            if store is None:
+                x = np.empty(shape, np.float32)
+            else:
+                path = store(4 * math.prod(shape)) if callable(store) else store
+                x = RowFile(path, "f4", shape, "w+")
         rows = block[::every]
         x[row_of[name]] = (rows[np.arange(frames) * len(rows) // frames] if longest
                            else rows[:frames])

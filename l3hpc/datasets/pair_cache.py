@@ -6,6 +6,7 @@ reads rows of the files in any order. A preparation that was killed continues wh
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -58,6 +59,18 @@ class PairCache:
         """
         return (self.spectra[rows].astype(np.float32, copy=False)[..., np.newaxis],
                 self.targets[rows])
+
+
+def cache_bytes(pairs: TrainingPairs, frontend: Frontend, kind: str = "float32") -> int:
+    """Return how many bytes ``prepare_cache`` writes.
+
+    Parameters
+    ----------
+    pairs, frontend, kind
+        As for ``prepare_cache``.
+    """
+    spectrum = math.prod(frontend.shape) * np.dtype(kind).itemsize
+    return pairs.rows * (spectrum + pairs.dim * np.dtype(np.float32).itemsize)
 
 
 def prepare_cache(

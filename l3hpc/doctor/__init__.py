@@ -65,6 +65,8 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     yield from slurm.slurm_lines(config.profile, ask)
     yield from script_lines(config, ask, pipelines)
     yield from storage.workspace_lines(config, ask, probe)
+    if config.profile.scratch:
+        yield storage.scratch_line(config, ask, probe)
     yield storage.weights_line(config)
     yield from storage.data_lines(config)
     yield results_line(config, probe)

@@ -24,6 +24,7 @@ from l3hpc.errors import (
 )
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
+from l3hpc.io.job_path import LEAST_FREE, pieces, usable
 from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.workspace import sharing
 
@@ -31,6 +32,19 @@ LEAST_FREE_GB = 10
 SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs", "cifs",
                 "orangefs", "pvfs", "glusterfs", "wekafs", "9p", "virtiofs")
 SHEET = "results sheet"
+# joins literal text (=TEXT) and values of variables ($NAME) without letting the shell expand either
+SCRATCH_PROBE = """folder=
+for piece; do
+    case "$piece" in
+    =*) folder="$folder${piece#=}" ;;
+    *) value="$(printenv "${piece#?}")" || { echo "bad ${piece} is not set in a job"; exit; }
+       folder="$folder$value" ;;
+    esac
+done
+if [ ! -d "$folder" ]; then echo "bad $folder does not exist on node $(hostname)"
+elif [ ! -w "$folder" ]; then echo "bad $folder is not writable on node $(hostname)"
+else echo "ok $(hostname) $(df -Pk "$folder" | awk 'NR == 2 { print $4 }') $folder"
+fi"""
 SHEET_TIMEOUT_S = 12.0
 
 
@@ -134,6 +148,43 @@ def shared_line(config: Config, folder: Path, ask: Ask, probe: bool = True) -> F
         return Finding(check, "green", f"it is on {kind}")
     return Finding(check, "yellow", f"it is on {kind}, which may be local to this machine",
                    advice)
+
+
+def scratch_line(config: Config, ask: Ask, probe: bool = True) -> Finding:
+    """Check the folder on the disk of a node that ``scratch:`` of the profile names.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    ask
+        Runs a program.
+    probe
+        Whether to run a job of one second on a node; on ``local``, this machine is checked.
+    """
+    check, text = "scratch on the nodes", config.profile.scratch
+    advice = "tasks would use the workspace instead: correct or remove scratch: of the profile"
+    if not config.profile.capabilities.remote:
+        try:
+            folder = usable(text, os.environ)
+        except InputError as error:
+            return Finding(check, "yellow", f"{text}: {error.message}", advice)
+        return Finding(check, "green",
+                       f"{folder}, {shutil.disk_usage(folder).free / 1e9:,.0f} GB free")
+    if not probe:
+        return Finding(check, "off", f"{text}: not checked without a job on a node")
+    answer = ask([*srun(config), "sh", "-c", SCRATCH_PROBE, "sh",
+                  *(("$" if is_variable else "=") + part for part, is_variable in pieces(text))])
+    state, _, rest = answer.out.strip().partition(" ")
+    if answer.code or state not in ("ok", "bad"):
+        return Finding(check, "yellow", f"{text}: no node was free to check it ({answer.reason})",
+                       "see the log of the first task")
+    if state == "bad":
+        return Finding(check, "yellow", f"{text}: {rest}", advice)
+    node, free_kb, folder_text = rest.split(" ", 2)
+    words = f"{folder_text} of node {node}, {int(free_kb) / 1e6:,.0f} GB free"
+    return Finding(check, "green" if int(free_kb) * 1024 >= LEAST_FREE else "yellow", words,
+                   "" if int(free_kb) * 1024 >= LEAST_FREE else advice)
 
 
 def srun(config: Config, mem_mb: int = 50, minutes: int = 1) -> list[str]:

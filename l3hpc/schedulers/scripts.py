@@ -319,6 +319,9 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
     srun = profile.capabilities.remote and profile.srun
     command = [*(SRUN if srun else ()), *profile.container, profile.python, "-u", "-m",
                "l3hpc.worker.job_entry", str(folder.logs)]
+    if profile.scratch:
+        # quoted: its variables are those of the job, and no shell expands them
+        command += ["--scratch", profile.scratch]
     heal = [*profile.container, profile.python, "-m", "l3hpc.worker.requeue", str(folder)]
     return {
         "directives": [Markup(line) for line in directives(plan, step, part)],

@@ -11,6 +11,7 @@ What a task is given comes first, then what a step states about itself, then ``S
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,9 @@ class Task:
     scratch : Path
         Kept when an attempt of the task is killed: for checkpoints and finished files. Removed
         when the task is done.
+    node_scratch : Path or None
+        A folder on the disk of the node, if the profile has one. Removed when the attempt ends:
+        use it through ``roomy``.
     inputs : dict
         Step name → artifact folder (see ``l3hpc.io.files.task_folders``), or a folder of
         published files.
@@ -153,6 +157,31 @@ class Task:
     threads: int = field(default_factory=allocated_cores)
     preemption: Preemption = PREEMPTION
     tasks: int = 1
+    node_scratch: Path | None = None
+
+    def roomy(self, name: str, needed: int) -> Path:
+        """Return the place for a large file or folder that can be made again.
+
+        It is on the disk of the node if there is one with enough space, else in ``scratch``.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        needed
+            Bytes that it will have.
+        """
+        shared = self.scratch / name
+        # what an earlier attempt has begun there is completed there
+        if self.node_scratch is None or shared.exists():
+            return shared
+        free = shutil.disk_usage(self.node_scratch).free
+        if free < needed:
+            self.progress.note(f"{name} needs {needed / 1e9:,.1f} GB and the node's scratch "
+                               f"{self.node_scratch} has {free / 1e9:,.1f} GB free: it is made in "
+                               "the workspace instead")
+            return shared
+        return self.node_scratch / name
 
 
 # what a step states about itself ---------------------------------------------------------------

@@ -5,6 +5,7 @@ It keeps the best epoch on the validation split, and writes predictions, which `
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,7 +180,7 @@ class Classify(Step[ClassifyParams]):
         task.progress.start("reading embeddings")
         clips = load_clips(task.inputs["embed"],
                            [name for files in splits.values() for name in files],
-                           task.scratch / "embeddings.bin",
+                           functools.partial(task.roomy, "embeddings.bin"),
                            transform=None if phi is None else phi.transform)
         if clips.missing:
             task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,8 @@ def run_fold(params: FoldsParams, task: Task) -> dict[str, Any]:
     task.progress.start("reading embeddings")
     # In the order of the parts, so that each of them is one slice of the file.
     clips = load_clips(task.inputs["embed"], [name for part in PARTS for name in listed[part]],
-                       task.scratch / "embeddings.bin", every=params.every, longest=True)
+                       functools.partial(task.roomy, "embeddings.bin"), every=params.every,
+                       longest=True)
     check_embedded(params, data, clips.files, clips.missing, task, params.max_missing)
     present = set(clips.files)
     files = {part: [name for name in listed[part] if name in present] for part in PARTS}

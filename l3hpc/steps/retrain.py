@@ -191,7 +191,7 @@ class Distill(Step[DistillParams]):
         A killed task resumes from its last checkpoint, with identical results.
         """
         from l3hpc.compression.retraining import MaskedTraining
-        from l3hpc.datasets.pair_cache import prepare_cache
+        from l3hpc.datasets.pair_cache import cache_bytes, prepare_cache
         from l3hpc.datasets.training_pairs import find_pairs, split_pairs
         from l3hpc.io.files import digest, digest_file, write_json
         from l3hpc.models.training import loop as training
@@ -207,7 +207,8 @@ class Distill(Step[DistillParams]):
                              hint="reduce them first: --approx pca --emb-dim "
                                   f"{network.spec.dim}")
         rows = split_pairs(pairs, params.validation_share, params.seed)
-        cache = prepare_cache(pairs, network.spec.frontend, task.scratch / "cache",
+        cache = prepare_cache(pairs, network.spec.frontend,
+                              task.roomy("cache", cache_bytes(pairs, network.spec.frontend)),
                               threads=task.threads, progress=task.progress)
         limit_threads(task.threads)
         metadata.setdefault("teacher", pairs.teacher)

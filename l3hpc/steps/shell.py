@@ -132,6 +132,8 @@ def variables(params: OwnParams, task: Task, code: Path) -> dict[str, str]:
     values = {"L3_OUTPUT": str(task.output), "L3_SCRATCH": str(task.scratch),
               "L3_CODE": str(code), "L3_TASK": str(task.index), "L3_TASKS": str(task.tasks),
               "L3_CPUS": str(task.threads)}
+    if task.node_scratch is not None:
+        values["TMPDIR"] = str(task.node_scratch)
     for name, path in input_paths(params, task).items():
         values[f"L3_INPUT_{variable(name).upper()}"] = str(path)
     for name, value in params.own.items():

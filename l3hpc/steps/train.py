@@ -210,7 +210,7 @@ class Train(Step[TrainParams]):
 
         Intermediate files are in scratch; a killed task resumes from its last checkpoint.
         """
-        from l3hpc.datasets.pair_cache import prepare_cache
+        from l3hpc.datasets.pair_cache import cache_bytes, prepare_cache
         from l3hpc.datasets.training_pairs import find_pairs, split_pairs
         from l3hpc.io.files import digest
         from l3hpc.models.spec import parameter_count
@@ -226,8 +226,9 @@ class Train(Step[TrainParams]):
             raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
                              where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
         rows = split_pairs(pairs, params.validation_share, params.seed)
-        cache = prepare_cache(pairs, spec.frontend, task.scratch / "cache", kind=params.cache,
-                        threads=task.threads, progress=task.progress)
+        folder = task.roomy("cache", cache_bytes(pairs, spec.frontend, params.cache))
+        cache = prepare_cache(pairs, spec.frontend, folder, kind=params.cache,
+                              threads=task.threads, progress=task.progress)
         # Once TensorFlow has listed its devices, its number of threads is fixed.
         limit_threads(task.threads)
         row = _row(params, task, pairs, spec, rows)

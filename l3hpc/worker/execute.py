@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,12 +26,13 @@ from typing_extensions import NotRequired, TypedDict
 import l3hpc.steps
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
-from l3hpc.console.progress import LogProgress, Progress, StateProgress, reporting
+from l3hpc.console.progress import LogProgress, Progress, StateProgress, doing, reporting
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import (
     RESULT,
     atomic_folder,
     digest_file,
+    make_durable,
     read_json,
     read_own_file,
     write_json,
@@ -41,7 +42,7 @@ from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps import AnyStep, Params
 from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task, refuse_exit
-from l3hpc.worker import process
+from l3hpc.worker import node_scratch, process
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
 from l3hpc.workspace.lease import Lease
@@ -302,6 +303,7 @@ def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
 def run_step(
     step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, Path], output: Path, *,
     index: int = 0, tasks: int = 1, shard: Mapping[str, Any] | None = None, scratch: Path,
+    node_scratch: Path | None = None,
     labels: Mapping[str, Any] | None = None, progress: Progress, recorder: Recorder,
     where: str = "", partial: Collection[str] = (), run: str = "",
 ) -> dict[str, Any]:
@@ -325,6 +327,8 @@ def run_step(
         What the task works on.
     scratch
         Keeps what has to survive a killed attempt; it is created.
+    node_scratch
+        Folder on the disk of the node, for files that can be made again; None: there is none.
     labels
         What only the ledger needs.
     progress, recorder
@@ -355,7 +359,7 @@ def run_step(
     scratch.mkdir(parents=True, exist_ok=True)
     task = Task(output=output, scratch=scratch, inputs=dict(inputs), index=index,
                 tasks=tasks, shard=shard or {}, labels=labels or {}, progress=progress,
-                recorder=recorder)
+                recorder=recorder, node_scratch=node_scratch)
     # before the step imports its libraries, which read the limits when they are loaded
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), process.cpu_seconds()
@@ -413,18 +417,56 @@ def _compute(
     # without result.json: somebody removed that file to have the task computed again
     if target.is_dir():
         shutil.rmtree(target)
+    inputs = {name: Path(path) for name, path in config["inputs"].items()}
+
+    def compute(output: Path, on_node: Path | None = None) -> dict[str, Any]:
+        return run_step(
+            step, config["params"], inputs, output, index=index, tasks=len(config["shards"]),
+            shard=config["shards"][index], scratch=scratch, node_scratch=on_node,
+            partial=config.get("partial_inputs", ()), labels=config["labels"], progress=progress,
+            recorder=recorder, where=config["name"], run=config["run"])
+
     with atomic_folder(target) as output:
-        result = run_step(
-            step, config["params"], {name: Path(path) for name, path in config["inputs"].items()},
-            output, index=index, tasks=len(config["shards"]), shard=config["shards"][index],
-            scratch=scratch, partial=config.get("partial_inputs", ()),
-            labels=config["labels"], progress=progress, recorder=recorder, where=config["name"],
-            run=config["run"])
+        result = None
+        with node_scratch.task_folder(f"{config['name']}-{index}", progress.note) as on_node:
+            if on_node is not None:
+                result = _compute_on_node(compute, on_node, output, progress)
+        if result is None:
+            result = compute(output)
     # only now, with the result in place: a task killed before that continues from here
     shutil.rmtree(scratch, ignore_errors=True)
     artifacts.leave_summary(artifact, len(config["shards"]),
                             functools.partial(l3hpc.steps.summary_text, step))
     return result
+
+
+def _compute_on_node(compute: Callable[[Path, Path], dict[str, Any]], folder: Path, output: Path,
+                     progress: Progress) -> dict[str, Any] | None:
+    """Compute on the disk of the node and copy the output; None if that disk became full."""
+    made = folder / "output"
+    made.mkdir()
+    try:
+        result = compute(made, folder)
+    except Exception as error:
+        if not node_scratch.is_full(error):
+            raise
+        progress.note(f"the disk of the node is full ({folder}): the task starts again, and works "
+                      "in the workspace from its last checkpoint")
+        return None
+    with doing("copying the output to the workspace"):
+        _copy_content(made, output)
+        make_durable([path for path in output.rglob("*") if not path.is_symlink()])
+    return result
+
+
+def _copy_content(source: Path, target: Path) -> None:
+    """Copy files with their modes; not with their group, which is that of the workspace."""
+    for path in source.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            (target / path.name).mkdir()
+            _copy_content(path, target / path.name)
+        else:
+            shutil.copy(path, target / path.name, follow_symlinks=False)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 It is submitit's own entry point with two differences. Unpickling can execute anything, so only a
 pickle that the user of the job wrote is loaded: in a shared workspace the owner of the folder above
 could replace the folder of a run. And what submitit pickles at the end is removed.
+
+``--scratch PATH`` after LOGS names a folder on the disk of the node (``worker.node_scratch``).
 """
 
 from __future__ import annotations
@@ -42,7 +44,11 @@ def main() -> int:
     """
     from submitit.core import job_environment, submission, utils
 
+    from l3hpc.worker import node_scratch
+
     utils.DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]
+    if sys.argv[2:3] == ["--scratch"]:
+        node_scratch.use(sys.argv[3])
     try:
         submission.process_job(sys.argv[1])
     except L3hpcError as error:

@@ -43,6 +43,10 @@ def test_artifact_of_several_tasks(tmp_path, monkeypatch, block):
     stored = load_clips(tmp_path, ["c.wav", "a.wav", "gone.wav", "b.wav"], tmp_path / "x.bin")
     assert isinstance(stored.x, RowFile) and (tmp_path / "x.bin").stat().st_size == found.x.nbytes
     np.testing.assert_array_equal(stored.x, found.x)
+    sizes = []
+    load_clips(tmp_path, ["c.wav", "a.wav", "b.wav"],
+               lambda size: sizes.append(size) or tmp_path / "y.bin")
+    assert sizes == [(tmp_path / "y.bin").stat().st_size]
 
 
 def test_one_file_per_clip_in_every_published_form(tmp_path):

@@ -268,6 +268,37 @@ def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cluster.yaml"]
 
 
+@pytest.mark.parametrize(("setting", "state", "words"), [
+    ("$DISK", "green", "GB free"), ("$DISK/none", "yellow", "none does not exist on node"),
+    ("$UNSET_HERE", "yellow", "$UNSET_HERE is not set in a job")])
+def test_a_node_looks_at_its_scratch(tmp_path, monkeypatch, setting, state, words):
+    disk = tmp_path / "a $(touch here) disk"
+    disk.mkdir()
+    monkeypatch.setenv("DISK", str(disk))
+    monkeypatch.chdir(tmp_path)
+    config = config_in(tmp_path, SLURM.replace("account: pr_42", f"scratch: {setting}"))
+
+    def node(command):
+        done = subprocess.run(command[command.index("sh"):], capture_output=True, text=True)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    line = storage.scratch_line(config, node)
+    assert line.severity == state and words in line.message and bool(line.advice) != (
+        state == "green")
+    assert not (tmp_path / "here").exists()
+
+
+def test_scratch_without_a_node_or_on_this_machine(tmp_path):
+    config = config_in(tmp_path, SLURM.replace("account: pr_42", "scratch: $SLURM_TMPDIR"))
+    line = storage.scratch_line(config, Programs(srun=Answer(1, "", "no node")))
+    assert line.severity == "yellow" and "no node was free" in line.message
+    assert storage.scratch_line(config, Programs(), probe=False).severity == "off"
+    here = config_in(tmp_path / "here", f"clusters: {{local: {{scratch: {tmp_path}}}}}\n")
+    assert storage.scratch_line(here, Programs()).severity == "green"
+    here = config_in(tmp_path / "here", "clusters: {local: {scratch: /none/here}}\n")
+    assert "does not exist" in storage.scratch_line(here, Programs()).message
+
+
 def test_filesystem_is_that_of_the_longest_mount_point():
     mounts = ("overlay / overlay rw 0 0\nserver:/x /scratch nfs4 rw 0 0\n"
               "tmpfs /scratch/my\\040tmp tmpfs rw 0 0\n")

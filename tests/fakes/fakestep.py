@@ -1,5 +1,6 @@
 """A step that does what its parameters say: sleep, fail, copy its inputs. For any step name."""
 
+import errno
 import os
 import time
 
@@ -32,6 +33,9 @@ def run(params, task):
         time.sleep(params.memory_s)
         del ballast
     if params.fail_task in (-1, task.index):
+        if params.fail == "full" and task.node_scratch is not None:
+            (task.scratch / "checkpoint").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if params.fail == "error":
             raise L3hpcError("the fake was told to fail", where="fake:1", hint="Do not ask it to.")
         if params.fail == "crash":

@@ -1,0 +1,272 @@
+"""Scratch space on the disk of the node: what lies there, and what happens where it cannot."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import fakestep
+import pytest
+
+import l3hpc.steps
+from l3hpc.config.profile import ClusterProfile
+from l3hpc.console.progress import Progress
+from l3hpc.errors import L3hpcError
+from l3hpc.io import job_path
+from l3hpc.io.files import read_json, write_json
+from l3hpc.runs import status, submit
+from l3hpc.steps.base import Task
+from l3hpc.worker import execute, node_scratch
+from l3hpc.workspace import artifacts
+from l3hpc.workspace.layout import Workspace
+
+pytestmark = pytest.mark.slow
+
+RUN_TASK = """
+import fakestep, l3hpc.steps, sys
+from pathlib import Path
+from l3hpc.worker import execute, node_scratch
+l3hpc.steps.step = fakestep.named
+node_scratch.use(sys.argv[2])
+execute.run_task(Path(sys.argv[1]), 0)
+"""
+
+
+class Notes(Progress):
+    def __init__(self):
+        super().__init__()
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.fixture
+def node(tmp_path, monkeypatch):
+    """The disk of a node, and that a job finds it under a variable."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    monkeypatch.setenv("NODE_DISK", str(folder))
+    monkeypatch.setattr(node_scratch, "_setting", "${NODE_DISK}")
+    return folder
+
+
+@pytest.fixture
+def config(chains, tmp_path, monkeypatch):
+    """Write the config of a fake step and return its path."""
+    monkeypatch.setattr(l3hpc.steps, "step", fakestep.named)
+
+    def write(name="extract", tasks=1, **params):
+        made = chains.plan(tmp_path / "ws", tasks={name: tasks}, params={name: params})
+        step = next(step for step in made.steps if step.name == name)
+        path = made.step_folder(name).config
+        write_json(path, step.config("demo"))
+        return path
+
+    return write
+
+
+def run(path, index=0):
+    notes = Notes()
+    return execute.run_task(path, index, progress=notes), notes.notes
+
+
+def own(node):
+    """The folders of tasks on a node."""
+    return sorted(path for path in (node / f"l3hpc-{os.geteuid()}").iterdir() if path.is_dir())
+
+
+def test_a_task_works_on_the_node_and_its_output_arrives_whole(config, node, monkeypatch):
+    seen = []
+
+    def write(params, task):
+        seen.append(task)
+        (task.output / "parts").mkdir()
+        (task.output / "parts" / "a.bin").write_bytes(b"12345")
+        (task.output / "run.sh").write_text("true")
+        (task.output / "run.sh").chmod(0o750)
+        return {"rows": 1}
+
+    monkeypatch.setattr(fakestep, "run", write)
+    path = config()
+    result, notes = run(path)
+    [task] = seen
+    assert task.output.is_relative_to(node) and task.node_scratch.is_relative_to(node)
+    artifact = Path(read_json(path)["artifact"])
+    assert task.scratch.is_relative_to(artifact)  # a checkpoint must be found by another node
+    assert result == read_json(artifact / "0000" / "result.json")
+    assert result["files"]["parts/a.bin"]["bytes"] == 5
+    assert (artifact / "0000" / "parts" / "a.bin").read_bytes() == b"12345"
+    assert (artifact / "0000" / "run.sh").stat().st_mode & 0o777 == 0o750
+    assert own(node) == [] and f"working in {task.node_scratch}" in notes
+    assert [entry.name for entry in artifact.iterdir() if entry.name.startswith(".")] == [".work"]
+
+
+@pytest.mark.parametrize(("setting", "words"), [
+    ("$NOT_SET_IN_THIS_JOB/x", "the variable $NOT_SET_IN_THIS_JOB is not set in the job"),
+    ("$NODE_DISK/missing", "missing does not exist on this node"),
+])
+def test_a_folder_that_cannot_be_used_is_named(config, node, monkeypatch, setting, words):
+    monkeypatch.setattr(node_scratch, "_setting", setting)
+    path = config()
+    result, notes = run(path)
+    [note] = [note for note in notes if note.startswith(f"scratch: {setting} of the profile is not")]
+    assert words in note
+    assert result["summary"] == {"rows": 1} and list(node.iterdir()) == []
+
+
+def test_a_folder_that_is_not_writable_is_named(config, node, monkeypatch):
+    monkeypatch.setattr(job_path.os, "access", lambda path, mode: False)  # root may write anywhere
+    _, notes = run(config())
+    assert any(note.endswith(f"{node} is not writable") for note in notes)
+
+
+def test_a_full_disk_is_named(config, node, monkeypatch):
+    usage = SimpleNamespace(free=10**6)
+    monkeypatch.setattr(job_path.shutil, "disk_usage", lambda path: usage)
+    _, notes = run(config())
+    assert any("0.0 GB free; at least 1.1 GB are needed" in note for note in notes)
+
+
+def test_a_disk_that_becomes_full_costs_a_restart_in_the_workspace(config, node):
+    path = config(fail="full")
+    result, notes = run(path)
+    assert result["summary"] == {"rows": 1} and own(node) == []
+    assert any("the disk of the node is full" in note for note in notes)
+
+
+def test_errors_of_hdf5_about_a_full_disk_are_known_by_their_text():
+    error = OSError("Can't write data (errno = 28, error message = 'No space left on device')")
+    outer = L3hpcError("cannot write")
+    outer.__cause__ = error
+    assert node_scratch.is_full(outer)
+    assert not node_scratch.is_full(OSError("Can't open file"))
+
+
+@pytest.mark.parametrize("how", ["error", "crash"])
+def test_nothing_stays_on_the_node_after_a_failure(config, node, how):
+    with pytest.raises((L3hpcError, RuntimeError)):
+        run(config(fail=how))
+    assert own(node) == []
+
+
+def test_a_requeue_leaves_the_node_and_keeps_the_checkpoint(config, node, monkeypatch):
+    def interrupted(params, task):
+        (task.scratch / "checkpoint").write_text("epoch 3")
+        raise SystemExit(85)
+
+    path = config()
+    monkeypatch.setattr(fakestep, "run", interrupted)
+    with pytest.raises(SystemExit):
+        run(path)
+    artifact = Path(read_json(path)["artifact"])
+    assert own(node) == []
+    assert (artifacts.scratch_folder(artifact, 0) / "checkpoint").read_text() == "epoch 3"
+
+
+def test_a_killed_task_continues_on_another_node_and_its_files_are_removed(
+        config, node, tmp_path, monkeypatch):
+    gate = tmp_path / "gate"
+    gate.touch()
+    path = config(tasks=2, gate=str(gate))
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_TASK, str(path), str(node)],
+        env={**os.environ, "PYTHONPATH": os.path.dirname(fakestep.__file__)})
+    try:
+        end = time.monotonic() + 120
+        while not (node / f"l3hpc-{os.geteuid()}").is_dir() or not any(
+                (folder / "output").is_dir() for folder in own(node)):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        [left] = own(node)
+        with node_scratch.task_folder("other", lambda text: None) as beside:
+            assert left.is_dir()  # its task is running
+            assert beside != left
+        process.send_signal(signal.SIGKILL)
+        process.wait(120)
+    finally:
+        process.kill()
+        process.wait()
+    gate.unlink()
+    other = tmp_path / "other-node"
+    other.mkdir()
+    monkeypatch.setattr(node_scratch, "_setting", str(other))
+    assert run(path, 0)[0]["summary"] == {"rows": 1}
+    assert own(node) == [left]
+    monkeypatch.setattr(node_scratch, "_setting", str(node))
+    assert run(path, 1)[0]["summary"] == {"rows": 2}
+    assert own(node) == []
+
+
+def test_a_folder_that_others_could_fill_is_not_used(config, node):
+    shared = node / f"l3hpc-{os.geteuid()}"
+    shared.mkdir()
+    shared.chmod(0o777)
+    _, notes = run(config())
+    assert any("is not a folder that only you can write" in note for note in notes)
+    shutil.rmtree(shared)
+    shared.symlink_to(node)
+    _, notes = run(config(text="again"))
+    assert any("is not a folder that only you can write" in note for note in notes)
+
+
+def test_large_files_go_where_there_is_room(node, tmp_path):
+    notes = Notes()
+    task = Task(output=tmp_path, scratch=tmp_path / "shared", inputs={}, progress=notes,
+                node_scratch=node)
+    assert task.roomy("cache", 1000) == node / "cache"
+    assert task.roomy("cache", 10**18) == tmp_path / "shared" / "cache"
+    [note] = notes.notes
+    assert "cache needs 1,000,000,000.0 GB" in note and str(node) in note
+    (tmp_path / "shared" / "cache").mkdir(parents=True)
+    assert task.roomy("cache", 1000) == tmp_path / "shared" / "cache"  # begun there before
+    without = Task(output=tmp_path, scratch=tmp_path / "shared", inputs={})
+    assert without.roomy("x", 10**18) == tmp_path / "shared" / "x"
+
+
+# the profile ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["$SLURM_TMPDIR", "/local/$USER/${SLURM_JOB_ID}", "/scratch/a=b"])
+def test_paths_with_variables_are_taken_as_they_are(text):
+    assert ClusterProfile(name="g", scratch=text).scratch == text
+
+
+@pytest.mark.parametrize("text", [
+    "local/scratch", "~/scratch", "/local/$(id)", "/local/`id`", "/local/a b", "/local/$USER'",
+    "/a/../b", "$", "${A:-/tmp}", "/x;reboot", "/x\n", 7, "/%j", "/" + "x" * 2000])
+def test_other_paths_are_refused(text):
+    with pytest.raises(ValueError, match=r"scratch\n.*(contains|not the path|not a string)"):
+        ClusterProfile(name="g", scratch=text)
+
+
+@pytest.mark.parametrize("value", ["relative", "/a/../b", "/a\nb"])
+def test_values_of_variables_are_checked(value):
+    with pytest.raises(L3hpcError, match="is not an absolute path"):
+        job_path.expand("$X", {"X": value})
+
+
+def test_a_value_is_not_read_by_a_shell(tmp_path):
+    assert job_path.expand("$X/y", {"X": "/a/$(touch here)`id`"}) == Path(
+        "/a/$(touch here)`id`/y")
+
+
+def test_on_local_the_job_finds_its_scratch(chains, tmp_path):
+    node = tmp_path / "disk of $(touch here) a node"
+    node.mkdir()
+    profile = chains.profile(
+        scratch="$NODE_DISK",
+        env={**chains.profile().env, "NODE_DISK": str(node)})
+    made = chains.plan(tmp_path / "ws", names=("extract", "sample"), on=profile)
+    submit.submit(made)
+    [found] = status.collect(tmp_path / "ws", ["demo"])
+    assert [step.state for step in found.steps] == ["done", "done"]
+    assert chains.output(made, "sample") == {0: "(0 (0))"}
+    logs = Workspace(tmp_path / "ws").run("demo").step("extract").logs
+    text = "".join(path.read_text() for path in logs.glob("*_log.*"))
+    assert f"working in {node}/l3hpc-{os.geteuid()}/extract-0-" in text
+    assert own(node) == [] and not (tmp_path / "here").exists()
