@@ -65,7 +65,10 @@ def test_a_preempted_job_goes_on_and_status_says_why(slurm_cluster, chains, tmp_
 
 
 def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
-    made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
+    disks = tmp_path / "disks"
+    on = profile(chains, slurm_cluster, scratch=f"{disks}/$SLURMD_NODENAME",
+                 setup=(f'mkdir -p {disks}/"$SLURMD_NODENAME"',))
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on,
                        params={"extract": {"seconds": 15}})
     record = submit.submit(made)
     job = record.steps[0].job
@@ -80,6 +83,10 @@ def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path):
         assert result(made)["environment"]["job"] == job
         begin = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)[0].begin
         assert begin["node"] != node
+        used = [name for name in (node, begin["node"])
+                if f"working in {disks}/{name}/l3hpc-" in logs(tmp_path, "demo")]
+        assert used == [node, begin["node"]]
+        assert not list((disks / begin["node"]).glob("l3hpc-*/extract-*"))
         assert found.steps[1].state == "waiting"
     finally:
         slurm_cluster.start_node(node)

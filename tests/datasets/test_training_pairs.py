@@ -14,7 +14,7 @@ from l3hpc.audio.files import read_audio
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.frontends import Frontend
 from l3hpc.datasets.embedding_file import EmbeddingFile
-from l3hpc.datasets.pair_cache import prepare_cache
+from l3hpc.datasets.pair_cache import cache_bytes, prepare_cache
 from l3hpc.datasets.training_pairs import (
     PairUnit,
     TrainingPairs,
@@ -112,6 +112,8 @@ def test_cached_rows_are_the_windows_of_the_targets(corpus):
     assert (pairs.rows, pairs.dim, pairs.approx) == (24, 3, "pca")
     assert {unit.group for unit in pairs.units} == {"file a.wav", "file b.wav"}
     cache = prepare_cache(pairs, FRONTEND, corpus / "cache", threads=2)
+    assert cache_bytes(pairs, FRONTEND) == sum(
+        path.stat().st_size for path in (corpus / "cache").glob("*.bin"))
     spectra, targets = cache.batch(np.array([15, 3, 23]))
     for got, (name, frame) in zip(spectra, (("b.wav", 1), ("a.wav", 3), ("b.wav", 9)),
                                   strict=True):
