@@ -114,7 +114,8 @@ def test_a_folder_that_cannot_be_used_is_named(config, node, monkeypatch, settin
     monkeypatch.setattr(node_scratch, "_setting", setting)
     path = config()
     result, notes = run(path)
-    [note] = [note for note in notes if note.startswith(f"scratch: {setting} of the profile is not")]
+    [note] = [note for note in notes if note.startswith("scratch: ")]
+    assert note.startswith(f"scratch: {setting} of the profile is not used")
     assert words in note
     assert result["summary"] == {"rows": 1} and list(node.iterdir()) == []
 
