@@ -12,7 +12,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TypeVar
@@ -115,6 +115,41 @@ def map_in_order(
             yield running.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def compute_batches(
+    work: Callable[[Item], Result], batches: Iterable[Iterable[Item]], pool: Executor,
+) -> Iterator[list[Result]]:
+    """Apply a function to the items of batches, without a pause from one batch to the next.
+
+    The items of the next batch are submitted before the results of a batch are awaited: otherwise
+    all threads but one would be idle while the last item of every batch is computed.
+
+    Parameters
+    ----------
+    work
+        The function.
+    batches
+        Its arguments. Two batches are in progress at a time.
+    pool
+        The threads.
+
+    Yields
+    ------
+    list of Result
+        ``work(item)`` of each item of a batch, in order. The first error ends all.
+    """
+    running: deque[list[Future[Result]]] = deque()
+    try:
+        for batch in batches:
+            running.append([pool.submit(work, item) for item in batch])
+            if len(running) > 1:
+                yield [future.result() for future in running.popleft()]
+        while running:
+            yield [future.result() for future in running.popleft()]
+    finally:
+        for future in (future for batch_futures in running for future in batch_futures):
+            future.cancel()
 
 
 def read_ahead(

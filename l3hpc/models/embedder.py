@@ -66,6 +66,25 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class BatchesEngine(Engine, Protocol):
+    """An engine that starts a batch before the one before has ended, so that no core waits."""
+
+    def run_batches(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Compute batches, in order.
+
+        Parameters
+        ----------
+        batches
+            (n, bands, times) float32 each.
+
+        Yields
+        ------
+        numpy.ndarray
+            (n, dim) float32.
+        """
+
+
+@runtime_checkable
 class AudioEngine(Engine, Protocol):
     """An engine that also computes the front end, on the device of the network."""
 
@@ -248,9 +267,13 @@ class Embedder:
             yield from self.engine.embed_audio(
                 lambda start: _parts(frames, start, start + size), starts)
             return
-        for spectrograms in read_ahead(
-                lambda start: self._spectrograms(frames, start, start + size), starts, depth=1):
-            yield self._run(spectrograms, size)
+        batches = read_ahead(
+            lambda start: self._spectrograms(frames, start, start + size), starts, depth=1)
+        if isinstance(self.engine, BatchesEngine):
+            yield from self.engine.run_batches(batches)
+        else:
+            for spectrograms in batches:
+                yield self._run(spectrograms, size)
 
     def _spectrograms(self, frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
                       ) -> np.ndarray:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.threads import allocated_cores
+from l3hpc.arrays.threads import allocated_cores, compute_batches
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.models.parameters import FoldedNetwork
@@ -63,7 +65,7 @@ class NcnnEngine:
         self._threads = threads or allocated_cores()
         self._start()
         self._net = _load(network)
-        self._memory = [_Allocators() for _ in range(self._threads)]
+        self._memory = _Memory()
 
     def batch_size(self, activation_bytes: int) -> int:
         """A few frames per thread, which are computed one by one.
@@ -82,32 +84,28 @@ class NcnnEngine:
 
     def run(self, spectrograms: np.ndarray) -> np.ndarray:
         """Compute a batch; see ``Engine.run``."""
+        return next(self.run_batches([spectrograms]))
+
+    def run_batches(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Compute batches, in order; see ``BatchesEngine.run_batches``."""
         if os.getpid() != self._process:
             self._start()
-        result = np.empty((len(spectrograms), self._network.spec.dim), np.float32)
-        # The threads share one iterator: each takes the next frame when it has finished one.
-        remaining = iter(range(len(spectrograms)))
-
-        def work(memory: _Allocators) -> None:
-            for index in remaining:
-                result[index] = self._one(spectrograms[index], memory)
-
-        list(self._pool.map(work, self._memory))
-        return result
+        for rows in compute_batches(self._one, batches, self._pool):
+            yield np.array(rows, np.float32).reshape(-1, self._network.spec.dim)
 
     def _start(self) -> None:
         """Start the threads; a forked process inherits the network, but no threads."""
         self._process = os.getpid()
         self._pool = ThreadPoolExecutor(self._threads)
 
-    def _one(self, spectrogram: np.ndarray, memory: _Allocators) -> np.ndarray:
+    def _one(self, spectrogram: np.ndarray) -> np.ndarray:
         import ncnn
 
         scaled = spectrogram[None] * np.float32(self._network.scale) \
             + np.float32(self._network.shift)
         extractor = self._net.create_extractor()
-        extractor.set_blob_allocator(memory.maps)
-        extractor.set_workspace_allocator(memory.workspace)
+        extractor.set_blob_allocator(self._memory.maps)
+        extractor.set_workspace_allocator(self._memory.workspace)
         extractor.input("data", ncnn.Mat(np.ascontiguousarray(scaled, np.float32)))
         status, embedding = extractor.extract("embedding")
         if status != 0:
@@ -116,8 +114,8 @@ class NcnnEngine:
         return np.array(embedding).transpose(1, 2, 0).reshape(-1)
 
 
-class _Allocators:
-    """Memory of one thread, which is kept from frame to frame."""
+class _Memory(threading.local):
+    """Memory of each thread, which is kept from frame to frame."""
 
     def __init__(self) -> None:
         import ncnn

@@ -8,12 +8,14 @@ nothing is.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l3hpc.arrays.threads import allocated_cores
+from l3hpc.arrays.threads import allocated_cores, compute_batches
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.models.parameters import Convolution, FoldedNetwork
@@ -79,10 +81,8 @@ class OpenVinoEngine:
         self._threads = threads or allocated_cores()
         self._size = FRAMES_PER_REQUEST[self.precision]
         self._compiled = _compile(_graph(network, self._size), self._threads, self.precision)
-        import openvino
-
-        self._queue = openvino.AsyncInferQueue(self._compiled)
-        self._queue.set_callback(_store_result)
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._request = _Request(self._compiled)
 
     def batch_size(self, activation_bytes: int) -> int:
         """A few requests for each thread; see ``Engine.batch_size``."""
@@ -90,16 +90,23 @@ class OpenVinoEngine:
 
     def run(self, spectrograms: np.ndarray) -> np.ndarray:
         """Compute a batch; see ``Engine.run``."""
-        result = np.empty((len(spectrograms), self._dim), np.float32)
-        for start in range(0, len(spectrograms), self._size):
-            rows = result[start:start + self._size]
-            # A new array each time: OpenVINO still reads the earlier ones. What the last frames do
-            # not fill is zero, and its results are not copied.
-            batch = np.zeros(self._compiled.input(0).shape, np.float32)
-            batch[:len(rows), 0] = spectrograms[start:start + len(rows)]
-            self._queue.start_async({0: batch}, rows)
-        self._queue.wait_all()
-        return result
+        return next(self.run_batches([spectrograms]))
+
+    def run_batches(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Compute batches, in order; see ``BatchesEngine.run_batches``."""
+        parts = ([batch[start:start + self._size] for start in range(0, len(batch), self._size)]
+                 for batch in batches)
+        for rows in compute_batches(self._few, parts, self._pool):
+            yield np.concatenate([np.empty((0, self._dim), np.float32), *rows])
+
+    def _few(self, spectrograms: np.ndarray) -> np.ndarray:
+        """Compute as many frames as a request takes, or fewer, on the request of this thread."""
+        inputs = self._request.inputs
+        # What the frames do not fill keeps earlier ones, whose results are not copied.
+        inputs[:len(spectrograms), 0] = spectrograms
+        self._request.request.infer({0: inputs}, share_inputs=True)
+        outputs = self._request.request.get_output_tensor().data
+        return np.array(outputs[:len(spectrograms)])
 
     @property
     def kernels(self) -> list[str]:
@@ -139,8 +146,12 @@ def calibrate(network: FoldedNetwork, spectrograms: np.ndarray, threads: int | N
     return Calibration(tuple(peaks), patch_moment(spectrograms, network.scale, network.shift))
 
 
-def _store_result(request: openvino.InferRequest, rows: np.ndarray) -> None:
-    rows[:] = request.get_output_tensor().data[:len(rows)]
+class _Request(threading.local):
+    """A request of each thread, and the array of its inputs."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self.request = compiled.create_infer_request()
+        self.inputs = np.zeros(compiled.input(0).shape, np.float32)
 
 
 @functools.cache
