@@ -15,9 +15,9 @@ import sys
 
 from benchmarks.tables import RESULTS, claims_markdown, load
 
-NAMES = ("teacher", "student", "embedding_agreement", "kdpp", "pca", "kernel_pca", "reduction",
-         "training", "input_pipeline", "evaluation", "classifier", "scaling", "scheduling",
-         "submitit_alone", "ledger")
+NAMES = ("teacher", "input_share", "student", "embedding_agreement", "kdpp", "pca", "kernel_pca",
+         "reduction", "training", "input_pipeline", "evaluation", "classifier", "scaling",
+         "scheduling", "submitit_alone", "ledger")
 # They need recordings or code of others, an hour (tag_options) or 21 GB of disk (sensor_year); the
 # last one needs a GPU.
 BY_HAND = ("recipe", "students", "quantised", "birdnet", "tag_options", "dcase_metrics",

@@ -7,6 +7,7 @@ The arithmetic is left to an engine (see ``l3hpc.models.engines``); any object w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -267,13 +268,14 @@ class Embedder:
             yield from self.engine.embed_audio(
                 lambda start: _parts(frames, start, start + size), starts)
             return
-        batches = read_ahead(
-            lambda start: self._spectrograms(frames, start, start + size), starts, depth=1)
-        if isinstance(self.engine, BatchesEngine):
-            yield from self.engine.run_batches(batches)
-        else:
-            for spectrograms in batches:
-                yield self._run(spectrograms, size)
+        with closing(read_ahead(
+                lambda start: self._spectrograms(frames, start, start + size), starts, depth=1,
+        )) as batches:
+            if isinstance(self.engine, BatchesEngine):
+                yield from self.engine.run_batches(batches)
+            else:
+                for spectrograms in batches:
+                    yield self._run(spectrograms, size)
 
     def _spectrograms(self, frames: np.ndarray | CutFrames | JoinedFrames, start: int, stop: int
                       ) -> np.ndarray:

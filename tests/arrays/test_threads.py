@@ -2,12 +2,18 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
+from l3hpc.arrays.threads import (
+    available_threads,
+    blas_threads,
+    compute_batches,
+    map_in_order,
+)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -65,6 +71,41 @@ def test_an_error_of_the_items_is_raised_too():
 
     with pytest.raises(KeyError, match="broken file"):
         list(map_in_order(lambda item: item, items(), 2))
+
+
+def test_a_batch_starts_before_the_last_item_of_the_one_before_has_ended():
+    started = threading.Event()
+
+    def work(item):
+        if item == 3:
+            started.set()
+        # The last item of the first batch lasts until the second batch has started.
+        return item != 2 or started.wait(120)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(compute_batches(work, [[1, 2], [3, 4], [], [5]], pool)) == [
+            [True, True], [True, True], [], [True]]
+
+
+def test_the_first_error_of_a_batch_ends_all_batches():
+    taken = []
+
+    def batches():
+        for number in range(1000):
+            taken.append(number)
+            yield [number, number + 0.5]
+
+    def work(item):
+        if item == 2.5:
+            raise ValueError("item 2.5")
+        return item
+
+    found = []
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match=r"item 2\.5"):
+        for results in compute_batches(work, batches(), pool):
+            found.append(results)
+    assert found == [[0, 0.5], [1, 1.5]]
+    assert len(taken) == 4  # one batch beyond the one that failed
 
 
 def test_threads_of_a_product_are_limited_and_given_back():
