@@ -32,6 +32,7 @@ from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, activation_bytes, openl3_spec, student_spec
 from l3hpc.models.torch_engine import TorchEngine, TorchFrontend, TorchNetwork
+from l3hpc.models.training.torch_engine import TorchTrainingEngine
 
 GPU = torch.cuda.is_available()
 if GPU:
@@ -433,9 +434,9 @@ class Student(torch.nn.Module):
 
 
 def training(small: bool) -> Table:
-    """A training step of bare PyTorch: spectra in memory of the device, fused Adam."""
+    """A training step of the engine torch and of bare PyTorch, spectra in memory of the device."""
     spec = student_spec()
-    batch = 4 if small else BATCH
+    batch, runs = (2, 3) if small else (BATCH, 20)
     rows, figures = [], {}
     for precision, compiled in itertools.product(PRECISIONS, (False, True)):
         if compiled and small:
@@ -451,26 +452,42 @@ def training(small: bool) -> Table:
               torch.randn(batch, spec.dim, device=DEVICE)) for _ in range(4)])
         step = functools.partial(_step, forward, adam, model, batches, precision)
         try:
-            taken = seconds(step, 20)
+            taken = seconds(step, runs)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             if not compiled:
                 raise
             words = f"failed: {str(error).splitlines()[0]:.60}"  # without a C compiler, say
-            rows.append((precision, "compiled", words, "", ""))
+            rows.append((precision, "bare, compiled", words, "", ""))
             continue
-        hours = EPOCHS * (BATCHES + VALIDATION_BATCHES / 3) * taken / 3600
-        rows.append((precision, "compiled" if compiled else "eager", f"{taken * 1e3:.2f}",
-                     figure(step_flops() * batch / BATCH / taken / 1e12),
-                     figure(hours, 2)))
+        rows.append(_training_row(precision, "bare, compiled" if compiled else "bare, eager",
+                                  batch, taken))
         figures[f"gpu train {precision}{' compiled' * compiled} s"] = taken
     torch.backends.cudnn.conv.fp32_precision = "ieee"
+    for precision, deterministic in itertools.product(PRECISIONS, (True, False)):
+        engine = TorchTrainingEngine(spec, seed=0, learning_rate=1e-4, precision=precision,
+                                     deterministic=deterministic)
+        rng = np.random.default_rng(0)
+        on_device = itertools.cycle([engine.put((
+            10 * rng.standard_normal((batch, *spec.frontend.shape, 1), np.float32),
+            rng.standard_normal((batch, spec.dim), np.float32))) for _ in range(4)])
+        taken = seconds(lambda e=engine, b=on_device: e.train(next(b), first=False), runs)
+        how = "engine torch" + ", deterministic" * deterministic
+        rows.append(_training_row(precision, how, batch, taken))
+        figures[f"gpu train {precision} {how} s"] = taken
     return Table(
-        "A training step of Student 2 in bare PyTorch",
+        "A training step of Student 2 in PyTorch",
         ("precision", "how", f"ms a step of {batch}", "TFLOP/s",
          f"hours for {EPOCHS} epochs of {BATCHES:,} batches"), rows,
-        ["Fused Adam, squared error and an L2 penalty on the kernels; bfloat16 by autocast. "
-         "Training in l3hpc is TensorFlow's, which was not on this machine.",
+        ["Fused Adam, squared error and an L2 penalty on the kernels; bfloat16 by autocast. The "
+         "engine torch also sums the losses, keeps Keras's moving statistics, and copies its state "
+         "before every step, so that a checkpoint can be written at any time.",
          "Hours: with validation, a third of a step for each of its batches."], figures=figures)
+
+
+def _training_row(precision: str, how: str, batch: int, taken: float) -> tuple[str, ...]:
+    hours = EPOCHS * (BATCHES + VALIDATION_BATCHES / 3) * taken / 3600
+    return (precision, how, f"{taken * 1e3:.2f}",
+            figure(step_flops() * batch / BATCH / taken / 1e12), figure(hours, 2))
 
 
 def _step(forward: Any, adam: Any, model: Student, batches: Iterator[Any], precision: str) -> None:

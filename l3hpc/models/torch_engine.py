@@ -59,6 +59,29 @@ def sees_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def check_tf32(places: Sequence[torch.device]) -> None:
+    """Check that all devices compute in tf32.
+
+    Parameters
+    ----------
+    places
+        The devices.
+
+    Raises
+    ------
+    InputError
+        One does not.
+    """
+    import torch
+
+    if not all(place.type == "cuda" and torch.cuda.get_device_capability(place) >= (8, 0)
+               for place in places):
+        raise InputError("there is no GPU here that computes in tf32", where="precision",
+                         allowed="float32, bfloat16",
+                         hint="tf32 needs an NVIDIA GPU of compute capability 8.0 or more "
+                              "(A100, H100, RTX 30 and later)")
+
+
 class TorchEngine:
     """Spectrograms, or one-second frames of sound, to embeddings.
 
@@ -101,13 +124,8 @@ class TorchEngine:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         names = devices or [f"cuda:{index}" for index in range(count)] or ["cpu"]
         places = [torch.device(name) for name in names]
-        if precision == "tf32" and not all(
-                place.type == "cuda" and torch.cuda.get_device_capability(place) >= (8, 0)
-                for place in places):
-            raise InputError("there is no GPU here that computes in tf32", where="precision",
-                             allowed="float32, bfloat16",
-                             hint="tf32 needs an NVIDIA GPU of compute capability 8.0 or more "
-                                  "(A100, H100, RTX 30 and later)")
+        if precision == "tf32":
+            check_tf32(places)
         if threads is not None and places[0].type == "cpu":
             torch.set_num_threads(threads)
         self.device = "gpu" if places[0].type == "cuda" else "cpu"

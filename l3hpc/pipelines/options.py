@@ -143,6 +143,8 @@ UPSTREAM = (
     Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "
            "learning rate and momentum of the published jobs, unless set explicitly.", "default",
            ("default", "published")),
+    Option("engine", "choice", "Library that trains the student; torch: PyTorch.", "tensorflow",
+           ("tensorflow", "torch")),
     Option("sampling", "choice", "How rows are selected for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),
     Option("samples", "int", "Rows to select in total; published: 500000.", "5000",

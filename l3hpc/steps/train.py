@@ -37,7 +37,7 @@ class TrainParams(EpochParams):
     """The student's shape and how it is trained."""
 
     published = PUBLISHED
-    added = frozenset({"window"})
+    added = frozenset({"window", "engine", "precision"})
 
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
@@ -82,6 +82,11 @@ class TrainParams(EpochParams):
     cache: Literal["float32", "float16"] = Field("float32", description=(
         "Type of the log-mel spectra cached on disk during training; float16 halves the space."))
     tensorboard: bool = Field(False, description="Also write TensorBoard event files.")
+    engine: Literal["tensorflow", "torch"] = Field("tensorflow", description=(
+        "Library that trains; torch: PyTorch, on one GPU or the CPU."))
+    precision: Literal["float32", "tf32", "bfloat16"] = Field("float32", description=(
+        "Precision of the convolutions with the engine torch (TensorFlow: mixed_precision); tf32 "
+        "needs a GPU."))
 
     @field_validator("filters")
     @classmethod
@@ -143,6 +148,7 @@ class Train(Step[TrainParams]):
         check_student(params.asr, params.mels, params.hop, params.dft, params.fmax, params.emb_dim,
                       params.filters, _planned_window(params, plan))
         check_timezone(params.timezone, "train.timezone")
+        _check_engine(params)
         if reduction is not None and reduction.approx != "none":
             if reduction.emb_dim != params.emb_dim:
                 raise InputError(
@@ -175,6 +181,12 @@ class Train(Step[TrainParams]):
             if embeddings.kind == "published":
                 refuse_missing_audio(embeddings, params.audio_dir)
 
+    def packages(self, params: TrainParams) -> dict[str, str]:
+        """PyTorch, for the engine torch."""
+        from l3hpc.models.precision import required_packages
+
+        return required_packages("float32", params.engine)
+
     def describe(self, params: TrainParams, plan: PlanParams) -> str:
         """``student 128-d, 8000 Hz, 64 mels, hop 160, DFT 1024, 584,420 parameters``, and the
         settings of a recipe."""
@@ -187,7 +199,9 @@ class Train(Step[TrainParams]):
         text = (f"student {params.emb_dim}-d, {params.asr} Hz, {params.mels} mels, "
                 f"hop {params.hop}, DFT {params.dft}, "
                 + ("" if window_s == 1 else f"windows of {window_s:g} s, ")
-                + f"{parameter_count(spec_of(params, window_s)):,} parameters")
+                + f"{parameter_count(spec_of(params, window_s)):,} parameters"
+                + (f", trained by PyTorch in {params.precision}" if params.engine == "torch"
+                   else ""))
         if params.recipe == "default":
             return text
         epoch = f"{params.epoch_size:,} batches" if params.epoch_size else "all data"
@@ -216,7 +230,6 @@ class Train(Step[TrainParams]):
         from l3hpc.models.spec import parameter_count
         from l3hpc.models.training import loop as training
         from l3hpc.models.training.state import Schedule
-        from l3hpc.models.training.tensorflow_engine import limit_threads
         from l3hpc.models.weights import random_weights_note
 
         pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
@@ -229,12 +242,11 @@ class Train(Step[TrainParams]):
         folder = task.roomy("cache", cache_bytes(pairs, spec.frontend, params.cache))
         cache = prepare_cache(pairs, spec.frontend, folder, kind=params.cache,
                               threads=task.threads, progress=task.progress)
-        # Once TensorFlow has listed its devices, its number of threads is fixed.
-        limit_threads(task.threads)
         row = _row(params, task, pairs, spec, rows)
         task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
         row.record({})
-        deciding = params.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
+        # Without the engine: either continues a checkpoint of the other.
+        deciding = params.model_dump(mode="json", exclude={*self.not_in_fingerprint, "engine"})
         trainer = training.Training(
             spec, cache, rows, task.scratch / "training",
             Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
@@ -242,7 +254,7 @@ class Train(Step[TrainParams]):
             learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
             validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
             validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
-            seed=params.seed,
+            seed=params.seed, engine_name=params.engine, precision=params.precision,
             mixed_precision=params.mixed_precision, deterministic=params.deterministic,
             threads=task.threads, checkpoint_every=params.checkpoint_every,
             checkpoint_batches=params.checkpoint_batches,
@@ -265,6 +277,7 @@ class Train(Step[TrainParams]):
             "bn_momentum": trainer.bn_momentum,
             "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
             "precision": trainer.engine.precision,
+            **({"engine": params.engine} if params.engine != "tensorflow" else {}),
             **({"note": note} if (note := random_weights_note(pairs.teacher)) else {}),
         }
         _collect(task, result)
@@ -299,6 +312,31 @@ def _planned_window(params: TrainParams, plan: PlanParams) -> float:
     if params.window or teacher is None:
         return params.window or 1.0
     return teacher_window(teacher.weights, teacher.window)
+
+
+def _check_engine(params: TrainParams) -> None:
+    """Refuse a precision that the engine does not have, or has by another name."""
+    if params.engine == "tensorflow" and params.precision != "float32":
+        raise InputError(f"the engine tensorflow does not train in {params.precision}",
+                         where="train.precision", allowed="float32",
+                         hint="set train.engine to torch, or train.mixed_precision to true")
+    if params.engine == "torch" and params.mixed_precision:
+        raise InputError("mixed_precision is a setting of the engine tensorflow",
+                         where="train.mixed_precision",
+                         hint="for the engine torch, set train.precision to bfloat16")
+
+
+def _gpus(params: TrainParams, task: Task) -> int:
+    """How many GPUs will train."""
+    if params.engine == "torch":
+        from l3hpc.models.training import torch_engine
+
+        return torch_engine.device_count()
+    from l3hpc.models.training import tensorflow_engine
+
+    # Once TensorFlow has listed its devices, its number of threads is fixed.
+    tensorflow_engine.limit_threads(task.threads)
+    return tensorflow_engine.device_count()
 
 
 def _window(params: Mapping[str, Any], results: Results) -> float:
@@ -357,5 +395,5 @@ def _row(params: TrainParams, task: Task, pairs: TrainingPairs, spec: NetworkSpe
         "reduced_emb_valid_dir": f"{target}/validate" if published else target,
         "approx_mode": "mse" if pairs.approx == "none" else pairs.approx,
         "emb_key": pairs.key, "model_repr": spec.model_repr, "student_emb_len": spec.dim,
-        **loop_fields(params, task, rows, params.rate_for(pairs.approx)),
+        **loop_fields(params, task, rows, params.rate_for(pairs.approx), gpus=_gpus(params, task)),
     }, measure="mae")

@@ -56,7 +56,8 @@ class EpochParams(LoopParams):
         return values
 
 
-def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float) -> dict[str, Any]:
+def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float,
+                gpus: int | None = None) -> dict[str, Any]:
     """The columns that all tabs of trainings have.
 
     Parameters
@@ -69,13 +70,18 @@ def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float)
         Rows of the training and of the validation data.
     rate
         Initial learning rate.
+    gpus
+        GPUs that will train; None: all that TensorFlow finds.
 
     Returns
     -------
     dict
         Field → value.
     """
-    from l3hpc.models.training.tensorflow_engine import device_count
+    if gpus is None:
+        from l3hpc.models.training.tensorflow_engine import device_count
+
+        gpus = device_count()
 
     def steps(data: Sized, batch_size: int, requested: int | None) -> int:
         return requested or math.ceil(len(data) / batch_size)
@@ -88,7 +94,7 @@ def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float)
                                        params.validation_epoch_size),
         "train_batch_size": params.batch_size,
         "validation_batch_size": params.validation_batch_size, "random_state": params.seed,
-        "learning_rate": rate, "gpus": device_count(),
+        "learning_rate": rate, "gpus": gpus,
         "checkpoint_interval": params.checkpoint_every,
     }
 

@@ -55,6 +55,40 @@ def test_published_folders_are_taken_as_they_are(runner, published):
     assert events.count(b"val_mean_absolute_error") == 2
 
 
+def test_a_student_trained_by_pytorch(runner, published):
+    pytest.importorskip("torch", reason="the engine torch needs PyTorch (extra torch)")
+    done = runner.run("train", {**STUDENT, "engine": "torch", "precision": "bfloat16",
+                                "audio_dir": published / "audio"},
+                      {"reduce": published / "reduced"})
+    result = done.results[0]
+    assert (result["engine"], result["precision"], result["epochs"]) == ("torch", "bfloat16", 2)
+    assert describe_weights(done.folder / "0000" / result["model"]).spec.dim == 3
+    assert json.loads((done.folder / "0000/student.json").read_text())["engine"] == "torch"
+
+
+def test_plans_name_the_engine_only_if_it_is_not_tensorflow():
+    train = steps.step("train")
+    plain = train.params_type(**STUDENT)
+    stated = train.params_type(**STUDENT, engine="tensorflow", precision="float32")
+    other = train.params_type(**STUDENT, engine="torch")
+    assert plain.model_dump() == stated.model_dump()
+    assert not {"engine", "precision"} & set(plain.model_dump())
+    assert other.model_dump()["engine"] == "torch"
+    assert "engine" not in train.not_in_fingerprint
+    assert list(train.packages(other)) == ["torch"] and not train.packages(plain)
+
+
+@pytest.mark.parametrize(("values", "where"), [
+    ({"precision": "bfloat16"}, "train.precision"),
+    ({"engine": "torch", "mixed_precision": True}, "train.mixed_precision")])
+def test_a_precision_of_the_other_engine_is_refused(values, where):
+    train = steps.step("train")
+    params = train.params_type(**STUDENT, **values)
+    with pytest.raises(InputError) as caught:
+        train.check(params, {"train": params})
+    assert where in str(caught.value)
+
+
 def test_a_target_of_another_length_is_refused(runner, published):
     with pytest.raises(InputError, match="targets have 3 dimensions, the student 4"):
         runner.run("train", {**STUDENT, "emb_dim": 4, "filters": (4,) * 8,

@@ -1,6 +1,7 @@
 """What the training loop needs of an engine, whichever library computes. No TensorFlow.
 
-``tensorflow_engine`` is the default; ``loop`` knows no more of an engine than is said here.
+There are ``tensorflow_engine``, the default, and ``torch_engine``; ``loop`` knows no more of an
+engine than is said here.
 """
 
 from __future__ import annotations

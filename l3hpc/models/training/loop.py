@@ -90,8 +90,14 @@ class Training:
         ``state.bn_momentum``).
     seed
         Decides the first weights and the order of examples.
-    mixed_precision, deterministic, threads
-        See ``TensorFlowTrainingEngine``.
+    engine_name
+        What computes: ``tensorflow`` or ``torch``. Either continues a checkpoint of the other.
+    precision
+        Of the engine torch: see ``TorchTrainingEngine``.
+    mixed_precision
+        Of the engine tensorflow: see ``TensorFlowTrainingEngine``.
+    deterministic, threads
+        See the engines.
     checkpoint_every
         Epochs from one checkpoint to the next.
     checkpoint_batches
@@ -122,6 +128,8 @@ class Training:
     validation_epoch_size: int | None = None
     bn_momentum: float | None = None
     seed: int = 20180216
+    engine_name: str = "tensorflow"
+    precision: str = "float32"
     mixed_precision: bool = False
     deterministic: bool = True
     threads: int | None = None
@@ -183,21 +191,29 @@ class Training:
         TrainingEngine
             Ready to train.
         """
+        if self.engine_name == "torch":
+            from l3hpc.models.training.torch_engine import TorchTrainingEngine
+
+            return TorchTrainingEngine(self.spec, precision=self.precision,
+                                       **self.common_options())
         from l3hpc.models.training.tensorflow_engine import TensorFlowTrainingEngine
 
         return TensorFlowTrainingEngine(self.spec, **self.engine_options())
 
-    def engine_options(self) -> dict[str, Any]:
-        """Arguments that all engines take."""
+    def common_options(self) -> dict[str, Any]:
+        """Arguments that the engines of all libraries take."""
         return {"seed": self.seed, "learning_rate": self.learning_rate, "threads": self.threads,
-                "bn_momentum": self.bn_momentum, "mixed_precision": self.mixed_precision,
-                "deterministic": self.deterministic}
+                "bn_momentum": self.bn_momentum, "deterministic": self.deterministic}
+
+    def engine_options(self) -> dict[str, Any]:
+        """Arguments that all engines with TensorFlow take."""
+        return {**self.common_options(), "mixed_precision": self.mixed_precision}
 
     def save(self) -> None:
         """Write a checkpoint at once: safe between any two Python instructions.
 
-        Weights, optimizer, position and sums change together, inside one compiled call; the rest
-        changes by one assignment at the end of an epoch.
+        An engine's weights, optimizer, position and sums change together; the rest changes by one
+        assignment at the end of an epoch.
         """
         self.checkpoint.save(self.status, self.engine.state())
 
@@ -296,6 +312,9 @@ class Training:
             return
         import tensorflow as tf
 
+        if self.engine_name != "tensorflow":
+            # Or TensorFlow would reserve the memory of the GPU on which the other one computes.
+            tf.config.set_visible_devices([], "GPU")
         # The same as tf.summary.scalar writes, which needs TensorBoard to be installed.
         plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         kind = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)
