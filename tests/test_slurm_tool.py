@@ -24,7 +24,8 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-READY = {"id": "0", "debootstrap": "", "unshare": "", "flock": "", "apt_get": "", "python3": ""}
+READY = {"id": "0", "python3": "",
+         **dict.fromkeys(("debootstrap", "unshare", "setpriv", "flock", "apt_get"), "")}
 
 
 @pytest.mark.parametrize(("words", "programs", "said"), [
