@@ -139,6 +139,9 @@ class StepOverrides(ResourceSpec):
     extra: SbatchOptions = ()
 
 
+_NO_OVERRIDES = StepOverrides()
+
+
 class Limits(Section):
     """What the site allows.
 
@@ -310,7 +313,7 @@ class ClusterProfile(Section):
         kind
             Kind of step.
         """
-        return self.steps.get(kind, StepOverrides())
+        return self.steps.get(kind, _NO_OVERRIDES)
 
     def gpu_request_of(self, kind: str) -> GpuRequest:
         """Return how a kind of step requests GPUs.

@@ -91,7 +91,7 @@ def submit(
         try:
             record = _write_folder(plan, steps, texts)
             # a power failure must not leave jobs in the queue whose files are gone
-            with _durable(_written(plan, steps), progress or Progress()):
+            with _durable(_written(plan, steps, texts), progress or Progress()):
                 left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
                                      elsewhere=elsewhere)
             last_job.submit_job(plan.workspace, record, progress or Progress())
@@ -315,14 +315,15 @@ def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
                           f"written ({error.strerror}): a power failure could lose them")
 
 
-def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
+def _written(plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts) -> Iterator[Path]:
     """Every file that the jobs of a new run read, and the folders that hold them."""
     run = plan.folder
     yield from (run.path.parent, run.artifacts, run.steps, run.sync_script)
     for step in steps:
         folder = plan.step_folder(step.name)
-        yield from (folder.path, folder.config, folder.requeue_policy, *folder.scripts,
-                    step.artifact, step.artifact.parent)
+        yield from (folder.path, folder.config, folder.requeue_policy, step.artifact,
+                    step.artifact.parent)
+        yield from (folder.script(number) for number in range(len(texts.get(step.name, ()))))
 
 
 def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:

@@ -21,7 +21,7 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
-from l3hpc.schedulers import requeue_policy, scripts, step_arrays
+from l3hpc.schedulers import scripts, step_arrays
 from l3hpc.schedulers.base import (
     Call,
     DependencyGoneError,
@@ -271,7 +271,7 @@ def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[C
                 script, plan.run, step, tuple(calls), needed.after_ok, needed.after_any,
                 cluster=plan.profile.slurm_clusters or now.record.clusters,
                 last_cluster=now.last_cluster, refusals=refusals, pause=pause,
-                max_timeouts=requeue_policy.of(plan.profile, step).time,
+                max_timeouts=step.requeue_limits.time,
                 recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
                 notify=lambda text: now.progress.note(f"{step.name}: {text}")))
         except QueueFullError as error:

@@ -384,3 +384,15 @@ def test_the_helper_job_starts_a_module_that_exists(slurm, tmp_path):
     subprocess.run(command, check=True)
     assert slurm.calls("scontrol") == ["scontrol update JobId=7 MinMemoryNode=400",
                                        "scontrol release 7"]
+
+
+def test_the_kernel_reports_the_end_of_sbatch(monkeypatch):
+    """No pauses between looks, which would make every submission longer."""
+    pauses = []
+    monkeypatch.setattr(subprocess.time, "sleep", pauses.append)
+    # its output is complete long before it ends
+    process = sbatch._Sbatch(["sh", "-c", "echo 7; exec >&- 2>&-; exec sleep 0.3"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.communicate(timeout=120) == ("7\n", "")
+    assert (process.returncode, pauses) == (0, [])
+    assert process.wait(timeout=1) == 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
@@ -195,12 +196,32 @@ def _submit(submission: Submission) -> JobId:
     raise NotReachedError(message, hint="Is the cluster up? l3hpc doctor")
 
 
+class _Sbatch(subprocess.Popen[str]):
+    """A process whose end the kernel reports. ``Popen.wait`` with a time limit looks for the end
+    again and again, after growing pauses, which makes each sbatch some milliseconds longer.
+    """
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the process has ended, for so many seconds."""
+        if timeout is not None and self.returncode is None:
+            with contextlib.suppress(OSError):  # Linux before 5.3
+                handle = os.pidfd_open(self.pid)
+                try:
+                    ended = select.poll()
+                    ended.register(handle, select.POLLIN)
+                    ended.poll(max(timeout, 0) * 1000)
+                finally:
+                    os.close(handle)
+                timeout = 0
+        return super().wait(timeout)
+
+
 def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
     """Run sbatch: its exit code (None if it hangs) and its output. While it hangs, the queue is
     searched; a job found there is the result.
     """
     try:
-        process = subprocess.Popen(
+        process = _Sbatch(
             list(submission.command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=slurm_environment(),
             # so that a Ctrl-C at the terminal does not end it halfway
