@@ -1,6 +1,7 @@
 """Runs the benchmarks one after the other, each in a process of its own.
 
-    python -m benchmarks                 all of them; results go to benchmarks/results/
+    python -m benchmarks                 all of them; results go to benchmarks/results/, or into
+                                         the folder of this processor there
     python -m benchmarks kdpp pca        only these
     python -m benchmarks --quick         small sizes: only checks that they run, writes no results
     python -m benchmarks --list          list the benchmarks
@@ -13,7 +14,7 @@ import importlib.util
 import subprocess
 import sys
 
-from benchmarks.tables import RESULTS, claims_markdown, load
+from benchmarks.tables import compared, compared_markdown, results_file
 
 NAMES = ("teacher", "input_share", "student", "embedding_agreement", "kdpp", "pca", "kernel_pca",
          "reduction", "training", "input_pipeline", "evaluation", "classifier", "scaling",
@@ -45,13 +46,11 @@ def main() -> int:
     for name in arguments.names or NAMES:
         print(f"\n## {name}\n", flush=True)
         command = [sys.executable, "-m", f"benchmarks.{name}"]
-        command += ["--quick"] if arguments.quick else ["--json", str(RESULTS / f"{name}.json")]
+        command += ["--quick"] if arguments.quick else ["--json", str(results_file(name))]
         if subprocess.run(command).returncode:
             failed.append(name)
     if not arguments.quick:
-        claims = [claim for path in sorted(RESULTS.glob("*.json"))
-                  for table in load(path)[1] for claim in table.claims]
-        print("\n## all claims\n\n" + claims_markdown(claims))
+        print("\n## all claims\n\n" + compared_markdown(compared([*NAMES, *BY_HAND])))
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

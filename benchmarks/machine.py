@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -36,6 +37,34 @@ def machine() -> dict[str, Any]:
             "gpu": _gpu(), "packages": {name: version(name) for name in PACKAGES}}
 
 
+def processor_folder(processor: str, flags: str = "") -> str:
+    """Return the name of the folder that has the results of a processor.
+
+    Parameters
+    ----------
+    processor
+        Its name as the kernel reports it.
+    flags
+        The kernel's list of its abilities: with matrix units (AMX), ratios are others.
+
+    Examples
+    --------
+    >>> processor_folder("Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz", "avx2 amx_tile")
+    'intel-xeon-platinum-8481c-amx'
+    """
+    name = re.sub(r"\((?:R|TM)\)|@.*|\b(?:CPU|Processor)\b|\d+-Core", " ", processor, flags=re.I)
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return "-".join(words + ["amx"] * ("amx_tile" in flags.split()))
+
+
+def this_processor() -> str:
+    """Return the name of the folder that has the results of this machine's processor."""
+    flags = ""
+    with open("/proc/cpuinfo") as stream:
+        flags = next((line.partition(":")[2] for line in stream if line.startswith("flags")), "")
+    return processor_folder(machine()["processor"], flags)
+
+
 def version(name: str) -> str | None:
     """The installed version of a package, None where there is none."""
     try:
@@ -46,6 +75,8 @@ def version(name: str) -> str | None:
 
 def about(machine: dict[str, Any]) -> str:
     """One line about a machine."""
+    if "packages" not in machine:  # figures of a machine that others measured
+        return f"{machine['processor']}, {machine['cores']} cores"
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items()
                          if version)
     gpu = machine.get("gpu") or "no GPU"

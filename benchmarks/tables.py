@@ -1,7 +1,8 @@
 """Results of a benchmark: tables and claims, printed as Markdown and written as JSON.
 
 Every benchmark is a module with a function ``tables(quick, work)``; ``run`` makes the command line
-of it. ``benchmarks/results/`` holds the JSON of the last full run; docs and README quote it.
+of it. ``benchmarks/results/`` holds the JSON of the last full run on the processor ``REFERENCE``,
+and a folder for every other processor; docs and README quote them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import about, machine
+from benchmarks.machine import about, machine, this_processor
 
 RESULTS = Path(__file__).parent / "results"
+REFERENCE = "amd-epyc"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,36 @@ class Claim:
     def met(self) -> bool:
         """Whether the target was reached."""
         return self.measured >= self.target if self.at_least else self.measured <= self.target
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A claim and the same of other processors.
+
+    Attributes
+    ----------
+    claim : Claim
+        Of the first processor that has it.
+    others : dict of str to Claim
+        Processor → claim.
+    of : str
+        The processor of ``claim``; '' for the reference.
+    """
+
+    claim: Claim
+    others: Mapping[str, Claim]
+    of: str = ""
+
+    @property
+    def all(self) -> list[Claim]:
+        """The claims of all processors, by what was measured."""
+        return sorted([self.claim, *self.others.values()], key=lambda each: each.measured)
+
+    def text(self, value: Callable[[Claim], float] = lambda claim: claim.measured) -> str:
+        """Return the range of a value over the processors: ``2.37 to 3.11``."""
+        numbers = sorted(map(value, self.all))
+        ends = dict.fromkeys(map(figure, (numbers[0], numbers[-1])))
+        return " to ".join(ends)
 
 
 @dataclass(frozen=True)
@@ -95,14 +127,71 @@ def claims_markdown(claims: Sequence[Claim], *, judged: bool = True) -> str:
                  "| part | against | measured |", "|---|---|---|"]
         return "\n".join(lines + [f"| {claim.part} | {claim.peer} | {_measured(claim)} |"
                                   for claim in claims])
+    return compared_markdown([Compared(claim, {}) for claim in claims])
+
+
+def compared_markdown(rows: Sequence[Compared]) -> str:
+    """Return claims with their targets as one table, with the range over the processors.
+
+    Parameters
+    ----------
+    rows
+        The claims.
+    """
     lines = ["| part | against | measured | target | limit |", "|---|---|---|---|---|"]
-    for claim in claims:
+    for row in rows:
+        claim = row.claim
         sign = "≥" if claim.at_least else "≤"
-        missed = "" if claim.met else " (missed)"
+        missing = [name for name, other in row.others.items() if not other.met]
+        missed = " (missed)" if not claim.met else \
+            f" (missed on {', '.join(missing)})" if missing else ""
+        where = f", {row.of}" if row.of else ""
+        measured = f"**{f'{row.text()} {claim.unit}'.rstrip()}**{where}{missed}"
         target = f"{sign} {figure(claim.target)} {claim.unit}".rstrip()
-        lines.append(f"| {claim.part} | {claim.peer} | {_measured(claim)}{missed} | {target} | "
-                     f"{claim.limit} |")
+        lines.append(f"| {claim.part} | {claim.peer} | {measured} | {target} | {claim.limit} |")
     return "\n".join(lines)
+
+
+def compared(names: Sequence[str]) -> list[Compared]:
+    """Return all claims of some benchmarks, each with that of every other processor.
+
+    Claims that only another processor has follow those of their benchmark.
+
+    Parameters
+    ----------
+    names
+        Names of benchmarks; those without results are passed over.
+    """
+    found: list[Compared] = []
+    for name in names:
+        own = _claims(RESULTS / f"{name}.json")
+        others: dict[str, dict[tuple[str, str], Claim]] = {}
+        for file in sorted(RESULTS.glob(f"*/{name}.json")):
+            here = load(file)[0]["machine"]["processor"]
+            others[here] = {(claim.part, claim.peer): claim for claim in _claims(file)}
+        for claim in own:
+            key = claim.part, claim.peer
+            found.append(Compared(claim, {here: claims.pop(key) for here, claims in others.items()
+                                          if key in claims}))
+        found += [Compared(claim, {}, here) for here, claims in others.items()
+                  for claim in claims.values()]
+    return found
+
+
+def _claims(file: Path) -> list[Claim]:
+    return [claim for table in load(file)[1] for claim in table.claims] if file.is_file() else []
+
+
+def results_file(name: str) -> Path:
+    """Return where a full run of a benchmark on this machine belongs.
+
+    Parameters
+    ----------
+    name
+        Name of the benchmark.
+    """
+    here = this_processor()
+    return (RESULTS if here == REFERENCE else RESULTS / here) / f"{name}.json"
 
 
 def _measured(claim: Claim) -> str:

@@ -215,20 +215,20 @@ def benchmark_tables(names: str) -> str:
         if not (RESULTS / f"{name}.json").is_file():
             parts.append(f"Not measured yet: `.venv/bin/python -m benchmarks {name}`.")
             continue
-        found, tables = load(RESULTS / f"{name}.json")
-        parts += [f"{about(found['machine'])}; {found['date']}, commit {found['commit']}.",
-                  *(table.markdown() for table in tables)]
+        for file in (RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"*/{name}.json"))):
+            found, tables = load(file)
+            source = found.get("source") or f"{found['date']}, commit {found['commit']}"
+            parts += [f"{about(found['machine'])}; {source}.",
+                      *(table.markdown() for table in tables)]
     return "\n\n".join(parts)
 
 
 def claims_table(_: str) -> str:
-    """What all benchmarks claim, from their last full run."""
+    """What all benchmarks claim, from their last full run on each processor."""
     from benchmarks.__main__ import NAMES
-    from benchmarks.tables import RESULTS, claims_markdown, load
+    from benchmarks.tables import compared, compared_markdown
 
-    files = [RESULTS / f"{name}.json" for name in (*NAMES, "gpu")]
-    return claims_markdown([claim for file in files if file.is_file()
-                            for table in load(file)[1] for claim in table.claims])
+    return compared_markdown(compared([*NAMES, "gpu"]))
 
 
 HEADLINES = {  # which claims
@@ -238,18 +238,16 @@ HEADLINES = {  # which claims
 
 def headlines(_: str) -> str:
     """What README says of speed: some claims, those where the peer is faster among them."""
-    from benchmarks.tables import RESULTS, load
+    from benchmarks.tables import compared
 
     rows = ["| part | against | measured |", "|---|---|---|"]
     for name, picked in HEADLINES.items():
-        file = RESULTS / f"{name}.json"
-        if not file.is_file():
-            continue
-        claims = [claim for table in load(file)[1] for claim in table.claims]
-        for claim in (claims[index] for index in picked):
-            factor = claim.measured if claim.at_least else 1 / claim.measured
-            if claim.unit == "×":
-                rows.append(f"| {claim.part} | {claim.peer} | {factor:.3g} times as fast |")
+        found = [row for row in compared([name]) if not row.of]
+        for row in (found[index] for index in picked if index < len(found)):
+            if row.claim.unit == "×":
+                factor = row.text(lambda claim: claim.measured if claim.at_least
+                                  else 1 / claim.measured)
+                rows.append(f"| {row.claim.part} | {row.claim.peer} | {factor} times as fast |")
     return "\n".join(rows)
 
 

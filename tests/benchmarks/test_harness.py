@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import measure, sensor_year, tables
-from benchmarks.machine import machine
+from benchmarks.machine import machine, processor_folder
 from benchmarks.tables import Claim, Table
 
 HOLD = "import json, time; x = b'x' * ({mb} << 20); print('chatter'); print(json.dumps({values}))"
@@ -91,7 +91,7 @@ def test_results_are_written_and_read_again(tmp_path: Path) -> None:
 def test_committed_results_are_whole() -> None:
     from benchmarks.__main__ import BY_HAND, NAMES
 
-    for path in tables.RESULTS.glob("*.json"):
+    for path in tables.RESULTS.glob("**/*.json"):
         found, all_tables = tables.load(path)
         assert found["quick"] is False and found["benchmark"] == path.stem
         assert path.stem in (*NAMES, *BY_HAND) and all_tables
@@ -125,3 +125,35 @@ def test_no_committed_figure_reads_like_a_program_printed_it() -> None:
     for page in pages:
         for line in page.read_text(encoding="utf-8").splitlines():
             assert not re.search(r"\de\+\d| \*\* \|", line), f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize(("name", "flags", "folder"), [
+    ("AMD EPYC", "fma avx2", tables.REFERENCE),
+    ("AMD EPYC 7B13 64-Core Processor", "avx2", "amd-epyc-7b13"),
+    ("Intel(R) Xeon(R) Processor", "avx512f amx_tile amx_bf16", "intel-xeon-amx"),
+    ("Intel(R) Core(TM) i7-9700K CPU @ 3.60GHz", "", "intel-core-i7-9700k")])
+def test_every_processor_has_a_folder(name: str, flags: str, folder: str) -> None:
+    assert processor_folder(name, flags) == folder
+
+
+def test_claims_give_the_range_over_the_processors(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(folder: Path, processor: str, *claims: Claim) -> None:
+        here = {**machine(), "processor": processor}
+        tables.write_results(folder / "kdpp.json", "kdpp", here, [
+            Table("k-DPP", ["s"], [["1"]], claims=claims)], quick=False)
+
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    measured(tmp_path, "EPYC", Claim("n", "DPPy", 480, 300), Claim("memory", "DPPy", 13, 8))
+    measured(tmp_path / "xeon", "Xeon", Claim("n", "DPPy", 299, 300), Claim("AMX", "DPPy", 9, 8))
+    lines = tables.compared_markdown(tables.compared(["kdpp", "unknown"])).splitlines()[2:]
+    assert lines == [
+        "| n | DPPy | **299 to 480 ×** (missed on Xeon) | ≥ 300 × |  |",
+        "| memory | DPPy | **13 ×** | ≥ 8 × |  |", "| AMX | DPPy | **9 ×**, Xeon | ≥ 8 × |  |"]
+
+
+def test_results_of_another_processor_do_not_replace_those_of_the_reference(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    for here, folder in ((tables.REFERENCE, tables.RESULTS), ("xeon", tables.RESULTS / "xeon")):
+        monkeypatch.setattr(tables, "this_processor", lambda here=here: here)
+        assert tables.results_file("pca") == folder / "pca.json"
