@@ -19,7 +19,7 @@ from l3hpc.pipelines import plan
 from l3hpc.pipelines.plan import Request
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.steps import shell
-from l3hpc.worker import execute, standalone
+from l3hpc.worker import execute, node_scratch, standalone
 
 pytestmark = pytest.mark.slow
 ODD = "a b'\"; $(touch HACK) `touch HACK` *"
@@ -89,6 +89,16 @@ def test_values_reach_bash_as_variables_and_are_never_executed(place):
     assert seen[:2] == [ODD, str(Path("recordings/b.wav").absolute())]
     assert Path(seen[2]).parent == folder.parent  # still under its temporary name
     assert not list(Path().rglob("HACK"))
+
+
+def test_temporary_files_of_a_command_are_on_the_node(place, tmp_path, monkeypatch):
+    node = tmp_path / "node"
+    node.mkdir()
+    monkeypatch.setattr(node_scratch, "_setting", str(node))
+    made = place(own=entry('pwd > seen; file="$(mktemp)"; echo "$file" >> seen'))
+    seen = (run(made) / "seen").read_text().splitlines()
+    assert all(Path(line).is_relative_to(node) for line in seen) and len(seen) == 2
+    assert not Path(seen[1]).exists()
 
 
 def test_arguments_of_a_list_stay_what_they_are(place):
