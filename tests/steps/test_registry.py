@@ -68,6 +68,7 @@ def test_a_name_that_is_not_registered_imports_nothing(name):
 
 # not the step but a part of a data set, a metric, an option, or the command of the same name
 OTHER_MEANINGS = {"pipelines/from_options.py": {"train"}, "doctor/storage.py": {"train"},
+                  "doctor/container.py": {"python"},
                   "cli/__init__.py": {"compare", "embed"}, "cli/embed.py": {"embed"},
                   "cli/compare.py": {"compare"}, "report/paired.py": {"compare"},
                   "report/collect.py": {"python"},
