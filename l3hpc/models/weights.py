@@ -16,8 +16,9 @@ import numpy as np
 from l3hpc.audio.mels import format_bands
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, write_bytes
+from l3hpc.models.drawn_weights import untrained_once
 from l3hpc.models.geometry import find_geometry
-from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers, untrained
+from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers
 from l3hpc.models.spec import L3_FILTERS, NetworkSpec, openl3_spec
 from l3hpc.models.weight_files import StoredNetwork, network_bytes, open_network
 
@@ -146,7 +147,7 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
     seed = untrained_seed(name)
     if seed is not None:
         info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
-        return untrained(info.spec, seed), info
+        return untrained_once(info.spec, seed), info
     with open_network(Path(name)) as stored:
         info = _describe(stored, embedding_size, geometry or {})
         arrays = tuple(layer.read() for layer in stored.layers)
