@@ -64,25 +64,40 @@ def recordings(folder: Path, count: int, rate: int, sensors: int = 1,
 def embeddings(
     artifact: Path, rows: int, dim: int, *, key: str = "l3_embedding", rows_per_day: int = 0,
     audio: Path | None = None, names: list[str] | None = None,
-    rows_per_recording: int = ROWS_PER_RECORDING,
+    rows_per_recording: int = ROWS_PER_RECORDING, sensors: int = 1,
 ) -> Path:
-    """An artifact of one task with ``rows`` embeddings and where each comes from.
+    """An artifact with ``rows`` embeddings and where each comes from: one task for each sensor.
 
-    rows_per_day: rows of a local day (0: all of one day). names: of the recordings, below
-    ``audio``.
+    rows, names: of one sensor. rows_per_day: rows of a local day (0: all of one day). names: of the
+    recordings, below ``audio``.
     """
+    shards = []
+    for number in range(sensors):
+        sensor = f"sensor{number:02d}"
+        _task(artifact / f"{number:04d}", rows, dim, key, rows_per_day, audio or artifact, names,
+              rows_per_recording, sensor)
+        shards.append({"sensors": [sensor], "recordings": []})
+    write_json(artifact / "config.json", {
+        "name": "extract", "step": "extract", "params": {}, "inputs": {}, "artifact": str(artifact),
+        "shards": shards})
+    return artifact
+
+
+def _task(folder: Path, rows: int, dim: int, key: str, rows_per_day: int, audio: Path,
+          names: list[str] | None, rows_per_recording: int, sensor: str) -> None:
+    """The output of one task."""
     import h5py
 
-    (artifact / "0000").mkdir(parents=True)
+    folder.mkdir(parents=True)
     count = -(-rows // rows_per_recording)
-    names = names or [f"sensor00/{number}.wav" for number in range(count)]
+    names = names or [f"{sensor}/{number}.wav" for number in range(count)]
     which = np.arange(rows) // rows_per_recording
     start = (np.arange(rows) % rows_per_recording) * 0.5
     moments = FIRST_DAY + np.arange(count) * (
         DAY_S * rows_per_recording / rows_per_day if rows_per_day else 0.001)
     rng = np.random.default_rng(0)
     block = rng.standard_normal((8192, dim), np.float32)
-    with h5py.File(artifact / "0000" / "embeddings.h5", "w") as file:
+    with h5py.File(folder / "embeddings.h5", "w") as file:
         data = file.create_dataset(key, (rows, dim), "f4", chunks=(min(1024, rows), dim))
         for first in range(0, rows, len(block)):
             part = block[:min(len(block), rows - first)]
@@ -94,16 +109,12 @@ def embeddings(
         file["loudness"] = rng.normal(50, 10, rows).astype("f4")
         text = h5py.string_dtype()
         file.create_dataset("recordings/file", data=names, dtype=text)
-        file.create_dataset("recordings/sensor", data=["sensor00"] * count, dtype=text)
+        file.create_dataset("recordings/sensor", data=[sensor] * count, dtype=text)
         file["recordings/timestamp"] = moments
         file.attrs["teacher"] = json.dumps(TEACHER)
         file.attrs["hop"], file.attrs["center"] = 0.5, True
-        file.attrs["audio"] = str(audio or artifact)
-    write_json(artifact / "0000" / "result.json", {"summary": {"rows": rows}})
-    write_json(artifact / "config.json", {
-        "name": "extract", "step": "extract", "params": {}, "inputs": {}, "artifact": str(artifact),
-        "shards": [{"sensors": ["sensor00"], "recordings": []}]})
-    return artifact
+        file.attrs["audio"] = str(audio)
+    write_json(folder / "result.json", {"summary": {"rows": rows}})
 
 
 def tagged(folder: Path, clips: int) -> tuple[Path, Path, list[str]]:

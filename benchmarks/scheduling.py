@@ -42,7 +42,7 @@ def tables(quick: bool, work: Path) -> list[Table]:
     try:
         os.environ |= cluster.env
         runs = 2 if quick else RUNS
-        with _held(cluster):  # imports what the first submission needs
+        with held(cluster):  # imports what the first submission needs
             _ours(_plan(cluster, work / "first", 1, 1))
             _submitit(work / "first-submitit", 1)
         return [*_submission(cluster, work, 20 if quick else 200, runs),
@@ -60,7 +60,7 @@ def _plan(cluster: Any, folder: Path, chains: int, length: int) -> Any:
 
 
 @contextlib.contextmanager
-def _held(cluster: Any) -> Iterator[None]:
+def held(cluster: Any) -> Iterator[None]:
     """Keep jobs from starting while the block runs."""
     cluster.command("scontrol", "update", "PartitionName=cpu", "State=DOWN")
     try:
@@ -79,12 +79,12 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
         ours, bare, alone = list[_Time](), list[_Time](), list[_Time]()
         for number in range(runs):
             plan = _plan(cluster, folder / f"submit-{chains}-{number}", chains, length)
-            with _held(cluster):
+            with held(cluster):
                 ours.append(_times(lambda plan=plan: _ours(plan)))
-            with _held(cluster):
+            with held(cluster):
                 bare.append(_times(lambda plan=plan: _bare(plan)))
             if length == 5 and not where:
-                with _held(cluster):
+                with held(cluster):
                     alone.append(_times(lambda number=number, length=length: _submitit(
                         work / f"submitit-{number}", length)))
         jobs = chains * length
@@ -149,7 +149,7 @@ def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
     from l3hpc.runs import status, submit
 
     folder = work / "status"
-    with _held(cluster):
+    with held(cluster):
         for number in range(runs_of_twenty):
             plan = _plan(cluster, folder, 2, 10)
             name = f"run-{number}"
@@ -159,8 +159,8 @@ def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
         jobs = runs_of_twenty * 20
         ours, bare = [], []
         for _ in range(runs):
-            ours.append(_timed(lambda: status.collect(folder)))
-            bare.append(_timed(_ask_slurm))
+            ours.append(timed(lambda: status.collect(folder)))
+            bare.append(timed(_ask_slurm))
     rows = [["l3hpc status", f"{median(ours):.3f}"], ["squeue and sacct", f"{median(bare):.3f}"]]
     return Table(f"Status of {jobs:,} jobs in {runs_of_twenty} runs", ["by", "s"], rows, [
         f"Median of {runs} alternating runs, without starting Python. The peer prints; l3hpc reads "
@@ -214,7 +214,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
         for name, ask in asking.items():
             setattr(queue, name, functools.partial(_noting, waited, ask))
         try:
-            whole.append(_timed(lambda: status.collect(folder)))
+            whole.append(timed(lambda: status.collect(folder)))
         finally:
             for name, ask in asking.items():
                 setattr(queue, name, ask)
@@ -252,7 +252,7 @@ def _start(runs: int) -> Table:
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(3 * runs):
         for name, command in commands.items():
-            times[name].append(_timed(lambda command=command: subprocess.run(
+            times[name].append(timed(lambda command=command: subprocess.run(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)))
     base = median(times["python -c pass"])
     return Table("Starting", ["command", "ms", "beyond python -c pass, ms"], [
@@ -270,7 +270,7 @@ class _Time(NamedTuple):
 
 def _times(work: Callable[[], object]) -> _Time:
     before = _cpu()
-    wall = _timed(work)
+    wall = timed(work)
     own, commands = (after - then for after, then in zip(_cpu(), before, strict=True))
     return _Time(wall, own, commands)
 
@@ -281,7 +281,7 @@ def _cpu() -> list[float]:
     return [one.ru_utime + one.ru_stime for one in used]
 
 
-def _timed(work: Any) -> float:
+def timed(work: Any) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -29,12 +29,7 @@ def tables(quick: bool, work: Path) -> list[Table]:
     """Measure the three steps with one core and with two."""
     days = DAYS // QUICK if quick else DAYS
     rows, samples = days * ROWS_PER_DAY, SAMPLES // (QUICK if quick else 1)
-    needed = rows * (4 * cost.TEACHER_DIM + cost.PROVENANCE_BYTES + 4 * cost.STUDENT_DIM) * 1.05
-    free = shutil.disk_usage(work).free
-    if free < needed:
-        raise SystemExit(f"{work} has {free / 1e9:.1f} GB free, and {rows:,} rows need "
-                         f"{needed / 1e9:.1f} GB; allowed: --work with a folder on another disk, "
-                         "or --quick")
+    refuse_full_disk(work, rows)
     place = work / "sensor-year"
     try:
         print(f"  making {rows:,} rows", file=sys.stderr, flush=True)
@@ -70,6 +65,16 @@ def tables(quick: bool, work: Path) -> list[Table]:
             "holds the file. Starting Python reads 0.1 GB.",
             f"Making the rows took {made:.0f} s."),
         claims=claims)]
+
+
+def refuse_full_disk(work: Path, rows: int) -> None:
+    """Raise ``SystemExit`` if so many rows and what is made of them do not fit below ``work``."""
+    needed = rows * (4 * cost.TEACHER_DIM + cost.PROVENANCE_BYTES + 4 * cost.STUDENT_DIM) * 1.05
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise SystemExit(f"{work} has {free / 1e9:.1f} GB free, and {rows:,} rows need "
+                         f"{needed / 1e9:.1f} GB; allowed: --work with a folder on another disk, "
+                         "or --quick")
 
 
 def _pair(measured: float, predicted: float) -> str:

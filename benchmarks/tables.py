@@ -211,19 +211,26 @@ def load(path: Path) -> tuple[dict[str, Any], list[Table]]:
                    for table in found["tables"]]
 
 
-def run(name: str, description: str | None, tables: Callable[[bool, Path], list[Table]]) -> None:
-    """The command line of one benchmark: ``python -m benchmarks.NAME [--quick] [--json FILE]``."""
+def run(name: str, description: str | None, tables: Callable[..., list[Table]],
+        **sizes: int) -> None:
+    """The command line of one benchmark: ``python -m benchmarks.NAME [--quick] [--json FILE]``.
+
+    sizes: further options, with their defaults, which ``tables`` is given by name.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true",
                         help="small sizes, one run: shows that it works, measures nothing")
     parser.add_argument("--json", type=Path, help="also write tables and claims here")
     parser.add_argument("--work", type=Path, help="folder for data (default: a temporary one)")
+    for size, default in sizes.items():
+        parser.add_argument(f"--{size}", type=int, default=default,
+                            help=f"(default: {default:,})")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        found = tables(arguments.quick, work)
+        found = tables(arguments.quick, work, **{size: getattr(arguments, size) for size in sizes})
     here = machine()
     print(about(here))
     for table in found:

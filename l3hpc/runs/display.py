@@ -262,7 +262,8 @@ def _stage(counts: Counter[JobState]) -> str:
 def _advance(workspace: Path, record: RunRecord, step: StepRecord) -> tuple[float, str]:
     """The fraction of a step that is done, and a description of its first running task."""
     finished = artifacts.finished(Path(step.artifact))
-    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
+    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers,
+                         set(range(step.tasks)) - finished)
     partial, text = 0.0, ""
     for index, mark in sorted(marks.items()):
         if index in finished or mark.exit_code is not None:

@@ -159,9 +159,9 @@ def _default_task(
     workspace: Path, record: RunRecord, step: StepRecord, indices: list[int]
 ) -> int:
     """The first failed task, else the first that has begun, else the first unfinished one."""
-    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
     done = artifacts.finished(Path(step.artifact))
     open_tasks = [index for index in indices if index not in done]
+    marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers, open_tasks)
     current = {index: marks[index].of(attempts.latest(step)[index]) for index in open_tasks
                if index in marks}
     failed = [index for index, each in current.items() if each.exit_code]

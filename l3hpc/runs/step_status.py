@@ -137,9 +137,10 @@ def read_snapshot(workspace: Path, record: RunRecord, step: StepRecord, *,
     left = submitted and len(done) < step.tasks
     by_others = origin.computed_by_others(workspace, record.run, step) \
         if submitted and step.attempts and not left else {}
-    # markers of finished steps are not needed otherwise, and there may be thousands
+    # markers of finished tasks are not needed otherwise, and there may be thousands
+    asked = set(range(step.tasks)) - done if left else set(by_others)
     folder = Workspace(workspace).run(record.run).step(step.name)
-    marks = markers.read(folder.markers) if left or by_others else {}
+    marks = markers.read(folder.markers, asked) if asked else {}
     return Snapshot(workspace, record, step, done, marks, by_others)
 
 

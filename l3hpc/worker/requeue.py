@@ -97,7 +97,7 @@ def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | N
     Decision or None
         What the task requests from now on; None if it is not requeued.
     """
-    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, task)
     kind = str((marks.error or {}).get("type", ""))
     if _cancelled(folder) or kind == TOO_MANY_TIMEOUTS and marks.gave_up:
         return None
@@ -145,7 +145,7 @@ def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: s
     Decision or None
         None if it stays here.
     """
-    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, task)
     # each restart is noted once, by the attempt that asked for it or by the one after
     if len(marks.requeues) >= restarts:
         return None
@@ -177,7 +177,7 @@ def decide(folder: Path, task: int, cause: str, node: str = "") -> Decision | No
     Decision or None
         None if the task is given up.
     """
-    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, task)
     decision = Decision(True, BEFORE_LIMIT) if cause == BEFORE_LIMIT else \
         requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues, node)
     if not decision.again:
@@ -222,7 +222,7 @@ def note_refused(folder: Path, task: int, message: str) -> None:
     message
         Slurm's reply.
     """
-    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, task)
     cause = str(marks.requeues[-1].get("reason", "")) if marks.requeues else "failed"
     reason = " ".join(message.split()) or "no reason given"
     _log(f"Slurm did not requeue the job: {reason}")
@@ -294,7 +294,7 @@ def near_time_limit(folder: Path, task: int) -> bool:
     task
         Index of the task.
     """
-    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, task)
     if marks.started is None:
         return True
     minutes = requeue_policy.granted_resources(requeue_policy.read(folder), marks.requeues)[1]

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,32 +109,34 @@ def path(folder: Path, index: int, what: str) -> Path:
     return Path(folder) / f"{index}.{what}"
 
 
-def read(folder: Path) -> dict[int, TaskMarks]:
-    """Read all markers of a step.
+def read(folder: Path, tasks: Container[int] | None = None) -> dict[int, TaskMarks]:
+    """Read the markers of a step.
 
     Parameters
     ----------
     folder
         The markers folder of the step; it need not exist.
+    tasks
+        Indices of the tasks whose markers are read; None: of all tasks.
 
     Returns
     -------
     dict of int to TaskMarks
         By task index. Damaged markers are left out and noted as damage.
     """
-    tasks: dict[int, TaskMarks] = {}
+    found: dict[int, TaskMarks] = {}
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
-        return tasks
+        return found
     except OSError as error:
         report_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
-        return tasks
+        return found
     for entry in entries:
         match = _NAME.fullmatch(entry.name)
-        if match is None:
+        if match is None or tasks is not None and int(match[1]) not in tasks:
             continue
-        marks = tasks.setdefault(int(match[1]), TaskMarks())
+        marks = found.setdefault(int(match[1]), TaskMarks())
         try:
             content = read_bounded(Path(entry.path), MAX_BYTES)
             if not _store(marks, match[2], content, entry):
@@ -146,7 +149,20 @@ def read(folder: Path) -> dict[int, TaskMarks]:
             gone = error.errno in (errno.ENOENT, errno.ESTALE) and not entry.is_symlink()
             if not gone:
                 report_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
-    return tasks
+    return found
+
+
+def read_task(folder: Path, index: int) -> TaskMarks:
+    """Read the markers of one task; those of the others, which may be thousands, are not opened.
+
+    Parameters
+    ----------
+    folder
+        The markers folder of the step; it need not exist.
+    index
+        Index of the task.
+    """
+    return read(folder, {index}).get(index, TaskMarks())
 
 
 def forget(folder: Path, before: float) -> None:
@@ -185,7 +201,7 @@ def add_requeue(folder: Path, index: int, reason: str, when: float,
         What the task requests from now on (``mem_mb``, ``time_min``, ``exclude``), and ``words``,
         the description that status shows; None is left out.
     """
-    marks = read(folder).get(index, TaskMarks())
+    marks = read_task(folder, index)
     noted = {key: value for key, value in requested.items() if value not in (None, False)}
     write_json(path(folder, index, "requeues.json"),
                [*marks.requeues, {"reason": reason, "time": when, **noted}])
@@ -201,7 +217,7 @@ def hold(folder: Path, index: int) -> None:
     index
         Index of the task.
     """
-    requeues = read(folder).get(index, TaskMarks()).requeues
+    requeues = read_task(folder, index).requeues
     if requeues:
         write_json(path(folder, index, "requeues.json"),
                    [*requeues[:-1], {**requeues[-1], "held": True}])
@@ -217,7 +233,7 @@ def drop_last_requeue(folder: Path, index: int) -> None:
     index
         Index of the task.
     """
-    marks = read(folder).get(index, TaskMarks())
+    marks = read_task(folder, index)
     write_json(path(folder, index, "requeues.json"), marks.requeues[:-1])
 
 

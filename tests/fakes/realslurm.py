@@ -49,20 +49,21 @@ def memory_cgroups():
 
 class RealSlurm:
     """The cluster. ``env``: variables for its clients. ``partitions``: ``cpu`` (default), ``low``
-    (preempted by ``cpu``). Three nodes, each of 4 cores, 64 GB (so they say) and two make-believe
-    GPUs."""
+    (preempted by ``cpu``). Three nodes, if not stated otherwise, each of 4 cores, 64 GB (so they
+    say) and two make-believe GPUs."""
 
     partitions = ("cpu", "low")
 
-    def __init__(self, accounting=True, place=None, cgroups="", **settings):
+    def __init__(self, accounting=True, place=None, cgroups="", nodes=3, cores=4, **settings):
         """place: folder for all that the daemons keep (default: a temporary one).
+        nodes, cores: number of nodes, and of cores that each claims to have.
         cgroups: limit memory by control groups with this plugin (see ``memory_cgroups``); they are
         named after the nodes, and all clusters of a machine have them in common."""
         self.accounting = accounting
-        self.settings = settings
+        self.settings, self.cores = settings, cores
         self.cgroups = cgroups
         prefix = f"n{secrets.token_hex(3)}-" if cgroups else "n"
-        self.nodes = tuple(f"{prefix}{number}" for number in (1, 2, 3))
+        self.nodes = tuple(f"{prefix}{number}" for number in range(1, nodes + 1))
         self.folder = Path(tempfile.mkdtemp(prefix="l3slurm-", dir=place))
         self.folder.chmod(0o755)
         self.conf = self.folder / "slurm.conf"
@@ -90,7 +91,7 @@ class RealSlurm:
             for node in self.nodes:
                 self.start_node(node)
             self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
-                        == ["idle"] * len(self.nodes), 40, "nodes are not idle")
+                        == ["idle"] * len(self.nodes), 120, "nodes are not idle")
         except BaseException:
             self.stop()
             raise
@@ -308,7 +309,7 @@ class RealSlurm:
         text = [f"{key}={value}" for key, value in lines.items()]
         for node in self.nodes:
             text.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 "
-                        f"Port={self.ports[node]} CPUs=4 RealMemory=64000"
+                        f"Port={self.ports[node]} CPUs={self.cores} RealMemory=64000"
                         + (" Gres=gpu:2" if gpus else ""))
         everywhere = f"Nodes={','.join(self.nodes)} MaxTime=1-00:00:00 State=UP"
         text += [f"PartitionName=cpu {everywhere} Default=YES PriorityTier=10",

@@ -55,6 +55,32 @@ def test_done_steps_have_their_line_and_time(case):
     assert (chain.step("extract").done, chain.step("extract").tasks) == (2, 2)
 
 
+def test_of_an_array_only_what_unfinished_tasks_left_is_opened(case, monkeypatch):
+    """A status of 1,000 tasks would open thousands of files, at every refresh, and so would every
+    task that asks whether it is the last one, or whether it goes back to the queue."""
+    chain = case(names=("extract",), tasks={"extract": 4})
+    for task in range(3):
+        chain.finish("extract", task)
+        chain.mark("extract", f"{task}.begin", {"job": f"100_{task}", "time": 1})
+        chain.mark("extract", f"{task}.exit", {"code": 0, "time": 2})
+    chain.mark("extract", "3.begin", {"job": "100_3", "time": 1})
+    chain.queue(queue_line("100_3", "RUNNING"))
+    opened, looked = [], []
+    read, is_file = markers.read_bounded, os.path.isfile
+    monkeypatch.setattr(markers, "read_bounded",
+                        lambda path, size: (opened.append(path.name), read(path, size))[1])
+    assert chain.look() == {"extract": ("running", "starting, limit in 5:00")}
+    assert set(opened) == {"3.begin"}
+    folder = chain.made.step_folder("extract").markers
+    opened.clear()
+    markers.add_requeue(folder, 2, "memory", 3.0)
+    assert set(opened) == {"2.begin", "2.exit"}
+    assert markers.read_task(folder, 2).exit_code == 0 and len(markers.read(folder)) == 4
+    monkeypatch.setattr(os.path, "isfile", lambda path: (looked.append(path), is_file(path))[1])
+    artifacts.leave_summary(chain.made.steps[0].artifact, 4, lambda summaries: "rows")
+    assert not looked and artifacts.summary(chain.made.steps[0].artifact) == {}
+
+
 RESUME = ("l3hpc resume demo", None)
 LOG_FIRST = ("l3hpc logs demo extract", "l3hpc resume demo")
 

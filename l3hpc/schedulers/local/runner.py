@@ -131,7 +131,7 @@ def policy_decision(folder: Path | StepFolder, task: int, cause: str) -> requeue
     cause
         What happened to it: ``requeue_policy.MEMORY`` or ``TIME``.
     """
-    marks = markers.read(StepFolder(folder).markers).get(task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, task)
     return requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues)
 
 
@@ -164,7 +164,7 @@ def reset_for_requeue(folder: Path | StepFolder, job: LocalJob) -> None:
     job
         The job.
     """
-    marks = markers.read(StepFolder(folder).markers).get(job.task, markers.TaskMarks())
+    marks = markers.read_task(StepFolder(folder).markers, job.task)
     mem, minutes = requeue_policy.granted_resources(requeue_policy.read(folder), marks.requeues)
     job.requeue()
     job.mem_mb, job.time_min = mem, minutes
@@ -318,8 +318,8 @@ class Runner:
             return self._processes[name].poll()
         if is_alive(job):  # started by an earlier runner
             return None
-        marks = markers.read(self._folder(job).markers).get(job.task)
-        return 1 if marks is None or marks.exit_code is None else marks.exit_code
+        code = markers.read_task(self._folder(job).markers, job.task).exit_code
+        return 1 if code is None else code
 
     def _block(self) -> None:
         """Block the jobs that depend on a failed one, through any number of generations."""
