@@ -203,6 +203,12 @@ def _trial_lines(config: Config, ask: Ask) -> Iterator[Finding]:
         yield Finding(SUBJECT, "green", f"starts {place}: Python {python}, l3hpc {seen['version']} "
                       f"in {seen['folder']}; it can write into the workspace")
     yield from faults
+    # Apptainer says so in its messages, and every job would wait for it
+    if "to temporary sandbox" in answer.err:
+        yield Finding("container image", "yellow", f"it is unpacked anew at every start {place}, "
+                      "which takes minutes: squashfuse is not installed there",
+                      "unpack it once: apptainer build --sandbox FOLDER IMAGE, and name the folder "
+                      f"in clusters.{config.profile.name}.container")
     if "tensorflow" in steps:
         version, gpus = json.loads(steps["tensorflow"][0])
         count = f", {gpus} GPU{'s' * (gpus > 1)}" if gpus else ""

@@ -99,6 +99,13 @@ def test_without_l3hpc_and_under_another_user(site):
     assert f"install l3hpc {__version__} into the image" in lines[0].advice
 
 
+def test_an_image_that_is_unpacked_for_every_job_is_named(site):
+    lines = found(site('echo "INFO:    Converting SIF file to temporary sandbox..." >&2\n'
+                       'exec "$@"'))
+    assert [line.severity for line in lines] == ["green", "yellow", "green"]
+    assert "squashfuse" in lines[1].message and "--sandbox" in lines[1].advice
+
+
 def test_tensorflow_that_does_not_start_in_it(site):
     lines = found(site('args=("$@"); args[2]="import sys; sys.modules[\'tensorflow\'] = None\n'
                        '${args[2]}"; exec "${args[@]}"'))
