@@ -67,7 +67,7 @@ def test_the_entry_point_is_that_of_the_wheel_and_its_user_is_not_root():
 def test_the_image_is_built_and_runs_the_demo(tmp_path):
     image = tmp_path / "image"
     # a folder: compressing it would take as long as all else
-    run("build", "--userns", "--sandbox", "--build-arg", "BOOTSTRAP=localimage", "--build-arg",
+    run("build", "--sandbox", "--build-arg", "BOOTSTRAP=localimage", "--build-arg",
         f"BASE={os.environ['L3HPC_BASE']}", image, "l3hpc.def", cwd=ROOT)
     assert run("run", "--userns", image, "--version").strip() == f"l3hpc, version {__version__}"
     (tmp_path / "here").mkdir()
