@@ -58,12 +58,14 @@ def test_published_folders_are_taken_as_they_are(runner, published):
 def test_a_student_trained_by_pytorch(runner, published):
     pytest.importorskip("torch", reason="the engine torch needs PyTorch (extra torch)")
     done = runner.run("train", {**STUDENT, "engine": "torch", "precision": "bfloat16",
-                                "audio_dir": published / "audio"},
+                                "tensorboard": True, "audio_dir": published / "audio"},
                       {"reduce": published / "reduced"})
     result = done.results[0]
     assert (result["engine"], result["precision"], result["epochs"]) == ("torch", "bfloat16", 2)
     assert describe_weights(done.folder / "0000" / result["model"]).spec.dim == 3
     assert json.loads((done.folder / "0000/student.json").read_text())["engine"] == "torch"
+    events = b"".join(path.read_bytes() for path in (done.folder / "0000/tensorboard").iterdir())
+    assert events.count(b"val_mean_absolute_error") == 2
 
 
 def test_plans_name_the_engine_only_if_it_is_not_tensorflow():
