@@ -10,6 +10,8 @@ from l3hpc.config import settings as configuration
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def prepared(tmp_path):

@@ -13,7 +13,7 @@ from l3hpc.avc import videos
 from l3hpc.avc.videos import VideoError, VideoProbe, open_video, scan_videos
 from l3hpc.errors import InputError, L3hpcError
 
-pytestmark = needs_ffmpeg
+pytestmark = [needs_ffmpeg, pytest.mark.slow]
 RATE = 16000
 
 

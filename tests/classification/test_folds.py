@@ -10,6 +10,7 @@ from l3hpc.classification.folds import Features, Split
 from l3hpc.classification.models import GRIDS, FitSettings
 from l3hpc.errors import InputError, L3hpcError
 
+pytestmark = pytest.mark.slow
 FOLD = np.repeat(np.arange(1, 6), 12)
 LABEL = np.tile(np.arange(4), 15)
 SOURCE = [f"{fold}-{index // 2}" for index, fold in enumerate(FOLD)]

@@ -20,6 +20,7 @@ from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.models import weights
 
+pytestmark = pytest.mark.slow
 REAL = Path(__file__).parents[2].parent / "shared/real"
 
 

@@ -16,6 +16,7 @@ from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, openl3_spec
 
+pytestmark = pytest.mark.slow
 TINY = (2, 2, 3, 3, 4, 4, 5, 5)
 SEA = NetworkSpec(8000, 64, 160, 1024, filters=TINY)
 TEACHER = NetworkSpec(48000, 256, 242, 2048, filters=TINY, tail="embedding")

@@ -11,6 +11,7 @@ from l3hpc.installation import install_command
 from l3hpc.reduction.phi import Phi, load_phi, save_phi
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
+pytestmark = pytest.mark.slow
 INSTALLED = importlib.util.find_spec("umap") is not None
 needs_umap = pytest.mark.skipif(not INSTALLED, reason="umap-learn is not installed (extra 'umap')")
 

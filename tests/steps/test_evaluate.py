@@ -12,6 +12,7 @@ from l3hpc.steps import step
 from l3hpc.tagging import predictions
 from l3hpc.tagging.annotations import Annotations
 
+pytestmark = pytest.mark.slow
 NUMBERS = {"micro_auprc", "micro_f1", "macro_auprc", "class_auprc"}
 
 

@@ -16,6 +16,7 @@ from l3hpc.datasets.corpus import Recording, scan_recordings
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import L3hpcError
 
+pytestmark = pytest.mark.slow
 RATE = 2000
 
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "fakes"))
 
 import layouts  # noqa: E402
 
+pytestmark = pytest.mark.slow
 REAL = Path(__file__).parents[2].parent / "shared/real"
 
 
