@@ -164,13 +164,11 @@ def _load(network: FoldedNetwork) -> Any:
     # ncnn's defaults use half precision wherever the processor has it.
     for option in REDUCED_PRECISION_OPTIONS:
         setattr(net.opt, option, False)
-    weights = b"".join(
-        struct.pack("<I", 0)  # 0: plain float32 follows
-        + np.ascontiguousarray(layer.kernel.transpose(3, 2, 0, 1), "<f4").tobytes()
-        + np.ascontiguousarray(layer.bias, "<f4").tobytes()
-        for layer in network.convolutions)
     with tempfile.NamedTemporaryFile(suffix=".bin") as file:
-        file.write(weights)
+        for layer in network.convolutions:
+            file.write(struct.pack("<I", 0))  # 0: plain float32 follows
+            file.write(np.ascontiguousarray(layer.kernel.transpose(3, 2, 0, 1), "<f4").data)
+            file.write(np.ascontiguousarray(layer.bias, "<f4").data)
         file.flush()
         if net.load_param_mem(graph_text(network)) != 0 or net.load_model(file.name) != 0:
             raise RuntimeError("ncnn cannot load the network: is the version incompatible?")
