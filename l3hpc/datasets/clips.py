@@ -27,7 +27,7 @@ from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_strings
 from l3hpc.io.npz import read_npy
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
-_BLOCK_ROWS = 65536
+_BLOCK_ROWS = 16384  # read at once: the system gives larger arrays new pages every time
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
@@ -211,43 +211,50 @@ def load_clips(folder: Path | str, files: Sequence[str],
     return Clips(present, x, max(counts), bags.missing)
 
 
-def _recordings(part: EmbeddingFile) -> tuple[list[str], np.ndarray]:
-    provenance = part.provenance()
+def _runs(part: EmbeddingFile) -> tuple[list[str], np.ndarray]:
+    """Consecutive rows of one recording: the recording of each run, and the runs' first rows.
+
+    The first rows are followed by the number of all rows.
+    """
+    # The other columns are 24 bytes for every row, more than all else that is kept of a clip.
+    provenance = part.provenance(only=("recording", "recordings/file"))
     if provenance is None:
         raise InputError("does not record which recording each row is from", where=str(part.path),
                          allowed="embeddings that l3hpc's embed or extract wrote")
-    return list(provenance["recordings/file"]), provenance["recording"]
+    recording = provenance["recording"]
+    heads = np.flatnonzero(np.append(True, recording[1:] != recording[:-1])[:len(recording)])
+    names = provenance["recordings/file"][recording[heads]]
+    return list(names), np.append(heads, len(recording))
 
 
 def _artifact_lengths(folder: Path) -> dict[str, int]:
     lengths: dict[str, int] = {}
     for part in open_source(folder).parts:
-        names, recording = _recordings(part)
-        for name, count in zip(names, np.bincount(recording, minlength=len(names)), strict=True):
-            lengths[name] = lengths.get(name, 0) + int(count)
+        names, starts = _runs(part)
+        for name, count in zip(names, np.diff(starts).tolist(), strict=True):
+            lengths[name] = lengths.get(name, 0) + count
     return lengths
 
 
 def _artifact_blocks(folder: Path, transform: Transform | None
                      ) -> Iterator[tuple[str, np.ndarray]]:
     for part in open_source(folder).parts:
-        names, recording = _recordings(part)
-        # Rows of a recording are contiguous, so that a clip is a slice and blocks are whole clips.
-        starts = np.concatenate([[0], np.flatnonzero(np.diff(recording)) + 1, [len(recording)]])
-        if len(recording) and len(np.unique(recording)) != len(starts) - 1:
+        names, starts = _runs(part)
+        # A clip has to be one slice of the rows, so that blocks are whole clips.
+        if len(set(names)) < len(names):
             raise InputError("the rows of a recording are not contiguous",
                              where=str(part.path))
         first = 0
-        while first < len(starts) - 1 and len(recording):
+        while first < len(names):
             last = first + 1
-            while last < len(starts) - 1 and starts[last + 1] - starts[first] <= _BLOCK_ROWS:
+            while last < len(names) and starts[last + 1] - starts[first] <= _BLOCK_ROWS:
                 last += 1
             block = part.read(int(starts[first]), int(starts[last]))
             if transform is not None:
                 block = transform(block)
             for clip in range(first, last):
                 rows = slice(starts[clip] - starts[first], starts[clip + 1] - starts[first])
-                yield names[recording[starts[clip]]], block[rows]
+                yield names[clip], block[rows]
             first = last
 
 
