@@ -64,7 +64,7 @@ def slurm_with_cgroups(monkeypatch):
     try:
         cluster = _start(True, cgroups=plugin)
     except RuntimeError as error:  # with the daemons' logs
-        told = [line for line in str(error).splitlines() if "cgroup" in line]
+        told = [line for line in str(error).splitlines() if "fatal" in line and "cgroup" in line]
         if not told:
             raise
         pytest.skip(f"Slurm cannot use the control groups of this machine: {told[-1]}")
