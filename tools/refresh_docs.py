@@ -228,7 +228,7 @@ def claims_table(_: str) -> str:
     from benchmarks.__main__ import NAMES
     from benchmarks.tables import compared, compared_markdown
 
-    return compared_markdown(compared([*NAMES, "gpu"]))
+    return compared_markdown(compared([*NAMES, "sensor_year", "big_array", "gpu"]))
 
 
 HEADLINES = {  # which claims

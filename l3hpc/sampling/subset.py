@@ -22,6 +22,7 @@ from l3hpc.arrays.rows import (
     RowSource,
     SubsetRows,
     is_contiguous,
+    rechunk,
 )
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embedding_file import EmbeddingFile
@@ -324,13 +325,9 @@ def write_sample(
         data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
                                    chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim))
         at = 0
-        for one in selections:
-            for start in range(0, len(one.rows), BLOCK_ROWS):
-                here = slice(start, start + BLOCK_ROWS)
-                block = corpus.rows.take(one.rows[here]) if one.embeddings is None \
-                    else one.embeddings[here]
-                data[at:at + len(block)] = block
-                at += len(block)
+        for block in rechunk(_selected(corpus, selections), BLOCK_ROWS):
+            data[at:at + len(block)] = block
+            at += len(block)
         file.create_dataset("recording", data=recording.astype("i4"))
         for name, column in columns.items():
             file.create_dataset(name, data=column)
@@ -345,6 +342,17 @@ def write_sample(
         file.attrs["sampling"] = json.dumps(dict(settings))
         if isinstance(attributes.get("audio"), str):
             file.attrs["audio"] = attributes["audio"]
+
+
+def _selected(corpus: EmbeddingCorpus, selections: Sequence[FrameSelection]
+              ) -> Iterator[np.ndarray]:
+    """The embeddings of all selected rows: kept ones, and others read again."""
+    for one in selections:
+        if one.embeddings is not None:
+            yield one.embeddings
+            continue
+        for start in range(0, len(one.rows), BLOCK_ROWS):
+            yield corpus.rows.take(one.rows[start:start + BLOCK_ROWS])
 
 
 def _write_frames(group: h5py.Group, selections: Sequence[FrameSelection], text: np.dtype) -> None:
