@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import uuid
@@ -344,7 +345,10 @@ def _try(profile: ClusterProfile, *arguments: str) -> str:
 
 
 def _reason(answer: Answer) -> str:
-    """The last line of the container's own error: srun adds that a task has failed."""
-    lines = [line for line in answer.err.splitlines()
+    """The line that says what failed: an error, or else the last one. srun's own say only that a
+    task has failed.
+    """
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "\n", answer.err).splitlines()
              if line.strip() and "srun: error:" not in line and "slurmstepd" not in line]
-    return lines[-1].strip() if lines else Answer(answer.code, "", answer.err).reason
+    errors = [line for line in lines if re.match(r"(FATAL|ERROR|error)\s*:", line)]
+    return (errors or lines or [Answer(answer.code, "", answer.err).reason])[-1]

@@ -72,6 +72,18 @@ def test_a_container_that_does_not_start(site):
     assert f"try it: {shlex.join(site().profile.container)}" in line.advice
 
 
+@pytest.mark.parametrize(("error", "reason"), [
+    ("\x1b[33mWARNING: old\x1b[0m\nINFO   :   apptainer-suid, or compile\n"
+     "\x1b[91mERROR  : Failed to create user namespace\n\x1b[0m", "ERROR  : Failed to create user namespace"),
+    ("error: there is no command 'python3'\n       valid: cancel, compare\n",
+     "error: there is no command 'python3'"),
+    ("Traceback\nImportError: libcuda.so\nsrun: error: n1: task 0: Exited with exit code 1\n",
+     "ImportError: libcuda.so"),
+    ("srun: error: n1: task 0: Exited\n", "srun: error: n1: task 0: Exited"), ("", "exit code 9")])
+def test_the_line_that_says_why(error, reason):
+    assert container._reason(Answer(9, "l3hpc node n1", error)) == reason
+
+
 def test_everything_that_would_make_jobs_fail_in_it_is_named(site, tmp_path):
     """Another Python, l3hpc and user, no variables, and neither workspace nor data inside."""
     old = "import os, sys; sys.version_info = (3, 9, 2); import l3hpc; l3hpc.__version__ = '0.0.9'"
