@@ -74,7 +74,8 @@ def test_a_container_that_does_not_start(site):
 
 @pytest.mark.parametrize(("error", "reason"), [
     ("\x1b[33mWARNING: old\x1b[0m\nINFO   :   apptainer-suid, or compile\n"
-     "\x1b[91mERROR  : Failed to create user namespace\n\x1b[0m", "ERROR  : Failed to create user namespace"),
+     "\x1b[91mERROR  : Failed to create user namespace\n\x1b[0m",
+     "ERROR  : Failed to create user namespace"),
     ("error: there is no command 'python3'\n       valid: cancel, compare\n",
      "error: there is no command 'python3'"),
     ("Traceback\nImportError: libcuda.so\nsrun: error: n1: task 0: Exited with exit code 1\n",
