@@ -5,9 +5,12 @@ Other programs are run by ``ask``: it never raises, and their output is English.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +40,7 @@ EXTRAS = {"umap": "needed for --approx umap only",
           "notify": "needed for notify: of a profile only"}
 LEAST_MEMORY_MB = 6 * 1024
 TIMEOUT_S = 60.0
+GRACE_S = 5.0
 # without the working folder, whose modules would take the place of those of Python
 _PROBE = ("import sys; sys.path[:] = filter(None, sys.path); "
           "import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
@@ -84,19 +88,33 @@ def ask(command: Sequence[str], timeout: float = TIMEOUT_S) -> Answer:
         Time limit, seconds.
     """
     try:
-        with doing(f"waiting for {Path(command[0]).name}"):
-            done = subprocess.run(
-                list(command), capture_output=True, encoding="utf-8", errors="replace",
-                timeout=timeout, check=False, stdin=subprocess.DEVNULL,
+        with doing(f"waiting for {Path(command[0]).name}"), subprocess.Popen(
+                list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+                errors="replace", stdin=subprocess.DEVNULL, start_new_session=True,
                 # the replies are parsed, so they have to be English
-                env={**slurm_environment(), "LC_ALL": "C"})
+                env={**slurm_environment(), "LC_ALL": "C"}) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                _end(process)
+                raise
     except FileNotFoundError:
         return Answer(None, "", f"{command[0]} is not installed here")
     except OSError as error:
         return Answer(None, "", f"{command[0]} cannot be started: {error.strerror}")
     except subprocess.TimeoutExpired:
         return Answer(None, "", f"{command[0]} did not respond within {timeout:g} s")
-    return Answer(done.returncode, done.stdout, done.stderr)
+    return Answer(process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program and what it has started, which would keep its output open."""
+    # srun, podman and others end on TERM what they have started elsewhere
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S)
 
 
 def python_line(version: tuple[int, ...] | None = None) -> Finding:

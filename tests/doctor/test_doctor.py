@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +381,27 @@ def test_ask_never_raises():
     assert ask([sys.executable, "-c", "import time; time.sleep(9)"], timeout=0.2).code is None
     answer = ask([sys.executable, "-c", "import sys; sys.exit('no')"])
     assert (answer.code, answer.reason) == (1, "no")
+
+
+def test_what_a_program_has_started_ends_with_it(tmp_path):
+    """A process in the background keeps the output open, and would be waited for."""
+    started = tmp_path / "pid"
+    for timeout in (1.0, 10.0, 100.0):  # bash may start slowly
+        answer = ask(["bash", "-c", 'sleep 3600 & echo "$!" > "$0"; wait', str(started)], timeout)
+        assert answer.code is None and f"did not respond within {timeout:g} s" in answer.err
+        if started.is_file() and (pid := started.read_text().strip()):
+            break
+    end = time.monotonic() + 120
+    while command_of(pid):  # a process that nobody has waited for yet has none
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def command_of(pid):
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 # ---- scripts ----
