@@ -37,6 +37,10 @@ SEED = 20180216
 BLOCK_ROWS = 512  # compared with all landmarks at once, by each thread
 # Share of the largest eigenvalue of the kernel matrix below which an eigenvalue is rounding error.
 RANK_TOLERANCE = 1e-12
+# From this size on a matrix exceeds the caches, and Lanczos' method is faster for up to a sixteenth
+# of the eigenvalues.
+LANCZOS_SIDE, LANCZOS_SHARE = 2000, 16
+LANCZOS_TOLERANCE = 1e-10  # of the largest eigenvalue: one larger than those found by this is found
 
 
 class KernelProjection:
@@ -250,7 +254,7 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
         self.n_samples_ = n
         standard = self._standardised(self.landmarks_)
         if self.exact_:
-            self._solve(self.kernel_(standard, standard))
+            self._solve(standard)
             if on_rows is not None:
                 on_rows(n)
         else:
@@ -269,21 +273,36 @@ class StreamingKernelPCA(TransformerMixin, BaseEstimator):
     def _standardised(self, rows: np.ndarray) -> np.ndarray:
         return (rows - self.mean_) / self.scale_
 
-    def _solve(self, gram: np.ndarray) -> None:
-        """Set the fitted attributes from the kernel matrix of all rows, which is overwritten."""
-        n, kept = len(gram), self.n_components
-        self.centre_ = gram.mean(axis=0)
-        gram -= self.centre_
-        gram -= self.centre_[:, None]
-        gram += self.centre_.mean()
+    def _solve(self, standard: np.ndarray) -> None:
+        """Set the fitted attributes from all rows."""
+        n, kept = len(standard), self.n_components
+        gram = self._centred_kernel(standard)
         total = float(np.trace(gram))
-        values, vectors = _leading(gram, kept)
+        found = None
+        if n >= LANCZOS_SIDE and kept * LANCZOS_SHARE <= n:
+            # One thread: the products are limited by the memory, and several threads would wait for
+            # one another a thousand times.
+            with blas_threads(1):
+                found = _lanczos(gram, kept)
+            if found is None:
+                del gram  # was overwritten
+                gram = self._centred_kernel(standard)
+        values, vectors = found or _leading(gram, kept)
         real = values > RANK_TOLERANCE * values[0]
         values = np.where(real, values, 0.0)
         # The scores of the rows are these vectors, times the root of the eigenvalue.
         self.weights_ = np.where(real, vectors * signs(vectors), 0.0) \
             / np.sqrt(np.where(real, values, 1.0))
         self._set_variance(values / (n - 1), total / (n - 1))
+
+    def _centred_kernel(self, standard: np.ndarray) -> np.ndarray:
+        """The kernel matrix of all rows, centred; sets ``centre_``."""
+        gram = self.kernel_(standard, standard)
+        self.centre_ = gram.mean(axis=0)
+        gram -= self.centre_
+        gram -= self.centre_[:, None]
+        gram += self.centre_.mean()
+        return gram
 
     def _to_features(self, standard: np.ndarray) -> np.ndarray:
         """Matrix (m, rank) that makes Nyström features of kernels with the landmarks.
@@ -369,6 +388,31 @@ def _leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         values, vectors = scipy.linalg.eigh(
             matrix, overwrite_a=True, check_finite=False, subset_by_index=(n - count, n - 1))
     return values[::-1], vectors[:, ::-1]
+
+
+def _lanczos(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """As ``_leading``, by Lanczos' method; None where it misses one. The matrix is overwritten."""
+    from scipy.sparse.linalg import ArpackError, eigsh
+
+    n = len(matrix)
+    try:
+        # A start of its own: ARPACK's is another one in every call.
+        start = np.random.default_rng(SEED).standard_normal(n)
+        values, vectors = eigsh(matrix, count, which="LA", v0=start)
+    except ArpackError:
+        return None
+    order = np.argsort(-values)
+    values, vectors = values[order], vectors[:, order]
+    # Of equal eigenvalues, Lanczos' method may find too few, and without a sign of it. Then the
+    # matrix without those found has a larger one than the least of them.
+    for first in range(0, n, BLOCK_ROWS):
+        rows = matrix[first:first + BLOCK_ROWS]
+        np.negative(rows, out=rows)
+        rows += (vectors[first:first + BLOCK_ROWS] * values) @ vectors.T
+    matrix.flat[::n + 1] += values[-1] + LANCZOS_TOLERANCE * values[0]
+    _, failed_at = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    is_complete = failed_at == 0 and values[-1] > RANK_TOLERANCE * values[0]
+    return (values, vectors) if is_complete else None
 
 
 def _dtype_of(x: np.ndarray) -> np.dtype:
