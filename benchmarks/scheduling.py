@@ -66,7 +66,7 @@ def held(cluster: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        cluster.drain(120)
+        cluster.drain()
         cluster.command("scontrol", "update", "PartitionName=cpu", "State=UP")
 
 

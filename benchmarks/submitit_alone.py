@@ -106,7 +106,7 @@ class Scenarios:
         states = Counter(job.watcher.get_state(job.job_id, mode="force").split()[0]
                          for job in jobs)
         left = len(self.cluster.jobs())
-        self.cluster.drain(60)
+        self.cluster.drain()
         text = ", ".join(f"{count} {state}" for state, count in states.items())
         return text + (f"; {left} left in the queue" if left else "")
 
@@ -132,7 +132,7 @@ class Scenarios:
             self.executor(slurm_partition="nowhere").submit(Line(), "d", None)
         except Exception as error:
             left = len(self.cluster.jobs())
-            self.cluster.drain(60)
+            self.cluster.drain()
             return f"{type(error).__name__}; {left} of {len(jobs)} earlier jobs stay in the queue"
         raise AssertionError("Slurm took a job for a partition that does not exist")
 
@@ -144,7 +144,7 @@ class Scenarios:
         except Exception as error:
             return f"{type(error).__name__}: nothing is submitted"
         finally:
-            self.cluster.drain(60)
+            self.cluster.drain()
         raise AssertionError("Slurm took an array above its limit")
 
     def accounting_stops(self) -> str:
@@ -166,18 +166,18 @@ class Scenarios:
         from realslurm import RealSlurm
 
         known = {name: os.environ.get(name) for name in self.cluster.env}
-        cluster = RealSlurm(False, MinJobAge="2").start()
+        cluster = RealSlurm(False, MinJobAge="2", SlurmdTimeout="20").start()
         os.environ |= cluster.env
         try:
             job = self.executor().submit(Line(), "fails", None)
             with contextlib.suppress(Exception):
-                cluster.until(lambda: job.paths.result_pickle.exists(), 30, "no result")
+                cluster.until(lambda: job.paths.result_pickle.exists(), "no result", 30)
             cluster.until(lambda: job.job_id not in cluster.command(
-                "squeue", "-h", "--states=all", "-o", "%A"), 60, "Slurm does not forget")
+                "squeue", "-h", "--states=all", "-o", "%A"), "Slurm does not forget")
             after = {"dependency": f"afterok:{job.job_id}"}
             late = self.executor(slurm_additional_parameters=after).submit(Line(), "b", None)
             with contextlib.suppress(Exception):
-                cluster.until(lambda: late.paths.result_pickle.exists(), 20, "no result")
+                cluster.until(lambda: late.paths.result_pickle.exists(), "no result", 20)
             ran = late.paths.result_pickle.exists()
             state = job.watcher.get_state(job.job_id, mode="force")
             return (f"{state} for the failed job; one submitted behind its id "
@@ -212,7 +212,7 @@ class Scenarios:
 
     def _running(self, job: Any) -> None:
         self.cluster.until(lambda: "RUNNING" in self.cluster.command(
-            "squeue", "-h", "-j", job.job_id, "-o", "%T", check=False), 40, "it does not start")
+            "squeue", "-h", "-j", job.job_id, "-o", "%T", check=False), "it does not start")
         time.sleep(2)
 
 
@@ -224,7 +224,7 @@ def _cluster() -> Iterator[Any]:
     sys.path.insert(0, str(FAKES))
     from realslurm import RealSlurm
 
-    cluster = RealSlurm(True).start()
+    cluster = RealSlurm(True, SlurmdTimeout="20").start()
     os.environ |= cluster.env
     try:
         yield cluster

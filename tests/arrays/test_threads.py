@@ -43,7 +43,7 @@ def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads):
 
 
 def test_items_are_worked_on_at_the_same_time():
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=120)
     assert len(list(map_in_order(lambda item: together.wait(), range(3), 3))) == 3
 
 

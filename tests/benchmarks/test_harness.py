@@ -25,7 +25,7 @@ def test_a_worker_says_its_seconds_and_the_system_says_its_memory() -> None:
     small = measure.alone(python(200, seconds=12.5, loss=0.5))
     large = measure.alone(python(400))
     assert small.seconds == 12.5 and small.values["loss"] == 0.5
-    assert 0 < large.seconds < 60  # it printed none: the whole process
+    assert 0 < large.seconds < 600  # it printed none: the whole process
     assert 205 < large.peak_mb - small.peak_mb < 215
 
 

@@ -89,6 +89,15 @@ def _ready(cluster, monkeypatch):
 
 
 @pytest.fixture
+def gate(tmp_path):
+    """A file. The fake step that has it as ``gate`` goes on for as long as it is there: what a test
+    does meanwhile may take as long as the machine needs."""
+    path = tmp_path / "gate"
+    path.touch()
+    return path
+
+
+@pytest.fixture
 def ask_all_but_tensorflow():
     """``ask`` of the doctor. Whether TensorFlow starts does not depend on Slurm, and takes longer
     than all other checks: tests/cluster/test_doctor.py has it started once."""

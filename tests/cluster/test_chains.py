@@ -17,9 +17,9 @@ from l3hpc.workspace import records
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"
 
 
-def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_path):
+def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_path, gate):
     made = chains.plan(tmp_path, on=profile(chains, any_slurm), tasks={"extract": 3},
-                       params={"extract": {"seconds": 1.0}})
+                       params={"extract": {"gate": str(gate)}})
     record = submit.submit(made)
     assert [step.state for step in record.steps] == ["submitted"] * 5
     for step in made.steps:
@@ -32,6 +32,7 @@ def test_a_chain_of_five_with_an_array_runs_to_its_end(any_slurm, chains, tmp_pa
                              "reduce": "waiting", "train": "waiting"}
     assert any(word in first.steps[0].detail
                for word in ("starting", "loading", "working", "3 tasks")), first.steps[0].detail
+    gate.unlink()
     last = until(tmp_path, "demo", settled)
     assert states(last) == dict.fromkeys(states(last), "done")
     assert [step.done for step in last.steps] == [3, 1, 1, 1, 1]
@@ -93,18 +94,18 @@ def test_without_kill_on_invalid_dep_the_grandchildren_are_blocked_too(
     found = until(tmp_path, "demo", lambda found: found.steps[1].state == "failed")
     assert "RuntimeError: an unforeseen crash" in found.steps[1].detail
     slurm_cluster.until(lambda: "DependencyNeverSatisfied" in slurm_cluster.command(
-        "squeue", "-h", "-o", "%r"), 60, "Slurm does not notice")
+        "squeue", "-h", "-o", "%r"), "Slurm does not notice")
     [found] = status.collect(tmp_path, ["demo"])
     assert [step.state for step in found.steps[2:]] == ["blocked"] * 3
     assert [step.detail for step in found.steps[2:]] == ["by sample"] * 3
     assert len(slurm_cluster.jobs()) == 3
     assert len(cancel(tmp_path, "demo")) == 3
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "not cancelled")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "not cancelled")
 
 
 def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm)
-    slow = {"extract": {"seconds": 120.0}}
+    slow = {"extract": {"seconds": 600.0}}
     submit.submit(chains.plan(tmp_path, "mine", on=on, params=slow))
     submit.submit(chains.plan(tmp_path, "mine-2", ("extract", "sample"), on=on, params=slow,
                                   salt="other"))
@@ -112,8 +113,8 @@ def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_pa
     stopped = cancel(tmp_path, "mine")
     record = records.read(tmp_path, "mine")
     assert stopped == [step.job for step in record.steps[::-1]]
-    any_slurm.until(lambda: set(any_slurm.jobs()) == {"l3-mine-2-extract", "l3-mine-2-sample"}, 20,
-                     "not exactly the other run is left")
+    any_slurm.until(lambda: set(any_slurm.jobs()) == {"l3-mine-2-extract", "l3-mine-2-sample"},
+                    "not exactly the other run is left")
     found = until(tmp_path, "mine", settled)
     assert found.state == "cancelled"
     assert states(found) == dict.fromkeys(chains.CHAIN, "cancelled")
@@ -122,7 +123,7 @@ def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_pa
 
 def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
     on = profile(chains, any_slurm, steps={"reduce": {"partition": "nowhere"}})
-    made = chains.plan(tmp_path, on=on, params={"extract": {"seconds": 30}})
+    made = chains.plan(tmp_path, on=on, params={"extract": {"seconds": 600}})
     with pytest.raises(ClusterError) as caught:
         submit.submit(made)
     assert str(caught.value).splitlines() == [
@@ -130,7 +131,7 @@ def test_a_refused_job_takes_the_earlier_ones_back(any_slurm, chains, tmp_path):
         "Invalid partition name specified", "nothing was submitted",
         "Set partition: in the profile (cluster.yaml) to one that `sinfo` lists."]
     assert caught.value.exit_code == 4
-    any_slurm.until(lambda: not any_slurm.jobs(), 60, "jobs of a refused run are left")
+    any_slurm.until(lambda: not any_slurm.jobs(), "jobs of a refused run are left")
     record = records.read(tmp_path, "demo")
     assert record.state == "refused"
     assert [step.state for step in record.steps] == ["planned"] * 5
@@ -154,7 +155,7 @@ def test_what_would_wait_for_ever_is_refused(slurm_cluster, chains, tmp_path):
     job = slurm_cluster.command("sbatch", "--parsable", "--time=2-00:00:00", "--output=/dev/null",
                                 "--wrap", "true").strip()
     slurm_cluster.until(lambda: "PartitionTimeLimit" in slurm_cluster.command(
-        "squeue", "-h", "-j", job, "-o", "%r"), 20, "Slurm takes it after all")
+        "squeue", "-h", "-j", job, "-o", "%r"), "Slurm takes it after all")
     for wanted, message in (
             (Resources(1, 100, 0, 1441), "extract requests 1 d 1 min; partition cpu allows 1 d"),
             (Resources(5, 100, 0, 5),
@@ -190,9 +191,10 @@ def test_a_killed_job_is_told_with_its_cause(slurm_cluster, chains, tmp_path):
 
 
 @pytest.mark.parametrize("then", ["resume", "cancel"])
-def test_a_submission_killed_between_sbatch_and_its_note(slurm_cluster, chains, tmp_path, then):
+def test_a_submission_killed_between_sbatch_and_its_note(
+        slurm_cluster, chains, tmp_path, gate, then):
     """Slurm has a job that no record names, and whose pickle never got its id."""
-    slow = {"extract": {"seconds": 3 if then == "resume" else 60}}
+    slow = {"extract": {"gate": str(gate)}}
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(chains.FAKES)!r})
@@ -223,9 +225,10 @@ runs_submit.submit(chains.plan({str(tmp_path)!r}, names=('extract', 'sample', 'f
         on = profile(chains, slurm_cluster)
         first = records.read(tmp_path, "demo").steps[0].job
         assert resume(tmp_path, "demo", on).steps[0].job == first
+        gate.unlink()
         found = until(tmp_path, "demo", settled)
         assert states(found) == dict.fromkeys(("extract", "sample", "fit"), "done")
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "a job was left behind")
 
 
 def test_ctrl_c_while_submitting_leaves_no_job_behind(slurm_cluster, chains, tmp_path):
@@ -244,13 +247,13 @@ def submit(one):
     return answer
 sbatch.submit = submit
 profile = chains.profile(name='test', slots={{}}, **{slurm_cluster.profile!r})
-slow = {{'extract': {{'seconds': 60}}}}
+slow = {{'extract': {{'seconds': 600}}}}
 runs_submit.submit(chains.plan({str(tmp_path)!r}, on=profile, params=slow))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, **slurm_cluster.env})
     assert "KeyboardInterrupt" in done.stderr
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "a job was left behind")
     record = records.read(tmp_path, "demo")
     assert record.state == "cancelled"
     [found] = status.collect(tmp_path, ["demo"])
@@ -276,16 +279,17 @@ def test_resume_submits_only_what_is_missing(any_slurm, chains, tmp_path):
 
 
 def test_a_checkpoint_signal_sends_the_job_back_and_its_child_still_waits(
-        slurm_cluster, chains, tmp_path):
+        slurm_cluster, chains, tmp_path, gate):
     made = chains.plan(tmp_path, names=("extract", "sample"), on=profile(chains, slurm_cluster),
-                       params={"extract": {"seconds": 6.0}})
+                       params={"extract": {"gate": str(gate)}})
     record = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     slurm_cluster.command("scancel", "--signal=USR2", "--batch", record.steps[0].job)
     found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
     assert "requeued once (signal before its time limit)" in found.steps[0].detail
     assert found.steps[1].state == "waiting"
-    found = until(tmp_path, "demo", settled, 90)
+    gate.unlink()
+    found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "done", "sample": "done"}
     result = json.loads((made.steps[0].artifact / "0000" / "result.json").read_text())
     assert result["environment"]["restarts"] == "1"
@@ -322,7 +326,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
     jobs = {step.name: step.job for step in record.steps}
     base = jobs["sample-a"].removesuffix("_0")
     assert [jobs[f"sample-{value}"] for value in "abc"] == [f"{base}_{n}" for n in range(3)]
-    found = until(tmp_path, "demo", settled, 120)
+    found = until(tmp_path, "demo", settled)
     assert states(found) == {
         "extract": "done", "sample-a": "done", "fit-a": "done", "sample-b": "failed",
         "fit-b": "blocked", "sample-c": "done", "fit-c": "done"}
@@ -335,7 +339,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
     again = resume(tmp_path, "demo", on)
     assert records.step(again, "sample-c").job == f"{base}_2"  # not touched
     assert "_" not in records.step(again, "sample-b").job
-    found = until(tmp_path, "demo", settled, 90)
+    found = until(tmp_path, "demo", settled)
     assert set(states(found).values()) == {"done"}
     outputs = {step.name: (step.artifact / "0000/out.txt").read_text() for step in made.steps}
     assert [outputs[f"fit-{value}"] for value in "abc"] == ["(a (a (0)))", "(b (b (0)))",
@@ -346,11 +350,11 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
 
 
 def test_a_sweep_is_cancelled_whole(slurm_cluster, chains, tmp_path):
-    slow = {f"sample-{value}": {"text": value, "seconds": 60} for value in "ab"}
+    slow = {f"sample-{value}": {"text": value, "seconds": 600} for value in "ab"}
     submit.submit(chains.sweep(tmp_path, ("a", "b"), profile(chains, slurm_cluster),
                                    params=slow))
     until(tmp_path, "demo", lambda found: "running" in states(found).values())
     cancel(tmp_path, "demo")
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 30, "a job was left behind")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "a job was left behind")
     [found] = status.collect(tmp_path, ["demo"])
     assert found.state == "cancelled"

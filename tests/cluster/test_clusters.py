@@ -37,7 +37,7 @@ def test_a_run_on_another_cluster_is_followed_there(
     assert line.severity == "red" and "l3three" in line.message
     theirs = stranger(slurm_cluster, "l3-demo-extract")
     made = chains.plan(tmp_path, names=("extract", "sample"), on=there,
-                       params={"extract": {"seconds": 60}})
+                       params={"extract": {"seconds": 600}})
     record = submit.submit(made)
     assert [step.attempts[0].cluster for step in record.steps] == ["l3two", "l3two"]
     assert record.steps[0].job == theirs and record.clusters == "l3two"
@@ -71,7 +71,7 @@ def test_where_slurm_may_choose_the_first_job_decides(slurm_cluster, other, chai
 def test_no_job_waits_for_one_of_another_cluster(slurm_cluster, other, chains, tmp_path):
     there = profile(chains, slurm_cluster, clusters="l3two")
     maker = chains.plan(tmp_path, "maker", names=("extract",), on=there,
-                        params={"extract": {"seconds": 60}})
+                        params={"extract": {"seconds": 600}})
     job = submit.submit(maker).steps[0].job
     user = chains.plan(tmp_path, "user", names=("embed",), on=profile(chains, slurm_cluster),
                        waits_for=(job,))

@@ -84,4 +84,4 @@ def test_a_chain_in_apptainer(slurm_cluster, chains, tmp_path, launcher):
     cancel(tmp_path, "demo")
     found = until(tmp_path, "demo", settled, 120)
     assert states(found) == {"extract": "done", "sample": "done", "fit": "cancelled"}
-    slurm_cluster.until(lambda: not slurm_cluster.jobs(), 120, "the cancelled job does not end")
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "the cancelled job does not end")

@@ -14,13 +14,16 @@ def held(found):
     return found.steps[0].held
 
 
-def test_held_jobs_are_named_released_or_left_to_an_administrator(slurm_cluster, chains, tmp_path):
+def test_held_jobs_are_named_released_or_left_to_an_administrator(
+        slurm_cluster, chains, tmp_path, gate):
     on = profile(chains, slurm_cluster)
-    job = submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on,
-                                        params={"extract": {"seconds": 9}})).steps[0].job
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on,
+                       params={"extract": {"gate": str(gate)}})
+    job = submit.submit(made).steps[0].job
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     slurm_cluster.command("scontrol", "requeuehold", job)
     found = until(tmp_path, "demo", held)
+    gate.unlink()
     assert (found.steps[0].state, found.steps[0].held) == ("requeued", [job])
     assert found.steps[0].detail.startswith(
         "held after a requeue (job requeued in held state): l3hpc resume releases it")
@@ -72,11 +75,9 @@ def test_a_prolog_that_fails(slurm_cluster, chains, tmp_path, capsys, monkeypatc
     slurm_cluster.idle()
 
 
-def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains, tmp_path):
+def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains, tmp_path, gate):
     """Not on a node. When the other one is cancelled, this one computes it."""
     on = profile(chains, any_slurm)
-    gate = tmp_path / "gate"
-    gate.touch()
     slow = {"extract": {"gate": str(gate)}}
     plans = {name: chains.plan(tmp_path, name, names=("extract", "sample"), on=on, params=slow)
              for name in ("first", "second", "third")}
@@ -90,11 +91,11 @@ def test_what_another_run_computes_is_waited_for_in_the_queue(any_slurm, chains,
     assert any_slurm.command("squeue", "-h", "-t", "RUNNING", "-o", "%A").split() == [jobs["first"]]
     cancel(tmp_path, "first")
     any_slurm.until(lambda: "l3-first-extract" not in any_slurm.jobs(),
-                    30, "the cancelled job does not end")
+                    "the cancelled job does not end")
     gate.unlink()
-    found = until(tmp_path, "second", settled, 90)
+    found = until(tmp_path, "second", settled)
     assert states(found) == {"extract": "done", "sample": "done"}
     assert found.steps[0].job == jobs["second"]
-    assert states(until(tmp_path, "third", settled, 90)) == {"extract": "done", "sample": "done"}
+    assert states(until(tmp_path, "third", settled)) == {"extract": "done", "sample": "done"}
     result = json.loads((plans["third"].steps[0].artifact / "0000/result.json").read_text())
     assert result["environment"]["job"] == jobs["second"]

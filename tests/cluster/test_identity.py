@@ -20,7 +20,7 @@ def test_a_strangers_job_under_our_number_is_left_alone(slurm_cluster, chains, t
     slurm_cluster.forget_everything(numbers[0])
     assert stranger(slurm_cluster, "l3-demo-extract") == str(numbers[0])
     theirs = chains.plan(tmp_path / "theirs", names=("embed",), on=on, salt="theirs",
-                         params={"embed": {"seconds": 100}})
+                         params={"embed": {"seconds": 600}})
     assert submit.submit(theirs).steps[0].job == str(numbers[1])
     until(tmp_path / "theirs", "demo", lambda found: found.steps[0].progress)
 

@@ -15,21 +15,25 @@ pytestmark = pytest.mark.slurm
 pytest.importorskip("apprise")
 
 
-def test_requeued_done_and_failed(slurm_cluster, chains, tmp_path, monkeypatch):
+def test_requeued_done_and_failed(slurm_cluster, chains, tmp_path, monkeypatch, gate):
     monkeypatch.chdir(tmp_path)
     with postbox() as box:
         on = profile(chains, slurm_cluster, notify=box.url)
         Path("cluster.yaml").write_text(json.dumps({"clusters": {"test": {
             **slurm_cluster.profile, "notify": box.url}}}))
-        memory = {"extract": {"memory_mb": 600, "memory_s": 3.0, "seconds": 6.0}}
+        memory = {"extract": {"memory_mb": 600, "gate": str(gate)}}
         submit.submit(chains.plan(
             tmp_path, "hungry", ("extract", "sample"), on=on, params=memory,
             resources={"extract": Resources(cpus=1, mem_mb=300, time_min=5)}))
         submit.submit(chains.plan(tmp_path, "bad", ("extract", "sample"), on=on,
                                   params={"extract": {"fail": "error"}}))
+        until(tmp_path, "hungry", lambda found: (
+            list(notifications.announce(tmp_path)), any("back in" in each for each in box.titles())
+            )[1])
+        gate.unlink()
         for run in ("bad", "hungry"):
             until(tmp_path, run, lambda found: (
-                list(notifications.announce(tmp_path)), settled(found))[1], seconds=120)
+                list(notifications.announce(tmp_path)), settled(found))[1])
         list(notifications.announce(tmp_path))
         assert list(notifications.announce(tmp_path)) == []
         assert sorted(set(box.titles())) == [
@@ -53,8 +57,8 @@ def test_the_job_after_a_run_sends_them(slurm_cluster, chains, tmp_path, monkeyp
         made = chains.plan(tmp_path, "good", ("extract",), on=on)
         record = submit.submit(replace(made, config_file=Path("cluster.yaml")))
         assert record.sync_job
-        slurm_cluster.until(lambda: box.messages, 60, "no message came")
-        slurm_cluster.until(lambda: not slurm_cluster.jobs(), 60, "the job does not end")
+        slurm_cluster.until(lambda: box.messages, "no message came")
+        slurm_cluster.until(lambda: not slurm_cluster.jobs(), "the job does not end")
         assert box.titles() == ["good done on test"]
         log = made.folder.sync_log.read_text()
         assert "sent to json" in log and TOKEN not in log

@@ -17,5 +17,5 @@ def test_the_first_run_on_a_cluster(slurm_cluster, tmp_path, monkeypatch):
     runs = json.loads(invoke("status", "--json").stdout)["runs"]
     assert [run["state"] for run in runs] == ["done", "done"]
     assert [step["state"] for step in runs[0]["steps"]] == ["reused"] * 5
-    slurm_cluster.until(lambda: list(tmp_path.glob("workspace/runs/*/report.html")), 60,
+    slurm_cluster.until(lambda: list(tmp_path.glob("workspace/runs/*/report.html")),
                         "the last job wrote no report")

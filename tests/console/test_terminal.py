@@ -88,7 +88,7 @@ def workspace(tmp_path_factory):
 def run(words, here, change, **options):
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith(("LC_", "LANG", "PYTHONIO", "PYTHONUTF8", "OUTPUT_DIR"))}
-    return subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=here, timeout=60,
+    return subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=here, timeout=240,
                           env=environment | {"LANG": "C.UTF-8"} | change, **options)
 
 
@@ -145,7 +145,7 @@ def test_nothing_steers_a_terminal_but_our_own_colours(workspace):
 ])
 def test_closed_full_and_broken_streams(workspace, line, code):
     done = subprocess.run(["bash", "-c", line, "bash", sys.executable, "-m", "l3hpc", "status"],
-                          cwd=workspace, capture_output=True, timeout=60)
+                          cwd=workspace, capture_output=True, timeout=240)
     assert b"Traceback" not in done.stderr and b"ignored" not in done.stderr
     assert done.returncode == code or code == 130 and done.returncode == 0
 

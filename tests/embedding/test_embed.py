@@ -277,10 +277,10 @@ def test_the_published_student_on_a_real_recording(networks, spectra):
 @pytest.mark.parametrize("pairs", [
     [[0.1, 0.2]] * 48000, [(0.1,)] * 65, [[0.1] * 64] * 65])
 def test_samples_by_channels_as_nested_lists_are_no_recordings(model, pairs):
-    begin = time.monotonic()
+    begin = time.process_time()
     with pytest.raises(InputError, match="list of .* lists of at most") as error:
         get_embedding(pairs, 8000, model)
-    assert "numpy.array(audio)" in str(error.value) and time.monotonic() - begin < 2
+    assert "numpy.array(audio)" in str(error.value) and time.process_time() - begin < 5
 
 
 def test_lists_of_recordings_may_be_lists_of_numbers(model):

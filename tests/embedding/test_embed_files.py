@@ -165,7 +165,7 @@ def asked_of_a_process(method, model, signal):
     process = context.Process(target=in_child, args=(model, signal, answers))
     process.start()
     try:
-        return answers.get(timeout=60)  # a hang is a failure
+        return answers.get(timeout=240)  # a hang is a failure
     finally:
         process.kill()
         process.join()
@@ -197,7 +197,7 @@ get_embedding(np.ones(9000), 8000, model)
 for again in (False, True):
     process = multiprocessing.get_context("fork").Process(target=child, args=(again,))
     process.start()
-    process.join(60)
+    process.join(240)
     assert process.exitcode == 0, "it hangs"
 """
 
@@ -237,5 +237,5 @@ def test_the_documented_way_in_parallel(student, sound, tmp_path):
     script.write_text(code.replace('"sea-64"', f'{str(student)!r}, engine="ncnn"').replace(
         "Executor(4", "Executor(2") + "    print([one.shape for one, _ in results])\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path,
-                          timeout=200)
+                          timeout=600)
     assert done.stdout == "[(11, 5), (11, 5)]\n", done.stderr

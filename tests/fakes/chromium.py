@@ -45,7 +45,7 @@ class Browser:
         if self.session:
             message["sessionId"] = self.session
         os.write(self.write, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while True:
             while b"\0" not in self.rest:
                 assert select.select([self.read], [], [], end - time.monotonic())[0], method
@@ -66,7 +66,7 @@ class Browser:
         self.do("Page.navigate", url=address)
         self.until("document.body && document.body.dataset.ready")
 
-    def until(self, expression, seconds=60):
+    def until(self, expression, seconds=240):
         end = time.monotonic() + seconds
         while not self.js(expression):
             assert time.monotonic() < end, expression

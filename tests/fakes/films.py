@@ -22,7 +22,7 @@ def encode(*arguments):
     """Run ffmpeg with these arguments (the last is the file to write)."""
     subprocess.run([program.ffmpeg_program(), "-v", "error", "-y", *map(str, arguments)],
                    check=True,
-                   stdin=subprocess.DEVNULL, timeout=60)
+                   stdin=subprocess.DEVNULL, timeout=240)
 
 
 def make_video(path, colour="red", pitch=440, seconds=3, size="96x64", sound=True):

@@ -40,7 +40,7 @@ def settled(found):
 def stranger(cluster, name="theirs", *options):
     """A job of the same person, of which l3hpc knows nothing."""
     script = cluster.folder / "script.sbatch"
-    script.write_text("#!/bin/bash\nsleep 120\n")
+    script.write_text("#!/bin/bash\nsleep 600\n")
     return cluster.command("sbatch", "--parsable", f"--job-name={name}", "--output=/dev/null",
                            *options, str(script)).strip()
 

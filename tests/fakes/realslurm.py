@@ -91,7 +91,7 @@ class RealSlurm:
             for node in self.nodes:
                 self.start_node(node)
             self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
-                        == ["idle"] * len(self.nodes), 120, "nodes are not idle")
+                        == ["idle"] * len(self.nodes), "nodes are not idle")
         except BaseException:
             self.stop()
             raise
@@ -110,7 +110,7 @@ class RealSlurm:
                     _remove_cgroup(group)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def command(self, *words, timeout=30, check=True):
+    def command(self, *words, timeout=120, check=True):
         """Run one of Slurm's commands and return its standard output."""
         done = subprocess.run(words, capture_output=True, text=True, timeout=timeout,
                               env={**os.environ, **self.env})
@@ -122,16 +122,16 @@ class RealSlurm:
         """Names of the jobs that wait or run."""
         return self.command("squeue", "-h", "-o", "%j").split()
 
-    def drain(self, seconds=60):
+    def drain(self):
         """Cancel everything and wait until the queue is empty."""
         ids = self.command("squeue", "-h", "-o", "%A").split()
         if ids:
             self.command("scancel", *sorted(set(ids)), check=False)
-        self.until(lambda: not self.jobs(), seconds, "the queue does not get empty")
+        self.until(lambda: not self.jobs(), "the queue does not get empty")
 
     def start_controller(self):
         self._daemon("slurmctld", "-D")
-        self.until(lambda: "UP" in self.command("scontrol", "ping", check=False), 30,
+        self.until(lambda: "UP" in self.command("scontrol", "ping", check=False),
                     "slurmctld does not answer")
 
     def forget_everything(self, first_job):
@@ -195,7 +195,7 @@ class RealSlurm:
     def idle(self):
         """Wait until all nodes can run jobs again."""
         self.until(lambda: self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%T").split()
-                    == ["idle"] * len(self.nodes), 60, "nodes are not idle")
+                    == ["idle"] * len(self.nodes), "nodes are not idle")
 
     def start_slurmdbd(self):
         self._daemon("slurmdbd", "-D")
@@ -207,7 +207,7 @@ class RealSlurm:
             return
         process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
         try:
-            process.wait(15)
+            process.wait(120)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -222,7 +222,7 @@ class RealSlurm:
         self._daemon("munged", "--foreground", "--force", f"--socket={self.socket}",
                      f"--key-file={key}", f"--pid-file={folder}/pid", f"--seed-file={folder}/seed",
                      f"--log-file={folder}/log", "--num-threads=4")
-        self.until(self.socket.exists, 10, "munged does not start")
+        self.until(self.socket.exists, "munged does not start")
 
     def _database(self):
         data, own_tmp = self.folder / "mysql", self.folder / "mysql-tmp"
@@ -245,7 +245,7 @@ class RealSlurm:
         client = [_which("mariadb") or _which("mysql"), "--no-defaults",
                   f"--socket={self.folder}/mysql.sock", "--user=root", "-e"]
         self.until(lambda: subprocess.run([*client, "select 1"], capture_output=True)
-                    .returncode == 0, 30, "mariadbd does not start")
+                    .returncode == 0, "mariadbd does not start")
         _checked([*client, sql])
 
     def _slurmdbd(self):
@@ -262,7 +262,7 @@ class RealSlurm:
         self.until(lambda: "l3test" in self.command("sacctmgr", "-n", "-i", "add", "cluster",
                                                      "l3test", check=False)
                     or "l3test" in self.command("sacctmgr", "-n", "list", "cluster", check=False),
-                    40, "slurmdbd does not answer")
+                    "slurmdbd does not answer")
         self.command("sacctmgr", "-i", "add", "account", "lab", "Cluster=l3test")
         self.command("sacctmgr", "-i", "add", "user", USER, "Account=lab", check=False)
 
@@ -289,7 +289,7 @@ class RealSlurm:
             "SlurmdParameters": "config_overrides",
             "SchedulerParameters": "sched_interval=1,bf_interval=1,batch_sched_delay=0",
             "PreemptType": "preempt/partition_prio", "PreemptMode": "REQUEUE",
-            "KillWait": "2", "SlurmdTimeout": "20", "MinJobAge": "300", "MaxArraySize": "1001",
+            "KillWait": "2", "SlurmdTimeout": "300", "MinJobAge": "300", "MaxArraySize": "1001",
             "MpiDefault": "none", "JobRequeue": "1", "GresTypes": "gpu",
         }
         if self.accounting:
@@ -335,7 +335,7 @@ class RealSlurm:
             env={**os.environ, **self.env}, preexec_fn=_die_with_parent)
         log.close()
 
-    def until(self, condition, seconds, complaint):
+    def until(self, condition, complaint, seconds=240):
         """Wait until ``condition()``; after so many seconds an error with the daemons' logs."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -371,7 +371,7 @@ class Sibling(RealSlurm):
 
     def _slurmdbd(self):
         self.until(lambda: self.name in self.command("sacctmgr", "-n", "-i", "add", "cluster",
-                                                     self.name, check=False), 20,
+                                                     self.name, check=False),
                    "slurmdbd takes no second cluster")
 
 

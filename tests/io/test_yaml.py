@@ -48,7 +48,7 @@ def test_what_is_not_plain_data_is_refused_with_its_place(text, place, words):
             yaml.parse_yaml(text, "f")
         assert refusal.value.where.startswith(f"f:{place}") and words in refusal.value.message
         assert len(str(refusal.value)) < 200
-    assert time.process_time() - begun < 1.5  # of this process: others may be at work
+    assert time.process_time() - begun < 6  # of this process: others may be at work
 
 
 @pytest.mark.parametrize(("content", "place", "words"), [

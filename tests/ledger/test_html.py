@@ -88,7 +88,7 @@ def test_the_page_needs_no_network(page):
 def test_the_page_draws_in_a_browser(page, tmp_path):
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/u",
-         "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+         "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=240)
     body = done.stdout.split("</style>")[1]
     assert int(re.search(r'data-ready="(\d+)"', body)[1]) < 10_000
     assert "data-evil" not in body

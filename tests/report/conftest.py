@@ -95,7 +95,7 @@ class Browser:
              "--disable-sync", f"--user-data-dir={self.folder / 'profile'}",
              "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
              f"--log-net-log={log}", "--dump-dom", page.as_uri()],
-            capture_output=True, text=True, timeout=60, check=True)
+            capture_output=True, text=True, timeout=240, check=True)
         console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
         urls = set(re.findall(r'"url":\s*"([^"]+)"', log.read_text(errors="replace")))
         outside = sorted(url for url in urls

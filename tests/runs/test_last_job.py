@@ -137,7 +137,7 @@ def test_a_local_run_ends_with_its_report_also_if_it_failed(chains, tmp_path, de
     record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on, params={
         "extract": {"fail": "error"}}), detach=detach)
     report = tmp_path / "runs/demo/report.html"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while detach and not report.exists() and time.monotonic() < end:
         time.sleep(0.1)
     assert record.sync_job is None

@@ -281,14 +281,16 @@ def test_the_end_of_a_submission_is_no_kill(case):
     records.write(chain.workspace, half)
     claim = submission_lock.acquire(chain.workspace, "demo", "submit")
     lines = "\n".join([queue_line("100", "PENDING", "Priority"), queued_of("101")])
-    asked = chain.workspace / "asked"
-    chain.slurm.says("squeue", f"touch '{asked}'; sleep 1; cat <<'E'\n{lines}\nE")
+    asked, ended = chain.workspace / "asked", chain.workspace / "ended"
+    chain.slurm.says("squeue", f"touch '{asked}'; until [ -e '{ended}' ]; do sleep 0.02; done\n"
+                               f"cat <<'E'\n{lines}\nE")
 
     def end():
         while not asked.exists():
             time.sleep(0.01)
         records.write(chain.workspace, full)
         claim.release(forget=True)
+        ended.touch()
 
     thread = threading.Thread(target=end)
     thread.start()

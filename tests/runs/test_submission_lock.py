@@ -60,7 +60,7 @@ def test_cancel_stops_a_submission_that_is_under_way(chains, slurm, on, tmp_path
     monkeypatch.setattr(submission_lock, "pause", pause)
     with pytest.raises(submission_lock.Stopped, match="sample: cancelled by another command"):
         submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
-    answers[0].join(10)
+    answers[0].join(120)
     assert answers[1:] == [[]]
     assert slurm.calls("scancel") == ["scancel 100"]
     record = records.read(tmp_path, "demo")

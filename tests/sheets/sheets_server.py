@@ -479,6 +479,7 @@ class Server(ThreadingHTTPServer):
         self.tokens: set[str] = set()
         self.log: list[tuple[str, str]] = []
         self.violations: list[str] = []
+        self.late = 0  # slow answers that were given after all
         self.faults: Callable[[str, str], str | None] = lambda method, path: None
         self.watch: Callable[[str, int], None] = lambda moment, number: None
         self.seen = 0
@@ -542,7 +543,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.watch("answered", number)
 
     def answer_request(self, method: str, body: bytes, number: int) -> None:
-        address = urlparse(self.path)
+        address, fault = urlparse(self.path), None
         try:
             if address.path == "/token":
                 answer = self.token(parse_qs(body.decode()))
@@ -582,6 +583,8 @@ class Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             self.reply(refusal.code, {"error": {
                 "code": refusal.code, "message": str(refusal), "status": "ERROR"}})
+        finally:
+            self.server.late += fault == "slow"
 
     def drop(self) -> None:
         self.close_connection = True

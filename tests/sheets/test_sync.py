@@ -409,7 +409,9 @@ def test_a_slow_google_is_given_up_and_its_late_work_does_no_harm(world, monkeyp
     world.server.faults = lambda method, path: left.pop() if left and path.endswith(
         ":batchUpdate") else None
     world.sync()
-    time.sleep(1.2)
+    end = time.monotonic() + 240
+    while world.server.late < 2 and time.monotonic() < end:
+        time.sleep(0.02)
     assert not left and any("ReadTimeout" in line for line in world.said)
     monkeypatch.undo()
     world.assert_equal_to_fold()
