@@ -25,14 +25,14 @@ def test_out_of_memory_is_told_and_heals(slurm_with_cgroups, chains, tmp_path):
                                           "-o", "JobID,State,ExitCode").splitlines()
 
     heals, ends = run("heals", {}), run("ends", {"memory": 0}, srun=False)
-    found = until(tmp_path, "ends", settled, 180)
+    found = until(tmp_path, "ends", settled)
     assert states(found) == {"extract": "failed", "sample": "blocked"}
     assert found.steps[0].detail.startswith("out of memory (200 MB)")
-    slurm_with_cgroups.until(lambda: f"{ends}|OUT_OF_MEMORY|0:125" in accounted(ends), 120,
+    slurm_with_cgroups.until(lambda: f"{ends}|OUT_OF_MEMORY|0:125" in accounted(ends),
                              "accounting does not say OUT_OF_MEMORY")
-    assert states(until(tmp_path, "heals", settled, 180)) == {"extract": "done", "sample": "done"}
+    assert states(until(tmp_path, "heals", settled)) == {"extract": "done", "sample": "done"}
     marks = markers.read(Workspace(tmp_path).run("heals").step("extract").markers)[0]
     assert [entry["mem_mb"] for entry in marks.requeues] == [400]
     slurm_with_cgroups.until(
-        lambda: f"{heals}.0|OUT_OF_MEMORY|0:125" in accounted(heals), 120,
+        lambda: f"{heals}.0|OUT_OF_MEMORY|0:125" in accounted(heals),
         "accounting does not say OUT_OF_MEMORY of the first attempt")

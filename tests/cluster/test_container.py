@@ -75,13 +75,13 @@ def test_a_chain_in_apptainer(slurm_cluster, chains, tmp_path, launcher):
         "extract": {"memory_mb": 400, "show": "APPTAINER_CONTAINER"}, "fit": {"seconds": 600}},
         resources={"extract": Resources(1, 300, 0, 5)})
     submit.submit(made)
-    until(tmp_path, "demo", lambda found: states(found)["sample"] == "done", 240)
+    until(tmp_path, "demo", lambda found: states(found)["sample"] == "done")
     assert chains.output(made, "extract") == {0: f"({launcher['container'][-1]})"}
     marks = markers.read(Workspace(tmp_path).run("demo").step("extract").markers)
     assert [entry["mem_mb"] for entry in marks[0].requeues] == [600]
 
-    until(tmp_path, "demo", lambda found: found.steps[2].progress, 120)
+    until(tmp_path, "demo", lambda found: found.steps[2].progress)
     cancel(tmp_path, "demo")
-    found = until(tmp_path, "demo", settled, 120)
+    found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "done", "sample": "done", "fit": "cancelled"}
     slurm_cluster.until(lambda: not slurm_cluster.jobs(), "the cancelled job does not end")
