@@ -13,7 +13,7 @@ def profile(chains, cluster, **changes):
 
 def until(workspace, run, wanted, seconds=240):
     """The status of a run once ``wanted(status)`` holds."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.2
     while True:
         [found] = status.collect(workspace, [run])
         if wanted(found):
@@ -21,7 +21,9 @@ def until(workspace, run, wanted, seconds=240):
         if time.monotonic() > end:
             text = json.dumps(found.to_json(), indent=1)
             raise AssertionError(f"not within {seconds} s:\n{text}\n{logs(workspace, run)}")
-        time.sleep(0.3)
+        # Each look starts squeue, and perhaps sacct: less often where it takes long.
+        time.sleep(pause)
+        pause = min(1.3 * pause, 1.0)
 
 
 def logs(workspace, run):

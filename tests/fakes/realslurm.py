@@ -231,7 +231,7 @@ class RealSlurm:
         # whoever installs beside it.
         _checked([_which("mariadb-install-db"), "--no-defaults", f"--datadir={data}",
                   f"--tmpdir={own_tmp}", "--auth-root-authentication-method=normal",
-                  "--skip-test-db", f"--user={USER}"])
+                  "--skip-test-db", f"--user={USER}", "--innodb-log-file-size=8M"])
         self._daemon("mariadbd", "--no-defaults", f"--datadir={data}", f"--user={USER}",
                      f"--tmpdir={own_tmp}",
                      f"--port={self.ports['db']}", "--bind-address=127.0.0.1",
@@ -337,7 +337,7 @@ class RealSlurm:
 
     def until(self, condition, complaint, seconds=240):
         """Wait until ``condition()``; after so many seconds an error with the daemons' logs."""
-        end = time.monotonic() + seconds
+        end, pause = time.monotonic() + seconds, 0.05
         while time.monotonic() < end:
             with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):  # a busy controller
                 if condition():
@@ -345,7 +345,8 @@ class RealSlurm:
             dead = [name for name, process in self.processes.items() if process.poll() is not None]
             if dead:
                 break
-            time.sleep(0.1)
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.5)
         else:
             dead = []
         logs = "\n".join(f"--- {path.name}\n" + path.read_text(errors="replace")[-1500:]
