@@ -38,18 +38,19 @@ GPU_VARIABLES = ("APPTAINER_NV", "APPTAINER_NVCCLI", "APPTAINER_ROCM", "SINGULAR
 TIMEOUT_S = 300.0
 MINUTES = 6
 MEMORY_MB = 2048
-# Each line says how far the trial came. What programs print beside it begins otherwise.
+# Each line says how far the trial came. Setup lines and programs can print anything beside it, so
+# these lines begin with a word that is drawn for each trial.
 _SCRIPT = """\
 set -euo pipefail
-printf '\\nl3hpc node %s\\n' "${SLURMD_NODENAME:-$HOSTNAME}"
+printf '\\n{mark} node %s\\n' "${SLURMD_NODENAME:-$HOSTNAME}"
 {exports}
 set +u
 {setup}
-printf '\\nl3hpc setup\\n'
+printf '\\n{mark} setup\\n'
 image="$1"; shift
-if ! command -v "$1" > /dev/null; then printf 'l3hpc program\\n'; exit 1; fi
-if [ -n "$image" ] && [ ! -e "$image" ]; then printf 'l3hpc missing\\n'; exit 1; fi
-if [ -n "$image" ] && [ ! -r "$image" ]; then printf 'l3hpc unreadable\\n'; exit 1; fi
+if ! command -v "$1" > /dev/null; then printf '{mark} program\\n'; exit 1; fi
+if [ -n "$image" ] && [ ! -e "$image" ]; then printf '{mark} missing\\n'; exit 1; fi
+if [ -n "$image" ] && [ ! -r "$image" ]; then printf '{mark} unreadable\\n'; exit 1; fi
 export L3HPC_DOCTOR=1
 exec "$@"
 """
@@ -72,10 +73,10 @@ try:
     open(token + '-inside', 'w').close()
 except OSError as error:
     seen.update(workspace=error.strerror)
-print('\\nl3hpc inside ' + json.dumps(seen), flush=True)
+print('\\n{mark} inside ' + json.dumps(seen), flush=True)
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 import tensorflow
-print('\\nl3hpc tensorflow ' + json.dumps([tensorflow.__version__,
+print('\\n{mark} tensorflow ' + json.dumps([tensorflow.__version__,
       len(tensorflow.config.list_physical_devices('GPU'))]), flush=True)
 """
 
@@ -191,8 +192,8 @@ def _trial_lines(config: Config, ask: Ask) -> Iterator[Finding]:
         yield Finding(SUBJECT, "off", f"not started, because {config.workspace} is not writable: "
                       f"{error.strerror}")
         return
-    steps = {line.split(" ", 2)[1]: line.split(" ", 2)[2:] for line in answer.out.splitlines()
-             if line.startswith("l3hpc ") and len(line.split(" ")) > 1}
+    steps = {words[0]: words[1:] for line in answer.out.splitlines()
+             if line.startswith(f"{_mark(token)} ") and (words := line.split(" ", 2)[1:])}
     if "inside" not in steps:
         yield _not_started(config.profile, answer, steps)
         return
@@ -231,15 +232,22 @@ def _token(workspace: Path) -> Iterator[Path]:
         token.with_name(f"{token.name}-inside").unlink(missing_ok=True)
 
 
+def _mark(token: Path) -> str:
+    """The first word of the lines of the trial with this token."""
+    return token.name.removeprefix(".")
+
+
 def _command(config: Config, token: Path) -> list[str]:
     """The trial, as one command."""
     profile = config.profile
     exports = "\n".join(f"export {name}={shlex.quote(value)}"
                         for name, value in profile.env.items())
-    script = _SCRIPT.replace("{exports}", exports).replace("{setup}", "\n".join(profile.setup))
+    script = _SCRIPT.replace("{mark}", _mark(token)).replace("{exports}", exports).replace(
+        "{setup}", "\n".join(profile.setup))
     start = srun(config, MEMORY_MB, MINUTES) if profile.capabilities.remote else []
     return [*start, "bash", "-c", script, "bash", image_of(profile.container), *profile.container,
-            profile.python, "-c", _INSIDE, str(token), *_places(config)]
+            profile.python, "-c", _INSIDE.replace("{mark}", _mark(token)), str(token),
+            *_places(config)]
 
 
 def _places(config: Config) -> list[str]:
@@ -263,7 +271,8 @@ def _not_started(profile: ClusterProfile, answer: Answer, steps: Mapping[str, Se
                        if profile.capabilities.remote else f"try it: {_try(profile, '--version')}")
     node = f"node {steps['node'][0]}" if profile.capabilities.remote else "this machine"
     if "setup" not in steps:
-        return Finding(SUBJECT, "red", f"the setup lines fail on {node}: {_reason(answer)}",
+        verb = "fail" if answer.code is not None else "do not end"
+        return Finding(SUBJECT, "red", f"the setup lines {verb} on {node}: {_reason(answer)}",
                        f"correct {key}.setup")
     if "program" in steps:
         return Finding(SUBJECT, "red", f"{program} is not on {node}", _no_program(profile))
@@ -274,8 +283,11 @@ def _not_started(profile: ClusterProfile, answer: Answer, steps: Mapping[str, Se
     if "unreadable" in steps:
         return Finding(SUBJECT, "red", f"{image} is not readable on {node}",
                        f"chmod a+r {shlex.quote(image)}, or correct {key}.container")
+    # a runtime that does not respond was started by bash, or by srun
+    reason = _reason(answer) if answer.code is not None else (
+        f"{program} did not respond within {TIMEOUT_S:g} s")
     return Finding(SUBJECT, "red", f"{profile.python} does not start in it on {node}: "
-                   f"{_reason(answer)}", f"try it: {_try(profile, '--version')}; correct "
+                   f"{reason}", f"try it: {_try(profile, '--version')}; correct "
                    f"{key}.container, or name the Python of the image in {key}.python")
 
 

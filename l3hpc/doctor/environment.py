@@ -56,7 +56,7 @@ class Answer:
     code : int or None
         Exit code; None if it could not be started, or did not respond.
     out, err : str
-        Standard output and standard error.
+        Standard output and standard error; of a program that did not respond, ``err`` says so.
     """
 
     code: int | None
@@ -103,8 +103,15 @@ def ask(command: Sequence[str], timeout: float = TIMEOUT_S) -> Answer:
     except OSError as error:
         return Answer(None, "", f"{command[0]} cannot be started: {error.strerror}")
     except subprocess.TimeoutExpired:
-        return Answer(None, "", f"{command[0]} did not respond within {timeout:g} s")
+        return Answer(None, _printed(process), f"{command[0]} did not respond within {timeout:g} s")
     return Answer(process.returncode, out, err)
+
+
+def _printed(process: subprocess.Popen[str]) -> str:
+    """What a program that has been ended printed before: how far it came."""
+    with contextlib.suppress(subprocess.TimeoutExpired, ValueError):
+        return process.communicate(timeout=GRACE_S)[0] or ""
+    return ""  # something that has left the group of processes keeps its output open
 
 
 def _end(process: subprocess.Popen[str]) -> None:

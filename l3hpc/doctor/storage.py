@@ -25,6 +25,7 @@ from l3hpc.errors import (
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
 from l3hpc.io.job_path import LEAST_FREE, pieces, usable
+from l3hpc.io.values import one_line
 from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.workspace import sharing
 
@@ -33,17 +34,23 @@ SHARED_TYPES = ("nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "panfs", "afs
                 "orangefs", "pvfs", "glusterfs", "wekafs", "9p", "virtiofs")
 SHEET = "results sheet"
 # joins literal text (=TEXT) and values of variables ($NAME) without letting the shell expand either
-SCRATCH_PROBE = """folder=
+# The last answer counts; a prolog or a login file of the site may print lines beside it. The checks
+# are those of ``io.job_path``, which jobs make.
+SCRATCH_PROBE = """mark="$1"; shift; folder=
 for piece; do
     case "$piece" in
     =*) folder="$folder${piece#=}" ;;
-    *) value="$(printenv "${piece#?}")" || { echo "bad ${piece} is not set in a job"; exit; }
+    *) value="$(printenv "${piece#?}")"
+       [ -n "$value" ] || { echo; echo "$mark bad ${piece} is not set in a job"; exit; }
        folder="$folder$value" ;;
     esac
 done
-if [ ! -d "$folder" ]; then echo "bad $folder does not exist on node $(hostname)"
-elif [ ! -w "$folder" ]; then echo "bad $folder is not writable on node $(hostname)"
-else echo "ok $(hostname) $(df -Pk "$folder" | awk 'NR == 2 { print $4 }') $folder"
+echo
+case "/$folder/" in */../*) echo "$mark bad $folder contains '..'"; exit ;; esac
+if [ ! -d "$folder" ]; then echo "$mark bad $folder does not exist on node $(hostname)"
+elif [ ! -w "$folder" ] || [ ! -x "$folder" ]; then
+    echo "$mark bad $folder is not writable on node $(hostname)"
+else echo "$mark ok $(hostname) $(df -Pk "$folder" | awk 'NR == 2 { print $4 }') $folder"
 fi"""
 SHEET_TIMEOUT_S = 12.0
 
@@ -173,18 +180,26 @@ def scratch_line(config: Config, ask: Ask, probe: bool = True) -> Finding:
                        f"{folder}, {shutil.disk_usage(folder).free / 1e9:,.0f} GB free")
     if not probe:
         return Finding(check, "off", f"{text}: not checked without a job on a node")
-    answer = ask([*srun(config), "sh", "-c", SCRATCH_PROBE, "sh",
+    mark = f"l3hpc-{uuid.uuid4().hex[:8]}"
+    answer = ask([*srun(config), "sh", "-c", SCRATCH_PROBE, "sh", mark,
                   *(("$" if is_variable else "=") + part for part, is_variable in pieces(text))])
-    state, _, rest = answer.out.strip().partition(" ")
-    if answer.code or state not in ("ok", "bad"):
-        return Finding(check, "yellow", f"{text}: no node was free to check it ({answer.reason})",
+    said = [line.removeprefix(f"{mark} ") for line in answer.out.splitlines()
+            if line.startswith(f"{mark} ")]
+    state, _, rest = said[-1].partition(" ") if said else ("", "", "")
+    if answer.code or not state:
+        why = "no node was free to check it" if answer.code else (
+            "the check on a node printed nothing")
+        return Finding(check, "yellow", f"{text}: {why} ({answer.reason})",
                        "see the log of the first task")
     if state == "bad":
-        return Finding(check, "yellow", f"{text}: {rest}", advice)
-    node, free_kb, folder_text = rest.split(" ", 2)
-    words = f"{folder_text} of node {node}, {int(free_kb) / 1e6:,.0f} GB free"
-    return Finding(check, "green" if int(free_kb) * 1024 >= LEAST_FREE else "yellow", words,
-                   "" if int(free_kb) * 1024 >= LEAST_FREE else advice)
+        return Finding(check, "yellow", f"{text}: {one_line(rest)}", advice)
+    node, free_kb, folder_text = (rest.split(" ", 2) + ["", ""])[:3]
+    words = f"{one_line(folder_text)} of node {node}"
+    if not free_kb.isdigit():
+        return Finding(check, "yellow", f"{words}: df does not say how much is free", advice)
+    enough = int(free_kb) * 1024 >= LEAST_FREE
+    return Finding(check, "green" if enough else "yellow",
+                   f"{words}, {int(free_kb) / 1e6:,.0f} GB free", "" if enough else advice)
 
 
 def srun(config: Config, mem_mb: int = 50, minutes: int = 1) -> list[str]:

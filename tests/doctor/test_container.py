@@ -72,6 +72,38 @@ def test_a_container_that_does_not_start(site):
     assert f"try it: {shlex.join(site().profile.container)}" in line.advice
 
 
+def test_what_setup_lines_print_is_not_taken_for_the_trial(site):
+    printed = ["echo l3hpc node", "echo l3hpc inside the job", "echo l3hpc setup failed"]
+    [line] = found(site("exit 3", setup=printed))
+    assert line.message.endswith("does not start in it on this machine: exit code 3")
+    assert found(site(setup=printed))[0].severity == "green"
+
+
+@pytest.mark.parametrize(("printed", "words"), [
+    ("node n1", "the setup lines do not end on this machine: bash did not respond within 300 s"),
+    ("setup", "python3 does not start in it on this machine: {} did not respond within 300 s")])
+def test_what_does_not_respond_is_named(site, printed, words):
+    config = site()
+
+    def hanging(command, timeout):
+        [token] = [word for word in command if "/.l3hpc-doctor-" in word]
+        mark = token.rpartition("/.")[2]
+        out = f"{mark} node n1\n" + (f"{mark} setup\n" if printed == "setup" else "")
+        return Answer(None, out, "bash did not respond within 300 s")
+
+    [line] = found(config, hanging)
+    assert words.format(config.profile.container[0]) in line.message
+
+
+def test_a_program_that_does_not_respond_has_printed_what_it_has_printed():
+    for timeout in (0.5, 8.0, 120.0):  # a busy machine may start bash late
+        answer = ask(["bash", "-c", "echo here; sleep 1000"], timeout=timeout)
+        if answer.out:
+            break
+    assert (answer.code, answer.out) == (None, "here\n")
+    assert answer.reason == f"bash did not respond within {timeout:g} s"
+
+
 @pytest.mark.parametrize(("error", "reason"), [
     ("\x1b[33mWARNING: old\x1b[0m\nINFO   :   apptainer-suid, or compile\n"
      "\x1b[91mERROR  : Failed to create user namespace\n\x1b[0m",

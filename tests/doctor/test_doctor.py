@@ -271,22 +271,41 @@ def test_a_node_that_does_not_see_the_workspace(tmp_path, answer, state):
 
 @pytest.mark.parametrize(("setting", "state", "words"), [
     ("$DISK", "green", "GB free"), ("$DISK/none", "yellow", "none does not exist on node"),
-    ("$UNSET_HERE", "yellow", "$UNSET_HERE is not set in a job")])
+    ("$UNSET_HERE", "yellow", "$UNSET_HERE is not set in a job"),
+    ("/tmp/$EMPTY", "yellow", "$EMPTY is not set in a job"),
+    ("/tmp/$UP", "yellow", "contains '..'")])
 def test_a_node_looks_at_its_scratch(tmp_path, monkeypatch, setting, state, words):
     disk = tmp_path / "a $(touch here) disk"
     disk.mkdir()
     monkeypatch.setenv("DISK", str(disk))
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("UP", "../tmp")
     monkeypatch.chdir(tmp_path)
     config = config_in(tmp_path, SLURM.replace("account: pr_42", f"scratch: {setting}"))
 
     def node(command):
         done = subprocess.run(command[command.index("sh"):], capture_output=True, text=True)
-        return Answer(done.returncode, done.stdout, done.stderr)
+        # a site's prolog and epilog print, too
+        return Answer(done.returncode, f"ok n1 99999999 /x\n{done.stdout}Goodbye\n", done.stderr)
 
     line = storage.scratch_line(config, node)
     assert line.severity == state and words in line.message and bool(line.advice) != (
         state == "green")
     assert not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize(("answer", "words"), [
+    ("ok n1  /x", "/x of node n1: df does not say"), ("ok n1", "df does not say"),
+    ("", "the check on a node printed nothing")])
+def test_an_odd_answer_about_scratch(tmp_path, answer, words):
+    config = config_in(tmp_path, SLURM.replace("account: pr_42", "scratch: $SLURM_TMPDIR"))
+
+    def node(command):
+        mark = command[command.index("sh", command.index("sh") + 1) + 1]
+        return Answer(0, f"{mark} {answer}\n" if answer else "hello\n", "")
+
+    line = storage.scratch_line(config, node)
+    assert line.severity == "yellow" and words in line.message
 
 
 def test_scratch_without_a_node_or_on_this_machine(tmp_path):

@@ -50,7 +50,9 @@ def test_exit_codes_of_old_and_new_slurm(squeue, sacct, code):
                                                "(ReqNodeNotAvail, UnavailableNodes:n1)"),
     ("None", "about to start"),
     ("RaisedSignal:9(Killed)", "RaisedSignal:9(Killed)"),
-    ("(RaisedSignal:9(Killed))", "RaisedSignal:9(Killed)")])
+    ("(RaisedSignal:9(Killed))", "RaisedSignal:9(Killed)"),
+    ("(RaisedSignal:9(Killed)", "RaisedSignal:9(Killed)"),  # cut by squeue
+    ("( Priority )", "other jobs have a higher priority (Priority)")])
 def test_reasons_with_and_without_parentheses(code, text):
     assert parsing.reason_text(code) == text
 

@@ -83,9 +83,11 @@ def reason_text(code: str) -> str:
         Plain English with the code in parentheses; the code alone if it is not known.
     """
     plain = code.strip()
-    # not strip("()"): a reason may end in a parenthesis of its own, as RaisedSignal:9(Killed) does
+    # not strip("()"): a reason may end in a parenthesis of its own, as RaisedSignal:9(Killed) does,
+    # and squeue cuts long ones, with the last parenthesis
     if plain.startswith("("):
-        plain = plain[1:].removesuffix(")")
+        plain = plain[1:]
+        plain = (plain.removesuffix(")") if plain.count(")") > plain.count("(") else plain).strip()
     text = _REASONS.get(plain) or _REASONS.get(plain.split(",")[0])
     return f"{text} ({plain})" if text and plain != "None" else text or plain
 
