@@ -1,8 +1,8 @@
-"""Docstrings have numpydoc sections that fit the signatures, and examples that run."""
+"""Docstrings have numpydoc sections that fit the signatures (test_examples runs the examples)."""
 
 import ast
-import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def modules(packages):
 
 def public_functions(module):
     """Public functions, and methods of public classes, of a module."""
-    path = Path(importlib.import_module(module).__file__)
+    path = Path(importlib.util.find_spec(module).origin)
     pending = [ast.parse(path.read_text(encoding="utf-8"))]
     while pending:
         for node in ast.iter_child_nodes(pending.pop()):
@@ -47,13 +47,6 @@ def documented(docstring):
         return None
     entries = [line for line in found[1].splitlines() if line[:1].strip()]
     return [name.strip().lstrip("*") for line in entries for name in line.split(":")[0].split(",")]
-
-
-@pytest.mark.parametrize("name", modules(PACKAGES))
-def test_examples_give_what_they_show(name):
-    result = doctest.testmod(importlib.import_module(name),
-                             optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert result.failed == 0
 
 
 @pytest.mark.parametrize("name", modules(PACKAGES))
