@@ -81,6 +81,23 @@ def test_of_an_array_only_what_unfinished_tasks_left_is_opened(case, monkeypatch
     assert not looked and artifacts.summary(chain.made.steps[0].artifact) == {}
 
 
+@pytest.mark.parametrize("accounted", ["", "100_[0-4:2]|PENDING|0:0|0|"])
+def test_the_last_of_every_second_task_is_not_lost_because_squeue_leaves_it_out(case, accounted):
+    """squeue --array of Slurm 22.05 lists two of the three tasks of 100_[0-4:2]."""
+    chain = case(names=("extract",), tasks={"extract": 6})
+    for task in (1, 3):
+        chain.finish("extract", task)
+    chain.queue(queue_line("100_0", "PENDING", "Priority"),
+                queue_line("100_2", "PENDING", "Priority"))
+    chain.sacct(accounted, "100_5|NODE_FAIL|0:0|61|n1")
+    assert chain.look()["extract"][0] == "queued" and chain.step("extract").failed_tasks == [5]
+    live = status.live_tasks(chain.made.workspace, records.read(chain.made.workspace, "demo"))
+    assert sorted(live["extract"]) == [0, 2, 4]
+    chain.sacct("100_4|NODE_FAIL|0:0|61|n1", "100_5|NODE_FAIL|0:0|61|n1")
+    chain.look()
+    assert chain.step("extract").failed_tasks == [4, 5]
+
+
 RESUME = ("l3hpc resume demo", None)
 LOG_FIRST = ("l3hpc logs demo extract", "l3hpc resume demo")
 

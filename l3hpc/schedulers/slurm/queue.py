@@ -88,6 +88,7 @@ class Answer:
                 live[task] = waiting
             if (over := _own_job(self.ended, task, job)) is not None:
                 ended[task] = over
+        live |= _left_out(ids, live, ended)
         silent = self.squeue is False
         if self.silent:
             silent = any(job.cluster in self.silent for job in ids.values())
@@ -119,6 +120,28 @@ class Answer:
                         place = (job.origin.queried, task.partition("_")[0])
                         found.setdefault(place, []).append(job)
         return found
+
+
+def _left_out(ids: Iterable[str], live: Mapping[str, LiveJob], ended: Mapping[str, EndedJob]
+              ) -> dict[str, LiveJob]:
+    """The pending tasks that ``squeue --array`` does not list: of an array of which every s-th task
+    is pending (``3-993:10``), Slurm 22.05 leaves out the last one.
+
+    It would be taken for lost, and ``resume`` would submit it a second time.
+    """
+    pending: dict[str, list[int]] = {}
+    for task, job in live.items():
+        base, _, index = task.partition("_")
+        if job.state.is_waiting and index.isdecimal():
+            pending.setdefault(base, []).append(int(index))
+    found = {}
+    for base, indices in pending.items():
+        before, last = sorted(indices)[-2:] if len(indices) > 1 else (0, 0)
+        task = f"{base}_{2 * last - before}"
+        is_over = task in ended and ended[task].state.is_terminal
+        if last - before > 1 and task in ids and task not in live and not is_over:
+            found[task] = live[f"{base}_{last}"]
+    return found
 
 
 def _own_job(jobs: Mapping[str, list[Job]], task: str, job: Identity) -> Job | None:
