@@ -152,8 +152,8 @@ def tables(quick: bool, work: Path) -> list[Table]:
     ]
     return [Table("Input side and network",
                   ("engine", "files", "network alone, frames/s", "files to embeddings, frames/s",
-                   "of the network's rate", "network, core-ms a frame", "whole, core-ms", "input side, core-ms",
-                   "share of the input side"), rows, notes, claims)]
+                   "of the network's rate", "network, core-ms a frame", "whole, core-ms",
+                   "input side, core-ms", "share of the input side"), rows, notes, claims)]
 
 
 if __name__ == "__main__":
