@@ -18,7 +18,14 @@ from l3hpc.console.progress import (
 )
 
 
-def test_a_job_says_at_once_what_it_waits_for_in_its_log_and_for_status(tmp_path):
+@pytest.fixture
+def no_time_passes(monkeypatch):
+    """A phase that lasts a second shows how fast it is, too."""
+    monkeypatch.setattr("l3hpc.console.progress.time.monotonic", lambda: 1000.0)
+
+
+def test_a_job_says_at_once_what_it_waits_for_in_its_log_and_for_status(
+        tmp_path, no_time_passes):
     log, state = io.StringIO(), tmp_path / "progress.json"
     seen = []
 
@@ -64,7 +71,7 @@ def test_a_command_says_it_only_where_it_lasts(monkeypatch):
     assert said.getvalue() == "starting TensorFlow\nplanning extract: listing audio\n"
 
 
-def test_a_phase_that_counts_nothing_shows_no_count_and_ends_silently():
+def test_a_phase_that_counts_nothing_shows_no_count_and_ends_silently(no_time_passes):
     log = io.StringIO()
     progress = LogProgress(log)
     progress.start("reading embeddings")
@@ -111,7 +118,7 @@ def test_a_command_that_waits_for_slurm_says_so(tmp_path, monkeypatch, capsys):
     (tmp_path / "sinfo").write_text("#!/bin/sh\nsleep 0.5\nexit 1\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(module, "DELAY_S", 0.05)
+    monkeypatch.setattr(module, "DELAY_S", 0.001)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cluster.yaml").write_text("clusters:\n  there: {partition: p}\n")
     with pytest.raises(SystemExit):
