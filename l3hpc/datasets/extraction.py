@@ -1,5 +1,4 @@
-"""Embed recordings into one file on disk: windows batched across files, in bounded memory,
-resumable.
+"""Embed recordings into one file on disk: windows batched across files, in bounded memory.
 
 Other threads read, resample and cut recordings while the network computes: it embeds one block
 while the next is collected and the one before is written. Finished blocks are kept in a scratch
@@ -82,12 +81,10 @@ class Extraction:
     batch_size, block
         Windows per batch of the network (None: by memory), and windows embedded at once (None: 50
         MiB of samples).
-    progress
-        Shows how many windows are done.
+    progress, threads
+        Shows how many windows are done; number of threads that read recordings.
     levels
         Whether loudness is measured (else it is NaN).
-    threads
-        Threads that read recordings.
     settings
         What to set where more recordings may be unusable, as STEP.NAME, for the message.
     """
@@ -129,8 +126,7 @@ class Extraction:
         Raises
         ------
         L3hpcError
-            More than ``max_failed`` of the recordings are unusable; what is finished stays in
-            scratch.
+            If more than ``max_failed`` are unusable; what is finished stays in scratch.
         """
         self._prepare_scratch()
         done, skipped = self._finished()
@@ -499,7 +495,5 @@ def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:
         File and reason of each skipped recording.
     """
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["file", "reason"])
-    writer.writerows(rows)
+    csv.writer(stream, lineterminator="\n").writerows([("file", "reason"), *rows])
     write_text(path, stream.getvalue())
