@@ -2,6 +2,7 @@
 #
 #   docker build --tag l3hpc .
 #   docker build --build-arg EXTRAS=fast,gpu --tag l3hpc:gpu .
+#   docker build --build-arg EXTRAS=fast,gpu,torch --tag l3hpc:torch .   # --engine torch
 #
 # docs/containers.md says how it is used; l3hpc.def makes the same image for Apptainer.
 

@@ -98,7 +98,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
         return
     tagged = ", ".join(f"{count} {split}" for split, count in summary["clips"].items())
     click.echo(f"{out}: {'exists already, ' if summary['reused'] else ''}"
-               f"{summary['recordings']} recordings of {sensors} sensors, "
+               f"{summary['recordings']} recordings of {sensors} sensor{'s' * (sensors != 1)}, "
                f"{sum(summary['clips'].values())} tagged clips"
                + (f" ({tagged})" if tagged else "") + f", {summary['bytes'] / 1e6:,.0f} MB")
     click.echo(f"next: {command_line('data', 'check', out)}")

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from l3hpc.console.progress import Progress
-from l3hpc.datasets import labelled, sonyc_ust
+from l3hpc.datasets import labelled, sonyc_ust, synth
 from l3hpc.datasets.clip_tables import ClipTable, read_table
 from l3hpc.datasets.corpus import (
     AUDIO_SUFFIXES,
@@ -29,7 +29,8 @@ def check_folder(folder: Path | str, *, listen: bool = False,
 
     A folder with ``annotations.csv`` is SONYC-UST, one with the table of UrbanSound8K or ESC-50 is
     that data set, and one with both ``audio`` and ``sonyc_ust`` is a city, of which both are
-    checked; any other has audio, embeddings, or both in one file.
+    checked (``audio`` alone if ``city.json`` says that it has no tagged clips); any other has audio,
+    embeddings, or both in one file.
 
     Parameters
     ----------
@@ -63,6 +64,9 @@ def check_folder(folder: Path | str, *, listen: bool = False,
             inspections.append(check_audio(folder / "audio", listen=listen, progress=progress))
         return [*inspections, sonyc_ust.inspect_sonyc_ust(
             folder / "sonyc_ust", listen=listen, progress=progress)]
+    if (folder / synth.SUMMARY).is_file() and (folder / "audio").is_dir():
+        # from above, ``audio`` would pass for a sensor
+        return [check_audio(folder / "audio", listen=listen, progress=progress)]
     matrices = any(path.suffix in (".h5", ".hdf5", ".npz") and path.is_file()
                    for path in folder.rglob("*"))
     try:

@@ -35,7 +35,7 @@ ALTERNATIVES = {"tensorflow": ("tensorflow-cpu", "tensorflow-macos", "tf-nightly
 SHOWN_VERSIONS = ("numpy", "h5py", "tensorflow", "scikit-learn", "submitit")
 # extras that the user may need; the machine cannot tell whether the others are needed
 EXTRAS = {"umap": "needed for --approx umap only",
-          "edge": "same as the extra fast: embeds faster on CPUs",
+          "fast": "embeds faster on CPUs",
           "reduced": "needed for precision int8 only",
           "notify": "needed for notify: of a profile only"}
 LEAST_MEMORY_MB = 6 * 1024

@@ -34,6 +34,14 @@ def test_synth_then_check(tmp_path):
     assert "clips              train 12, validate 4, test 4" in checked.stdout
 
 
+def test_the_recordings_of_a_city_without_tagged_clips_keep_their_sensors(tmp_path):
+    made = run("synth", tmp_path / "city", *SMALL, "--clips", "0")
+    assert f"next: l3hpc data check {tmp_path / 'city'}" in made.stdout
+    (found,) = json.loads(run("check", tmp_path / "city", "--json").stdout)["found"]
+    assert found["kind"] == "recordings" and not found["remarks"]
+    assert sorted(found["counts"]["sensors"].values()) == [3, 3]
+
+
 def test_json(tmp_path):
     made = json.loads(run("synth", tmp_path / "city", *SMALL, "--json").stdout)
     assert made["recordings"] == 6 and made["clips"] == {"train": 12, "validate": 4, "test": 4}

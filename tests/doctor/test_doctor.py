@@ -86,7 +86,7 @@ def test_requirements_are_split_into_core_and_extras():
     core, extras = environment.split([
         "numpy (>=1.26)", "tensorflow[and-cuda]>=2.18; extra == \"gpu\"", "tzdata",
         "pywin32>=300; sys_platform == 'win32'", "umap-learn>=0.5.6; extra == 'umap'",
-        "ncnn>=1; extra == 'edge' and python_version < '3'"])
+        "ncnn>=1; extra == 'fast' and python_version < '3'"])
     assert [(one.name, str(one.specifier)) for one in core] == [("numpy", ">=1.26"), ("tzdata", "")]
     assert {name: [str(one.specifier) for one in extra] for name, extra in extras.items()} == {
         "umap": [">=0.5.6"]}
@@ -105,6 +105,13 @@ def test_a_missing_extra_is_no_fault():
     assert [(line.subject, line.severity) for line in lines] == [
         ("packages", "green"), ("extra umap", "off")]
     assert lines[1].advice == install_command("umap")
+
+
+def test_ncnn_is_an_extra_under_the_name_of_the_documentation():
+    core, extras = environment.split(environment.requirements())
+    assert "ncnn" not in {one.name for one in core}
+    assert [name for name, extra in extras.items() if "ncnn" in {one.name for one in extra}] == [
+        "fast"]
 
 
 def test_the_real_packages_of_this_environment_are_as_needed():
