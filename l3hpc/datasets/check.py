@@ -29,7 +29,7 @@ def check_folder(folder: Path | str, *, listen: bool = False,
 
     A folder with ``annotations.csv`` is SONYC-UST, one with the table of UrbanSound8K or ESC-50 is
     that data set, and one with both ``audio`` and ``sonyc_ust`` is a city, of which both are
-    checked (``audio`` alone if ``city.json`` says that it has no tagged clips); any other has audio,
+    checked (of one with ``city.json`` and no tagged clips, ``audio``); any other has audio,
     embeddings, or both in one file.
 
     Parameters

@@ -109,7 +109,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     from l3hpc.ledger.views.runs import view_tabs
 
     if len(keys) < 2:
-        raise InputError("ledger diff needs two rows or more", allowed="KEY KEY…",
+        raise InputError("ledger diff needs two keys or more",
                          hint="l3hpc ledger show   lists them")
     store = open_store(options)[0]
     found = store.fold(history=as_json)
