@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.tables import figure
+from benchmarks.tables import figure, load
 from l3hpc.models.spec import NetworkSpec, openl3_spec, student_spec
 
 # The published scale.
@@ -24,15 +24,18 @@ DAYS = 365
 TASKS = 1000  # array tasks for extraction and reduction
 CLIPS, WINDOWS_PER_CLIP = 18_510, 91  # SONYC-UST, hop 0.1
 
-# The published method, where figures are known. The speeds were measured once on two cores like
-# those of the benchmarks; docs/benchmarks.md compares them in one run.
-OPENL3_PER_S = 9.5  # windows, on two cores
-GZIP_ROWS_PER_S = 6_800  # reduction to gzip-4 with automatic chunks
-FEED_S = 0.843  # a batch of 64 from 48 kHz audio: resampy, librosa
+# Speeds of the published method: the benchmark that measures each, row and column of its table.
+PUBLISHED = {
+    "openl3 per_s": ("teacher", "openl3", "frames/s"),  # on two cores
+    "gzip rows_per_s": ("reduction", "published method, 1,024 rows at a time", "rows/s"),
+    "feed ms_per_batch": ("input_pipeline", "published: resampy kaiser_best, librosa",
+                          "ms per batch"),
+}
 GPU_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 PROVENANCE_BYTES = 28  # recording, frame, start, timestamp, loudness
 SAMPLE_ROW_BYTES = 90  # of memory: time, loudness, relevance and order of one sensor's rows
+TRAIN_ROW_BYTES = 60  # of memory, at least: recording and window of each row; two orders
 UNKNOWN = "not measured yet"
 
 
@@ -61,16 +64,34 @@ def figures(results: Path) -> dict[str, float]:
     return found
 
 
+def published(results: Path) -> dict[str, float]:
+    """Return the speeds of the published method in a folder of results, by ``PUBLISHED``."""
+    found = {}
+    for name, (benchmark, side, column) in PUBLISHED.items():
+        file = results / f"{benchmark}.json"
+        for table in load(file)[1] if file.is_file() else ():
+            rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+            if column in table.columns and side in rows:
+                found[name] = float(rows[side][column].replace(",", ""))
+    return found
+
+
 def core_hours(known: Mapping[str, float]) -> str:
     """Every step at the published scale: core-hours, memory of a task, the published method."""
     dataset = WINDOWS * TEACHER_DIM * 4
     frame = WINDOWS // SENSORS // DAYS
-    feed = EPOCHS * BATCHES * FEED_S / 3600
+    openl3, gzip, feed = (
+        UNKNOWN if name not in known else f"{figure(hours(known[name]), digits)} core-hours"
+        for name, digits, hours in (
+            ("openl3 per_s", 4, lambda rate: WINDOWS / rate * 2 / 3600),
+            ("gzip rows_per_s", 2, lambda rate: WINDOWS / rate / 3600),
+            ("feed ms_per_batch", 3, lambda taken: EPOCHS * BATCHES * taken / 3.6e6)))
+    train_row = max(TRAIN_ROW_BYTES, known.get("train bytes_per_row", 0.0))
     parts = [
         _Part("extract", f"{WINDOWS:,} windows, {TASKS:,} tasks",
               {"extract core_s_per_row": WINDOWS, "task start core_s": TASKS}, TASKS,
               "extract teacher peak_mb", 0,
-              f"openl3: {WINDOWS / OPENL3_PER_S * 2 / 3600:,.0f} core-hours"),
+              f"openl3: {openl3}"),
         _Part("sample", f"{WINDOWS:,} rows in days of {frame:,}, {SENSORS} tasks",
               {"sample, days of 5,480 rows core_s_per_row": WINDOWS}, SENSORS,
               "sample, days of 5,480 rows peak_mb", SAMPLE_ROW_BYTES * WINDOWS / SENSORS,
@@ -81,11 +102,11 @@ def core_hours(known: Mapping[str, float]) -> str:
               f"a kernel matrix of {8 * SAMPLES**2 / 1e12:.0f} TB: not feasible"),
         _Part("reduce", f"{WINDOWS:,} rows, {TASKS:,} tasks",
               {"reduce core_s_per_row": WINDOWS, "task start core_s": TASKS}, TASKS,
-              "reduce peak_mb", 0, f"{WINDOWS / GZIP_ROWS_PER_S / 3600:.1f} core-hours; all "
-              f"{dataset / 1e9:,.0f} GB in memory if the last batch is not full"),
+              "reduce peak_mb", 0, f"{gzip}; if the last batch is not full, it reads all "
+              f"{dataset / 1e9:,.0f} GB into memory"),
         _Part("train: spectra", f"{WINDOWS:,} windows, once",
-              {"train core_s_per_row": WINDOWS}, 1, "train peak_mb", 60 * WINDOWS,
-              f"computed again in every epoch: {feed:,.0f} core-hours from 48 kHz"),
+              {"train core_s_per_row": WINDOWS}, 1, "train peak_mb", train_row * WINDOWS,
+              f"computed again in every epoch, from 48 kHz: {feed}"),
         _Part("train: steps", f"{EPOCHS} × {BATCHES:,} batches of {BATCH}, and validation",
               {"train core_s_per_batch": EPOCHS * (BATCHES + VALIDATION_BATCHES / 3)}, 1, None, 0,
               "2 GPUs for up to 7 days"),

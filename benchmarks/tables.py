@@ -29,8 +29,8 @@ REFERENCE = "amd-epyc"
 class Claim:
     """One sentence for the summary: how many times better than a peer (or a limit), and the target.
 
-    measured, target: ratios, or values in ``unit``. at_least: whether more is better. limit: what
-    the machine allows, in words.
+    peer: what it is compared with; '' for the target alone. measured, target: ratios, or values in
+    ``unit``. at_least: whether more is better. limit: what the machine allows, in words.
     """
 
     part: str
@@ -40,6 +40,16 @@ class Claim:
     unit: str = "×"
     at_least: bool = True
     limit: str = ""
+
+    @property
+    def against(self) -> str:
+        """What it is compared with, in words."""
+        return self.peer or "a target"
+
+    @property
+    def better(self) -> str:
+        """In which direction the measured value is better."""
+        return "higher" if self.at_least else "lower"
 
     @property
     def met(self) -> bool:
@@ -124,9 +134,10 @@ def claims_markdown(claims: Sequence[Claim], *, judged: bool = True) -> str:
     """
     if not judged:
         lines = ["Small sizes: the targets are for the full ones, so nothing is judged here.", "",
-                 "| part | against | measured |", "|---|---|---|"]
-        return "\n".join(lines + [f"| {claim.part} | {claim.peer} | {_measured(claim)} |"
-                                  for claim in claims])
+                 "| part | against | measured | better |", "|---|---|---|---|"]
+        return "\n".join(lines + [
+            f"| {claim.part} | {claim.against} | {_measured(claim)} | {claim.better} |"
+            for claim in claims])
     return compared_markdown([Compared(claim, {}) for claim in claims])
 
 
@@ -138,7 +149,7 @@ def compared_markdown(rows: Sequence[Compared]) -> str:
     rows
         The claims.
     """
-    lines = ["| part | against | measured | target | limit |", "|---|---|---|---|---|"]
+    lines = ["| part | against | measured | better | target | limit |", "|---|---|---|---|---|---|"]
     for row in rows:
         claim = row.claim
         sign = "≥" if claim.at_least else "≤"
@@ -148,7 +159,8 @@ def compared_markdown(rows: Sequence[Compared]) -> str:
         where = f", {row.of}" if row.of else ""
         measured = f"**{f'{row.text()} {claim.unit}'.rstrip()}**{where}{missed}"
         target = f"{sign} {figure(claim.target)} {claim.unit}".rstrip()
-        lines.append(f"| {claim.part} | {claim.peer} | {measured} | {target} | {claim.limit} |")
+        lines.append(f"| {claim.part} | {claim.against} | {measured} | {claim.better} | {target} | "
+                     f"{claim.limit} |")
     return "\n".join(lines)
 
 

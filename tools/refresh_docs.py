@@ -257,7 +257,7 @@ def cost_table(kind: str) -> str:
     from benchmarks.tables import RESULTS
 
     return cost.KINDS[kind](cost.figures(RESULTS / "scaling.json")
-                            | cost.figures(RESULTS / "gpu.json"))
+                            | cost.figures(RESULTS / "gpu.json") | cost.published(RESULTS))
 
 
 FILLERS: dict[str, Callable[[str], str]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cost, scaling
+from benchmarks.tables import RESULTS, load
 from l3hpc.models.spec import openl3_spec, student_spec
 
 KNOWN = {
@@ -15,8 +16,9 @@ KNOWN = {
     "sample, days of 5,480 rows core_s_per_row": 3.6e-5,
     "sample, days of 5,480 rows peak_mb": 150.0, "fit core_s_per_row": 7.2e-3, "fit peak_mb": 120.0,
     "reduce core_s_per_row": 1.2e-5, "reduce peak_mb": 100.0, "train core_s_per_row": 6e-4,
-    "train peak_mb": 800.0, "train core_s_per_batch": 0.75,
+    "train peak_mb": 800.0, "train bytes_per_row": 178.0, "train core_s_per_batch": 0.75,
     "embed student2 core_s_per_row": 0.001, "embed peak_mb": 210.0}
+PUBLISHED = {"openl3 per_s": 12.5, "gzip rows_per_s": 5_000.0, "feed ms_per_batch": 900.0}
 
 
 def lines(table: str) -> dict[str, list[str]]:
@@ -35,18 +37,32 @@ def test_operations_of_the_teacher_and_of_a_training_step() -> None:
 
 
 def test_core_hours() -> None:
-    rows = lines(cost.core_hours(KNOWN))
+    rows = lines(cost.core_hours(KNOWN | PUBLISHED))
     assert rows["extract"][1:4] == ["1,000", "1", "0.4 GB"]  # 30e6 · 0.12 s + 1,000 · 1.8 s
     assert rows["sample"][1:4] == ["0.3", "0.02", "0.33 GB"]  # and 90 bytes of 2 million rows
     assert rows["fit"][1:4] == ["1", "1", "0.12 GB"]
     assert rows["reduce"][1:3] == ["0.6", "0.0006"]
-    assert rows["train: spectra"][1:4] == ["5", "5", "2.6 GB"]
+    assert rows["train: spectra"][1:4] == ["5", "5", "6.1 GB"]  # 178 bytes of 30 million rows
     # 300 · (4,096 + 1,024 / 3) · 0.75 s
     assert rows["train: steps"][1] == "277"
     assert rows["upstream, all"][1] == "**1,285**"
     assert float(rows["embed (SONYC-UST)"][1]) == pytest.approx(18_510 * 91 / 3.6e6, rel=5e-3)
     assert "2 TB" in rows["fit"][4] and "750 GB" in rows["sample"][4]
-    assert "1,754 core-hours" in rows["extract"][4]  # 30e6 windows · 2 cores / 9.5 per second
+    assert "1,333 core-hours" in rows["extract"][4]  # 30e6 windows · 2 cores / 12.5 per second
+    assert "1.7 core-hours" in rows["reduce"][4]  # 30e6 rows / 5,000 per second
+    assert "307 core-hours" in rows["train: spectra"][4]  # 300 · 4,096 · 0.9 s
+    few = lines(cost.core_hours(KNOWN | {"train bytes_per_row": 7.0}))
+    assert few["train: spectra"][3] == "2.6 GB"  # 60 bytes are known to be kept
+    assert cost.UNKNOWN in few["extract"][4]
+
+
+def test_the_speeds_of_the_published_method_are_those_of_the_results() -> None:
+    assert cost.published(RESULTS).keys() == cost.PUBLISHED.keys() == PUBLISHED.keys()
+    [_, _, rate] = cost.PUBLISHED["openl3 per_s"]
+    table = load(RESULTS / "teacher.json")[1][0]
+    assert cost.published(RESULTS)["openl3 per_s"] == float(
+        table.rows[0][table.columns.index(rate)])
+    assert cost.published(Path("nowhere")) == {}
 
 
 def test_what_is_not_measured_is_said_and_spoils_the_sum_alone() -> None:
@@ -104,5 +120,6 @@ def test_the_benchmark_measures_every_figure_that_the_page_wants() -> None:
     steps = {case.name for case in scaling.CASES}
     for name in KNOWN:
         step, _, figure = name.rpartition(" ")
-        by_step = step in steps and figure in ("peak_mb", "core_s_per_row")
+        by_step = step in steps and figure in (
+            "peak_mb", "core_s_per_row", "bytes_per_row")
         assert by_step or f'"{name}"' in source, name

@@ -111,7 +111,15 @@ def test_a_figure_is_written_as_a_person_writes_it(value: float, digits: int, te
 
 def test_a_claim_without_a_unit_has_no_space_in_its_bold_type() -> None:
     line = tables.claims_markdown([Claim("error", "peer", 5.41e-6, 1e-4, "", at_least=False)])
-    assert line.splitlines()[-1] == "| error | peer | **5.41e-6** | ≤ 0.0001 |  |"
+    assert line.splitlines()[-1] == "| error | peer | **5.41e-6** | lower | ≤ 0.0001 |  |"
+
+
+def test_every_claim_says_what_it_is_held_to_and_which_direction_is_better() -> None:
+    claims = [Claim("faster", "peer", 2, 1), Claim("memory", "", 3, 9, "MB", at_least=False)]
+    for judged in (True, False):
+        lines = tables.claims_markdown(claims, judged=judged).splitlines()[-2:]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert [(row[1], row[3]) for row in cells] == [("peer", "higher"), ("a target", "lower")]
 
 
 def test_small_sizes_are_not_judged_by_the_targets_of_the_full_ones() -> None:
@@ -148,8 +156,9 @@ def test_claims_give_the_range_over_the_processors(
     measured(tmp_path / "xeon", "Xeon", Claim("n", "DPPy", 299, 300), Claim("AMX", "DPPy", 9, 8))
     lines = tables.compared_markdown(tables.compared(["kdpp", "unknown"])).splitlines()[2:]
     assert lines == [
-        "| n | DPPy | **299 to 480 ×** (missed on Xeon) | ≥ 300 × |  |",
-        "| memory | DPPy | **13 ×** | ≥ 8 × |  |", "| AMX | DPPy | **9 ×**, Xeon | ≥ 8 × |  |"]
+        "| n | DPPy | **299 to 480 ×** (missed on Xeon) | higher | ≥ 300 × |  |",
+        "| memory | DPPy | **13 ×** | higher | ≥ 8 × |  |",
+        "| AMX | DPPy | **9 ×**, Xeon | higher | ≥ 8 × |  |"]
 
 
 def test_results_of_another_processor_do_not_replace_those_of_the_reference(
