@@ -102,7 +102,8 @@ class Progress:
         """End the current phase."""
         if self.phase:
             self.show(force=True)
-            self.phase = ""
+        # what is waited for next is not part of it
+        self.phase, self.total, self.unit, self.done, self.details = "", None, "", 0, {}
 
     def show(self, force: bool = False) -> None:
         """Update the display; unless ``force``, only if its interval has passed."""

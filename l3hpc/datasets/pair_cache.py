@@ -136,6 +136,7 @@ def prepare_cache(
                 targets.flush()
                 write_json(state, {"settings": settings, "units": number})
                 saved = time.monotonic()
+    progress.finish()
     return PairCache(spectra, targets)
 
 

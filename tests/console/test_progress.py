@@ -52,6 +52,18 @@ def test_a_job_says_at_once_what_it_waits_for_in_its_log_and_for_status(
         "embedding: 120/120 windows"]
 
 
+def test_a_wait_after_a_phase_has_nothing_of_its_counts(tmp_path, no_time_passes):
+    state = tmp_path / "progress.json"
+    progress = StateProgress(state, LogProgress(io.StringIO()))
+    progress.start("preparing spectra", total=48, unit="windows")
+    progress.advance(48)
+    progress.finish()
+    with reporting(progress), doing("starting TensorFlow", at_once=True):
+        shown = json.loads(state.read_text())
+    assert describe_progress(shown) == "starting TensorFlow"
+    assert shown["done"] == 0 and shown["total"] is None  # no 100% before the training
+
+
 def test_a_command_says_it_only_where_it_lasts(monkeypatch):
     said = io.StringIO()
 
