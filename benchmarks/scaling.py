@@ -238,7 +238,7 @@ def arrays(quick: bool, work: Path) -> Table:
     fixed = (apart["step_cpu"] - alone_["step_cpu"]) / (tasks - 1)
     return Table(
         f"Extraction of {rows} windows as 1 to 8 array tasks of one core",
-        ("tasks", "at once", "wall s", "core-ms per window", "of one task's", "start of a task, s",
+        ("tasks", "at once", "wall s", "core-ms per window", "speed per core", "start of a task, s",
          "start, core-s", "peak MB of a task"),
         cells,
         notes=(
