@@ -77,7 +77,11 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Itera
             if durable:
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        # a write does not say which disk is full
+        if (isinstance(error, OSError) and error.filename is None
+                and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
     if durable:

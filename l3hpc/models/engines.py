@@ -323,8 +323,19 @@ def reason(spec: NetworkSpec, threads: int | None = None, requested: str = "auto
 
 
 def cache_file() -> Path:
-    """Where measurements are cached, below ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    """Where measurements are cached, below ``XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither is known: a user without a home folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if not base:
+        try:
+            base = str(Path.home() / ".cache")
+        except RuntimeError as error:
+            raise FileNotFoundError(str(error)) from None
     return Path(base) / "l3hpc" / "engines.json"
 
 

@@ -395,9 +395,8 @@ def _refuse_crashing_file(path: Path) -> None:
     that loads or runs it. Files that run are remembered by their content.
     """
     digest = digest_file(path)
-    cached = cache_file().with_name(CHECKED_FILES)
     with contextlib.suppress(OSError, InputError, TypeError, ValueError):
-        if digest in read_json(cached):
+        if digest in read_json(cache_file().with_name(CHECKED_FILES)):
             return
     try:
         done = subprocess.run([sys.executable, "-m", __name__, str(path)], capture_output=True,
@@ -410,6 +409,7 @@ def _refuse_crashing_file(path: Path) -> None:
         raise InputError(f"is damaged: TensorFlow Lite crashes on it ({name})", where=str(path),
                          hint="Export or copy the model once more.")
     with contextlib.suppress(OSError, InputError, TypeError, ValueError):  # a cache may be lost
+        cached = cache_file().with_name(CHECKED_FILES)
         checked = read_json(cached) if cached.exists() else []
         write_json(cached, [*checked[-MAX_CHECKED:], digest], durable=False)
 

@@ -125,6 +125,9 @@ class Task:
     node_scratch : Path or None
         A folder on the disk of the node, if the profile has one. Removed when the attempt ends:
         use it through ``roomy``.
+    temporary : Path or None
+        Where a command makes its temporary files; None: in the folder that ``TMPDIR`` names.
+        Removed when the attempt ends.
     inputs : dict
         Step name → artifact folder (see ``l3hpc.io.files.task_folders``), or a folder of
         published files.
@@ -158,6 +161,7 @@ class Task:
     preemption: Preemption = PREEMPTION
     tasks: int = 1
     node_scratch: Path | None = None
+    temporary: Path | None = None
 
     def roomy(self, name: str, needed: int) -> Path:
         """Return the place for a large file or folder that can be made again.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Shell(OwnStep[ShellParams]):
 
     def run(self, params: ShellParams, task: Task) -> dict[str, Any]:
         """Run the command in the output folder of the task."""
-        with code_folder(params.code) as code:
+        with code_folder(params.code) as code, _temporary_folder(task):
             values = variables(params, task, code)
             command = [*BASH, params.command] if isinstance(params.command, str) else [
                 _PLACEHOLDER.sub(lambda found: values[_variable_of(found)], word)
@@ -115,6 +116,21 @@ class Shell(OwnStep[ShellParams]):
             task.progress.start("running the command")
             run_command(command, task.output, {**os.environ, **values})
         return {"files": check_outputs(params, task.output)}
+
+
+@contextlib.contextmanager
+def _temporary_folder(task: Task) -> Iterator[None]:
+    """Make the folder for temporary files, and remove it when the block ends."""
+    if task.temporary is None or task.temporary == task.node_scratch:
+        yield
+        return
+    # left by a killed attempt
+    shutil.rmtree(task.temporary, ignore_errors=True)
+    task.temporary.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(task.temporary, ignore_errors=True)
 
 
 def variables(params: OwnParams, task: Task, code: Path) -> dict[str, str]:
@@ -132,8 +148,8 @@ def variables(params: OwnParams, task: Task, code: Path) -> dict[str, str]:
     values = {"L3_OUTPUT": str(task.output), "L3_SCRATCH": str(task.scratch),
               "L3_CODE": str(code), "L3_TASK": str(task.index), "L3_TASKS": str(task.tasks),
               "L3_CPUS": str(task.threads)}
-    if task.node_scratch is not None:
-        values["TMPDIR"] = str(task.node_scratch)
+    if task.temporary is not None:
+        values["TMPDIR"] = str(task.temporary)
     for name, path in input_paths(params, task).items():
         values[f"L3_INPUT_{variable(name).upper()}"] = str(path)
     for name, value in params.own.items():

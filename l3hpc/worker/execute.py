@@ -12,6 +12,7 @@ import functools
 import os
 import shutil
 import signal
+import stat
 import sys
 import time
 import traceback
@@ -50,6 +51,7 @@ from l3hpc.workspace.origin import BY_HAND
 
 WAIT_S = 2.0
 TAIL_LINES = 12
+TEMPORARY = ".tmp"  # in the scratch folder of a task
 # exit codes of a task that is requeued: submitit's, and the two of this package's scripts
 _REQUEUE_CODES = (-1, 85, 255)
 
@@ -303,7 +305,7 @@ def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
 def run_step(
     step: AnyStep, params: Mapping[str, Any], inputs: Mapping[str, Path], output: Path, *,
     index: int = 0, tasks: int = 1, shard: Mapping[str, Any] | None = None, scratch: Path,
-    node_scratch: Path | None = None,
+    node_scratch: Path | None = None, temporary: Path | None = None,
     labels: Mapping[str, Any] | None = None, progress: Progress, recorder: Recorder,
     where: str = "", partial: Collection[str] = (), run: str = "",
 ) -> dict[str, Any]:
@@ -329,6 +331,9 @@ def run_step(
         Keeps what has to survive a killed attempt; it is created.
     node_scratch
         Folder on the disk of the node, for files that can be made again; None: there is none.
+    temporary
+        Where commands make temporary files; None: the ``TMPDIR`` of the job, or a folder in
+        ``scratch``.
     labels
         What only the ledger needs.
     progress, recorder
@@ -357,9 +362,11 @@ def run_step(
             artifacts.check_input(name, folder)
     typed = validated(step, params, where)
     scratch.mkdir(parents=True, exist_ok=True)
+    if temporary is None and not os.environ.get("TMPDIR"):
+        temporary = scratch / TEMPORARY
     task = Task(output=output, scratch=scratch, inputs=dict(inputs), index=index,
                 tasks=tasks, shard=shard or {}, labels=labels or {}, progress=progress,
-                recorder=recorder, node_scratch=node_scratch)
+                recorder=recorder, node_scratch=node_scratch, temporary=temporary)
     # before the step imports its libraries, which read the limits when they are loaded
     limit_pools(task.threads)
     begun, clock, cpu = time.time(), time.monotonic(), process.cpu_seconds()
@@ -420,17 +427,22 @@ def _compute(
     inputs = {name: Path(path) for name, path in config["inputs"].items()}
 
     def compute(output: Path, on_node: Path | None = None) -> dict[str, Any]:
+        temporary = on_node
+        # TMPDIR of the job may be on the node's disk that cannot be used, or is full
+        if temporary is None and node_scratch.is_set():
+            temporary = scratch / TEMPORARY
         return run_step(
             step, config["params"], inputs, output, index=index, tasks=len(config["shards"]),
             shard=config["shards"][index], scratch=scratch, node_scratch=on_node,
-            partial=config.get("partial_inputs", ()), labels=config["labels"], progress=progress,
-            recorder=recorder, where=config["name"], run=config["run"])
+            temporary=temporary, partial=config.get("partial_inputs", ()),
+            labels=config["labels"], progress=progress, recorder=recorder,
+            where=config["name"], run=config["run"])
 
     with atomic_folder(target) as output:
         result = None
         with node_scratch.task_folder(f"{config['name']}-{index}", progress.note) as on_node:
             if on_node is not None:
-                result = _compute_on_node(compute, on_node, output, progress)
+                result = _compute_on_node(compute, on_node, output, scratch, progress)
         if result is None:
             result = compute(output)
     # only now, with the result in place: a task killed before that continues from here
@@ -441,32 +453,51 @@ def _compute(
 
 
 def _compute_on_node(compute: Callable[[Path, Path], dict[str, Any]], folder: Path, output: Path,
-                     progress: Progress) -> dict[str, Any] | None:
+                     scratch: Path, progress: Progress) -> dict[str, Any] | None:
     """Compute on the disk of the node and copy the output; None if that disk became full."""
     made = folder / "output"
     made.mkdir()
+    plain = made.stat().st_mode
     try:
         result = compute(made, folder)
     except Exception as error:
-        if not node_scratch.is_full(error):
+        if not node_scratch.is_full(error, folder, scratch):
             raise
         progress.note(f"the disk of the node is full ({folder}): the task starts again, and works "
                       "in the workspace from its last checkpoint")
         return None
     with doing("copying the output to the workspace"):
-        _copy_content(made, output)
-        make_durable([path for path in output.rglob("*") if not path.is_symlink()])
+        _copy_content(made, output, plain)
+        # opening a named pipe would wait for its writer
+        make_durable([path for path in output.rglob("*")
+                      if not path.is_symlink() and (path.is_file() or path.is_dir())])
     return result
 
 
-def _copy_content(source: Path, target: Path) -> None:
-    """Copy files with their modes; not with their group, which is that of the workspace."""
+def _copy_content(source: Path, target: Path, plain: int) -> None:
+    """Copy files with their modes; not with their group, which is that of the workspace.
+
+    Parameters
+    ----------
+    source, target
+        The folders.
+    plain
+        Mode of a new folder. In the workspace it may be another one (group, access lists): only a
+        mode that the step has set is copied.
+    """
     for path in source.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            (target / path.name).mkdir()
-            _copy_content(path, target / path.name)
+        copy, mode = target / path.name, path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            copy.mkdir()
+            _copy_content(path, copy, plain)
+        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            # a program has left it: without scratch it stays in the output, too
+            os.mknod(copy, mode)
         else:
-            shutil.copy(path, target / path.name, follow_symlinks=False)
+            shutil.copy(path, copy, follow_symlinks=False)
+    if source.stat().st_mode != plain:
+        group = target.stat().st_mode & stat.S_ISGID
+        target.chmod(stat.S_IMODE(source.stat().st_mode) | group)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ task can continue on another node. If the node's folder cannot be used, everythi
 workspace.
 
 The folder of a task is removed when the attempt ends. What a killed attempt has left is removed by
-the next task of the same user on the node: a running task holds a lock on its folder.
+the next task of the same user on the node: a running task holds a lock on its folder. The name of a
+folder ends in that of the node: on a shared file system, another node may not see the lock.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
+import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +31,10 @@ from l3hpc.io.job_path import usable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCK = ".lock"
+WAIT_S = 60.0  # for other tasks that start at the same time
+LEAST_ROOM = 2**24  # bytes; a disk without them is full
+# the driver of HDF5 names the file in the text alone
+_HDF5_NAME = re.compile(r"filename = '([^']+)'")
 _setting = ""
 
 
@@ -40,6 +48,11 @@ def use(text: str) -> None:
     """
     global _setting
     _setting = text
+
+
+def is_set() -> bool:
+    """Return whether the profile names a folder on the node."""
+    return bool(_setting)
 
 
 @contextlib.contextmanager
@@ -64,7 +77,8 @@ def task_folder(name: str, note: Callable[[str], None]) -> Iterator[Path | None]
     with contextlib.ExitStack() as stack:
         folder = None
         try:
-            folder = stack.enter_context(_locked_folder(usable(_setting, os.environ), name))
+            folder = stack.enter_context(
+                _locked_folder(usable(_setting, os.environ), name, note))
             note(f"working in {folder}")
         except (InputError, OSError) as error:
             why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
@@ -73,25 +87,54 @@ def task_folder(name: str, note: Callable[[str], None]) -> Iterator[Path | None]
         yield folder
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Return whether an error comes from a disk without space, or a quota that is used up.
+def is_full(error: BaseException, folder: Path, workspace: Path) -> bool:
+    """Return whether a task failed because the disk of the node is full, or the quota on it.
+
+    An error that names its file tells the disk. An error that does not, such as the exit code of a
+    command, counts if there is no room left on the node; of an error that says "no space" and not
+    where, the workspace must have room, too, because a step may have removed what it could not
+    complete.
 
     Parameters
     ----------
     error
         The error; those that it was raised from are looked at, too.
+    folder
+        The folder of the task on the node.
+    workspace
+        A folder in the workspace.
     """
-    while error is not None:
+    says_full = False
+    cause: BaseException | None = error
+    while cause is not None:
         # HDF5 gives the number in some places, and only the text in others
-        if isinstance(error, OSError) and (error.errno in _FULL or any(
-                os.strerror(number) in str(error) for number in _FULL)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        if isinstance(cause, OSError) and (cause.errno in _FULL or any(
+                os.strerror(number) in str(cause) for number in _FULL)):
+            says_full = True
+            if names := _file_names(cause):
+                return any(name.is_relative_to(folder.resolve()) for name in names)
+        cause = cause.__cause__ or cause.__context__
+    return not _has_room(folder) or says_full and _has_room(workspace)
+
+
+def _file_names(error: OSError) -> list[Path]:
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2)
+             if isinstance(name, (str, bytes))]
+    return [Path(name).resolve() for name in names or _HDF5_NAME.findall(str(error))]
+
+
+def _has_room(folder: Path) -> bool:
+    """Return whether a file can be made; unlike the free space, this also finds a quota."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            os.posix_fallocate(stream.fileno(), 0, LEAST_ROOM)
+    except OSError as error:
+        return error.errno not in _FULL
+    return True
 
 
 @contextlib.contextmanager
-def _locked_folder(parent: Path, name: str) -> Iterator[Path]:
+def _locked_folder(parent: Path, name: str, note: Callable[[str], None]) -> Iterator[Path]:
     own = parent / f"l3hpc-{os.geteuid()}"
     with contextlib.suppress(FileExistsError):
         own.mkdir(mode=0o700)
@@ -99,37 +142,57 @@ def _locked_folder(parent: Path, name: str) -> Iterator[Path]:
     state = own.lstat()
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & 0o022:
         raise InputError(f"{own} is not a folder that only you can write")
+    # no host name contains it
+    node = f"@{socket.gethostname()}"
     # one at a time: a folder that is not locked yet would look like that of a killed task
-    with _lock(own / _LOCK):
-        _remove_leftovers(own)
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=own))
+    with _lock(own / _LOCK, note):
+        leftovers = _lock_leftovers(own, node)
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", suffix=node, dir=own))
         held = _open_lock(folder / _LOCK)
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
+        # without the lock of all: a large folder takes long, and other tasks may start
+        for leftover, handle in leftovers.items():
+            shutil.rmtree(leftover, ignore_errors=True)
+            os.close(handle)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(held)
 
 
-def _remove_leftovers(own: Path) -> None:
+def _lock_leftovers(own: Path, node: str) -> dict[Path, int]:
+    """Lock the folders of killed tasks of this node; the locks of those that run are held."""
+    found = {}
     for folder in own.iterdir():
-        if not folder.is_dir():
+        if not folder.name.endswith(node) or folder.is_symlink() or not folder.is_dir():
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             handle = _open_lock(folder / _LOCK)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.pop_all()
+            found[folder] = handle
+    return found
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path, note: Callable[[str], None]) -> Iterator[None]:
     handle = _open_lock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        end, is_noted = time.monotonic() + WAIT_S, False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise InputError(f"another task has held the lock {path} for "
+                                     f"{WAIT_S:g} s") from None
+            if not is_noted:
+                note(f"scratch: waiting up to {WAIT_S:g} s for the lock {path} of another task")
+                is_noted = True
+            time.sleep(0.1)
         yield
     finally:
         os.close(handle)

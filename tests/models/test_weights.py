@@ -1,4 +1,5 @@
 import gzip
+import os
 import subprocess
 import sys
 import time
@@ -349,3 +350,45 @@ def test_random_weights_without_a_place_for_their_file(drawings, tmp_path):
     for _ in range(2):
         assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
     assert drawings == [1, 1]
+
+
+def test_random_weights_without_a_home_folder(drawings, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for _ in range(2):
+        assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
+    assert drawings == [1, 1]
+
+
+def test_random_weights_can_be_changed_whether_they_were_drawn_or_read(drawings):
+    for _ in range(2):
+        for arrays in drawn_weights.untrained_once(STUDENT, 1).layers:
+            for array in arrays:
+                array += 1
+    assert drawings == [1]
+    assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
+
+
+def test_a_few_files_of_random_weights_are_kept(drawings, tmp_path, monkeypatch):
+    seconds = iter(range(100))
+    utime = os.utime
+    # clocks of file systems are coarse
+    monkeypatch.setattr(drawn_weights.os, "utime",
+                        lambda path: utime(path, (time := 10**9 + next(seconds), time)))
+    for seed in (0, 1, 2, 3):
+        drawn_weights.untrained_once(STUDENT, seed)
+    written = tmp_path / "l3hpc" / "untrained" / ".x.f32.abcdefgh.tmp"
+    written.write_bytes(b"")
+    drawn_weights.untrained_once(STUDENT, 0)  # the one that was used last
+    for seed in (4, 5):
+        drawn_weights.untrained_once(STUDENT, seed)
+    assert len(list(tmp_path.glob("l3hpc/untrained/*.f32"))) == 4 and written.exists()
+    drawings.clear()
+    for seed in (0, 3, 4, 5, 1):
+        drawn_weights.untrained_once(STUDENT, seed)
+    assert drawings == [1]

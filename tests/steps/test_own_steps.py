@@ -101,6 +101,25 @@ def test_temporary_files_of_a_command_are_on_the_node(place, tmp_path, monkeypat
     assert not Path(seen[1]).exists()
 
 
+@pytest.mark.parametrize(("setting", "inherited"), [("/missing", "/tmp"), ("", None)])
+def test_temporary_files_of_a_command_without_a_node_are_in_its_scratch(
+        place, monkeypatch, setting, inherited):
+    monkeypatch.setattr(node_scratch, "_setting", setting)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    if inherited:
+        monkeypatch.setenv("TMPDIR", inherited)
+    made = place(own=entry('echo "$TMPDIR" > seen; echo "$L3_SCRATCH" >> seen; mktemp'))
+    temporary, scratch = (run(made) / "seen").read_text().splitlines()
+    assert Path(temporary).parent == Path(scratch) and not Path(temporary).exists()
+
+
+def test_the_temporary_folder_of_the_job_is_used_where_no_scratch_is_set(
+        place, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    made = place(own=entry('echo "$TMPDIR" > seen'))
+    assert (run(made) / "seen").read_text().split() == [str(tmp_path)]
+
+
 def test_arguments_of_a_list_stay_what_they_are(place):
     words = ["x{param.word}y", "{input.audio}", "{task}/{tasks}", "{other}", "$HOME"]
     script = "import sys; open('seen', 'w').write(chr(10).join(sys.argv[1:]))"

@@ -1,8 +1,11 @@
 """Scratch space on the disk of the node: what lies there, and what happens where it cannot."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,12 +143,128 @@ def test_a_disk_that_becomes_full_costs_a_restart_in_the_workspace(config, node)
     assert any("the disk of the node is full" in note for note in notes)
 
 
-def test_errors_of_hdf5_about_a_full_disk_are_known_by_their_text():
-    error = OSError("Can't write data (errno = 28, error message = 'No space left on device')")
+@pytest.fixture
+def rooms(node, tmp_path, monkeypatch):
+    """Folders that have no room left."""
+    full = set()
+
+    def allocate(handle, offset, size):
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if any(path.is_relative_to(folder) for folder in full):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(node_scratch.os, "posix_fallocate", allocate)
+    return full
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+HDF5 = "Can't write data (filename = '{}', errno = 28, error message = 'No space left on device')"
+
+
+def caused_by(error):
     outer = L3hpcError("cannot write")
     outer.__cause__ = error
-    assert node_scratch.is_full(outer)
-    assert not node_scratch.is_full(OSError("Can't open file"))
+    return outer
+
+
+@pytest.mark.parametrize(("error", "node_full", "workspace_full", "expected"), [
+    # an exit code of a command, or any other error
+    (L3hpcError("the command ended with exit code 1"), True, False, True),
+    (L3hpcError("the command ended with exit code 1"), False, False, False),
+    (OSError("Can't open file"), False, True, False),
+    # no file is named
+    (NO_SPACE, True, False, True), (NO_SPACE, True, True, True),
+    (caused_by(NO_SPACE), False, True, False),
+    (NO_SPACE, False, False, True),  # a file that was removed, because it is not whole
+    (caused_by(OSError(HDF5.split("(")[0] + "(errno = 28, 'No space left on device')")),
+     True, False, True),
+])
+def test_a_full_disk_is_found_by_what_is_left_of_it(
+        node, tmp_path, rooms, error, node_full, workspace_full, expected):
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    rooms.update([node] * node_full, [workspace] * workspace_full)
+    assert node_scratch.is_full(error, node, workspace) == expected
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_that_of_the_file_that_the_error_names(node, tmp_path, rooms, number):
+    rooms.add(node)
+    for name, expected in ((node / "output" / "x", True), (tmp_path / "ws" / "x", False)):
+        for error in (OSError(number, os.strerror(number), str(name)),
+                      caused_by(OSError(HDF5.format(name)))):
+            assert node_scratch.is_full(error, node, tmp_path) == expected
+
+
+def test_a_command_that_fills_the_disk_starts_again_in_the_workspace(config, node, rooms):
+    seen = []
+
+    def run_out(params, task):
+        seen.append(task)
+        if task.node_scratch is not None:
+            rooms.add(node)
+            raise L3hpcError("the command ended with exit code 1")
+        return {"rows": 3}
+
+    path = config()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fakestep, "run", run_out)
+        result, notes = run(path)
+    assert result["summary"] == {"rows": 3} and len(seen) == 2
+    # its TMPDIR may be the disk that is full
+    assert [task.temporary for task in seen] == [seen[0].node_scratch, seen[1].scratch / ".tmp"]
+    assert any("the disk of the node is full" in note for note in notes)
+
+
+def test_what_programs_leave_in_the_output_arrives_with_its_modes(config, node, monkeypatch):
+    def write(params, task):
+        (task.output / "private").mkdir()
+        (task.output / "private" / "a.bin").write_bytes(b"12345")
+        (task.output / "private").chmod(0o500)
+        (task.output / "plain").mkdir()
+        os.mkfifo(task.output / "pipe")
+        with socket.socket(socket.AF_UNIX) as server:
+            monkeypatch.chdir(task.output)  # the path of a socket must be short
+            server.bind("socket")
+        return {"rows": 1}
+
+    monkeypatch.setattr(fakestep, "run", write)
+    path = config()
+    assert set(run(path)[0]["files"]) == {"private/a.bin"}
+    folder = Path(read_json(path)["artifact"]) / "0000"
+    assert folder.joinpath("pipe").is_fifo() and folder.joinpath("socket").is_socket()
+    assert folder.joinpath("private").stat().st_mode & 0o777 == 0o500
+    assert folder.joinpath("plain").stat().st_mode == folder.stat().st_mode
+    folder.joinpath("private").chmod(0o700)
+
+
+def test_only_folders_of_this_node_are_left_overs(config, node, tmp_path):
+    with node_scratch.task_folder("first", lambda text: None):
+        pass
+    shared = node / f"l3hpc-{os.geteuid()}"
+    other = shared / "extract-0-abcdefgh@another.node"
+    other.mkdir()  # its lock is known on that node alone
+    target = tmp_path / "target"
+    target.mkdir()
+    (shared / f"x@{socket.gethostname()}").symlink_to(target)
+    mine = shared / f"extract-0-abcdefgh@{socket.gethostname()}"
+    mine.mkdir()
+    run(config())
+    assert other.is_dir() and not mine.exists()
+    assert list(target.iterdir()) == []
+
+
+def test_a_lock_that_stays_taken_is_named_and_the_workspace_is_used(config, node, monkeypatch):
+    monkeypatch.setattr(node_scratch, "WAIT_S", 0.2)
+    shared = node / f"l3hpc-{os.geteuid()}"
+    shared.mkdir(mode=0o700)
+    with (shared / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        result, notes = run(config())
+    assert result["summary"] == {"rows": 1} and own(node) == []
+    assert f"scratch: waiting up to 0.2 s for the lock {shared}/.lock of another task" in notes
+    assert any("the workspace is used instead: another task has held the lock" in note
+               for note in notes)
 
 
 @pytest.mark.parametrize("how", ["error", "crash"])
