@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import click
 
+from l3hpc.config.units import format_memory, format_time
 from l3hpc.errors import EXIT_OK, EXIT_USAGE
 
 EXAMPLES = """\b
@@ -57,8 +59,9 @@ def show(cluster: str | None, config_file: str | None, as_json: bool, everything
                 for key, value in values.items()}
         click.echo(json.dumps({"schema": 1, "file": str(config.file), "values": rows}, indent=2))
         return EXIT_OK
-    shown = {key: _text(value) for key, value in values.items()
-             if everything or _text(value) or config.origin(key) != "default"}
+    texts = {key: _text(key, value) for key, value in values.items()}
+    shown = {key: text for key, text in texts.items()
+             if everything or text or config.origin(key) != "default"}
     cells = [(key, text, config.origin(key)) for key, text in shown.items()]
     for line in formatting.table_lines(cells, indent="", at_most={1: 60}):
         click.echo(line)
@@ -98,13 +101,21 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
     return EXIT_OK if all(finding.ok for finding in findings) else EXIT_USAGE
 
 
-def _text(value: object) -> str:
-    """Return a configured value as text; an empty text if it is not set."""
+def _text(key: str, value: object) -> str:
+    """Return a configured value with its unit; an empty text if it is not set."""
     if value is None or value == [] or value == {}:
         return ""
+    name = key.rpartition(".")[2]
     if isinstance(value, dict):
-        items = {key: _text(item) for key, item in value.items() if item is not None}
-        return ", ".join(f"{key}: {item}" for key, item in items.items())
+        items = {inner: _text(inner, item) for inner, item in value.items()}
+        nested = {inner for inner, item in value.items() if isinstance(item, dict)}
+        return ", ".join(f"{inner}: {{{text}}}" if inner in nested else f"{inner}: {text}"
+                         for inner, text in items.items() if text)
     if isinstance(value, (list, tuple)):
-        return "; ".join(str(item) for item in value)
+        return shlex.join(value) if name == "container" else "; ".join(map(str, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        if name == "mem":
+            return format_memory(value)
+        if name == "time":
+            return format_time(value)
     return str(value).lower() if isinstance(value, bool) else str(value)

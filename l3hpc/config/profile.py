@@ -325,6 +325,17 @@ class ClusterProfile(Section):
         """
         return self.at(kind).gpu_request or self.gpu_request
 
+    def requests_gpus(self, kind: str) -> bool:
+        """Whether the tasks of a kind of step have the GPUs that they request, and no others.
+
+        Parameters
+        ----------
+        kind
+            Kind of step.
+        """
+        # With gpu_request none, and on this machine, the site decides whether a task has one.
+        return self.capabilities.remote and self.gpu_request_of(kind) != "none"
+
     def is_exclusive(self, kind: str) -> bool:
         """Whether a kind of step has its node to itself.
 

@@ -59,7 +59,9 @@ def plain(value: object) -> str:
         If it is not a string, or has control characters.
     """
     if not isinstance(value, str):
-        raise InputError(f"{value!r} is not a string", hint="put it in quotes")
+        hint = "put it in quotes, or leave the key out" if isinstance(value, bool) \
+            else "put it in quotes"
+        raise InputError(f"{value!r} is not a string", hint=hint)
     if _CONTROL.search(value):
         raise InputError(f"{value[:60]!r} contains a control character (a line break, a tab, …) or "
                          "is not UTF-8")

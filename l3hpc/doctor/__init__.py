@@ -62,8 +62,11 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     elif probe:
         yield environment.tensorflow_line(config.profile, ask)
     yield environment.hardware_line()
-    yield from slurm.slurm_lines(config.profile, ask)
-    yield from script_lines(config, ask, pipelines)
+    responds = True
+    for finding in slurm.slurm_lines(config.profile, ask):
+        responds = responds and not (finding.subject == "Slurm" and finding.severity == "red")
+        yield finding
+    yield from script_lines(config, ask, pipelines, slurm_responds=responds)
     yield from storage.workspace_lines(config, ask, probe)
     if config.profile.scratch:
         yield storage.scratch_line(config, ask, probe)

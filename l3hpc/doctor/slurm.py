@@ -229,7 +229,8 @@ def check_names(asked: Sequence[str]) -> None:
             raise InputError(f"there is no pipeline {name!r}", allowed=nearest(name, known))
 
 
-def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterator[Finding]:
+def script_lines(config: Config, ask: Ask, asked: Sequence[str] = (), *,
+                 slurm_responds: bool = True) -> Iterator[Finding]:
     """Check the scripts of the pipelines.
 
     Parameters
@@ -242,6 +243,8 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
         The pipelines that the user wants to submit. What is wrong with one of them is red. Without
         any, a pipeline that the cluster refuses is yellow (a cluster without GPUs need not train);
         it is red only if the cluster refuses all of them.
+    slurm_responds
+        False: the scripts are rendered, but Slurm, whose own finding is red, is not asked.
 
     Yields
     ------
@@ -259,6 +262,10 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = ()) -> Iterato
             faults.append(from_error(f"pipeline {name}", error, f"correct {path}"))
     # pipelines share most of their steps, so most scripts are equal
     texts = {text for steps in scripts.values() for text in steps.values()}
+    if not slurm_responds:
+        yield Finding("scripts", "off", f"{len(texts)} scripts not checked: Slurm does not respond")
+        yield from faults
+        return
     refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
     for text in sorted(texts):
         answer = _checked(text, schedulers.of(config.profile, config.workspace), ask)

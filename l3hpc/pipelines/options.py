@@ -121,8 +121,8 @@ def _switch(given: Any) -> bool:
 
 
 UPSTREAM = (
-    Option("precision", "choice", "Arithmetic of the teacher; tf32, bfloat16 and int8 are faster, "
-           "and their error is measured and recorded.", "float32",
+    Option("precision", "choice", "Arithmetic of the teacher in the step extract; tf32, bfloat16 "
+           "and int8 are faster, and their error is measured and recorded.", "float32",
            ("float32", "tf32", "bfloat16", "int8")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
            "pca", ("pca", "umap", "none"), usual=True),
@@ -143,7 +143,8 @@ UPSTREAM = (
     Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "
            "learning rate and momentum of the published jobs, unless set explicitly.", "default",
            ("default", "published")),
-    Option("engine", "choice", "Library that trains the student; torch: PyTorch.", "tensorflow",
+    Option("engine", "choice", "Library of the step train; torch: PyTorch. The engine of the "
+           "step extract: --set extract.engine.", "tensorflow",
            ("tensorflow", "torch")),
     Option("sampling", "choice", "How rows are selected for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),

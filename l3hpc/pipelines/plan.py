@@ -418,7 +418,7 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
     # The profile overrides the pipeline's file, and the command line overrides both.
     of_pipeline = step.resources.over(Resources())
     resources = item.resources.over(config.profile.at(step.kind).over(of_pipeline))
-    return PlannedStep(
+    new = PlannedStep(
         name=step.name, kind=step.kind, params=values, needs=step.needs, inputs=paths,
         fingerprint=fingerprint, artifact=artifact, shards=shards,
         done=tuple(sorted(index for index in artifacts.finished(artifact)
@@ -430,6 +430,11 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
                for kind, source in sources.items()},
         any_needs=step.any_needs, partial_inputs=step.any_needs, like=step.like,
     )
+    if new.missing and config.profile.requests_gpus(step.like or step.kind):
+        with resolve.located(step):
+            known.check_gpus(params, new.resources.gpus)
+    return new
+
 
 
 def with_labels(planned: Mapping[str, PlannedStep], config: Config, pipeline: str, run: str,

@@ -125,6 +125,9 @@ def descriptions(plan: Plan) -> dict[str, str]:
             params = {each.kind: kinds.step(each.kind).parse(each.params)
                       for each in (*_ancestors(step, by_name), step)}
             text = kinds.step(step.kind).describe(params[step.kind], params)
+            if plan.profile.requests_gpus(step.like or step.kind):
+                note = kinds.step(step.kind).check_gpus(params[step.kind], step.resources.gpus)
+                text = "; ".join(filter(None, (text, note)))
         after = f"after job {', '.join(step.waits_for)}" if step.waits_for else ""
         text = "; ".join(filter(None, (text, _external_inputs(step, plan), after)))
         if text:

@@ -366,6 +366,28 @@ class Step(ABC, Generic[P]):
             With the parameter or option to change.
         """
 
+    def check_gpus(self, params: P, gpus: int) -> str:
+        """Refuse, before anything is submitted, a number of GPUs with which the tasks would fail.
+
+        Parameters
+        ----------
+        params
+            Parameters of this step.
+        gpus
+            GPUs that each task requests from Slurm.
+
+        Returns
+        -------
+        str
+            A note for the preview, such as GPUs that would stay idle; empty: none.
+
+        Raises
+        ------
+        InputError
+            With the parameter or resource to change.
+        """
+        return ""
+
     def check_embeddings(self, params: P, source: str, available: Collection[str], folder: Path,
                          length: Callable[[str | None], int | None]) -> None:
         """Refuse a folder of existing embeddings that this step cannot use.

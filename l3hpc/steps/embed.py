@@ -23,6 +23,7 @@ from l3hpc.steps.base import (
 from l3hpc.steps.extract import (
     EmbeddingParams,
     block_of,
+    check_gpus,
     check_network,
     check_precision,
     check_ready,
@@ -87,6 +88,11 @@ class Embed(Step[EmbedParams]):
         "audio", "sonyc_ust", "clips", "subset", "table", "file_column", "student", "window",
         "batch_size", "max_failed", "engine"})
     output = Output.EMBEDDINGS
+
+    def check_gpus(self, params: EmbedParams, gpus: int) -> str:
+        """Refuse int8 with a GPU, and tf32 without one."""
+        check_gpus(params.precision, gpus, self.name)
+        return ""
 
     def check(self, params: EmbedParams, plan: PlanParams) -> None:
         """Refuse no or several sources of audio, files that are no network, and an engine

@@ -120,6 +120,11 @@ class Extract(Step[ExtractParams]):
             raise InputError(f"hop {params.hop} s is shorter than one sample", where="extract.hop",
                              allowed="at least 0.000125 s; published: 0.5")
 
+    def check_gpus(self, params: ExtractParams, gpus: int) -> str:
+        """Refuse int8 with a GPU, and tf32 without one."""
+        check_gpus(params.precision, gpus, self.name)
+        return ""
+
     def packages(self, params: ExtractParams) -> dict[str, str]:
         """Importable name of what this needs beyond the core dependencies → how to install it."""
         return precision_packages(params)
@@ -261,6 +266,34 @@ def check_precision(params: EmbeddingParams, step: str) -> None:
         from l3hpc.models import precision
 
         precision.check_engine(params.precision, params.engine, step)
+
+
+def check_gpus(precision: str, gpus: int, step: str) -> None:
+    """Refuse int8 in tasks with a GPU, and tf32 in tasks without one.
+
+    Parameters
+    ----------
+    precision
+        Of the network.
+    gpus
+        GPUs that each task requests.
+    step
+        The step's name, for the message.
+
+    Raises
+    ------
+    InputError
+        With both ways out: another precision, or another number of GPUs.
+    """
+    if precision == "int8" and gpus:
+        raise InputError(f"int8 runs on the CPU, and each task of {step} requests "
+                         f"{gpus} GPU{'s' * (gpus > 1)}", where=f"{step}.precision",
+                         allowed="float32, tf32 or bfloat16 on a GPU",
+                         hint=f"--set {step}.gpus=0")
+    if precision == "tf32" and not gpus:
+        raise InputError(f"tf32 needs a GPU, and the tasks of {step} request none",
+                         where=f"{step}.precision", allowed="float32 or bfloat16 on the CPU",
+                         hint=f"--set {step}.gpus=1")
 
 
 def check_network(params: EmbeddingParams, weights: str, step: str) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step, Task
-from l3hpc.steps.extract import Extract
+from l3hpc.steps.extract import Extract, check_gpus
 from l3hpc.steps.reduction import Fit, teacher_dim, teacher_window
 from l3hpc.steps.sample import check_timezone
 from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields
@@ -161,6 +161,13 @@ class Train(Step[TrainParams]):
                 raise InputError(
                     f"with --approx none the student needs the teacher's {dim} dimensions, "
                     f"not {params.emb_dim}.", allowed=f"Use --emb-dim {dim}, or --approx pca.")
+
+    def check_gpus(self, params: TrainParams, gpus: int) -> str:
+        """Refuse tf32 without a GPU; note GPUs that PyTorch does not use."""
+        check_gpus(params.precision, gpus, self.name)
+        if params.engine == "torch" and gpus > 1:
+            return f"PyTorch trains on one GPU; {gpus - 1} of {gpus} would be idle (train.gpus)"
+        return ""
 
     def check_embeddings(self, params: TrainParams, source: str, available: Collection[str],
                          folder: Path, length: Callable[[str | None], int | None]) -> None:

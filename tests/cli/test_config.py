@@ -66,3 +66,19 @@ def test_a_bad_file_is_one_short_message(say):
     assert (code, out) == (2, "")
     assert err.startswith("error: cluster.yaml:3: unknown key 'partitoin'\n")
     assert "did you mean 'partition'?" in err
+
+
+def test_values_are_shown_with_units_and_a_container_can_be_copied(say, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("""clusters:
+  far:
+    container: apptainer exec --bind "/my data" image.sif
+    limits: {time: 7d, mem: 180GB}
+    steps: {train: {partition: gpu, time: 90min, mem: 16GB}}
+""")
+    code, out, _ = say("config", "show", "--config", str(file), "--cluster", "far")
+    assert code == 0
+    shown = {line.split()[0]: line for line in out.splitlines()}
+    assert "apptainer exec --bind '/my data' image.sif" in shown["clusters.far.container"]
+    assert "time: 7 d, mem: 180 GB" in shown["clusters.far.limits"]
+    assert "train: {mem: 16 GB, time: 1 h 30 min, partition: gpu}" in shown["clusters.far.steps"]

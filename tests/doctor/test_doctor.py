@@ -479,6 +479,19 @@ def test_a_cluster_that_refuses_every_pipeline_is_red(tmp_path):
     assert len(lines) == 1 + len(sources.pipelines())
 
 
+@pytest.mark.parametrize("pipelines", [(), ("upstream",)])
+def test_without_a_controller_slurm_is_the_only_cross(tmp_path, pipelines):
+    broken = Answer(1, "", "Unable to contact slurm controller")
+    lines = list(examine(config_in(tmp_path, SLURM), probe=False, pipelines=pipelines,
+                         ask=lambda command: broken if command[0] in ("sinfo", "sbatch", "squeue")
+                         else said("")))
+    red = [line.subject for line in lines
+           if line.severity == "red" and line.subject.startswith(("Slurm", "scripts", "pipeline"))]
+    assert red == ["Slurm"]
+    [scripts] = [line for line in lines if line.subject == "scripts"]
+    assert scripts.severity == "off" and "not checked" in scripts.message
+
+
 def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "mine.yaml").write_text("steps:\n  trian:\n")

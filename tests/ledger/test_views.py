@@ -1,6 +1,7 @@
 """Views show the fold exactly: selection, text tables, CSV, XLSX."""
 
 import csv
+import dataclasses
 import io
 
 import openpyxl
@@ -118,9 +119,18 @@ def test_long_keys_show_what_tells_them_apart():
     assert select.short_keys([row("y" * 60), row("y" * 60)])[0].endswith("yyy")
 
 
+def test_side_by_side_ends_with_the_notes_of_the_rows():
+    one, other = (dataclasses.replace(row, extra={**row.extra, "note": "random weights"})
+                  for row in ROWS[:2])
+    assert select.side_by_side([one, other], MSE)[-1] == "random weights"
+    plain = dataclasses.replace(other, extra={})
+    assert select.side_by_side([one, plain], MSE)[-1] \
+        == f"{select.row_names([one, plain])[0]}: random weights"
+
+
 def test_side_by_side_shows_differences_to_the_first():
     lines = select.side_by_side(ROWS[:2], MSE)
-    assert [line.split("  ")[0] for line in lines[1:]] == ["Train Batch Size", "Best Valid Loss"]
+    assert [line.split("  ")[0] for line in lines[1:-1]] == ["Train Batch Size", "Best Valid Loss"]
     assert "256 (+128)" in lines[1] and "0.4000 (-0.1)" in lines[2]
 
 

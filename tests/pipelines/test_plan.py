@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -552,3 +553,35 @@ def test_a_missing_package_is_refused_where_this_python_runs_the_job(monkeypatch
         build(options={"approx": "umap"})
     assert install_command("umap") in str(refused.value)
     build(options={"approx": "pca"})
+
+
+def on_slurm(**change):
+    """The configuration of a Slurm cluster, with the packages that any precision needs."""
+    loaded = configuration()
+    profile = loaded.profile.model_copy(update={
+        "executor": "slurm", "gpu_request": "gres", "container": ("image.sif",),
+        **change})
+    return replace(loaded, profile=profile)
+
+
+@pytest.mark.parametrize(("sets", "words"), [
+    (["extract.precision=int8"], "int8 runs on the CPU, and each task of extract requests 1 GPU"),
+    (["extract.precision=tf32", "extract.gpus=0"], "tf32 needs a GPU"),
+    (["train.engine=torch", "train.precision=tf32", "train.gpus=0"], "tasks of train request none"),
+])
+def test_gpus_with_which_the_tasks_would_fail_are_refused(sets, words):
+    with pytest.raises(InputError, match=words) as refused:
+        build(settings=on_slurm(), sets=sets)
+    step_, _, count = refused.value.hint.removeprefix("--set ").partition(".gpus=")
+    kept = [text for text in sets if ".gpus=" not in text]
+    build(settings=on_slurm(), sets=[*kept, f"{step_}.gpus={count}"])
+    # where l3hpc requests no GPUs, it does not know what a task has
+    build(settings=on_slurm(gpu_request="none"), sets=sets)
+
+
+def test_idle_gpus_are_noted_in_the_preview():
+    for count, noted in ((1, False), (4, True)):
+        made = build(settings=on_slurm(), sets=["train.engine=torch", f"train.gpus={count}"])
+        assert ("3 of 4 would be idle" in preview.descriptions(made)["train"]) == noted
+    made = build(settings=on_slurm(), sets=["train.gpus=4"])
+    assert "idle" not in preview.descriptions(made)["train"]

@@ -373,7 +373,8 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     Returns
     -------
     list of str
-        Numbers are followed by their difference from the first row.
+        Numbers are followed by their difference from the first row. The notes of the rows are the
+        last lines, each once.
     """
     columns = list(tab.columns) if everything else [
         column for column in differing_columns(rows, tab) if column.field not in tab.key]
@@ -390,7 +391,17 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
                 text += f" ({float(value) - float(base):+.4g})"  # type: ignore[arg-type]
             line.append(text)
         grid.append(line)
-    return formatting.table_lines([["", *names], *grid], indent="")
+    return [*formatting.table_lines([["", *names], *grid], indent=""), *_note_lines(rows, names)]
+
+
+def _note_lines(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """A line per note, with the names of its rows unless all have it."""
+    having: dict[str, list[str]] = {}
+    for row, name in zip(rows, names, strict=True):
+        if note := row.extra.get("note"):
+            having.setdefault(str(note), []).append(name)
+    return [note if len(those) == len(rows) else f"{', '.join(those)}: {note}"
+            for note, those in having.items()]
 
 
 def row_names(rows: Sequence[Row]) -> list[str]:
