@@ -128,7 +128,7 @@ def variables(value: object) -> dict[str, str]:
     for name in value:
         if not _VARIABLE.fullmatch(str(name)):
             raise InputError(f"{name!r} is not the name of an environment variable",
-                             allowed="letters, digits and _, not starting with a digit")
+                             allowed="allowed: letters, digits and _, not starting with a digit")
         # the job's own values of these would be lost
         if str(name).startswith(("SLURM_", "SBATCH_")):
             raise InputError(f"{name} is reserved for Slurm and cannot be set here")
@@ -201,7 +201,7 @@ def job_folder(value: object) -> str:
     literal = "".join(part for part, is_variable in pieces(text) if not is_variable)
     if bad := re.search(r"[\s'\"\\`$;<>|&*?(){}\[\]!#%~]", literal):
         raise InputError(f"{text[:60]!r} contains {bad[0]!r}",
-                         allowed="letters, digits, / . _ - + = : , @, $NAME and ${NAME}")
+                         allowed="allowed: letters, digits, / . _ - + = : , @, $NAME and ${NAME}")
     if ".." in literal.split("/"):
         raise InputError(f"{text[:60]!r} contains '..'", hint="Write the path without it.")
     return text

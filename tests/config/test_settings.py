@@ -122,6 +122,8 @@ def test_every_value_is_listed_and_json_ready():
     ("clusters:\n  g:\n    extra: [7]\n", "cluster.yaml:3", ["7 is not a string"]),
     ("clusters:\n  g:\n    extra: {a: b}\n", "cluster.yaml:3", ["not a list of sbatch options"]),
     ("clusters:\n  g:\n    limits: {mem: 0}\n", "cluster.yaml:3", ["not an amount of memory"]),
+    ("clusters:\n  g:\n    scratch: /local/a b\n", "cluster.yaml:3", ["allowed: letters"]),
+    ("clusters:\n  g:\n    account: false\n", "cluster.yaml:3", ["or leave the key out"]),
     ("clusters:\n  g:\n    account: 42\n", "cluster.yaml:3", ["42 is not a string", "quotes"]),
     ("clusters:\n  g:\n    setup:\n      - ok\n      - \"a\\nb\"\n", "cluster.yaml:5",
      ["control character"]),
