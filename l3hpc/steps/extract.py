@@ -289,11 +289,11 @@ def check_gpus(precision: str, gpus: int, step: str) -> None:
         raise InputError(f"int8 runs on the CPU, and each task of {step} requests "
                          f"{gpus} GPU{'s' * (gpus > 1)}", where=f"{step}.precision",
                          allowed="float32, tf32 or bfloat16 on a GPU",
-                         hint=f"--set {step}.gpus=0")
+                         hint=f"or, for int8, request no GPU: --set {step}.gpus=0")
     if precision == "tf32" and not gpus:
         raise InputError(f"tf32 needs a GPU, and the tasks of {step} request none",
                          where=f"{step}.precision", allowed="float32 or bfloat16 on the CPU",
-                         hint=f"--set {step}.gpus=1")
+                         hint=f"or, for tf32, request a GPU: --set {step}.gpus=1")
 
 
 def check_network(params: EmbeddingParams, weights: str, step: str) -> None:
