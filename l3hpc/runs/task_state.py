@@ -13,6 +13,7 @@ from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState
 
 _SILENT_S = 300.0
+_BETWEEN_S = 120.0  # for which a job that is being requeued may look as if it had ended
 _KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
 _HOLD_HINTS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
 _DEPENDENCY_FAILED = "an earlier step failed"
@@ -108,6 +109,8 @@ def evaluate(
     if was_cancelled and (status.state in (TaskState.LOST, TaskState.CANCELLED)
                           or status.state is TaskState.FAILED and _by_signal(marks)):
         status.state, status.detail, status.last_words = TaskState.CANCELLED, "", []
+    if status.state is TaskState.FAILED and _is_being_requeued(marks):
+        status = TaskStatus(TaskState.REQUEUED, started=True)
     if status.state is TaskState.FAILED:
         _note_remedy(status, answer.ended.get(job), marks)
     status.started = status.started or marks.begin is not None
@@ -121,6 +124,17 @@ def evaluate(
                 "l3hpc resume changes its request" if last.get("held")
                 else "a helper job has changed its request")
     return status
+
+
+def _is_being_requeued(marks: TaskMarks) -> bool:
+    """Whether a script has just asked for a requeue, and was stopped for it.
+
+    Slurm ends the job before it queues it again. In between, squeue or sacct may show its end.
+    """
+    if not marks.requeues or marks.gave_up or not (marks.terminated or marks.exit_code is None):
+        return False
+    when = float(marks.requeues[-1].get("time", 0.0))
+    return (marks.started or 0.0) <= when and 0 <= time.time() - when < _BETWEEN_S
 
 
 def _note_remedy(status: TaskStatus, ended: EndedJob | None, marks: TaskMarks) -> None:
