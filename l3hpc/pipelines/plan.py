@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,8 @@ def run_name(workspace: Path, name: str, content: Sequence[str], date: datetime.
         The date.
     """
     base = f"{name}-{date:%Y%m%d}-{digest(list(content))[:4]}"
-    candidate, number = base, 1
-    while Workspace(workspace).run(candidate).path.exists():
-        number += 1
-        candidate = f"{base}-{number}"
-    return candidate
+    candidates = chain([base], (f"{base}-{number}" for number in count(2)))
+    return next(one for one in candidates if not Workspace(workspace).run(one).path.exists())
 
 
 # which steps -----------------------------------------------------------------------------------
@@ -470,9 +468,9 @@ def _labels(config: Config, pipeline: str, run: str, user: str,
         labels["model_dir"] = str(student.path)
         if student.run:
             labels["student_run"] = student.run
+            step = student.step or LEDGER_FOLDERS["model_dir"]
             labels["model_dir"] = _recorded_model_dir(
-                student.path, workspace.run(student.run).artifact(
-                    student.step or LEDGER_FOLDERS["model_dir"]))
+                student.path, workspace.run(student.run).artifact(step))
     return labels
 
 
@@ -493,10 +491,7 @@ def _ledger_folders(step: PlannedStep, planned: Mapping[str, PlannedStep], confi
 
 
 def _recorded_model_dir(artifact: Path, planned: Path) -> str:
-    """The Model Dir under which the run that computed ``artifact`` recorded its row.
-
-    A student that is reused keeps its row; ``planned`` where nothing is computed yet.
-    """
+    """The Model Dir of the row of a reused student; ``planned`` of one that is to be computed."""
     config = ArtifactFolder(artifact).config
     if config.is_file() and artifacts.finished(Path(artifact)):
         frozen = read_json(config)

@@ -11,6 +11,7 @@ from l3hpc.ledger.cells import cells
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import Store
+from l3hpc.ledger.views.as_text import format_value
 from l3hpc.ledger.views.folds import (
     FOLD,
     deviation_of,
@@ -20,7 +21,7 @@ from l3hpc.ledger.views.folds import (
     measured,
     seed_of,
 )
-from l3hpc.ledger.views.select import cell_of, format_value
+from l3hpc.ledger.views.select import cell_of
 from l3hpc.web.html import Table
 from l3hpc.web.svg import number
 

@@ -6,7 +6,8 @@ scikit-learn only inside ``run``. Planner, command line, report and doctor use o
 and methods defined here and never a step's name, so that a step of another package
 (``docs/steps/your-own.md``) works everywhere like one of ours.
 
-What a task is given comes first, then what a step states about itself, then ``Step``.
+What a task is given comes first, then what a step states about itself, then ``Step``. The module is
+longer than others, so that the author of a step finds all of it in one place.
 """
 
 from __future__ import annotations

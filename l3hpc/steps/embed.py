@@ -23,7 +23,6 @@ from l3hpc.steps.base import (
 from l3hpc.steps.extract import (
     EmbeddingParams,
     block_of,
-    check_gpus,
     check_network,
     check_precision,
     check_ready,
@@ -38,6 +37,7 @@ from l3hpc.steps.extract import (
     task_recordings,
     window_digest,
 )
+from l3hpc.steps.networks import check_gpus
 
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording

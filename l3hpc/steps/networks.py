@@ -1,4 +1,5 @@
-"""Which network the results of a step come from, and whether its weights are random."""
+"""Which network the results of a step come from, whether its weights are random, and where it runs.
+"""
 
 from __future__ import annotations
 
@@ -80,3 +81,31 @@ def first_result(artifact: Path) -> Mapping[str, Any]:
         return {}
     found = content.get("summary") if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def check_gpus(precision: str, gpus: int, step: str) -> None:
+    """Refuse int8 in tasks with a GPU, and tf32 in tasks without one.
+
+    Parameters
+    ----------
+    precision
+        Of the network.
+    gpus
+        GPUs that each task requests.
+    step
+        The step's name, for the message.
+
+    Raises
+    ------
+    InputError
+        With both ways out: another precision, or another number of GPUs.
+    """
+    if precision == "int8" and gpus:
+        raise InputError(f"int8 runs on the CPU, and each task of {step} requests "
+                         f"{gpus} GPU{'s' * (gpus > 1)}", where=f"{step}.precision",
+                         allowed="float32, tf32 or bfloat16 on a GPU",
+                         hint=f"or, for int8, request no GPU: --set {step}.gpus=0")
+    if precision == "tf32" and not gpus:
+        raise InputError(f"tf32 needs a GPU, and the tasks of {step} request none",
+                         where=f"{step}.precision", allowed="float32 or bfloat16 on the CPU",
+                         hint=f"or, for tf32, request a GPU: --set {step}.gpus=1")

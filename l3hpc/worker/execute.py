@@ -12,11 +12,9 @@ import functools
 import os
 import shutil
 import signal
-import stat
 import sys
 import time
-import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,13 +25,12 @@ from typing_extensions import NotRequired, TypedDict
 import l3hpc.steps
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
-from l3hpc.console.progress import LogProgress, Progress, StateProgress, doing, reporting
+from l3hpc.console.progress import LogProgress, Progress, StateProgress, reporting
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import (
     RESULT,
     atomic_folder,
     digest_file,
-    make_durable,
     read_json,
     read_own_file,
     write_json,
@@ -50,7 +47,6 @@ from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.origin import BY_HAND
 
 WAIT_S = 2.0
-TAIL_LINES = 12
 TEMPORARY = ".tmp"  # in the scratch folder of a task
 # exit codes of a task that is requeued: submitit's, and the two of this package's scripts
 _REQUEUE_CODES = (-1, 85, 255)
@@ -237,7 +233,7 @@ def run_task(
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in _REQUEUE_CODES):
             with contextlib.suppress(OSError):  # a full disk must not hide the error itself
-                write_json(markers.path(marks, index, "error.json"), _error_details(error))
+                write_json(markers.path(marks, index, "error.json"), process.error_details(error))
         raise
 
 
@@ -442,7 +438,7 @@ def _compute(
         result = None
         with node_scratch.task_folder(f"{config['name']}-{index}", progress.note) as on_node:
             if on_node is not None:
-                result = _compute_on_node(compute, on_node, output, scratch, progress)
+                result = node_scratch.compute_on_node(compute, on_node, output, scratch, progress)
         if result is None:
             result = compute(output)
     # only now, with the result in place: a task killed before that continues from here
@@ -450,54 +446,6 @@ def _compute(
     artifacts.leave_summary(artifact, len(config["shards"]),
                             functools.partial(l3hpc.steps.summary_text, step))
     return result
-
-
-def _compute_on_node(compute: Callable[[Path, Path], dict[str, Any]], folder: Path, output: Path,
-                     scratch: Path, progress: Progress) -> dict[str, Any] | None:
-    """Compute on the disk of the node and copy the output; None if that disk became full."""
-    made = folder / "output"
-    made.mkdir()
-    plain = made.stat().st_mode
-    try:
-        result = compute(made, folder)
-    except Exception as error:
-        if not node_scratch.is_full(error, folder, scratch):
-            raise
-        progress.note(f"the disk of the node is full ({folder}): the task starts again, and works "
-                      "in the workspace from its last checkpoint")
-        return None
-    with doing("copying the output to the workspace"):
-        _copy_content(made, output, plain)
-        # opening a named pipe would wait for its writer
-        make_durable([path for path in output.rglob("*")
-                      if not path.is_symlink() and (path.is_file() or path.is_dir())])
-    return result
-
-
-def _copy_content(source: Path, target: Path, plain: int) -> None:
-    """Copy files with their modes; not with their group, which is that of the workspace.
-
-    Parameters
-    ----------
-    source, target
-        The folders.
-    plain
-        Mode of a new folder. In the workspace it may be another one (group, access lists): only a
-        mode that the step has set is copied.
-    """
-    for path in source.iterdir():
-        copy, mode = target / path.name, path.lstat().st_mode
-        if stat.S_ISDIR(mode):
-            copy.mkdir()
-            _copy_content(path, copy, plain)
-        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            # a program has left it: without scratch it stays in the output, too
-            os.mknod(copy, mode)
-        else:
-            shutil.copy(path, copy, follow_symlinks=False)
-    if source.stat().st_mode != plain:
-        group = target.stat().st_mode & stat.S_ISGID
-        target.chmod(stat.S_IMODE(source.stat().st_mode) | group)
 
 
 @contextlib.contextmanager
@@ -538,22 +486,3 @@ def _journal(config: Mapping[str, Any]) -> Recorder:
     if workspace is None:
         return NoRecorder()
     return Journal(workspace.journal, labels=config["labels"], run=config["run"])
-
-
-def _error_details(error: BaseException) -> dict[str, Any]:
-    """The content of ``error.json``."""
-    details: dict[str, Any] = {
-        "type": type(error).__name__, "message": str(error), "where": None, "hint": None,
-        "time": time.time(),
-    }
-    from l3hpc.steps.function import place_of
-
-    if isinstance(error, L3hpcError):
-        details.update(message=error.message, where=error.where, hint=error.hint,
-                       allowed=error.allowed, exit_code=error.exit_code, tail=[])
-    else:
-        lines = "".join(traceback.format_exception(error)).splitlines()
-        details.update(tail=lines[-TAIL_LINES:], where=place_of(error))
-    if isinstance(error, SystemExit | KeyboardInterrupt):
-        details["message"] = f"stopped ({error!r})"
-    return details

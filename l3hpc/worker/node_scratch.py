@@ -25,8 +25,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from l3hpc.console.progress import Progress, doing
 from l3hpc.errors import InputError
+from l3hpc.io.files import make_durable
 from l3hpc.io.job_path import usable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -85,6 +88,71 @@ def task_folder(name: str, note: Callable[[str], None]) -> Iterator[Path | None]
             note(f"scratch: {_setting} of the profile is not used, the workspace is used instead: "
                  f"{why}")
         yield folder
+
+
+def compute_on_node(compute: Callable[[Path, Path], dict[str, Any]], folder: Path, output: Path,
+                    scratch: Path, progress: Progress) -> dict[str, Any] | None:
+    """Compute on the disk of the node and copy the output to the workspace.
+
+    Parameters
+    ----------
+    compute
+        Computes into its first argument; the second is the folder of the task on the node.
+    folder
+        That folder.
+    output, scratch
+        The folders of the task in the workspace.
+    progress
+        Says that the disk became full.
+
+    Returns
+    -------
+    dict or None
+        What ``compute`` returned; None if the disk of the node became full.
+    """
+    made = folder / "output"
+    made.mkdir()
+    plain = made.stat().st_mode
+    try:
+        result = compute(made, folder)
+    except Exception as error:
+        if not is_full(error, folder, scratch):
+            raise
+        progress.note(f"the disk of the node is full ({folder}): the task starts again, and works "
+                      "in the workspace from its last checkpoint")
+        return None
+    with doing("copying the output to the workspace"):
+        _copy_content(made, output, plain)
+        # opening a named pipe would wait for its writer
+        make_durable([path for path in output.rglob("*")
+                      if not path.is_symlink() and (path.is_file() or path.is_dir())])
+    return result
+
+
+def _copy_content(source: Path, target: Path, plain: int) -> None:
+    """Copy files with their modes; not with their group, which is that of the workspace.
+
+    Parameters
+    ----------
+    source, target
+        The folders.
+    plain
+        Mode of a new folder. In the workspace it may be another one (group, access lists): only a
+        mode that the step has set is copied.
+    """
+    for path in source.iterdir():
+        copy, mode = target / path.name, path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            copy.mkdir()
+            _copy_content(path, copy, plain)
+        elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            # a program has left it: without scratch it stays in the output, too
+            os.mknod(copy, mode)
+        else:
+            shutil.copy(path, copy, follow_symlinks=False)
+    if source.stat().st_mode != plain:
+        group = target.stat().st_mode & stat.S_ISGID
+        target.chmod(stat.S_IMODE(source.stat().st_mode) | group)
 
 
 def is_full(error: BaseException, folder: Path, workspace: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What the process of a task is, and what it uses: for the task's ``result.json``."""
+"""What the process of a task is and uses (``result.json``), and why it failed (``error.json``)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import os
 import platform
 import resource
 import socket
+import time
+import traceback
 from typing import Any
 
 from l3hpc._version import __version__
+from l3hpc.errors import L3hpcError
 
+TAIL_LINES = 12  # of the traceback of an unforeseen error
 PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
             "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
 
@@ -39,3 +43,28 @@ def cpu_seconds() -> float:
     own, children = (resource.getrusage(who)
                      for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def error_details(error: BaseException) -> dict[str, Any]:
+    """Return what ``error.json`` says about the error that ended a task.
+
+    Parameters
+    ----------
+    error
+        The error.
+    """
+    details: dict[str, Any] = {
+        "type": type(error).__name__, "message": str(error), "where": None, "hint": None,
+        "time": time.time(),
+    }
+    from l3hpc.steps.function import place_of
+
+    if isinstance(error, L3hpcError):
+        details.update(message=error.message, where=error.where, hint=error.hint,
+                       allowed=error.allowed, exit_code=error.exit_code, tail=[])
+    else:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        details.update(tail=lines[-TAIL_LINES:], where=place_of(error))
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        details["message"] = f"stopped ({error!r})"
+    return details

@@ -4,7 +4,7 @@ import pytest
 
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
-from l3hpc.ledger.views import exports, folds, select
+from l3hpc.ledger.views import as_text, exports, folds, select
 from l3hpc.ledger.views.runs import RUN, run_names
 
 TAB, TAGS = TABS["classifier"], TABS["clip_tags"]
@@ -41,7 +41,7 @@ def test_the_mean_is_before_its_folds_and_the_best_is_a_mean():
     assert better.values["model_type"] == "svm" and "fold_num" not in better.values
     assert better.extra["note"] == "mean of 2 folds"
     assert select.best_rows(shown, TAB) == [better]
-    lines, _ = select.table_lines(shown, TAB, [RUN, TAB.column("Test Acc")])
+    lines, _ = as_text.table_lines(shown, TAB, [RUN, TAB.column("Test Acc")])
     assert lines[1].startswith("★ better/folds ") and "0.7000 ± 0.1414" in lines[1]
     assert [line[0] for line in lines].count("★") == 1
 
@@ -92,7 +92,7 @@ def test_the_mean_over_seeds_is_the_best_not_the_luckiest_of_them():
     assert select.best_rows(shown, UST) == [shown[0]] and select.best_rows(rows, UST) == []
     assert shown[0].extra["note"] == "mean of 2 seeds" and shown[0].extra["seeds"] == 2
     assert shown[0].values["exp_id"] == "better" and shown[0].values["pca"] is True
-    lines, _ = select.table_lines(shown, UST, [RUN, UST.column("Micro AUPRC")])
+    lines, _ = as_text.table_lines(shown, UST, [RUN, UST.column("Micro AUPRC")])
     assert lines[1].startswith("★ better/evaluate ") and "0.7000 ± 0.1414" in lines[1]
 
 

@@ -15,7 +15,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import Store, SyncState
-from l3hpc.ledger.views import exports, select
+from l3hpc.ledger.views import as_text, exports, select
 from l3hpc.ledger.views.runs import run_names, view_tabs
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -148,7 +148,7 @@ def test_rows_of_one_step_differ_by_the_end_of_their_keys(workspace):
     adopted = next(row for row in fold.rows_of(UST) if row.key[0] == "/w/evaluate-64-1e-3")
     adopted.extra.clear()
     assert run_names([adopted]) == [""]
-    assert select.row_names([adopted]) == ["/w/evaluate-64-1e-3 sweep"]
+    assert as_text.row_names([adopted]) == ["/w/evaluate-64-1e-3 sweep"]
 
 
 def test_a_command_about_a_row_takes_the_name_that_show_prints(workspace):

@@ -13,7 +13,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.cells import MAX_CHARACTERS, cell, cells, same_cell
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
-from l3hpc.ledger.views import exports, select
+from l3hpc.ledger.views import as_text, exports, select
 
 MSE, UST = TABS["embedding_approx_mse"], TABS["sonyc_ust"]
 
@@ -84,7 +84,7 @@ def test_running_becomes_stale():
 
 
 def test_the_table_marks_the_best_row_and_shows_notes():
-    lines, left_out = select.table_lines(select.sort_rows(ROWS, MSE), MSE,
+    lines, left_out = as_text.table_lines(select.sort_rows(ROWS, MSE), MSE,
                                          select.differing_columns(ROWS, MSE), now=0)
     assert lines == [
         "  Model Dir  Train Batch Size  Best Valid Loss",
@@ -96,40 +96,40 @@ def test_the_table_marks_the_best_row_and_shows_notes():
 
 def test_a_note_that_all_rows_have_is_written_once():
     rows = [row(name, beside={"note": "random-weight teacher"}) for name in "ab"]
-    lines, _ = select.table_lines(rows, MSE, select.differing_columns(rows, MSE))
+    lines, _ = as_text.table_lines(rows, MSE, select.differing_columns(rows, MSE))
     assert [line.strip() for line in lines] == [
         "Model Dir", "/models/a", "/models/b", "all: random-weight teacher"]
 
 
 def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
-    lines, left_out = select.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE),
+    lines, left_out = as_text.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE),
                                          width=64, now=0)
     assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
 
 
 def test_long_keys_show_what_tells_them_apart():
     long = [row("x" * 50 + "/student-128/1a2b"), row("x" * 50 + "/student-128/77c0")]
-    lines, _ = select.table_lines(long, MSE, select.differing_columns(long, MSE))
+    lines, _ = as_text.table_lines(long, MSE, select.differing_columns(long, MSE))
     assert [line.strip() for line in lines] == ["Model Dir (part)", "…/1a2b", "…/77c0"]
     runs = [row(f"{name}/artifacts/train") for name in ("upstream-20261120-1a2b", "mine")]
-    assert select.short_keys(runs) == ["…/upstream-20261120-1a2b/…", "…/mine/…"]
-    assert select.short_keys([row("a"), row("b")]) == ["/models/a", "/models/b"]
-    one = select.short_keys([row("x" * 50 + "/artifacts/train")])
+    assert as_text.short_keys(runs) == ["…/upstream-20261120-1a2b/…", "…/mine/…"]
+    assert as_text.short_keys([row("a"), row("b")]) == ["/models/a", "/models/b"]
+    one = as_text.short_keys([row("x" * 50 + "/artifacts/train")])
     assert one == ["…/artifacts/train"]
-    assert select.short_keys([row("y" * 60), row("y" * 60)])[0].endswith("yyy")
+    assert as_text.short_keys([row("y" * 60), row("y" * 60)])[0].endswith("yyy")
 
 
 def test_side_by_side_ends_with_the_notes_of_the_rows():
     one, other = (dataclasses.replace(row, extra={**row.extra, "note": "random weights"})
                   for row in ROWS[:2])
-    assert select.side_by_side([one, other], MSE)[-1] == "random weights"
+    assert as_text.side_by_side([one, other], MSE)[-1] == "random weights"
     plain = dataclasses.replace(other, extra={})
-    assert select.side_by_side([one, plain], MSE)[-1] \
-        == f"{select.row_names([one, plain])[0]}: random weights"
+    assert as_text.side_by_side([one, plain], MSE)[-1] \
+        == f"{as_text.row_names([one, plain])[0]}: random weights"
 
 
 def test_side_by_side_shows_differences_to_the_first():
-    lines = select.side_by_side(ROWS[:2], MSE)
+    lines = as_text.side_by_side(ROWS[:2], MSE)
     assert [line.split("  ")[0] for line in lines[1:-1]] == ["Train Batch Size", "Best Valid Loss"]
     assert "256 (+128)" in lines[1] and "0.4000 (-0.1)" in lines[2]
 
@@ -140,8 +140,8 @@ FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx"]
 def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
     """Steps and reports count epochs from 1, the published sheet's "Latest Epoch" from 0."""
     rows = [row("a", latest_epoch=11), row("b", latest_epoch=5)]
-    for lines in (select.table_lines(rows, MSE, [MSE.column("latest_epoch")])[0],
-                  select.side_by_side(rows, MSE), select.row_lines(rows[0], MSE)):
+    for lines in (as_text.table_lines(rows, MSE, [MSE.column("latest_epoch")])[0],
+                  as_text.side_by_side(rows, MSE), as_text.row_lines(rows[0], MSE)):
         assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
     assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
     assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(

@@ -105,7 +105,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     KEY is the name of a run as "ledger show" prints it, or the end of one; or the end of a row's
     key: its model folder, or its output folder and experiment.
     """
-    from l3hpc.ledger.views import select
+    from l3hpc.ledger.views import as_text, select
     from l3hpc.ledger.views.runs import view_tabs
 
     if len(keys) < 2:
@@ -123,7 +123,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
             "differing": [column.title for column in select.differing_columns(rows, tab)],
             "rows": [_as_json(row, tab, False, None) for row in rows]})
         return
-    for line in select.side_by_side(rows, tab, columns == "all"):
+    for line in as_text.side_by_side(rows, tab, columns == "all"):
         click.echo(line)
     # the columns of the sheet are fixed; parameters that came later have none
     runs = list(dict.fromkeys(str(row.extra["run"]) for row in rows if row.extra.get("run")))
@@ -181,7 +181,7 @@ def status(options: Options, as_json: bool) -> None:
 def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
                  state: SyncState | None) -> None:
     """Print rows of a tab and the means among them; there are ``every`` rows in all."""
-    from l3hpc.ledger.views import folds, select
+    from l3hpc.ledger.views import as_text, folds, select
     from l3hpc.ledger.views.runs import BOUND, RUN, is_swept
 
     rows = [row for row in shown if not folds.is_mean(row)]
@@ -206,13 +206,13 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
         head += f", {name}"
     click.echo(f"{head}{_sync_text(rows, state)}")
     if len(rows) == 1:
-        for line in select.row_lines(rows[0], tab):
+        for line in as_text.row_lines(rows[0], tab):
             click.echo(line)
         return
     if not rows:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines, left_out = select.table_lines(shown, tab, columns, None if everything else width)
+    lines, left_out = as_text.table_lines(shown, tab, columns, None if everything else width)
     for line in lines:
         click.echo(line)
     if left_out:

@@ -25,9 +25,10 @@ from l3hpc.ledger.journal.reading import damage_notes
 from l3hpc.ledger.schema import TABS, Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
+from l3hpc.ledger.views.as_text import row_names
 from l3hpc.ledger.views.folds import DEVIATIONS, is_mean
 from l3hpc.ledger.views.runs import RUN, is_bound, swept_columns, view_tabs
-from l3hpc.ledger.views.select import cell_of, row_names
+from l3hpc.ledger.views.select import cell_of
 from l3hpc.web.html import check_page, render
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from l3hpc.ledger.cells import Cell
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.store import key_json
-from l3hpc.ledger.views import select
+from l3hpc.ledger.views import as_text, select
 from l3hpc.ledger.views.runs import BOUND
 
 LINKS = ("artifact", "log", "report")
@@ -110,7 +110,7 @@ def tracked_runs(rows: Iterable[Row], tab: Tab) -> list[TrackedRun]:
     """
     rows = list(rows)
     return [_tracked(row, tab, name)
-            for row, name in zip(rows, select.row_names(rows), strict=True)]
+            for row, name in zip(rows, as_text.row_names(rows), strict=True)]
 
 
 def _tracked(row: Row, tab: Tab, name: str) -> TrackedRun:
