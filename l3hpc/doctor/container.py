@@ -207,7 +207,7 @@ def _trial_lines(config: Config, ask: Ask) -> Iterator[Finding]:
     yield from faults
     # Apptainer says so in its messages, and every job would wait for it
     if "to temporary sandbox" in answer.err:
-        yield Finding("container image", "yellow", f"it is unpacked anew at every start {place}, "
+        yield Finding("container image", "yellow", f"it is unpacked again at every start {place}, "
                       "which takes minutes: squashfuse is not installed there",
                       "unpack it once: apptainer build --sandbox FOLDER IMAGE, and name the folder "
                       f"in clusters.{config.profile.name}.container")
