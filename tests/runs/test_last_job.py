@@ -6,20 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from notes import Notes
 
 from l3hpc.config.settings import Ledger
-from l3hpc.console.progress import Progress
 from l3hpc.runs import last_job, resume, submit
 from l3hpc.workspace import records
-
-
-class Notes(Progress):
-    def __init__(self):
-        super().__init__()
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 
 import fakestep
 import pytest
+from notes import Notes
 
 import l3hpc.steps
 from l3hpc.config.profile import ClusterProfile
-from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
 from l3hpc.io import job_path
 from l3hpc.io.files import read_json, write_json
@@ -37,15 +37,6 @@ l3hpc.steps.step = fakestep.named
 node_scratch.use(sys.argv[2])
 execute.run_task(Path(sys.argv[1]), 0)
 """
-
-
-class Notes(Progress):
-    def __init__(self):
-        super().__init__()
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 @pytest.fixture
