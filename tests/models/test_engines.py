@@ -11,7 +11,7 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import read_json, write_json
 from l3hpc.models import engines, ncnn_engine, torch_engine, weights
 from l3hpc.models.embedder import Embedder
-from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.spec import NetworkSpec, openl3_spec
 
 SPECS = {
     "student": NetworkSpec(8000, 32, 160, 512, filters=(4, 4, 8, 8, 8, 8, 12, 12), tail="student"),
@@ -45,6 +45,39 @@ def test_ncnn_equals_tensorflow(name):
     assert found.shape == expected.shape == (5, network.spec.dim)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     assert np.abs(expected).max() > 0
+
+
+@pytest.mark.parametrize(("mels", "strip_rows", "starts"), [
+    (32, 8, [(0, 10), (6, 18), (14, 26), (22, 32)]),
+    (32, 12, [(0, 14), (10, 26), (22, 32)]),
+    (32, 20, [(0, 22), (18, 32)]),
+    (None, 64, [(0, 66), (62, 130), (126, 194), (190, 257)]),  # the last row has no output
+    (32, 32, []),
+])
+def test_strips_of_the_first_block_give_what_ncnn_gives_for_whole_maps(
+        monkeypatch, mels, strip_rows, starts):
+    spec = NetworkSpec(8000, mels, 160, 512, filters=(4, 4, 8, 8, 8, 8, 12, 12), tail="student")
+    network = lively(spec).folded()
+    bands, times = spec.frontend.shape
+    frames = np.random.default_rng(1).uniform(-80, 0, (3, bands, times)).astype(np.float32)
+    monkeypatch.setattr(ncnn_engine, "STRIP_BYTES", 1 << 30)
+    whole = engines.make_engine("ncnn", network, 1).run(frames)
+    monkeypatch.setattr(ncnn_engine, "STRIP_BYTES", strip_rows * 4 * 4 * times)
+    block = ncnn_engine.strips(network)
+    assert [(strip.first, strip.stop) for strip in block] == starts
+    assert [row for strip in block for row in range(bands)[strip.target]] == \
+        list(range(bands // 2 if starts else 0))
+    found = engines.make_engine("ncnn", network, 2).run(frames)
+    assert np.array_equal(found, whole)
+
+
+def test_the_maps_of_a_strip_fit_into_a_cache():
+    teacher = lively(openl3_spec("mel256", 512)).folded()
+    block = ncnn_engine.strips(teacher)
+    assert len(block) == 32  # of 8 rows: 64 maps of 8 x 199 values are 407,552 bytes
+    assert block[1] == ncnn_engine.Strip("middle", 6, 18, slice(4, 8))
+    # A student's maps are small enough.
+    assert not ncnn_engine.strips(lively(SPECS["student"]).folded())
 
 
 def test_an_embedding_does_not_depend_on_the_batch_or_the_threads():
