@@ -1,14 +1,11 @@
-"""PCA of standardised rows in one pass, without holding the matrix in memory.
+"""``StreamingPCA``: the PCA of ``linear_fit`` as an estimator of scikit-learn.
 
-The published pipeline standardises each column and then takes (kernel) PCA, which needs an n × n
-matrix on a CPU. Mean, variance and covariance are sums over rows, so one pass over blocks
-(``moments``) gives them all; the standardisation is applied to the d × d matrix afterwards.
+Importing this module imports scikit-learn; jobs use ``linear_fit``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -16,15 +13,13 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from l3hpc.arrays.passes import reproducible_blas
 from l3hpc.arrays.rows import RowSource, as_rows
 from l3hpc.errors import InputError
-from l3hpc.reduction.moments import Moments, column_scales, combine, constant_columns, moments
+from l3hpc.reduction.linear_fit import LinearFit, check_settings, solve
+from l3hpc.reduction.moments import Moments, combine, moments
 from l3hpc.reduction.projection import Projection
 
 Samples: TypeAlias = npt.ArrayLike | RowSource | Iterable[np.ndarray]
-MODES = ("float64", "float32")
-SIGN_TOLERANCE = 1e-3  # entries that differ by less count as equally large
 
 
 class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -115,7 +110,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
             chunks of different row lengths, and NaN or infinite values. scikit-learn's own checks
             of one array raise ``ValueError``.
         """
-        self._check_params()
+        check_settings(self.n_components, self.mode)
         fitted = self._moments_of(X, on_rows, threads, reset=True, min_rows=2)
         self._solve(fitted)
         # Kept so that partial_fit can go on from here.
@@ -172,22 +167,13 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         InputError
             As for ``fit``, and for rows of another length than those before.
         """
-        self._check_params()
+        check_settings(self.n_components, self.mode)
         earlier = getattr(self, "_moments", None)
         new = self._moments_of(X, None, None, reset=earlier is None, min_rows=1)
         self._moments = new if earlier is None else combine(earlier, new)
         if self._moments.count >= max(2, self.n_components or 0):
             self._solve(self._moments)
         return self
-
-    def _check_params(self) -> None:
-        if self.mode not in MODES:
-            raise InputError(f"unknown mode {self.mode!r}", allowed=f"valid: {', '.join(MODES)}")
-        kept = self.n_components
-        if kept is not None and (not isinstance(kept, Integral) or isinstance(kept, bool)
-                                 or kept < 1):
-            raise InputError(f"n_components is {kept!r}",
-                             allowed="a whole number from 1, or None for all directions")
 
     def _moments_of(self, x: Samples, on_rows: Callable[[int], None] | None, threads: int | None, *,
                     reset: bool, min_rows: int) -> Moments:
@@ -205,37 +191,34 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         self.n_features_in_ = dim
         return result
 
-    def _solve(self, fitted: Moments) -> None:
+    def _solve(self, columns: Moments) -> None:
         """Set the fitted attributes from the moments."""
-        n, d = fitted.count, len(fitted.mean)
-        if n < 2:
-            raise InputError(f"cannot fit a PCA to {n} rows", allowed="2 rows or more")
-        kept = self.n_components or min(n, d)
-        if kept > min(n, d):
-            raise InputError(f"cannot keep {kept} components of {n} rows with {d} columns",
-                             allowed=f"at most {min(n, d)}")
-        self.mean_, self.scale_ = fitted.mean, np.ones(d)
-        constant = constant_columns(fitted)
-        if self.standardize:
-            self.scale_ = column_scales(fitted)
-        covariance = fitted.scatter / np.outer(self.scale_, self.scale_) / (n - 1)
-        # A constant column has scale 1, and what its row and column hold is rounding error.
-        covariance[constant, :] = 0.0
-        covariance[:, constant] = 0.0
-        with reproducible_blas(d):
-            # eigh reads one triangle; of the mean, both count.
-            values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-        # Rounding makes small eigenvalues negative, and a negative share of the variance would be
-        # reported.
-        values = np.maximum(values[::-1], 0.0)
-        vectors = vectors[:, ::-1][:, :kept]
-        self.components_ = np.ascontiguousarray((vectors * signs(vectors)).T)
-        self.total_variance_ = float(np.trace(covariance))
-        self.explained_variance_ = values[:kept].copy()
-        total = self.total_variance_
-        self.spectrum_ = values / total if total > 0 else np.zeros(len(values))
-        self.explained_variance_ratio_ = self.spectrum_[:kept].copy()
-        self.n_samples_ = n
+        fit = solve(columns, self.n_components, self.mode, standardize=self.standardize)
+        self.mean_, self.scale_ = fit.mean, fit.scale
+        self.components_ = fit.components
+        self.explained_variance_ = fit.explained_variance
+        self.explained_variance_ratio_ = fit.explained_variance_ratio
+        self.spectrum_, self.total_variance_ = fit.spectrum, fit.total_variance
+        self.n_samples_ = fit.n_samples
+
+    def as_fit(self) -> LinearFit:
+        """The fitted attributes, as jobs keep them.
+
+        Returns
+        -------
+        LinearFit
+            Its attributes are those of the estimator.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self, "components_")
+        return LinearFit(
+            self.mean_, self.scale_, self.components_, self.explained_variance_,
+            self.explained_variance_ratio_, self.spectrum_, self.total_variance_,
+            self.n_samples_, self.mode)
 
     def transform(self, X: Samples) -> np.ndarray:  # noqa: N803
         """Scores of rows.
@@ -316,30 +299,3 @@ def _validated(estimator: StreamingPCA, x: Samples, *, reset: bool, min_rows: in
     except ImportError:  # before scikit-learn 1.6
         return np.asarray(estimator._validate_data(x, **options))
     return np.asarray(validate_data(estimator, x, **options))
-
-
-def signs(vectors: np.ndarray) -> np.ndarray:
-    """The sign of each column that makes its leading entry positive.
-
-    Parameters
-    ----------
-    vectors
-        Shape (d, k).
-
-    Returns
-    -------
-    ndarray of float64, shape (k,)
-        1 or −1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from l3hpc.reduction.pca import signs
-    >>> signs(np.array([[-0.8, 0.6], [0.6, 0.8]])).tolist()
-    [-1.0, 1.0]
-    """
-    size = np.abs(vectors)
-    # The first entry that is about as large as the largest: between equal entries, as those of two
-    # standardised columns always are, rounding must not decide.
-    leading = np.argmax(size >= (1 - SIGN_TOLERANCE) * size.max(axis=0), axis=0)
-    return np.where(vectors[leading, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)

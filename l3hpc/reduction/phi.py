@@ -35,11 +35,14 @@ from l3hpc.reduction.header import (
     PhiHeader,
     read_header,
 )
+from l3hpc.reduction.linear_fit import LinearFit
 from l3hpc.reduction.projection import Projection
 from l3hpc.reduction.umap import RebuiltUMAP, StandardizedUMAP
 
 if TYPE_CHECKING:
-    from l3hpc.reduction.kernel_pca import KernelProjection, StreamingKernelPCA
+    from l3hpc.reduction.kernel_fit import KernelFit
+    from l3hpc.reduction.kernel_pca import StreamingKernelPCA
+    from l3hpc.reduction.kernel_projection import KernelProjection
     from l3hpc.reduction.pca import StreamingPCA
 
 CHUNK_ROWS = 1024  # of a dataset: whole rows without compression are written at disk speed
@@ -64,31 +67,32 @@ class Phi(PhiHeader):
 
     @classmethod
     def from_pca(
-        cls, pca: StreamingPCA, *, fingerprint: str = "", teacher: Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
+        cls, pca: StreamingPCA | LinearFit, *, fingerprint: str = "",
+        teacher: Mapping[str, Any] | None = None, params: Mapping[str, Any] | None = None,
     ) -> Phi:
         """Make φ of a fitted PCA.
 
         Parameters
         ----------
         pca
-            The fitted estimator.
+            The fitted estimator, or what ``linear_fit.fit_linear`` returns.
         fingerprint, teacher
             As in the attributes.
         params
             Additional settings.
         """
-        out_dim, in_dim = pca.components_.shape
-        arrays = {"mean": pca.mean_, "scale": pca.scale_, "components": pca.components_,
-                  "explained_variance": pca.explained_variance_,
-                  "explained_variance_ratio": pca.explained_variance_ratio_,
-                  "spectrum": pca.spectrum_}
-        return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), pca.n_samples_,
-                   {"mode": pca.mode, "kernel": "linear", **(params or {})}, arrays)
+        fit: LinearFit = pca if isinstance(pca, LinearFit) else pca.as_fit()
+        out_dim, in_dim = fit.components.shape
+        arrays = {"mean": fit.mean, "scale": fit.scale, "components": fit.components,
+                  "explained_variance": fit.explained_variance,
+                  "explained_variance_ratio": fit.explained_variance_ratio,
+                  "spectrum": fit.spectrum}
+        return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), fit.n_samples,
+                   {"mode": fit.mode, "kernel": "linear", **(params or {})}, arrays)
 
     @classmethod
     def from_kernel_pca(
-        cls, pca: StreamingKernelPCA, *, fingerprint: str = "",
+        cls, pca: StreamingKernelPCA | KernelFit, *, fingerprint: str = "",
         teacher: Mapping[str, Any] | None = None,
     ) -> Phi:
         """Make φ of a fitted kernel PCA.
@@ -96,22 +100,26 @@ class Phi(PhiHeader):
         Parameters
         ----------
         pca
-            The fitted estimator.
+            The fitted estimator, or what ``kernel_fit.fit_kernel`` returns.
         fingerprint, teacher
             As in the attributes.
         """
-        kernel = pca.kernel_
+        from l3hpc.reduction.kernel_fit import KernelFit
+
+        fit: KernelFit = pca if isinstance(pca, KernelFit) else pca.as_fit()
+        kernel = fit.kernel
         settings: dict[str, Any] = {"kernel": kernel.name, "gamma": kernel.gamma}
         if kernel.name == "poly":
             settings |= {"degree": kernel.degree, "coef0": kernel.coef0}
-        if not pca.exact_:
-            settings["seed"] = pca.seed
-        arrays = {"mean": pca.mean_, "scale": pca.scale_, "landmarks": pca.landmarks_,
-                  "centre": pca.centre_, "weights": pca.weights_,
-                  "explained_variance": pca.explained_variance_,
-                  "explained_variance_ratio": pca.explained_variance_ratio_}
-        return cls("pca", len(pca.mean_), pca.n_components, fingerprint, dict(teacher or {}),
-                   pca.n_samples_, settings, arrays)
+        if not fit.is_exact:
+            settings["seed"] = fit.seed
+        arrays = {"mean": fit.mean, "scale": fit.scale, "landmarks": fit.landmarks,
+                  "centre": fit.centre, "weights": fit.weights,
+                  "explained_variance": fit.explained_variance,
+                  "explained_variance_ratio": fit.explained_variance_ratio}
+        in_dim, out_dim = len(fit.mean), fit.weights.shape[1]
+        return cls("pca", in_dim, out_dim, fingerprint, dict(teacher or {}), fit.n_samples,
+                   settings, arrays)
 
     @classmethod
     def from_umap(
@@ -252,7 +260,7 @@ class Phi(PhiHeader):
         """The object that reduces rows, made when it is first needed."""
         if self._model is None:
             if self.kind == "kernel pca":
-                from l3hpc.reduction.kernel_pca import KernelProjection
+                from l3hpc.reduction.kernel_projection import KernelProjection
 
                 self._model = KernelProjection(
                     self.kernel(), *(self.arrays[name] for name in KERNEL_PROJECTION))

@@ -289,20 +289,20 @@ def _fit(params: FitParams, source: EmbeddingSource, rows: int, task: Task) -> P
     task.progress.start(f"fitting {params.approx}", total=rows, unit="rows")
     if params.is_kernel_pca:
         from l3hpc.arrays.rows import ChunkRows
-        from l3hpc.reduction.kernel_pca import StreamingKernelPCA
+        from l3hpc.reduction.kernel_fit import fit_kernel
 
-        kernel_pca = StreamingKernelPCA(
-            params.emb_dim, "poly" if params.kernel == "poly" else "rbf", gamma=params.gamma,
-            degree=params.degree, coef0=params.coef0, landmarks=params.landmarks, seed=params.seed)
-        kernel_pca.fit(ChunkRows(lambda: source.chunks(params.chunk), (rows, source.dim)),
-                       on_rows=task.progress.advance, threads=task.threads)
-        return Phi.from_kernel_pca(kernel_pca, fingerprint=fingerprint, teacher=teacher)
+        kernel_fit = fit_kernel(
+            ChunkRows(lambda: source.chunks(params.chunk), (rows, source.dim)), params.emb_dim,
+            "poly" if params.kernel == "poly" else "rbf", gamma=params.gamma,
+            degree=params.degree, coef0=params.coef0, landmarks=params.landmarks,
+            seed=params.seed, on_rows=task.progress.advance, threads=task.threads)
+        return Phi.from_kernel_pca(kernel_fit, fingerprint=fingerprint, teacher=teacher)
     if params.approx == "pca":
-        from l3hpc.reduction.pca import StreamingPCA
+        from l3hpc.reduction.linear_fit import fit_linear
 
-        pca = StreamingPCA(params.emb_dim, mode=params.mode)
-        pca.fit(source.chunks(params.chunk), on_rows=task.progress.advance, threads=task.threads)
-        return Phi.from_pca(pca, fingerprint=fingerprint, teacher=teacher)
+        linear_fit = fit_linear(source.chunks(params.chunk), params.emb_dim, params.mode,
+                                on_rows=task.progress.advance, threads=task.threads)
+        return Phi.from_pca(linear_fit, fingerprint=fingerprint, teacher=teacher)
     import numpy as np
 
     from l3hpc.reduction.umap import StandardizedUMAP

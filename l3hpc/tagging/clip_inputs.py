@@ -202,7 +202,7 @@ def fit_scaling(x: np.ndarray | RowFile | ClipInputs, *, standardize: bool, pca:
 def _whitening(x: np.ndarray | RowFile, standardize: bool, components: int | None
                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, scale and whitened projection of all frames, read once."""
-    from l3hpc.reduction.pca import StreamingPCA
+    from l3hpc.reduction.linear_fit import fit_linear
 
     frames = x.reshape(-1, x.shape[-1])
     most = min(frames.shape)
@@ -210,15 +210,16 @@ def _whitening(x: np.ndarray | RowFile, standardize: bool, components: int | Non
         raise InputError(f"{components} components of {frames.shape[0]} frames with "
                          f"{frames.shape[1]} dimensions", where="pca_components",
                          allowed=f"at most {most}")
-    fitted = StreamingPCA(components, standardize=standardize).fit(
-        frames[first:first + SCALING_FRAMES] for first in range(0, len(frames), SCALING_FRAMES))
-    variance = fitted.explained_variance_
+    fit = fit_linear(
+        (frames[first:first + SCALING_FRAMES] for first in range(0, len(frames), SCALING_FRAMES)),
+        components, standardize=standardize)
+    variance = fit.explained_variance
     # A direction without variance gives 0, as a constant dimension does: divided by its deviation,
     # rounding error would weigh as much as the first component.
     is_kept = variance > NO_VARIANCE * variance[0]
     whitening = np.where(is_kept, 1 / np.sqrt(np.where(is_kept, variance, 1)), 0)
-    return (fitted.mean_.astype(np.float32), fitted.scale_.astype(np.float32),
-            (fitted.components_ * whitening[:, None]).T.astype(np.float32))
+    return (fit.mean.astype(np.float32), fit.scale.astype(np.float32),
+            (fit.components * whitening[:, None]).T.astype(np.float32))
 
 
 def standardizer(x: np.ndarray | RowFile) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,9 @@ from sklearn.preprocessing import StandardScaler
 
 from l3hpc.arrays.rows import ChunkRows
 from l3hpc.errors import InputError
-from l3hpc.reduction import kernel_pca
-from l3hpc.reduction.kernel_pca import BLOCK_ROWS, KernelProjection, StreamingKernelPCA
+from l3hpc.reduction import kernel_fit
+from l3hpc.reduction.kernel_pca import StreamingKernelPCA
+from l3hpc.reduction.kernel_projection import BLOCK_ROWS, KernelProjection
 from l3hpc.reduction.kernels import Kernel
 
 KERNELS = {"rbf": {"kernel": "rbf"}, "narrow": {"kernel": "rbf", "gamma": 0.5},
@@ -64,10 +65,10 @@ def spectrum(*values):
     ((9, 7, 5, 0, 0, 0), True),  # the others repeat 0.1
 ])
 def test_lanczos_finds_the_largest_or_says_that_it_does_not(values, is_found):
-    found = kernel_pca._lanczos(spectrum(*values), 4)
+    found = kernel_fit._lanczos(spectrum(*values), 4)
     assert found is not None or is_found is None
     if found is not None:
-        expected, _ = kernel_pca._leading(spectrum(*values), 4)
+        expected, _ = kernel_fit._leading(spectrum(*values), 4)
         np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-12)
         np.testing.assert_allclose(spectrum(*values) @ found[1], found[1] * found[0], atol=1e-12)
         np.testing.assert_allclose(found[1].T @ found[1], np.eye(4), atol=1e-12)
@@ -82,10 +83,10 @@ def test_lanczos_refuses_what_misses_an_eigenvalue_or_is_rounding(monkeypatch):
         values, vectors = inner(matrix, count + 1, **settings)
         return np.delete(values, -2), np.delete(vectors, -2, axis=1)
 
-    assert kernel_pca._lanczos(spectrum(9, 7, 5, 4, 3, 2) - 0.1 * np.eye(120), 6) is not None
-    assert kernel_pca._lanczos(spectrum(9, 7, 5, 4, 3, 2) - 0.1 * np.eye(120), 7) is None
+    assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, 3, 2) - 0.1 * np.eye(120), 6) is not None
+    assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, 3, 2) - 0.1 * np.eye(120), 7) is None
     monkeypatch.setattr(linalg, "eigsh", misses_the_second)
-    assert kernel_pca._lanczos(spectrum(9, 7, 5, 4, 3, 2), 4) is None
+    assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, 3, 2), 4) is None
 
 
 @pytest.mark.parametrize("is_missed", [False, True])
@@ -93,15 +94,15 @@ def test_large_matrices_give_the_same_by_lanczos(monkeypatch, is_missed):
     x = np.random.default_rng(0).normal(size=(160, 12))
     expected = StreamingKernelPCA(5).fit(x)
     calls = []
-    inner = kernel_pca._lanczos
+    inner = kernel_fit._lanczos
 
     def lanczos(matrix, count):
         calls.append(count)
         found = inner(matrix, count)
         return None if is_missed else found
 
-    monkeypatch.setattr(kernel_pca, "LANCZOS_SIDE", 100)
-    monkeypatch.setattr(kernel_pca, "_lanczos", lanczos)
+    monkeypatch.setattr(kernel_fit, "LANCZOS_SIDE", 100)
+    monkeypatch.setattr(kernel_fit, "_lanczos", lanczos)
     found = StreamingKernelPCA(5).fit(x)
     assert calls == [5]
     for name in ("explained_variance_", "explained_variance_ratio_", "centre_", "weights_"):

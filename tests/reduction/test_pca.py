@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 
 from l3hpc.errors import InputError
+from l3hpc.reduction.linear_fit import signs
 from l3hpc.reduction.moments import BLOCK_PIECES, PIECE_ROWS
-from l3hpc.reduction.pca import StreamingPCA, signs
+from l3hpc.reduction.pca import StreamingPCA
 
 ROWS = PIECE_ROWS * max(BLOCK_PIECES.values())
 

@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 
 from l3hpc.errors import InputError
 from l3hpc.reduction.header import describe_phi
@@ -233,3 +234,10 @@ def test_a_phi_without_a_teacher_says_that_it_cannot_be_checked():
     [note] = unnamed.unchecked(TEACHER)
     assert "openl3 mel256 env" in note
     assert unnamed.unchecked({}) == Phi.identity(12, teacher=TEACHER).unchecked(TEACHER) == []
+
+
+def test_an_estimator_that_was_not_fitted_makes_no_phi():
+    for make, model in ((Phi.from_pca, StreamingPCA(2)),
+                        (Phi.from_kernel_pca, StreamingKernelPCA(2))):
+        with pytest.raises(NotFittedError):
+            make(model)

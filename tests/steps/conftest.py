@@ -1,5 +1,8 @@
 """A tiny city, a tiny teacher, and a way to run a step as the worker does."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,3 +106,31 @@ def new_runner(tmp_path):
 def session_runner(tmp_path_factory):
     """Makes runners for results that several tests share, by name."""
     return lambda name: Runner(tmp_path_factory.mktemp(name))
+
+
+# each with its own output folder; what is loaded is printed after each
+RUN_STEPS = """
+import json, sys
+from pathlib import Path
+from l3hpc.worker.standalone import run_standalone
+for step, settings, inputs, output in json.loads(sys.argv[1]):
+    run_standalone(step, settings, {name: Path(path) for name, path in inputs.items()},
+                   Path(output))
+    heavy = [name for name in ("sklearn", "pandas", "tensorflow") if name in sys.modules]
+    print(step, *heavy)
+"""
+
+
+@pytest.fixture
+def loaded_by():
+    """Runs steps by hand, one after the other in one new process: what each has loaded, in lines.
+
+    Called with (step, settings, inputs, output) tuples.
+    """
+    def run(*calls):
+        done = subprocess.run([sys.executable, "-c", RUN_STEPS, json.dumps(calls, default=str)],
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run

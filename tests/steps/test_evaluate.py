@@ -150,3 +150,8 @@ def test_one_file_of_predictions_is_of_one_split(new_runner, city, guesses):
         step("evaluate").check(step("evaluate").parse({
             "sonyc_ust": city / "sonyc_ust", "split": "both",
             "predictions": guesses / "predictions_fine_test.csv"}), {})
+
+
+def test_evaluation_loads_no_large_package(loaded_by, guesses, city, tmp_path):
+    assert loaded_by(("evaluate", {"sonyc_ust": city / "sonyc_ust"}, {"classify": guesses},
+                      tmp_path / "evaluate")) == ["evaluate"]
