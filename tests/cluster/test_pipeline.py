@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from invoke import invoke
 
 from l3hpc.datasets.synth import City, make_city
 from l3hpc.models.parameters import untrained
@@ -36,23 +38,33 @@ def data(tmp_path_factory, timed):
 
 
 @pytest.fixture
-def l3hpc(any_slurm, data, tmp_path):
-    """Runs the command in a working folder whose cluster.yaml names the test cluster."""
+def l3hpc(slurm_cluster, slurm_plain, data, tmp_path, monkeypatch):
+    """``l3hpc(WORDS)``: the command in a working folder whose cluster.yaml names both clusters of
+    the tests; ``looks``: the same for commands that only look, in this process, which need not
+    import anything for that. Both reach the cluster ``l3hpc.on`` alone, as from its login node."""
     small = {"cpus": 1, "mem": "1500MB", "gpus": 0, "time": "20m"}
     steps = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
+    clusters = {"accounting": slurm_cluster, "plain": slurm_plain}
     (tmp_path / "cluster.yaml").write_text(json.dumps({
-        "cluster": "test", "clusters": {"test": {
-            **any_slurm.profile, "steps": dict.fromkeys(steps, small)}},
+        "cluster": "accounting", "clusters": {
+            name: {**cluster.profile, "steps": dict.fromkeys(steps, small)}
+            for name, cluster in clusters.items()},
         "paths": {"audio": str(data / "city/audio"), "sonyc_ust": str(data / "city/sonyc_ust"),
                   "weights": str(data / "teacher.h5")}}))
+    monkeypatch.chdir(tmp_path)
 
     def run(*words, code=0):
-        done = subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=tmp_path,
-                              capture_output=True, text=True, env={**os.environ, **any_slurm.env})
+        done = subprocess.run([sys.executable, "-m", "l3hpc", *words], capture_output=True,
+                              text=True, env={**os.environ, **clusters[run.on].env})
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + (done.stderr if code else "")
 
-    run.folder = tmp_path
+    def looks(*words):
+        with monkeypatch.context() as patch:
+            patch.setenv("SLURM_CONF", clusters[run.on].env["SLURM_CONF"])
+            return invoke(*words).stdout
+
+    run.on, run.looks = "accounting", looks
     return run
 
 
@@ -60,7 +72,7 @@ def finished(l3hpc, seconds=240):
     """The newest run, once nothing of it is to come."""
     end = time.monotonic() + seconds
     while True:
-        newest = json.loads(l3hpc("status", "latest", "--json"))["runs"][0]
+        newest = json.loads(l3hpc.looks("status", "latest", "--json"))["runs"][0]
         if newest["state"] not in ("running", "submitting"):
             return newest
         assert time.monotonic() < end, json.dumps(newest, indent=1)
@@ -69,12 +81,14 @@ def finished(l3hpc, seconds=240):
 
 def only_row(l3hpc, tab):
     """The row of a tab of which there must be one."""
-    [shown] = json.loads(l3hpc("ledger", "show", "--json", "--tab", tab))
+    [shown] = json.loads(l3hpc.looks("ledger", "show", "--json", "--tab", tab))
     [row] = shown["rows"]
     return row
 
 
-def test_from_audio_to_the_ledger_and_again(l3hpc):
+def test_from_audio_to_the_ledger_and_again_and_a_sweep_elsewhere(l3hpc):
+    """The sweep goes to the cluster without accounting, and takes up what the other one computed.
+    """
     text = l3hpc(*UPSTREAM)
     assert "submitted upstream-" in text
     assert "→ train" in text
@@ -100,13 +114,14 @@ def test_from_audio_to_the_ledger_and_again(l3hpc):
     again = l3hpc(*UPSTREAM)
     assert again.count("done before") == 5
     only_row(l3hpc, "embedding_approx_mse")
+    l3hpc.on = "plain"
     _sweep(l3hpc)
 
 
 def _sweep(l3hpc):
     """Two more students by a grid: one array of trainings behind what is there, a row for each."""
-    grid = ("--grid", "train.batch_size=16,32", "--name", "sizes")
-    asked = l3hpc(*UPSTREAM, *grid, "--dry-run")
+    grid = ("--grid", "train.batch_size=16,32", "--name", "sizes", "--cluster", "plain")
+    asked = l3hpc.looks(*UPSTREAM, *grid, "--dry-run")
     assert "2 combinations; shared: extract sample fit reduce" in asked
     assert "one job array: train-16 train-32" in asked
     l3hpc(*UPSTREAM, *grid)
@@ -120,11 +135,11 @@ def _sweep(l3hpc):
     assert steps["train-32"]["job"] == f"{base}_1"
     assert [each["values"] for each in sizes["combinations"]] == [
         {"train.batch_size": "16"}, {"train.batch_size": "32"}]
-    [shown] = json.loads(l3hpc("ledger", "show", "--json", "--tab", "embedding_approx_mse"))
+    [shown] = json.loads(l3hpc.looks("ledger", "show", "--json", "--tab", "embedding_approx_mse"))
     assert sorted(row["values"]["Train Batch Size"] for row in shown["rows"]) == [16, 32, 64]
 
 
 def test_what_slurm_would_refuse_is_said_before_anything_is_submitted(l3hpc):
     asked = l3hpc(*UPSTREAM, "--test-only", "--set", "train.mem=900GB", code=2)
     assert "train" in asked and "nothing was submitted" in asked
-    assert not list((l3hpc.folder / "workspace").glob("runs/*/run.json"))
+    assert not list(Path("workspace").glob("runs/*/run.json"))
