@@ -25,6 +25,7 @@ import numpy as np
 from l3hpc.classification.models import FitSettings, Fitted, Samples, fit
 from l3hpc.datasets.clips import find_clips
 from l3hpc.errors import InputError, L3hpcError
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import StandardScaler
@@ -225,7 +226,7 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
     if test not in folds:
         raise InputError(f"no clip of fold {test}", allowed=f"folds: {', '.join(map(str, folds))}")
     if len(folds) < (3 if ratio is None else 2):
-        raise InputError(f"clips of {len(folds)} folds only", allowed=(
+        raise InputError(f"clips of {count_of(len(folds), 'fold')} only", allowed=(
             "three or more: one to test, one to validate, the others to train"
             if ratio is None else "two or more: one to test, the others to train"))
     tested = np.flatnonzero(fold == test)
@@ -246,7 +247,7 @@ def split(fold: np.ndarray, label: np.ndarray, source: Sequence[str], test: int,
         for train, valid in divided.split(rest, label[rest], groups):
             if len(train) and len(valid):  # with few recordings, parts may be empty
                 return Split(rest[train], rest[valid], tested)
-    raise InputError(f"{len(rest)} clips of {count} recording{'s' * (count != 1)} cannot be "
+    raise InputError(f"{len(rest)} clips of {count_of(count, 'recording')} cannot be "
                      "divided into clips to train and to validate on",
                      allowed="two or more recordings, and a class with two or more clips")
 

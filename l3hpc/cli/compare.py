@@ -10,9 +10,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
-    from l3hpc.steps.judgements import Compared
+    from l3hpc.steps.judgements import Compared, Judgement
 
 EXAMPLES = """\b
 Examples:
@@ -24,7 +25,8 @@ Examples:
 
 \b
 With --json: {"schema", "kind", "first", "second", "clips", "samples", "confidence", "differences",
-"mcnemar", "notes"}; each difference has metric, first, second, difference, low, high, p.
+"mcnemar", "notes"}; first and second have name, label (the name as it is printed), classifiers and
+random_weights; each difference has metric, first, second, difference, low, high, p.
 """
 
 
@@ -85,7 +87,8 @@ def as_json_value(compared: Compared) -> dict[str, object]:
     """Return a comparison as ``--json`` prints it (schema 1)."""
     return {
         "schema": 1, "kind": compared.first.kind,
-        **{name: {"name": one.name, "classifiers": len(one.events) or 1}
+        **{name: {"name": one.name, "label": label_of(one), "classifiers": len(one.events) or 1,
+                  "random_weights": one.random_weights}
            for name, one in (("first", compared.first), ("second", compared.second))},
         "clips": len(compared.first.clips), "samples": compared.samples,
         "confidence": compared.confidence,
@@ -96,6 +99,18 @@ def as_json_value(compared: Compared) -> dict[str, object]:
             "only_first": compared.only_first, "only_second": compared.only_second,
             "p": compared.mcnemar},
         "notes": compared.notes}
+
+
+def label_of(one: Judgement) -> str:
+    """Return the name of an evaluation with what has to be known of it, as text and JSON show it.
+
+    Parameters
+    ----------
+    one
+        The evaluation.
+    """
+    seeds = f" (mean of {len(one.events)} seeds)" if len(one.events) > 1 else ""
+    return one.name + seeds + (" (random-weight teacher)" if one.random_weights else "")
 
 
 def lines(compared: Compared, split: str, level: str) -> list[str]:
@@ -112,11 +127,9 @@ def lines(compared: Compared, split: str, level: str) -> list[str]:
 
     both = (compared.first, compared.second)
     what = f"{split}, {level} tags: " if compared.first.files else ""
-    found = [f"{what}{len(compared.first.clips):,} clips"]
+    found = [f"{what}{count_of(len(compared.first.clips), 'clip')}"]
     for letter, one in zip("AB", both, strict=True):
-        seeds = f" (mean of {len(one.events)} seeds)" if len(one.events) > 1 else ""
-        random = " (random-weight teacher)" if one.random_weights else ""
-        found.append(f"  {letter}  {one.name}{seeds}{random}")
+        found.append(f"  {letter}  {label_of(one)}")
     rows = [("", "A", "B", "B − A", f"{compared.confidence:.0%} interval", "p")]
     rows += [(one.metric, f"{one.first:.3f}", f"{one.second:.3f}", f"{one.difference:+.3f}",
               f"{one.low:+.3f} to {one.high:+.3f}", f"{one.p:.4f}")

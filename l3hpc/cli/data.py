@@ -10,6 +10,7 @@ import click
 
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.datasets.inspection import Inspection
@@ -98,8 +99,8 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
         return
     tagged = ", ".join(f"{count} {split}" for split, count in summary["clips"].items())
     click.echo(f"{out}: {'exists already, ' if summary['reused'] else ''}"
-               f"{summary['recordings']} recordings of {sensors} sensor{'s' * (sensors != 1)}, "
-               f"{sum(summary['clips'].values())} tagged clips"
+               f"{count_of(summary['recordings'], 'recording')} of {count_of(sensors, 'sensor')}, "
+               f"{count_of(sum(summary['clips'].values()), 'tagged clip')}"
                + (f" ({tagged})" if tagged else "") + f", {summary['bytes'] / 1e6:,.0f} MB")
     click.echo(f"next: {command_line('data', 'check', out)}")
 
@@ -160,7 +161,7 @@ def _show(inspection: Inspection) -> None:
             if problem.advice:
                 click.echo(f"  {'':{len(label)}}  {problem.advice}")
     count = len(inspection.problems)
-    click.echo(f"  {count} problem{'s' * (count != 1)}" if count else "  no problems")
+    click.echo(f"  {count_of(count, 'problem')}" if count else "  no problems")
 
 
 def _text(value: object) -> str:

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
 from l3hpc.findings import Finding
+from l3hpc.io.values import count_of
 
 EXAMPLES = """\b
 Examples:
@@ -89,5 +90,5 @@ def summary(red: int, yellow: int) -> str:
         Number of checks with these marks.
     """
     if red:
-        return f"{red} thing{'s' if red > 1 else ''} to repair (✗), {yellow} to look at (!)"
-    return f"ready; {yellow} thing{'s' if yellow > 1 else ''} to look at (!)" if yellow else "ready"
+        return f"{count_of(red, 'thing')} to repair (✗), {yellow} to look at (!)"
+    return f"ready; {count_of(yellow, 'thing')} to look at (!)" if yellow else "ready"

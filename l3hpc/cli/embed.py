@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.console.progress import Progress, default_progress, reporting
 from l3hpc.errors import EXIT_FAILED, InputError
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.embedding.batch import EmbedResult, EmbedSettings
@@ -59,7 +60,8 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
     Parameters
     ----------
     name
-        A model as the user names it, a run, ``RUN/STEP`` or ``latest``.
+        A model as the user names it, a run or the unique beginning of its name, ``RUN/STEP`` or
+        ``latest``.
     origin
         The option or argument, for messages.
     config_file, workspace_dir
@@ -73,7 +75,7 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
     Raises
     ------
     InputError
-        The run has no finished student, or several.
+        The run has no finished student, or several; or several runs begin like this.
     """
     from l3hpc.embedding.model_files import find_model, is_hear_module
 
@@ -94,15 +96,30 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
         if name == "latest" or config_file is not None or workspace_dir is not None:
             raise
         return name  # what is wrong with the name is said where the model is read
-    found = finished_student(folder, name, origin)
+    found = finished_student(folder, _run_in_full(folder, name), origin)
     return name if found is None else str(found)
+
+
+def _run_in_full(folder: Path, name: str) -> str:
+    """Complete the unique beginning of a run's name, also before ``/STEP``; else ``name``."""
+    from l3hpc.embedding.model_files import parse_name
+    from l3hpc.workspace import records
+
+    run, slash, step = name.partition("/")
+    if parse_name(name).network is not None:  # a published model, whose file is missing
+        return name
+    # what no run begins with may still be a file: its own message says that there is none
+    if run == records.LATEST or not any(one.startswith(run) for one in records.names(folder)):
+        return name
+    return records.find(folder, run) + slash + step
 
 
 @click.command("embed", epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-m", "--model", metavar="FILE|NAME", shell_complete=complete_model,
               help="Weight file, model file, name, hear:package.module (a HEAR module), or a run "
-                   "that trained a student: RUN, RUN/train-8 (of a sweep) or latest. "
+                   "that trained a student: RUN (or the beginning of its name), RUN/train-8 (of "
+                   "a sweep) or latest. "
                    "[default: paths.weights of cluster.yaml]")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Output folder. [default: next to each recording]")
@@ -311,10 +328,11 @@ def _counts(results: list[EmbedResult]) -> dict[str, int]:
 def _summary(results: list[EmbedResult], dim: int) -> str:
     """Return the last line."""
     counts = _counts(results)
-    parts = [f"{counts['done']:,} embedded ({counts['frames']:,} frames of {dim} values)"]
+    parts = [f"{counts['done']:,} embedded ({count_of(counts['frames'], 'frame')} of "
+             f"{count_of(dim, 'value')})"]
     if counts["skipped"]:
         parts.append(f"{counts['skipped']:,} skipped (they have an output; --overwrite embeds them "
                      "again)")
     if counts["failed"]:
         parts.append(f"{counts['failed']:,} failed")
-    return f"{len(results):,} recordings: {', '.join(parts)}"
+    return f"{count_of(len(results), 'recording')}: {', '.join(parts)}"

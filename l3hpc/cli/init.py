@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.errors import EXIT_OK, InputError, command_line, shell_word
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.setup.choices import Choice
@@ -87,7 +88,8 @@ def _say(found: Survey, choice: Choice | None, path: Path) -> None:
     from l3hpc.setup.cluster_file import loadable
 
     if found.site is None or choice is None:
-        rows = [("machine", f"{found.cpus} cores, {format_memory(found.mem_mb)}; no Slurm")]
+        rows = [("machine", f"{count_of(found.cpus, 'core')}, "
+                             f"{format_memory(found.mem_mb)}; no Slurm")]
     else:
         site, main = found.site, found.site.partitions[choice.partition]
         more = len(site.partitions) - 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
-from l3hpc.io.values import one_line
+from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:
     from l3hpc.report.comparison import Comparison
@@ -58,7 +58,7 @@ def command(runs: tuple[str, ...], output: str | None, open_page: bool, as_json:
                  "comparison": comparison_value(compared)}
         notes = compared.notes
         random = [variant.label for variant in compared.variants if variant.random_weights]
-        words = f"{len(names)} runs"
+        words = count_of(len(names), "run")
     for note in notes:
         click.echo(f"note: {one_line(note)}", err=True)
     if random and not as_json:
@@ -111,5 +111,6 @@ def comparison_value(found: Comparison) -> dict[str, object]:
                     for metric in found.metrics],
         "variants": [{"label": variant.label, "values": dict(variant.values),
                       "state": variant.state, "result": variant.result,
+                      "random_weights": variant.random_weights,
                       "metrics": dict(variant.metrics)} for variant in found.variants],
     }

@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.errors import InputError
+from l3hpc.io.values import in_number
 
 
 def _complete_step(
@@ -84,7 +85,8 @@ def _run_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]
     tasks = [task] if task is not None else \
         [index for index in range(len(config["shards"])) if index not in done]
     if not tasks:
-        click.echo(f"all {len(done)} tasks are already done: {config['artifact']}", err=True)
+        tasks_are = in_number(f"[the only task is|all {len(done)} tasks are]", len(done))
+        click.echo(f"{tasks_are} already done: {config['artifact']}", err=True)
         return artifacts.results(Path(config["artifact"]))
     return [execute.run_task(path, index, progress=default_progress()) for index in tasks]
 

@@ -15,6 +15,7 @@ import click
 from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
 from l3hpc.cli.runs import announce, complete_run, complete_step, workspace, workspace_options
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
+from l3hpc.io.values import in_number
 
 if TYPE_CHECKING:
     from l3hpc.console.progress import Progress
@@ -129,7 +130,8 @@ def _test(plan: Plan, progress: Progress, as_json: bool) -> None:
     except L3hpcError as error:
         raise _nothing_submitted(error) from None
     count = sum(bool(step.missing) for step in plan.steps)
-    _finish(plan, None, as_json, f"{plan.profile.name} would accept all {count} scripts; "
+    scripts = in_number(f"[the script|all {count} scripts]", count)
+    _finish(plan, None, as_json, f"{plan.profile.name} would accept {scripts}; "
                                  "nothing was submitted (--test-only)")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.teachers.study import Study
@@ -136,7 +137,7 @@ def _describe_other(name: str, options: list[str], as_json: bool) -> int:
         click.echo(f"rate     {known.rate:,} Hz")
     other = "" if known.spec else ", or another: --set extract.window=SECONDS"
     click.echo(f"window   {known.window_s:g} s{other}")
-    click.echo(f"{'':<9}embeddings of {known.dim:,} values")
+    click.echo(f"{'':<9}embeddings of {count_of(known.dim, 'value')}")
     for note in known.notes:
         click.echo(f"note     {note}")
     return EXIT_OK
@@ -166,7 +167,7 @@ def _parse(values: tuple[str, ...]) -> dict[str, Any]:
 def _lines(path: Path, found: Study) -> list[str]:
     """The result for people."""
     graph = found.graph
-    lines = [f"{path.name}: {graph.format}, {len(graph.operations)} operations",
+    lines = [f"{path.name}: {graph.format}, {count_of(len(graph.operations), 'operation')}",
              f"inputs   {', '.join(map(str, graph.inputs))}",
              f"outputs  {', '.join(map(str, graph.outputs))}", ""]
     for key, value in found.values.items():
@@ -177,7 +178,7 @@ def _lines(path: Path, found: Study) -> list[str]:
             text = ", ".join(f"{name} {one}" for name, one in value.items())
         lines.append(f"{key:<9}{text}  ({found.reasons[key]})")
     if found.dim is not None:
-        lines.append(f"{'':<9}embeddings of {found.dim:,} values, one per "
+        lines.append(f"{'':<9}embeddings of {count_of(found.dim, 'value')}, one per "
                      f"{found.values['window']:g} s of audio")
     for text in found.missing:
         lines.append(f"missing  {text}")

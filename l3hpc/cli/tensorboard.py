@@ -10,6 +10,7 @@ import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.errors import InputError, command_line
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.workspace.run_record import RunRecord
@@ -56,7 +57,7 @@ def command(runs: tuple[str, ...], port: int, only_path: bool, as_json: bool,
         for path in found.values():
             click.echo(path)
         return 0
-    click.echo(f"{len(found)} folders with event files; from another machine, first:   "
+    click.echo(f"{count_of(len(found), 'folder')} with event files; from another machine, first:   "
                f"ssh -L {port}:localhost:{port} {socket.gethostname()}", err=True)
     return tensorboard.serve(found, port)
 

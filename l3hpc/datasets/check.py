@@ -114,13 +114,15 @@ def check_table(source: ClipTable, *, listen: bool = False,
         folds_of: dict[str, set[int]] = defaultdict(set)
         for clip in dataset.clips:
             folds_of[clip.source].add(clip.fold)
-        findings.add("group", f"{{n}} groups of '{source.group_column}' have clips in several "
-                     f"{what}s", sorted(name for name, folds in folds_of.items() if len(folds) > 1),
+        findings.add("group", f"{{n}} [group|groups] of '{source.group_column}' [has|have] clips "
+                     f"in several {what}s",
+                     sorted(name for name, folds in folds_of.items() if len(folds) > 1),
                      remark=True, hint="A classifier is then tested on what it was trained on.")
-    findings.add("class", f"{{n}} combinations of class and {what} have no clip",
+    findings.add("class",
+                 f"{{n}} [combination|combinations] of class and {what} [has|have] no clip",
                  _lacking_classes(dataset), remark=True)
     counts = Counter(clip.fold for clip in dataset.clips)
-    findings.add("folds", "{n} folds have far fewer clips than the others",
+    findings.add("folds", "{n} [fold has|folds have] far fewer clips than the others",
                  [f"fold {fold} ({counts[fold]:,})" for fold in dataset.small_folds()],
                  hint="Correct the table, or have other folds made: --folds N")
     # Clips may be shorter than a window; embed pads them.
@@ -163,7 +165,7 @@ def check_labelled(folder: Path | str, *, listen: bool = False,
     folds_of: dict[str, set[int]] = defaultdict(set)
     for clip in dataset.clips:
         folds_of[clip.source].add(clip.fold)
-    findings.add("source", "{n} source recordings have clips in two folds", sorted(
+    findings.add("source", "{n} source [recording has|recordings have] clips in two folds", sorted(
         f"{source} ({', '.join(map(str, sorted(folds)))})"
         for source, folds in folds_of.items() if len(folds) > 1), remark=True,
         hint="A classifier is then tested on what it was trained on (published UrbanSound8K has "
@@ -181,9 +183,9 @@ def _compare_with_audio(dataset: labelled.LabelledDataset, findings: Inspection)
     """
     listed = {clip.file for clip in dataset.clips}
     missing = sorted(name for name in listed if not os.path.isfile(dataset.audio / name))
-    findings.add("missing audio", "{n} clips have no audio", missing,
+    findings.add("missing audio", "{n} [clip has|clips have] no audio", missing,
                  hint=f"They should be in {dataset.audio}.")
-    findings.add("extra audio", "{n} audio files are not in the table", sorted(
+    findings.add("extra audio", "{n} audio [file is|files are] not in the table", sorted(
         name for path in dataset.audio.rglob("*")
         if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
         and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
@@ -200,7 +202,7 @@ def _lacking_classes(dataset: labelled.LabelledDataset) -> list[str]:
 
 def _check_counts(dataset: labelled.LabelledDataset, findings: Inspection) -> None:
     folds = Counter(clip.fold for clip in dataset.clips)
-    findings.add("class", "{n} combinations of class and fold have no clip",
+    findings.add("class", "{n} [combination|combinations] of class and fold [has|have] no clip",
                  _lacking_classes(dataset), remark=True)
     assert dataset.published is not None
     total, classes, size = dataset.published
@@ -215,7 +217,7 @@ def _check_counts(dataset: labelled.LabelledDataset, findings: Inspection) -> No
                      if not os.path.isfile(dataset.audio / clip.file))
     findings.add("folds", f"{{n}} of {total} folds have no audio", [
         f"fold {fold}" for fold in dataset.folds if silent[fold] == folds[fold]], hint=hint)
-    findings.add("folds", "{n} folds have far fewer clips than the others", [
+    findings.add("folds", "{n} [fold has|folds have] far fewer clips than the others", [
         f"fold {fold} ({folds[fold]:,})" for fold in dataset.small_folds() if folds[fold]],
         hint=hint)
     if len(dataset.classes) < classes:
@@ -254,17 +256,17 @@ def check_audio(folder: Path | str, *, listen: bool = False,
     # A name that is not UTF-8 is one of the findings here, not the end of the check.
     recordings = scan_recordings(folder, any_name=True)
     findings = Inspection(str(folder), "recordings")
-    findings.add("missing audio", "{n} recordings are missing",
+    findings.add("missing audio", "{n} [recording is|recordings are] missing",
                  [one.file for one in recordings if one.size < 0],
                  hint="They are listed in recordings.csv, or are broken links.")
-    findings.add("name", "{n} file names are not UTF-8",
+    findings.add("name", "{n} file [name is|names are] not UTF-8",
                  [one.file for one in recordings if not is_utf8(one.file)],
                  hint="Rename them: no artifact can hold such a name.")
-    findings.add("sensor", "{n} recordings have no sensor",
+    findings.add("sensor", "{n} [recording has|recordings have] no sensor",
                  [one.file for one in recordings if one.sensor == "unknown"], remark=True,
                  hint="List them in recordings.csv (file, sensor, timestamp), or use one "
                       "subfolder per sensor.")
-    findings.add("timestamp", "{n} recordings have no timestamp",
+    findings.add("timestamp", "{n} [recording has|recordings have] no timestamp",
                  [one.file for one in recordings if one.timestamp is None], remark=True,
                  hint="Sampling by day then treats them as one time frame.")
     seconds = probe_audio_files(folder, [one.file for one in recordings if one.size >= 0], findings,
@@ -316,7 +318,7 @@ def check_embeddings(folder: Path | str, *, listen: bool = False) -> Inspection:
                     pass
         except L3hpcError as error:
             errors.append(str(error).replace("\n", " "))
-    findings.add("part", "{n} files do not match the others or cannot be read", errors)
+    findings.add("part", "{n} [file does|files do] not match the others or cannot be read", errors)
     findings.add("rows", "no embeddings in any file", [] if rows or errors else [source.key])
     findings.counts |= {"layout": source.kind, "files": len(source.parts), "rows": rows,
                         "key": source.key, "dimensions": source.dim,

@@ -25,6 +25,7 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import is_task_folder, task_folders, write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_strings
 from l3hpc.io.npz import read_npy
+from l3hpc.io.values import in_number
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
 _BLOCK_ROWS = 16384  # read at once: the system gives larger arrays new pages every time
@@ -133,7 +134,8 @@ def find_clips(folder: Path | str, files: Sequence[str]) -> ClipBags:
     present = {name: lengths[name] for name in files if lengths.get(name)}
     if not present:
         raise InputError(
-            f"holds no embeddings of any of the {len(files)} clips", where=str(folder),
+            in_number(f"holds no embeddings of [the clip|any of the {len(files)} clips]",
+                      len(files)), where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
             hint="Embed these clips first: l3hpc submit downstream (SONYC-UST), submit clips, "
                  "submit us8k or submit esc50")

@@ -21,6 +21,7 @@ from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.files import digest, walk_files
 from l3hpc.io.tables import read_rows
+from l3hpc.io.values import count_of
 
 AUDIO_SUFFIXES = formats.SOUND_SUFFIXES
 TABLE = "recordings.csv"
@@ -130,8 +131,8 @@ def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recor
         files = dict(_walk(folder))
     invalid = [] if any_name else [name for name in sorted(files) if not is_utf8(name)]
     if invalid:
-        raise InputError(f"{len(invalid):,} file names are not UTF-8, first "
-                         f"{printable(invalid[0])}", where=str(folder),
+        raise InputError(f"{count_of(len(invalid), 'file name is', 'file names are')} not "
+                         f"UTF-8, first {printable(invalid[0])}", where=str(folder),
                          allowed="file names in UTF-8",
                          hint="Rename them. To list them: "
                               + command_line("data", "check", folder))

@@ -31,6 +31,7 @@ from l3hpc.datasets.windows import Piece, read_pieces, window_count
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
 from l3hpc.io.npz import read_npz
+from l3hpc.io.values import count_of
 from l3hpc.models.embedder import check_network
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Extraction:
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
         """Embed what is not done; returns the number of windows."""
         block = self.block or self._default_block()
-        with doing(f"reading the headers of {len(self.recordings):,} recordings"):
+        with doing(f"reading the headers of {count_of(len(self.recordings), 'recording')}"):
             counts = [window_count(self.folder / recording.file, self.hop, self.center,
                                    self.network.window_s)
                       for recording in self.recordings]
@@ -313,8 +314,8 @@ class Extraction:
                           [count for _, _, count in block.rows])
         for index in np.unique(which[invalid]).tolist():
             count = int(invalid[which == index].sum())
-            error = AudioError(f"gives {count:,} embeddings that are not finite",
-                               where=self.recordings[index].file)
+            bad = count_of(count, "embedding that is", "embeddings that are")
+            error = AudioError(f"gives {bad} not finite", where=self.recordings[index].file)
             self._first_error = self._first_error or error
             skipped[index] = block.skip(index, error.reason)
             self._report_skipped(index, error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from l3hpc.console.progress import Progress
 from l3hpc.findings import Finding
+from l3hpc.io.values import in_number
 
 if TYPE_CHECKING:
     from l3hpc.audio.files import Contents
@@ -61,7 +62,8 @@ class Inspection:
         subject
             One or two words for this kind of problem.
         message
-            ``{n}`` in it is replaced by the number of examples.
+            ``{n}`` in it is replaced by the number of examples, ``[file is|files are]`` by the
+            form for that number.
         examples
             All places; the first three are kept.
         hint
@@ -72,8 +74,9 @@ class Inspection:
         places = list(examples)
         if places:
             self.findings.append(Finding(
-                subject, "yellow" if remark else "red", message.replace("{n}", f"{len(places):,}"),
-                hint, len(places), tuple(places[:EXAMPLES])))
+                subject, "yellow" if remark else "red",
+                in_number(message, len(places)).replace("{n}", f"{len(places):,}"), hint,
+                len(places), tuple(places[:EXAMPLES])))
 
     def as_json(self) -> dict[str, Any]:
         """The results as JSON-ready values."""
@@ -150,19 +153,21 @@ def probe_audio_files(folder: Path, names: Sequence[str], findings: Inspection, 
         finally:
             progress.advance()
     progress.finish()
-    findings.add("ffmpeg", "{n} files need ffmpeg, which is not installed", undecoded,
+    findings.add("ffmpeg", "{n} [file needs|files need] ffmpeg, which is not installed", undecoded,
                  hint=f"Install it: {INSTALL}")
-    messages = {"unreadable": "{n} files cannot be read as audio", "empty": "{n} files are empty",
-                "silent": "{n} files are silent",
-                "too short": f"{{n}} files are shorter than {shortest:g} s"}
+    messages = {"unreadable": "{n} [file|files] cannot be read as audio",
+                "empty": "{n} [file is|files are] empty",
+                "silent": "{n} [file is|files are] silent",
+                "too short": f"{{n}} [file is|files are] shorter than {shortest:g} s"}
     for kind, message in messages.items():
         findings.add(kind, message, bad[kind], hint=reason if kind == "unreadable" else "")
-    findings.add("length", "{n} files hold less or more than their header states", odd["length"],
-                 hint="The samples that exist are used.")
-    findings.add("no length", "{n} files do not state their length", odd["no length"],
-                 remark=True, hint="They are read to their end.")
-    findings.add("quiet", "{n} files are very quiet", odd["quiet"], remark=True)
-    findings.add("loud", "{n} files go far above full scale", odd["loud"], remark=True)
+    findings.add("length",
+                 "{n} [file holds|files hold] less or more than [its|their] header states",
+                 odd["length"], hint="The samples that exist are used.")
+    findings.add("no length", "{n} [file does|files do] not state [its|their] length",
+                 odd["no length"], remark=True, hint="They are read to their end.")
+    findings.add("quiet", "{n} [file is|files are] very quiet", odd["quiet"], remark=True)
+    findings.add("loud", "{n} [file goes|files go] far above full scale", odd["loud"], remark=True)
     findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
     return seconds
 

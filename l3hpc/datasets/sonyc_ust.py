@@ -24,13 +24,13 @@ SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
 # Kinds of invalid rows, with their messages.
 FAULTS = {
-    "cells": "{n} rows have another number of cells than the header",
-    "split": "{n} rows have an unknown split",
-    "annotator": "{n} rows have an annotator_id that is not a whole number",
-    "name": "{n} rows have an audio_filename that is not a plain file name",
-    "duplicate": "{n} rows repeat an annotator's opinion of a clip",
-    "splits": "{n} rows put a clip into a second split",
-    "presence": "{n} rows have a presence other than 1, 0, -1",
+    "cells": "{n} [row has|rows have] another number of cells than the header",
+    "split": "{n} [row has|rows have] an unknown split",
+    "annotator": "{n} [row has|rows have] an annotator_id that is not a whole number",
+    "name": "{n} [row has|rows have] an audio_filename that is not a plain file name",
+    "duplicate": "{n} [row repeats|rows repeat] an annotator's opinion of a clip",
+    "splits": "{n} [row puts|rows put] a clip into a second split",
+    "presence": "{n} [row has|rows have] a presence other than 1, 0, -1",
 }
 PRESENCES = ("0", "1", "-1", "0.0", "1.0", "-1.0")
 
@@ -161,7 +161,7 @@ def _check_table(paths: DatasetPaths, taxonomy: Taxonomy | None, findings: Inspe
         findings.findings.append(Finding("table", "red", str(error).replace("\n", " ")))
         return []
     absent = [name for name in KEY_COLUMNS if name not in header]
-    findings.add("columns", "{n} columns are missing from annotations.csv", absent)
+    findings.add("columns", "{n} [column is|columns are] missing from annotations.csv", absent)
     if taxonomy is not None:
         _check_tags(header, taxonomy, findings)
     if absent:
@@ -242,7 +242,7 @@ class _Annotations:
                      [split for split in ("train", "validate") if not clips[split]])
         findings.add("agreed", "no agreed annotations (annotator_id 0) in a split that is scored",
                      [split for split in ("validate",) if clips[split] and not agreed[split]])
-        findings.add("sensors", "{n} sensors are in train and in validate or test",
+        findings.add("sensors", "{n} [sensor is|sensors are] in train and in validate or test",
                      sorted(sensors["train"] & (sensors["validate"] | sensors["test"])),
                      remark=True)
 
@@ -258,26 +258,28 @@ def _readable_rows(path: Path, findings: Inspection) -> Iterator[tuple[int, list
 def _check_tags(header: list[str], taxonomy: Taxonomy, findings: Inspection) -> None:
     expected = [f"{column}_presence"
                 for column in (*taxonomy.fine_columns, *taxonomy.coarse_columns)]
-    findings.add("taxonomy", "{n} tags of the taxonomy have no column in annotations.csv",
+    findings.add("taxonomy",
+                 "{n} [tag|tags] of the taxonomy [has|have] no column in annotations.csv",
                  [name for name in expected if name not in header])
-    findings.add("taxonomy", "{n} tag columns of annotations.csv are not in the taxonomy",
+    findings.add("taxonomy",
+                 "{n} tag [column|columns] of annotations.csv [is|are] not in the taxonomy",
                  [name for name in header if name.endswith("_presence") and name not in expected])
 
 
 def _check_audio(paths: DatasetPaths, clips: list[str], findings: Inspection, listen: bool,
                  progress: Progress) -> None:
     missing = [name for name in clips if not os.path.isfile(paths.audio / name)]
-    findings.add("missing audio", "{n} annotated clips have no audio", missing,
+    findings.add("missing audio", "{n} annotated [clip has|clips have] no audio", missing,
                  hint=f"They should be in {paths.audio}.")
     present = sorted(set(clips) - set(missing))
     seconds = probe_audio_files(paths.audio, present, findings, listen, progress, shortest=0.0)
     annotated = set(clips)
-    findings.add("extra audio", "{n} audio files have no annotation", sorted(
+    findings.add("extra audio", "{n} audio [file has|files have] no annotation", sorted(
         path.name for path in paths.audio.iterdir()
         if path.suffix.lower() == ".wav" and path.name not in annotated), remark=True)
     usual = Counter(round(value, 1) for value in seconds.values()).most_common(1)
     if usual:
         findings.counts["hours"] = round(sum(seconds.values()) / 3600, 3)
-        findings.add("length", f"{{n}} clips are not {usual[0][0]:g} s long",
+        findings.add("length", f"{{n}} [clip is|clips are] not {usual[0][0]:g} s long",
                      [f"{name} ({value:.1f} s)" for name, value in seconds.items()
                       if round(value, 1) != usual[0][0]], remark=True)

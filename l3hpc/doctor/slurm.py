@@ -22,6 +22,7 @@ from l3hpc.doctor.environment import Answer, Ask
 from l3hpc.errors import InputError, L3hpcError, command_line, nearest
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import current_user
+from l3hpc.io.values import count_of
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers.base import Scheduler
@@ -67,9 +68,9 @@ def slurm_lines(profile: ClusterProfile, ask: Ask) -> Iterator[Finding]:
     nodes = ask(on_cluster(["sinfo", "--noheader", "-o", "%D", "--responding",
                             "--states=idle,mix,alloc"], clusters))
     usable = sum(int(word) for word in nodes.out.split() if word.isdigit())
-    total = f"{len(known)} partition{'s' if len(known) != 1 else ''}"
+    total = count_of(len(known), "partition")
     yield Finding("Slurm", "green" if usable else "yellow",
-                  f"{version.out.strip()}, {total}, {usable} nodes in use or free"
+                  f"{version.out.strip()}, {total}, {count_of(usable, 'node')} in use or free"
                   + (f" (--clusters={clusters})" if clusters else ""),
                   "" if usable else "no node is up: ask your administrators (sinfo -R shows why)")
     if words := ignored_variables(os.environ):
@@ -263,7 +264,8 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = (), *,
     # pipelines share most of their steps, so most scripts are equal
     texts = {text for steps in scripts.values() for text in steps.values()}
     if not slurm_responds:
-        yield Finding("scripts", "off", f"{len(texts)} scripts not checked: Slurm does not respond")
+        yield Finding("scripts", "off",
+                      f"{count_of(len(texts), 'script')} not checked: Slurm does not respond")
         yield from faults
         return
     refused: dict[str, str] = {}  # pipelines share most of their steps: each text is tried once
@@ -287,7 +289,7 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = (), *,
         else "sbatch --test-only accepts them"
     yield Finding("scripts", "green" if not faults else "yellow",
                f"{len(texts) - len(refused)} of {len(texts)} scripts for "
-               f"{len(chosen)} pipeline{'s' * (len(chosen) != 1)}, {how}",
+               f"{count_of(len(chosen), 'pipeline')}, {how}",
                "see the lines below" if faults else "")
     yield from faults
 

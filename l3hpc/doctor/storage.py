@@ -25,7 +25,7 @@ from l3hpc.errors import (
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
 from l3hpc.io.job_path import LEAST_FREE, pieces, usable
-from l3hpc.io.values import one_line
+from l3hpc.io.values import count_of, one_line
 from l3hpc.schedulers.slurm.commands import on_cluster
 from l3hpc.workspace import sharing
 
@@ -336,8 +336,8 @@ def audio_line(folder: Path | None) -> Finding:
     sensors = {recording.sensor for recording in recordings}
     lost = sum(recording.size < 0 for recording in recordings)
     size = sum(max(recording.size, 0) for recording in recordings) / 1e9
-    words = (f"{len(recordings):,} recordings of {len(sensors)} sensor"
-             f"{'s' if len(sensors) != 1 else ''}, {size:,.2f} GB")
+    words = (f"{count_of(len(recordings), 'recording')} of "
+             f"{count_of(len(sensors), 'sensor')}, {size:,.2f} GB")
     if lost:
         return Finding("audio", "yellow",
                        f"{words}; {lost:,} of them are listed but missing",
@@ -365,7 +365,8 @@ def embeddings_line(folder: Path | None) -> Finding:
         dims = sorted({part.dim for part in source.parts})
     except L3hpcError as error:
         return from_error("embeddings", error)
-    return Finding("embeddings", "green", f"{rows:,} rows in {len(source.parts):,} files, "
+    return Finding("embeddings", "green", f"{count_of(rows, 'row')} in "
+                   f"{count_of(len(source.parts), 'file')}, "
                    f"{' and '.join(map(str, dims))} dimensions")
 
 
@@ -389,13 +390,14 @@ def sonyc_line(folder: Path | None) -> Finding:
     except L3hpcError as error:
         return from_error("SONYC-UST", error, command_line('data', 'check', folder))
     if problems:
-        return Finding("SONYC-UST", "red", f"{len(problems)} problems, the first: {problems[0]}",
+        return Finding("SONYC-UST", "red",
+                       f"{count_of(len(problems), 'problem')}, the first: {problems[0]}",
                        command_line('data', 'check', folder))
     clips = {(row["split"], row["audio_filename"])
              for _, row in read_records(paths.annotations, "annotations")}
     counts = [f"{sum(part == split for part, _ in clips):,} {split}"
               for split in ("train", "validate", "test")]
-    return Finding("SONYC-UST", "green", f"{len(clips):,} clips ({', '.join(counts)})")
+    return Finding("SONYC-UST", "green", f"{count_of(len(clips), 'clip')} ({', '.join(counts)})")
 
 
 def results_line(config: Config, probe: bool = True) -> Finding:

@@ -30,6 +30,7 @@ from l3hpc.export.conversion import (
 )
 from l3hpc.export.graph import Graph
 from l3hpc.export.tiling import ARENA_BUDGET
+from l3hpc.io.values import in_number
 from l3hpc.models.parameters import FoldedNetwork, Parameters
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import WeightsInfo, describe_weights, load_parameters
@@ -153,7 +154,9 @@ def read_frames(folder: Path, rate: int, window_s: float = 1.0) -> CalibrationFr
     ranges = _windows(folder, recordings[0::2], rate, RANGE_FRAMES, window_s)
     check = _windows(folder, recordings[1::2] or recordings, rate, CHECK_FRAMES, window_s)
     if not len(ranges) or not len(check):
-        raise InputError(f"none of the {len(recordings)} recordings can be used",
+        count = len(recordings)
+        raise InputError(in_number(
+            f"[the only recording cannot|none of the {count} recordings can] be used", count),
                          where=str(folder), allowed="audible recordings of at least one second",
                          hint=command_line('data', 'check', folder, '--listen'))
     return CalibrationFrames(ranges, check, len(recordings))

@@ -17,6 +17,7 @@ from typing import TextIO
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_special
+from l3hpc.io.values import count_of
 
 LONGEST_CELL = 131_072  # characters; a longer one is a sign of a missing quotation mark
 LONGEST_LINE = 1 << 24
@@ -79,7 +80,8 @@ def read_rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_
         elif short_rows and len(row) < len(columns):
             row = [*row, *[""] * (len(columns) - len(row))]
         elif len(row) != len(columns):
-            raise InputError(f"{len(row)} cells, the header has {len(columns)}", where=where)
+            raise InputError(f"{count_of(len(row), 'cell')}, the header has {len(columns)}",
+                             where=where)
         yield line, row
     if not columns:
         raise InputError("not a CSV table (it is empty)", where=str(path))

@@ -27,6 +27,7 @@ ESCAPED = "l3hpc.escape"  # error handler for str.encode: JSON escapes for missi
 _HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _CONTROL = re.compile(rf"(?!\r\n)[{_HIDDEN}]")
 _ANY = re.compile(rf"[{_HIDDEN}\t\n]")
+_ONE_OR_MANY = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
 _ADDRESS = re.compile(r"://(?:.*(?=['\"])|.*)", re.DOTALL)
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -59,6 +60,37 @@ def one_line(value: object) -> str:
     'a\\nb'
     """
     return _ANY.sub(_escaped, str(value))
+
+
+def count_of(number: int, one: str, many: str = "") -> str:
+    """Return a number with the noun that it counts, in the singular or the plural.
+
+    Parameters
+    ----------
+    number
+        How many there are.
+    one
+        The noun for 1; a verb may follow.
+    many
+        The same for any other number; by default ``one`` with an s.
+
+    Examples
+    --------
+    >>> count_of(1, "row"), count_of(1200, "row"), count_of(0, "class is", "classes are")
+    ('1 row', '1,200 rows', '0 classes are')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def in_number(text: str, number: int) -> str:
+    """Choose in a text between ``[singular|plural]``.
+
+    Examples
+    --------
+    >>> in_number("{n} [file is|files are] empty", 1)
+    '{n} file is empty'
+    """
+    return _ONE_OR_MANY.sub(r"\1" if number == 1 else r"\2", text)
 
 
 def without_addresses(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from l3hpc import steps as kinds
 from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console import formatting
+from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.steps import Output
 from l3hpc.workspace import artifacts, records
@@ -110,7 +111,7 @@ def heading(plan: Plan) -> str:
              if getattr(profile, name)]
     if not profile.capabilities.remote:
         cores = profile.slot_cpus()
-        facts = [f"{cores} core{'s' * (cores != 1)}", format_memory(profile.slot_mem_mb())]
+        facts = [f"{count_of(cores, 'core')}", format_memory(profile.slot_mem_mb())]
     details = f" ({', '.join(facts)})" if facts else ""
     return f"{plan.pipeline} on {profile.name}{details}    workspace {plan.workspace}"
 

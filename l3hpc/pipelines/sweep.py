@@ -19,6 +19,7 @@ from l3hpc.config.settings import Config
 from l3hpc.console.formatting import table_lines
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import current_user
+from l3hpc.io.values import count_of
 from l3hpc.pipelines import definition, external_inputs, resolve
 from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import ExternalInput
@@ -275,7 +276,7 @@ def table(sweep: Sweep) -> str:
         to_run = sum(bool(by_name[name].missing) for name in own)
         state = "done before" if not to_run else f"{to_run} of {len(own)} to run"
         rows.append((*(chosen[name] for name in options), _shortened(own), state))
-    summary = f"{len(sweep.combinations)} combinations"
+    summary = count_of(len(sweep.combinations), "combination")
     if shared:
         summary += f"; shared: {' '.join(sweep.shared)}"
     return "\n".join([*table_lines(rows), f"  {summary}"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from l3hpc.io.values import count_of
 from l3hpc.report.data import Curve, Epoch, Network, StepFacts, Variance
 from l3hpc.web.html import element
 from l3hpc.web.svg import (
@@ -85,7 +86,7 @@ def loss_chart(epochs: Sequence[Epoch], width: int = WIDE) -> Markup:
     if best is not None and best.valid_loss is not None:
         parts.append(text(width - 16, best_y, f"best {best.valid_loss:.4g} in epoch {best.epoch}",
                           "end", "value"))
-    description = f"{len(epochs)} epochs" + (
+    description = count_of(len(epochs), "epoch") + (
         f"; best validation loss {best.valid_loss:.4g} in epoch {best.epoch}"
         if best is not None and best.valid_loss is not None else "")
     return drawing(width, HEIGHT, "Loss per epoch", description, parts)
@@ -219,15 +220,15 @@ def reliability_chart(calibration: Calibration, width: int = WIDE) -> Markup:
              if one.predicted is not None and one.observed is not None]
     if len(known) > 1:
         parts.append(line([(left, top) for _, left, top in known], "line one"))
-    parts += [dot(left, top, "one", f"{one.low:g} to {one.high:g}: {one.pairs:,} pairs, predicted "
-                                    f"{one.predicted:.3f}, observed {one.observed:.3f}")
+    parts += [dot(left, top, "one", f"{one.low:g} to {one.high:g}: {count_of(one.pairs, 'pair')}, "
+                                    f"predicted {one.predicted:.3f}, observed {one.observed:.3f}")
               for one, left, top in known]
     # most pairs have a low probability: on a linear scale the other bars would not be seen
     bars = Scale(0, max(math.log10(1 + one.pairs) for one in bins) or 1, HEIGHT + 70, HEIGHT + 24)
     for one in bins:
         top = bars(math.log10(1 + one.pairs))
         parts.append(element(
-            "rect", element("title", f"{one.low:g} to {one.high:g}: {one.pairs:,} pairs"),
+            "rect", element("title", f"{one.low:g} to {one.high:g}: {count_of(one.pairs, 'pair')}"),
             x=x(one.low) + 1, y=top, width=x(one.high) - x(one.low) - 2,
             height=max(bars.start - top, 0), class_="bar"))
         parts.append(text((x(one.low) + x(one.high)) / 2, top - 4, shortened(one.pairs), "middle"))

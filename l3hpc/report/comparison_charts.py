@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from l3hpc.io.values import count_of
 from l3hpc.report.comparison import Comparison, Metric, Variant
 from l3hpc.web.html import element
 from l3hpc.web.svg import (
@@ -266,7 +267,7 @@ def in_words(variant: Variant, comparison: Comparison) -> str:
 
 def _description(comparison: Comparison) -> str:
     best = comparison.best
-    text_ = f"{len(comparison.variants)} variants"
+    text_ = count_of(len(comparison.variants), "variant")
     return text_ if best is None else \
         f"{text_}; the best: {in_words(comparison.variants[best], comparison)}"
 

@@ -5,6 +5,7 @@ The data come first, then how they are read from ``evaluation.json``, then table
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from l3hpc.report.data import Scores
 
 
+_NUMBER = re.compile(r"\d+(-(\d+|X))?_")
 FEW_POSITIVES = 10  # a threshold that was chosen on fewer is uncertain
 
 
@@ -180,6 +182,25 @@ class _Level(TypedDict, total=False):
     sensors: dict[str, _Sensor]
 
 
+def plain_tags(columns: Sequence[str]) -> dict[str, str]:
+    """Return tags by their columns, without the numbers: ``1_engine`` is ``engine``.
+
+    Curves and average precision have the plain names, thresholds and calibration the columns.
+
+    Parameters
+    ----------
+    columns
+        Columns of a predictions file.
+
+    Returns
+    -------
+    dict of str to str
+        The columns themselves, if two of them have the same name.
+    """
+    plain = {column: _NUMBER.sub("", column) for column in columns}
+    return plain if len(set(plain.values())) == len(plain) else {one: one for one in columns}
+
+
 def read_detection(values: Mapping[str, Any], where: str) -> Detection | None:
     """Read what ``evaluation.json`` has of a level on a split.
 
@@ -249,6 +270,8 @@ def detector(shown: Scores, validated: Scores | None = None) -> Detector:
            if one.chosen and one.positives < FEW_POSITIVES}
     found = shown.detection or Detection()
     calibration = found.calibration
+    names = plain_tags(list(dict.fromkeys([
+        *(one.tag for one in found.tags), *(calibration.tags if calibration else ())])))
     note = f"The {shown.level} tags on the {shown.split} split."
     if shown.seeds > 1:
         note += f" Means over {shown.seeds} seeds."
@@ -274,11 +297,11 @@ def detector(shown: Scores, validated: Scores | None = None) -> Detector:
             (f"{one.low:g} to {one.high:g}", f"{one.pairs:,}", number(one.predicted),
              number(one.observed)) for one in calibration.bins], numeric=(1, 2, 3)),
          Table(("tag", "Brier score", "Brier score of the base rate", "calibration error"), [
-             (name, *map(number, (one.brier, one.reference, one.error)))
+             (names[name], *map(number, (one.brier, one.reference, one.error)))
              for name, one in calibration.tags.items()], numeric=(1, 2, 3))]
         if calibration else [],
         Table(("tag", "threshold", "positive", "precision", "recall", "F1", "F1@0.5"), [
-            (one.tag, number(one.threshold) + (
+            (names[one.tag], number(one.threshold) + (
                 " (not chosen)" if not one.chosen else " (few)" if one.tag in few else ""),
              one.positives, *map(number, (one.precision, one.recall, one.f1, one.f1_at_half)))
             for one in found.tags], numeric=range(1, 7)) if found.tags else None,

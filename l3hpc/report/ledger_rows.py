@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.ledger.cells import cells
+from l3hpc.io.values import count_of
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
 from l3hpc.ledger.store import Store
@@ -21,7 +21,7 @@ from l3hpc.ledger.views.folds import (
     measured,
     seed_of,
 )
-from l3hpc.ledger.views.select import cell_of
+from l3hpc.ledger.views.select import cell_of, readable_cell
 from l3hpc.web.html import Table
 from l3hpc.web.svg import number
 
@@ -106,8 +106,8 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
 
 
 def _shown_cells(row: Row) -> tuple[tuple[str, str], ...]:
-    return tuple((column.title, "" if value is None else format_value(value))
-                 for column, value in zip(row.tab.columns, cells(row), strict=True))
+    return tuple((column.title, "" if (value := readable_cell(row, column)) is None
+                  else format_value(value)) for column in row.tab.columns)
 
 
 def _fold_table(folds: Sequence[Row]) -> FoldTable:
@@ -115,7 +115,7 @@ def _fold_table(folds: Sequence[Row]) -> FoldTable:
     scored = measured(tab)
     differing, common = [], []
     for column in tab.columns:
-        values = [cell_of(row, column) for row in folds]
+        values = [readable_cell(row, column) for row in folds]
         if column.field in (FOLD, *tab.key) or all(value in (None, "") for value in values):
             continue
         texts = [format_value(value) for value in values]
@@ -172,7 +172,7 @@ def record(row: LedgerRow) -> Record:
     filled = [(labels.get(title, title), _by_class(value))
               for title, value in row.cells if value not in ("", "-")]
     empty = [title for title, value in row.cells if value in ("", "-")]
-    note = f"{len(row.cells)} columns"
+    note = count_of(len(row.cells), "column")
     if empty:
         note += f", {len(empty)} of them empty: {', '.join(empty)}"
     return Record(row.tab, filled, note)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from l3hpc._version import __version__
 from l3hpc.config.units import format_memory, format_time
+from l3hpc.io.values import count_of
 from l3hpc.report import charts, comparison_charts, timeline
 from l3hpc.report.comparison import Comparison, Variant
 from l3hpc.report.data import (
@@ -311,7 +312,7 @@ def variance_note(data: ReportData) -> str:
     if not variance.ratios:
         return (f"φ is {variance.approx}, {variance.in_dim} → {variance.out_dim} dimensions: "
                 "it has no explained variance.")
-    fitted = f", fitted on {variance.samples:,} rows." if variance.samples else "."
+    fitted = f", fitted on {count_of(variance.samples, 'row')}." if variance.samples else "."
     if variance.kernel:
         return (f"Share of the variance in the space of the kernel {variance.kernel} kept by "
                 f"φ{fitted} It cannot be compared with that of a linear PCA.")
@@ -365,7 +366,7 @@ def judged_scores(data: ReportData) -> Scores | None:
 
 def precision_note(scores: Scores) -> str:
     """Return what the panels show, and how the intervals were computed if there are any."""
-    recordings = f" ({scores.recordings:,} recordings)" if scores.recordings else ""
+    recordings = f" ({count_of(scores.recordings, 'recording')})" if scores.recordings else ""
     note = (f"Precision (vertical) against recall on the {scores.split} split{recordings}. The "
             "number beside each tag is its AUPRC; the dashed line is the chance level.")
     if scores.seeds > 1:

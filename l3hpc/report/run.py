@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from l3hpc.errors import InputError, L3hpcError, command_line, report_damage
 from l3hpc.io.files import read_json, write_text
-from l3hpc.io.values import log_text
+from l3hpc.io.values import count_of, log_text
 from l3hpc.report import comparison, timeline
 from l3hpc.report.collect import collect, loaded_step
 from l3hpc.report.comparison import Chain, ComparedRun, Comparison
@@ -281,7 +281,7 @@ def _files(workspace: Path, record: RunRecord) -> tuple[tuple[StepFiles, ...], l
     found = tuple(_files_of(workspace, record, step)
                   for step in record.steps[:MOST_STEPS_WITH_FILES])
     left = len(record.steps) - len(found)
-    return found, [f"Scripts and logs of the last {left:,} steps are not on this page: "
+    return found, [f"Scripts and logs of the last {count_of(left, 'step')} are not on this page: "
                    f"{command_line('logs', record.run, 'STEP')} prints them."] if left else []
 
 

@@ -15,6 +15,7 @@ from l3hpc.config.settings import ENVIRONMENT
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import refuse_special, write_text
+from l3hpc.io.values import count_of
 from l3hpc.schedulers.slurm.site import Quality, Site
 from l3hpc.setup.choices import Choice
 from l3hpc.setup.survey import Survey
@@ -181,7 +182,7 @@ def _account(site: Site, choice: Choice) -> list[str]:
 def _quality(one: Quality, default: str) -> str:
     said = [word for word in ("default" if one.name == default else "",
                               "" if one.time_min is None else f"up to {format_time(one.time_min)}",
-                              "" if one.max_submit is None else f"{one.max_submit:,} jobs")
+                              "" if one.max_submit is None else count_of(one.max_submit, "job"))
             if word]
     return one.name + (f" ({', '.join(said)})" if said else "")
 

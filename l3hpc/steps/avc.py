@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
 
 
@@ -165,7 +166,7 @@ class AvcPairs(Step[AvcPairsParams]):
         """``3,840 pairs of 240 videos, 2 skipped``."""
         pairs, videos, skipped = (sum(result.get(key, 0) for result in results)
                                   for key in ("pairs", "videos", "skipped"))
-        text = f"{pairs:,} pairs of {videos:,} videos"
+        text = f"{count_of(pairs, 'pair')} of {count_of(videos, 'video')}"
         return f"{text}, {skipped:,} skipped" if skipped else text
 
 

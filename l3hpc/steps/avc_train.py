@@ -15,6 +15,7 @@ from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
+from l3hpc.io.values import count_of
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
 from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step, Task
 from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields
@@ -126,10 +127,11 @@ class AvcTrain(Step[AvcTrainParams]):
         spec = audio_spec(params)
         start = f" from {params.audio_weights.name}" if params.audio_weights else ""
         frozen = "; vision network frozen" if params.freeze_vision else ""
-        epoch = f"{params.epoch_size:,} batches" if params.epoch_size else "all pairs"
+        epoch = (count_of(params.epoch_size, "batch", "batches") if params.epoch_size
+                 else "all pairs")
         return (f"audio {spec.dim}-d, {spec.rate} Hz, {spec.n_mels} mels, "
                 f"{parameter_count(spec):,} parameters{start}{frozen}; "
-                f"{params.epochs} epochs of {epoch}"
+                f"{count_of(params.epochs, 'epoch')} of {epoch}"
                 f"{f'; soft labels of {params.teacher.name}' if params.teacher else ''}")
 
     def digests(self, params: AvcTrainParams) -> dict[str, Any]:
@@ -225,7 +227,7 @@ class AvcTrain(Step[AvcTrainParams]):
         epochs = result.get("epochs")
         return (f"{100 * tested['accuracy']:.1f}% of {tested['pairs']:,} unseen pairs right "
                 f"(95% interval {100 * low:.1f} to {100 * high:.1f}%), "
-                f"{epochs} epoch{'s' * (epochs != 1)}")
+                f"{count_of(epochs or 0, 'epoch')}")
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:

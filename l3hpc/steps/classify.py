@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
 from l3hpc.steps.classify_params import NETWORK, ClassifyParams, check_network
 from l3hpc.steps.embed import Embed
@@ -98,10 +99,10 @@ class Classify(Step[ClassifyParams]):
             phi = _description(params.phi)
             parts.append(f"through {phi.method}: {phi.in_dim} → {phi.out_dim}")
         if params.recipe != "default":
-            layers = f"{params.hidden_layers} hidden layer{'s' * (params.hidden_layers != 1)}"
+            layers = f"{count_of(params.hidden_layers, 'hidden layer')}"
             size = f" of {params.hidden_size}" if params.hidden_layers else ""
             parts.append(f"{params.recipe} recipe: {layers}{size}, learning rate "
-                         f"{params.learning_rate:g}, {params.epochs:,} epochs"
+                         f"{params.learning_rate:g}, {count_of(params.epochs, 'epoch')}"
                          + (f", patience {params.patience:,}"
                             if params.patience != params.value_if_left_out("patience") else ""))
         if params.split_path is not None:
@@ -183,8 +184,8 @@ class Classify(Step[ClassifyParams]):
                            functools.partial(task.roomy, "embeddings.bin"),
                            transform=None if phi is None else phi.transform)
         if clips.missing:
-            task.progress.note(f"{len(clips.missing)} annotated clips have no embedding, "
-                               f"for example {clips.missing[0]}")
+            silent = count_of(len(clips.missing), "annotated clip has", "annotated clips have")
+            task.progress.note(f"{silent} no embedding, for example {clips.missing[0]}")
         if clips.longest > clips.x.shape[1]:
             task.progress.note(f"clips have up to {clips.longest} windows and are shortened to "
                                f"the {clips.x.shape[1]} of the shortest")
@@ -225,9 +226,9 @@ class Classify(Step[ClassifyParams]):
             if len(results) > 1:
                 best = [str(result.get("levels", {}).get(level, {}).get("best_epoch"))
                         for result in results]
-                text = f"{level}: best epochs {', '.join(best)} ({len(results)} seeds)"
+                text = f"{level}: best epochs {', '.join(best)} ({count_of(len(results), 'seed')})"
             if "synthetic" in one:
-                text += f", {one['synthetic']} synthetic clips"
+                text += f", {count_of(one['synthetic'], 'synthetic clip')}"
             texts.append(text)
         return f"{results[0].get('model')}, {'; '.join(texts)}"
 

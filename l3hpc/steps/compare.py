@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Step, Task
 from l3hpc.steps.prune import METADATA, NETWORK, SCAN, Prune
@@ -83,7 +84,7 @@ class Compare(Step[CompareParams]):
         if not rows:
             return ""
         least = min(rows, key=lambda row: row["sizes"]["non_zero"])
-        text = (f"{len(rows)} networks; smallest ({least['made_by']} {least['plan']}): "
+        text = (f"{count_of(len(rows), 'network')}; smallest ({least['made_by']} {least['plan']}): "
                 f"{least['sizes']['non_zero']:,} weights that are not zero")
         return f"{text}, cosine {least['cosine']:.4f}" if "cosine" in least else text
 

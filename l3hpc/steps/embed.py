@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, command_line
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Input,
     Output,
@@ -164,7 +165,7 @@ class Embed(Step[EmbedParams]):
         """``18,510 recordings``."""
         files = sum(result.get("recordings", 0) for result in results)
         skipped = sum(result.get("skipped", 0) for result in results)
-        text = f"{files:,} recordings"
+        text = count_of(files, "recording")
         return (f"{text}, {skipped:,} skipped" if skipped else text) \
             + precision_summary(results)
 

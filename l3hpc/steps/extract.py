@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field
 
 from l3hpc.audio.conventions import ALIASES, name_of
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Output,
     Params,
@@ -178,7 +179,7 @@ class Extract(Step[ExtractParams]):
         rows = sum(result.get("rows", 0) for result in results)
         files = sum(result.get("recordings", 0) for result in results)
         skipped = sum(result.get("skipped", 0) for result in results)
-        text = f"{rows:,} rows of {files:,} recordings"
+        text = f"{count_of(rows, 'row')} of {count_of(files, 'recording')}"
         return (f"{text}, {skipped:,} skipped" if skipped else text) \
             + precision_summary(results)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, Task, absolute
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
                 hint="To take 15% of the training clips: --set folds.valid_fold=false")
         return
     if len(folds) < least:
-        raise InputError(f"has clips of {len(folds)} fold{'s' * (len(folds) != 1)}",
+        raise InputError(f"has clips of {count_of(len(folds), 'fold')}",
                          where=str(params.clips or data.table),
                          allowed=f"{least} or more "
                                  f"(valid_fold: {str(least == 3).lower()})",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import ValidationError
 
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Input,
     LedgerTab,
@@ -109,13 +110,14 @@ class Folds(Step[FoldsParams]):
     def describe(self, params: FoldsParams, plan: PlanParams) -> str:
         """``mlp on framewise features, 9 candidates, validated on the fold before``."""
         found = dataset(params)
-        tried = f"{len(grid(params))} candidate{'s' * (len(grid(params)) != 1)}"
+        tried = f"{count_of(len(grid(params)), 'candidate')}"
         where = "the part validate" if found.has_split else "the fold before"
         if not params.valid_fold:
             where = f"{params.valid_ratio:.0%} of the others"
         part = f" ({found.part})" if found.part else ""
         columns = f" ({found.columns})" if found.columns else ""
-        return (f"{found.kind}{part}: {len(found.clips):,} clips, {len(found.classes)} classes"
+        return (f"{found.kind}{part}: {count_of(len(found.clips), 'clip')}, "
+                f"{count_of(len(found.classes), 'class', 'classes')}"
                 f"{columns}; {params.model} on "
                 f"{'windows' if found.several else f'{params.features} features'}, {tried}, "
                 f"validated on {where}")
@@ -181,7 +183,9 @@ class Folds(Step[FoldsParams]):
         write_json(task.output / "fold.json", record)
         _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
         row = _row(params, task, outcome, numbers, embedded, record["part"])
-        task.recorder.record(TAB, {**row, **own_data(data, row["note"])})
+        # the columns by class are those of the published sheet, which does not name the classes
+        task.recorder.record(TAB, {**row, **own_data(data, row["note"]),
+                                   "classes": list(data.classes)})
         return {"fold": task.shard["fold"], "split": data.has_split, "model": params.model,
                 "part": record["part"], "chosen": outcome.chosen,
                 **{part: numbers[part]["accuracy"] for part in PARTS},
@@ -199,9 +203,9 @@ class Folds(Step[FoldsParams]):
         if results[0].get("split"):
             text = f"{results[0]['model']}: {metric} {mean:.3f} on the test clips"
         else:
-            text = (f"{results[0]['model']}, {len(results)} folds"
+            text = (f"{results[0]['model']}, {count_of(len(results), 'fold')}"
                     f"{f' ({part})' if part else ''}: {metric} {mean:.3f} on average")
-        return f"{text}, {missing} clip{'s' * (missing != 1)} missing" if missing else text
+        return f"{text}, {count_of(missing, 'clip')} missing" if missing else text
 
 
 def _check_divided(params: FoldsParams, data: LabelledDataset) -> None:
@@ -416,6 +420,8 @@ def _write_confusion(path: Path, names: Sequence[str], matrix: Any) -> None:
 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["class", *names])
+    corner = next(name for name in ("class", "true class", "class of the clip")
+                  if name not in names)  # readers by column take the last of two equal names
+    writer.writerow([corner, *names])
     writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
     write_text(path, stream.getvalue())

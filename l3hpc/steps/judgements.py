@@ -17,6 +17,7 @@ import numpy as np
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.io.tables import read_cells
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.tagging.counts import Events
@@ -147,7 +148,7 @@ def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
     changed = [clip for clip, one, other in zip(first.clips, first.truth, second.truth, strict=True)
                if one != other] if first.truth else []
     if changed:
-        raise InputError(f"the labels of {len(changed)} clip{'s' * (len(changed) != 1)} differ: "
+        raise InputError(f"the labels of {count_of(len(changed), 'clip')} differ: "
                          + _some(changed), where=both)
     notes = [f"{one.name}: {warning}" for one in (first, second) for warning in one.warnings]
     if first.kind == "classes":
@@ -320,7 +321,7 @@ def _predicted(path: Path, told: Sequence[str], classes: Sequence[str]
                          allowed=", ".join(headers[0][:len(told) + 2]) + ", …")
     for line, row in lines:
         if len(row) != len(columns):
-            raise InputError(f"{len(row)} cells, the header has {len(columns)}",
+            raise InputError(f"{count_of(len(row), 'cell')}, the header has {len(columns)}",
                              where=f"{path}:{line}")
         yield line, row
 

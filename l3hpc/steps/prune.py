@@ -21,6 +21,7 @@ from pydantic import BeforeValidator, Field
 
 from l3hpc.compression import plans
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
 
 if TYPE_CHECKING:
@@ -287,8 +288,8 @@ class Prune(Step[PruneParams]):
         left = [f"{plans.plan_title(one, params.depth)}: "
                 f"{published_size(plans.parse_plan(one, params.depth), spec).remaining:,.0f}"
                 for one in params.plans]
-        return (f"{params.depth} convolutions, {spec.dim}-d; parameters left by the published "
-                f"count: {'; '.join(left)}")
+        return (f"{count_of(params.depth, 'convolution')}, {spec.dim}-d; parameters left by "
+                f"the published count: {'; '.join(left)}")
 
     def shards(self, params: PruneParams, upstream: Upstream) -> list[Shard]:
         """One task per plan."""
@@ -414,7 +415,7 @@ class Sensitivity(Step[SensitivityParams]):
         from l3hpc.models.weights import describe_weights
 
         layers = len(describe_weights(params.weights).spec.filters)
-        return (f"{layers} layers × {len(params.sparsities)} sparsities, evaluated by "
+        return (f"{count_of(layers, 'layer')} × {len(params.sparsities)} sparsities, evaluated by "
                 f"{MEASURE_TEXT[params.kind]}")
 
     def shards(self, params: SensitivityParams, upstream: Upstream) -> list[Shard]:
@@ -461,5 +462,5 @@ class Sensitivity(Step[SensitivityParams]):
             return ""
         measure = "accuracy" if "accuracy" in rows[0] else "cosine"
         worst = min(rows, key=lambda row: row[measure])
-        return (f"{len(rows)} points; most sensitive: {worst['name']} at {worst['sparsity']:g}% "
-                f"({measure} {worst[measure]:.4f})")
+        return (f"{count_of(len(rows), 'point')}; most sensitive: {worst['name']} at "
+                f"{worst['sparsity']:g}% ({measure} {worst[measure]:.4f})")

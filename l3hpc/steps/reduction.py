@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.installation import install_command
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Input,
     Output,
@@ -209,7 +210,8 @@ class Fit(Step[FitParams]):
             text = (f"{100 * result['explained_variance']:.1f}% of {variance} in "
                     f"{result['out_dim']} dimensions")
             if result.get("landmarks", result["rows"]) < result["rows"]:
-                text += f", by {result['landmarks']:,} landmarks of {result['rows']:,} rows"
+                text += (f", by {count_of(result['landmarks'], 'landmark')} of "
+                     f"{count_of(result['rows'], 'row')}")
             return text
         return f"{result.get('approx')}: {result.get('in_dim')} → {result.get('out_dim')}"
 
@@ -409,7 +411,7 @@ class Reduce(Step[ReduceParams]):
 
     def summary(self, results: Results) -> str:
         """``29,480,960 rows``."""
-        return f"{sum(result.get('rows', 0) for result in results):,} rows"
+        return count_of(sum(result.get('rows', 0) for result in results), "row")
 
 
 def phi_file(folder: Path) -> Path:

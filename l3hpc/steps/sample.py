@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Input,
     Output,
@@ -58,7 +59,7 @@ class Sample(Step[SampleParams]):
 
     def describe(self, params: SampleParams, plan: PlanParams) -> str:
         """``dpp, 5,000 rows, by day, seed 20180216``."""
-        return (f"{params.method}, {params.samples:,} rows, by {params.timescale}, "
+        return (f"{params.method}, {count_of(params.samples, 'row')}, by {params.timescale}, "
                 f"seed {params.seed}")
 
     def shards(self, params: SampleParams, upstream: Upstream) -> list[Shard]:
@@ -123,7 +124,7 @@ class Sample(Step[SampleParams]):
     def summary(self, results: Results) -> str:
         """``500 rows, 88 of 92 per day in the diverse part``."""
         rows = sum(result.get("rows", 0) for result in results)
-        text = f"{rows:,} rows"
+        text = count_of(rows, "row")
         frames = sum(result.get("frames", 0) for result in results)
         if not frames:
             return text

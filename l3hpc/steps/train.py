@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step, Task
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.networks import check_gpus
@@ -212,8 +213,9 @@ class Train(Step[TrainParams]):
                    else ""))
         if params.recipe == "default":
             return text
-        epoch = f"{params.epoch_size:,} batches" if params.epoch_size else "all data"
-        text += f"; {params.recipe} recipe: {params.head} head, {params.epochs} epochs of {epoch}"
+        epoch = count_of(params.epoch_size, "batch", "batches") if params.epoch_size else "all data"
+        text += f"; {params.recipe} recipe: {params.head} head, "
+        text += f"{count_of(params.epochs, 'epoch')} of {epoch}"
         if reduction is not None:
             return f"{text}, learning rate {params.rate_for(reduction.approx):g}"
         if Extract().params_in(plan) is not None:  # the target is the teacher's own embedding
@@ -251,7 +253,8 @@ class Train(Step[TrainParams]):
         cache = prepare_cache(pairs, spec.frontend, folder, kind=params.cache,
                               threads=task.threads, progress=task.progress)
         row = _row(params, task, pairs, spec, rows)
-        task.progress.note(f"{len(rows[0]):,} windows to train on, {len(rows[1]):,} to validate")
+        task.progress.note(f"{count_of(len(rows[0]), 'window')} to train on, "
+                           f"{len(rows[1]):,} to validate")
         row.record({})
         # Without the engine: either continues a checkpoint of the other.
         deciding = params.model_dump(mode="json", exclude={*self.not_in_fingerprint, "engine"})
@@ -297,7 +300,7 @@ class Train(Step[TrainParams]):
             return ""
         result = results[0]
         epochs = result.get("epochs")
-        return (f"{epochs} epoch{'s' * (epochs != 1)}, best validation loss "
+        return (f"{count_of(epochs or 0, 'epoch')}, best validation loss "
                 f"{result.get('best_validation_loss', float('nan')):.4g} "
                 f"(epoch {result.get('best_epoch')})")
 

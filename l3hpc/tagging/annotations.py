@@ -19,6 +19,7 @@ import numpy as np
 from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, check_choice
 from l3hpc.io.tables import read_rows, require_columns
+from l3hpc.io.values import count_of
 
 SPLITS = ("train", "validate", "test")
 KEY_COLUMNS = ("split", "sensor_id", "audio_filename", "annotator_id")
@@ -378,7 +379,7 @@ def refuse_unlisted(split_of: Mapping[str, str], clips_of: Mapping[str, int], wh
         clips = sum(clips_of[sensor] for sensor in unlisted)
         raise InputError(
             f"does not list sensor{'s' * (len(unlisted) > 1)} {_some(unlisted)} of the annotations "
-            f"({clips} clip{'s' * (clips > 1)})", where=where,
+            f"({count_of(clips, 'clip')})", where=where,
             allowed="a row for every sensor: train, validate or test",
             hint=f"Add a row '{unlisted[0]},test' for a sensor that is only to be predicted.")
 

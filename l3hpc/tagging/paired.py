@@ -33,6 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from l3hpc.io.values import count_of
 from l3hpc.tagging.counts import Events, union
 from l3hpc.tagging.evaluation import CONFIDENCE, SEED, intervals, resampled, scores
 
@@ -121,7 +122,7 @@ def small_basis(clips: int, different: int | None = None,
     """
     said = []
     if clips < FEW_CLIPS:
-        said.append(f"only {clips} clip{'s' * (clips != 1)}, fewer than {FEW_CLIPS}: intervals and "
+        said.append(f"only {count_of(clips, 'clip')}, fewer than {FEW_CLIPS}: intervals and "
                     "p-values by resampling are not reliable")
     if different and different < FEW_DIFFERENT:  # of equal answers, p is 1
         said.append(f"only {different} clip{'s' * (different != 1)} differ{'s' * (different == 1)}"

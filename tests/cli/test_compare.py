@@ -41,7 +41,8 @@ def test_json_has_what_evaluate_says(here, say, tmp_path):
     assert found["validate"]["differences"] != found["test"]["differences"]
     told = found["test"]
     assert (told["kind"], told["clips"], told["mcnemar"]) == ("tags", 60, None)
-    assert told["second"] == {"name": "good-2", "classifiers": 2}
+    assert told["second"] == {"name": "good-2", "label": "good-2 (mean of 2 seeds)",
+                              "classifiers": 2, "random_weights": False}
     from l3hpc.tagging.evaluation import evaluate
 
     data = here / "data"

@@ -57,7 +57,7 @@ def test_names_that_are_not_utf_8_are_printed_safely(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
     said = subprocess.run(words, capture_output=True, env=environment)
     assert said.returncode == 1
-    assert "problem: 1 file names are not UTF-8: caf\\xe9.wav" in said.stdout.decode("utf-8")
+    assert "problem: 1 file name is not UTF-8: caf\\xe9.wav" in said.stdout.decode("utf-8")
     said = subprocess.run([*words, "--json"], capture_output=True, env=environment)
     (found,) = json.loads(said.stdout.decode("ascii"))["found"]
     assert [os.fsencode(one["examples"][0]) for one in found["problems"]] == [b"caf\xe9.wav"] * 2
@@ -69,7 +69,7 @@ def test_problems_end_with_exit_code_1(tmp_path):
     gone.unlink()
     checked = run("check", tmp_path / "city" / "sonyc_ust")
     assert checked.return_value == 1
-    assert f"problem: 1 annotated clips have no audio: {gone.name}" in checked.stdout
+    assert f"problem: 1 annotated clip has no audio: {gone.name}" in checked.stdout
     assert "1 problem\n" in checked.stdout
     assert json.loads(run("check", tmp_path / "city", "--json").stdout)["ok"] is False
 

@@ -135,11 +135,12 @@ def test_the_student_of_a_run(place, say, words):
     trained(place, "swept", 2.0, "train-4", "train-8", options={"combinations": [
         {"values": {"emb-dim": dim}, "steps": {"train": f"train-{dim}"}} for dim in ("4", "8")]})
     folder = "workspace/runs/one"
-    for name in ("one", "one/train", "swept/train-8", folder, f"{folder}/artifacts/train",
-                 f"{folder}/artifacts/train/0000", "workspace/runs/swept/artifacts/train-8"):
+    for name in ("one", "on", "one/train", "swept/train-8", "sw/train-8", folder,
+                 f"{folder}/artifacts/train", f"{folder}/artifacts/train/0000",
+                 "workspace/runs/swept/artifacts/train-8"):
         code, out, err = say(*words, name, "--dry-run")
         assert code == 0 and "model_best_valid_loss.h5" in out + err, name
-    for name in ("latest", "swept"):
+    for name in ("latest", "swept", "swe"):
         code, _, err = say(*words, name, "--dry-run")
         assert code == 2 and "swept/train-4 (emb-dim=4); swept/train-8 (emb-dim=8)" in err
     code, _, err = say(*words, "workspace/runs/swept", "--dry-run")
@@ -150,6 +151,12 @@ def test_the_student_of_a_run(place, say, words):
     assert say(*words, "elsewhere", "--dry-run")[0] == 2
     code, out, err = say(*words, "elsewhere", "--dry-run", "--workspace", "other")
     assert code == 0 and "model_best_valid_loss.h5" in out + err
+    trained(place, "once", 1.0, "train")
+    code, _, err = say(*words, "on", "--dry-run")
+    assert code == 2 and "'on' matches 2 runs once, one" in " ".join(err.split())
+    trained(place, "sea-64-b", 1.0, "train")  # a published model is no beginning of a run
+    code, _, err = say(*words, "sea-64", "--dry-run")
+    assert code == 2 and "edgel3" in err
     # a file, and a model in a folder of models, come before a run of that name
     weights.save(untrained(SEA, 0), place / "models/latest.h5")
     code, out, err = say(*words, "latest", "--dry-run")

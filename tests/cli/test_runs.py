@@ -131,7 +131,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     monkeypatch.setattr(l3hpc.steps, "step", fakestep.named)
     config = "ws/runs/good-1/steps/sample/config.json"
     code, out, err = call(capsys, "run", "sample", "--config", config)
-    assert code == 0 and "all 1 tasks are already done" in err and out == "sample: 1 rows\n"
+    assert code == 0 and "the only task is already done" in err and out == "sample: 1 rows\n"
     code, _, err = call(capsys, "run", "fit", "--config", config)
     assert code == 2 and "is the configuration of step 'sample', not 'fit'" in err
 

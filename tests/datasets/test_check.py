@@ -80,7 +80,7 @@ def test_faults_of_rows_are_named_with_their_lines(ust):
     found = problems(ust)
     assert "line 2 ('valid', did you mean 'validate'?" in found["split"]
     assert found["annotator"].endswith("line 5 ('bob')")
-    assert found["duplicate"].startswith("1 rows repeat") and "(as line 6)" in found["duplicate"]
+    assert found["duplicate"].startswith("1 row repeats") and "(as line 6)" in found["duplicate"]
     assert "line 8 (1-1_small-sounding-engine_presence: '2')" in found["presence"]
     assert "(77 for 78)" in found["cells"]
     assert "00_000000.wav (valid, train)" in found["splits"]
@@ -93,8 +93,8 @@ def test_faults_of_columns_and_taxonomy_are_named(ust):
     change(ust, edit)
     words = [str(problem) for problem in sonyc_ust.find_problems(ust)]
     assert words == [
-        "1 tags of the taxonomy have no column in annotations.csv: 5-3_siren_presence",
-        "1 tag columns of annotations.csv are not in the taxonomy: 5-3_sirens_presence"]
+        "1 tag of the taxonomy has no column in annotations.csv: 5-3_siren_presence",
+        "1 tag column of annotations.csv is not in the taxonomy: 5-3_sirens_presence"]
 
     def drop(rows):
         rows[0][1] = "sensor"
@@ -119,7 +119,7 @@ def test_faults_of_audio_are_named(ust):
     assert found["unreadable"].examples == (audio[1].name,)
     assert found["empty"].examples == (audio[2].name,)
     assert found["silent"].examples == (audio[3].name,)
-    assert str(found["length"]) == f"1 clips are not 1 s long: {audio[4].name} (0.5 s)"
+    assert str(found["length"]) == f"1 clip is not 1 s long: {audio[4].name} (0.5 s)"
     assert found["extra audio"].examples == ("99_999999.wav",)
     assert {"length", "extra audio"} == {problem.subject for problem in findings.remarks}
     assert "silent" not in problems(ust)  # only listening tells
@@ -163,8 +163,8 @@ def test_recordings(made, tmp_path):
     soundfile.write(folder / "short.wav", np.ones(800) / 2, 8000)
     findings = check_audio(folder)
     assert [str(one) for one in findings.problems] == [
-        "1 recordings are missing: gone.wav",
-        "1 files are shorter than 1 s: short.wav"]
+        "1 recording is missing: gone.wav",
+        "1 file is shorter than 1 s: short.wav"]
     assert [one.subject for one in findings.remarks] == ["sensor", "timestamp"]
 
 
@@ -180,7 +180,7 @@ def test_odd_recordings_are_named_and_the_others_looked_at(tmp_path):
     for listen in (False, True):
         findings = check_audio(tmp_path, listen=listen)
         assert [str(one) for one in findings.problems] == [
-            "1 recordings are missing: gone.wav", f"1 file names are not UTF-8: {name}"]
+            "1 recording is missing: gone.wav", f"1 file name is not UTF-8: {name}"]
         assert findings.counts["hours"] == round(2 / 3600, 3)
         assert findings.counts["rates"] == {"8000": 2} and findings.counts["recordings"] == 3
 
@@ -256,7 +256,7 @@ def test_without_ffmpeg_its_installation_is_named(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", np.full(8000, 0.25), 8000)
     (tmp_path / "b.m4a").write_bytes(b"....")
     (problem,) = check_audio(tmp_path).problems
-    assert str(problem) == "1 files need ffmpeg, which is not installed: b.m4a"
+    assert str(problem) == "1 file needs ffmpeg, which is not installed: b.m4a"
     assert "apt-get install ffmpeg" in problem.advice
 
 
@@ -300,7 +300,7 @@ def test_a_table_of_clips_is_checked_on_the_command_line(table, capsys):
     assert cli.main([*words, "--split-column", "set"], standalone_mode=False) == 1
     said = capsys.readouterr().out
     assert "parts              train 4, validate 4, test 4" in said
-    assert "problem: 1 clips have no audio: 3.wav" in said
+    assert "problem: 1 clip has no audio: 3.wav" in said
     with pytest.raises(InputError, match="--audio: only for a table of clips"):
         cli.main(["data", "check", str(table.parent), *words[3:]], standalone_mode=False)
     with pytest.raises(InputError, match="a split and folds exclude each other"):

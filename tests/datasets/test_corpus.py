@@ -101,7 +101,7 @@ def test_a_link_to_nothing_is_a_recording_that_is_not_there(tmp_path):
 def test_file_names_that_are_not_utf_8_are_refused_and_shown_safely(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     touch(tmp_path, "ça va.wav", name)
-    with pytest.raises(InputError, match="1 file names are not UTF-8") as caught:
+    with pytest.raises(InputError, match="1 file name is not UTF-8") as caught:
         corpus.scan_recordings(tmp_path)
     assert "first caf\\xe9.wav" in str(caught.value).encode("utf-8").decode()
     assert [item.file for item in corpus.scan_recordings(tmp_path, any_name=True)] == sorted(

@@ -109,14 +109,14 @@ def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(
         with h5py.File(place / "e.h5") as file:
             assert np.isfinite(file["l3_embedding"][()]).all()
             assert file["recording"][()].tolist() == [0] * 3 + [2] * 2 + [4] * 3
-    assert "skipped b.wav: gives 1 embeddings that are not finite (unreadable)" in said
+    assert "skipped b.wav: gives 1 embedding that is not finite (unreadable)" in said
     with pytest.raises(L3hpcError, match=r"2 of 5 recordings cannot be used: b\.wav .*, d\.wav "
                        ) as caught:
         Extraction(Fragile(), {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
                    tmp_path / "again", max_failed=0.05, settings=("embed.max_failed", "folds.x"),
                    ).run(tmp_path / "e.h5", tmp_path / "s.csv")
     error = caught.value
-    assert "b.wav: gives 1 embeddings that are not finite" in error.message
+    assert "b.wav: gives 1 embedding that is not finite" in error.message
     assert "at most 5% (embed.max_failed)" in error.allowed
     assert error.hint.endswith(": --set embed.max_failed=0.5 --set folds.x=0.5")
     assert not any("\n" in part for part in (error.message, error.allowed, error.hint))

@@ -129,7 +129,7 @@ def test_folds_without_clips_or_audio_are_problems(us8k, esc50):
                              if not line.startswith("2-") or "2-2000-A-0" in line))
     found = check_labelled(folder)
     assert [str(one) for one in found.problems] == [
-        "1 folds have far fewer clips than the others: fold 2 (1)"]
+        "1 fold has far fewer clips than the others: fold 2 (1)"]
     assert "3 of 50 classes" in [str(one) for one in found.remarks]
 
 

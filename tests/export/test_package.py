@@ -163,7 +163,7 @@ def test_recordings_that_cannot_be_used(tmp_path, model):
     folder = tmp_path / "silence"
     folder.mkdir()
     soundfile.write(folder / "a.wav", np.zeros(16000), 8000)
-    with pytest.raises(InputError, match="none of the 1 recordings can be used"):
+    with pytest.raises(InputError, match="the only recording cannot be used"):
         package.export_model(model, tmp_path / "out", ExportSettings(calibrate=folder))
     assert not (tmp_path / "out").exists()
 

@@ -135,3 +135,43 @@ def test_a_row_of_several_seeds_is_named_by_its_seed_in_every_tab():
     mean = select.sort_with_means(rows, tab)[0]
     assert mean.key == ("/ws/a", "a", "combined")
     assert mean.values[RUN.field] == "a/evaluate"
+
+
+def test_values_by_class_are_shown_with_the_names_of_the_classes(tmp_path):
+    """Files and the sheet keep what the published code writes."""
+    rows = [fold("a", 1, 0.5, test_class_acc="0, 1"), fold("a", 2, 0.7, test_class_acc="0.5, nan"),
+            fold("old", 1, 0.5, test_class_acc="0.25, 1")]
+    for one in rows[:2]:
+        one.extra["classes"] = ["dog", "rain"]
+    column = TAB.column("Test Class Acc")
+    assert [select.readable_cell(one, column) for one in rows] == [
+        "dog 0, rain 1", "dog 0.5, rain nan", "0.25, 1"]
+    assert select.cell_of(rows[0], column) == "0, 1"
+    shown = "\n".join(as_text.row_lines(rows[0], TAB))
+    assert "dog 0, rain 1" in shown and "classes" not in shown
+    lines, _ = as_text.table_lines(rows, TAB, [RUN, column])
+    assert "dog 0.5, rain nan" in lines[2]
+    beside = as_text.side_by_side(rows[:2], TAB)
+    assert any("dog 0, rain 1" in line and "dog 0.5, rain nan" in line for line in beside)
+    exports.write_html(tmp_path / "r.html", {TAB: rows}, None)
+    page = (tmp_path / "r.html").read_text()
+    assert "dog 0, rain 1" in page and '"classes"' not in page
+    assert "0, 1" in exports.csv_text(rows, TAB) and "dog" not in exports.csv_text(rows, TAB)
+    rows[0].extra["classes"] = ["dog"]  # damaged: not one name for each value
+    assert select.readable_cell(rows[0], column) == "0, 1"
+
+
+def test_a_workbook_has_the_means_in_a_sheet_of_their_own(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    exports.write_xlsx(tmp_path / "r.xlsx", {TAB: ROWS, MSE: []})
+    book = openpyxl.load_workbook(tmp_path / "r.xlsx")
+    assert book.sheetnames == ["classifier", "classifier means", "embedding_approx_mse"]
+    assert book["classifier"].max_row == 5  # no mean among the folds
+    head, worse, better = book["classifier means"].iter_rows(values_only=True)
+    assert head == ("Run", "Note", "Model Dir", "Model Type", "Test Acc",
+                    "Test Acc, standard deviation")
+    assert worse[:2] == ("worse/folds", "mean of 2 folds") and worse[3] is None
+    assert better[0] == "better/folds" and better[3] == "svm"
+    assert better[4:] == (pytest.approx(0.7), pytest.approx(0.02 ** 0.5))
+    assert book["classifier means"].freeze_panes == "A2"
+    assert book["classifier means"].cell(1, 1).font.bold

@@ -235,6 +235,9 @@ def test_ticks_are_regular(browser, tmp_path):
     made.epochs = {epoch: {"validation_loss": 10.0 ** -(epoch / 10)} for epoch in range(37)}
     write_html(tmp_path / "r.html", {MSE: [made]})
     browser.open((tmp_path / "r.html").as_uri())
+    assert browser.js("$('count').textContent").startswith("1 row, ")
+    label = browser.js("$('plot').getAttribute('aria-label')")
+    assert label == "validation_loss per epoch of 1 run"
     assert axis(browser, "x") == [5, 10, 15, 20, 25, 30, 35]
     assert axis(browser, "y") == [0, 0.2, 0.4, 0.6, 0.8, 1]
     browser.js("$('log').click()")
@@ -257,6 +260,12 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
     browser.do("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1,
                mobile=True)
     try:
+        note = row("a", 0.1, note="random-weight teacher; " + "a reason of several words " * 6)
+        write_html(tmp_path / "note.html", {MSE: [note]})
+        browser.open((tmp_path / "note.html").as_uri())
+        cell = "document.querySelector('#body .note').parentElement"
+        assert browser.js(f"{cell}.scrollWidth <= {cell}.clientWidth")  # wrapped, not cut
+        assert browser.js(f"{cell}.clientHeight") > 80
         browser.open((tmp_path / "r.html").as_uri())
         browser.js("$('tabs').children[1].click(); $('all').click();"
                    "document.querySelectorAll('#body input').forEach(box => box.click())")

@@ -22,6 +22,7 @@ from l3hpc.report.data import (
     TaskTimes,
     Variance,
 )
+from l3hpc.report.detection import plain_tags
 from l3hpc.report.ledger_rows import LedgerRow, record
 from l3hpc.report.page import RANDOM_TEACHER, components_table, page
 
@@ -244,6 +245,18 @@ def test_of_several_seeds_the_page_says_what_is_a_mean(report_data):
     for text in ("mean 0.613", "curve of the first seed: 0.333", "0.375 (few)",
                  "mean of 3 classifiers' thresholds", "fewer than 10 positive clips of validate"):
         assert text in told, text
+
+
+def test_tags_have_the_same_names_in_all_tables(report_data):
+    """Files have ``1_engine`` in some places and ``engine`` in others."""
+    told = " ".join(visible(page(report_data)).split())
+    assert "1_engine" not in told and "8_dog" not in told
+    for text in ("engine 0.234 0.250", "engine 0.375 6", "dog 0.500 (not chosen)"):
+        assert text in told, text
+    assert plain_tags(["1-X_engine-of-uncertain-size", "1-1_small", "8_dog"]) == {
+        "1-X_engine-of-uncertain-size": "engine-of-uncertain-size", "1-1_small": "small",
+        "8_dog": "dog"}
+    assert plain_tags(["1_a", "2_a", "3_b"]) == {"1_a": "1_a", "2_a": "2_a", "3_b": "3_b"}
 
 
 def test_the_table_of_components_ends_at_the_rank(report_data):

@@ -238,7 +238,7 @@ def test_the_step_labels_an_untrained_teacher(tmp_path, runner):
     assert "untrained" in done.results[0]["teacher"]["label"]
     assert "random weights" in done.results[0]["teacher"]["label"]
     assert done.results[0]["dim"] == 512
-    assert done.text == f"{done.results[0]['rows']} rows of 1 recordings"
+    assert done.text == f"{done.results[0]['rows']} rows of 1 recording"
 
 
 @pytest.mark.parametrize("name", ["extract", "embed"])

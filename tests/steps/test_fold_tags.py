@@ -65,7 +65,7 @@ def test_scores_and_rows(runner, tagged):
     auprc = micro_auprc(np.array(truth, int), scores)
     assert one["scores"]["test"]["micro_auprc"] == pytest.approx(auprc) and auprc > 0.85
     assert one["chosen"] == {"learning_rate": 0.1, "weight_decay": 1e-5}
-    assert done.text == f"mil, 1 folds: micro-AUPRC {auprc:.3f} on average"
+    assert done.text == f"mil, 1 fold: micro-AUPRC {auprc:.3f} on average"
     (tab, row, _), = runner.records.rows
     assert tab == "clip_tags" and set(row) == {*find_tab(tab).fields, "note", "state"}
     assert (row["data"], row["note"], row["model_type"]) == ("dawn", "data: dawn", "mil")

@@ -58,7 +58,9 @@ def test_a_row_of_the_ledger_for_every_fold(runner, esc50, embedded):
     assert {row["note"] for _, row, _ in runner.records.rows} == {f"only {part}"}
     assert len(runner.records.rows) == 4
     for index, ((tab, row, _), one) in enumerate(zip(runner.records.rows, told, strict=True)):
-        assert tab == "classifier" and set(row) == {*find_tab(tab).fields, "note", "state"}
+        assert tab == "classifier"
+        assert set(row) == {*find_tab(tab).fields, "note", "state", "classes"}
+        assert row["classes"] == one["classes"]
         assert row["model_dir"] == f"out/{index:04d}" and row["fold_num"] == index + 1
         assert (row["model_id"], row["features_dir"]) == ("exp", str(embedded))
         assert (row["C"], row["tol"], row["max_iterations"]) == (one["chosen"]["C"], 1e-5, -1)
@@ -387,3 +389,17 @@ def test_esc10_with_the_published_student_3(runner):
     told = json.loads((score.folder / "0000/scores.json").read_text())
     assert told["data"] == "ESC-10" and told["pooled"]["clips"] == 400
     assert told["accuracy"]["mean"] > 0.7 and told["note"] is None
+
+
+def test_a_class_called_class_does_not_hide_the_first_column_of_the_confusion(tmp_path):
+    import numpy as np
+
+    from l3hpc.steps.folds import _write_confusion
+
+    for names, corner in ((["dog", "hen"], "class"), (["class", "hen"], "true class"),
+                          (["class", "true class"], "class of the clip")):
+        _write_confusion(tmp_path / "c.csv", names, np.eye(2, dtype=int))
+        with open(tmp_path / "c.csv") as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row[corner] for row in rows] == names
+        assert [row[name] for row, name in zip(rows, names, strict=True)] == ["1", "1"]

@@ -55,7 +55,7 @@ def test_files_without_a_prediction_are_filled_with_zeros(taxonomy, rng):
     ("audio_filename,8_dog\na.wav,1\n\na.wav,1\n", "p.csv:4: 'a.wav' is listed twice"),
     ("audio_filename,8_dog\na.wav,1\na.wav,1\n", "It is also in line 2."),
     ("audio_filename,8_dog\n,1\n", "p.csv:2: audio_filename is empty"),
-    ("audio_filename,8_dog\na.wav,1\nb.wav\n", "p.csv:3: 1 cells, the header has 2"),
+    ("audio_filename,8_dog\na.wav,1\nb.wav\n", "p.csv:3: 1 cell, the header has 2"),
     ("\naudio_filename,8_dog,8_dog\n", "p.csv:2: column '8_dog' occurs twice"),
     ("\n\n", "not a CSV table (it is empty)"),
     ("", "not a CSV table"),

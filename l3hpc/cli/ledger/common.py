@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
@@ -272,13 +273,13 @@ def print_problems(problems: Iterable[Problem]) -> None:
 
 def print_report(report: SyncReport) -> None:
     """Print what a sync wrote, and the rows that need a person."""
-    parts = [f"{count} row{'s' * (count != 1)} {what}" for what, count in (
+    parts = [f"{count_of(count, 'row')} {what}" for what, count in (
         ("added", report.inserted), ("updated", report.updated)) if count]
     if report.swept:
         parts.append(f"{report.swept} swept options written")
     if report.put_back:
-        parts.append(f"{report.put_back} cell{'s' * (report.put_back != 1)} restored")
-    rows = f"{report.rows} row{'s' * (report.rows != 1)} in the journal"
+        parts.append(f"{count_of(report.put_back, 'cell')} restored")
+    rows = f"{count_of(report.rows, 'row')} in the journal"
     click.echo(f"{report.title!r}: {', '.join(parts) or 'nothing to write'}; {rows}, "
                f"{report.requests} requests")
     for note in report.notes:

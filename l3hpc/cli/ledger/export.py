@@ -19,6 +19,7 @@ from l3hpc.cli.ledger.common import (
     workspace_option,
 )
 from l3hpc.errors import InputError
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
@@ -104,7 +105,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     for path in written:
         click.echo(path)
     for _, where, done, following in exported:
-        click.echo(f"{where}: {done.new} run{'s' * (done.new != 1)} new, {done.updated} updated, "
+        click.echo(f"{where}: {count_of(done.new, 'run')} new, {done.updated} updated, "
                    f"{done.unchanged} unchanged")
         for note in done.notes:
             say(f"note: {note}")

@@ -22,7 +22,7 @@ from l3hpc.cli.ledger.common import (
     warn_damage,
     workspace_option,
 )
-from l3hpc.io.values import one_line
+from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
@@ -205,7 +205,7 @@ def adopt(options: Options, tabs: tuple[str, ...], dry_run: bool, yes: bool, as_
         if not found:
             click.echo("no rows to adopt")
     adopted = bool(found) and not dry_run and (
-        yes or not as_json and click.confirm(f"adopt {len(found)} rows?"))
+        yes or not as_json and click.confirm(f"adopt {count_of(len(found), 'row')}?"))
     if adopted:
         adopt_rows(store, found, getpass.getuser())
     if as_json:
@@ -241,8 +241,10 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
         if report.files or report.kept:
             bundle = f" → {report.bytes_after / 1e6:.1f} MB in {report.bundle}" if report.bundle \
                 else ""
-            click.echo(f"{name}: {report.files} files of {report.runs} closed runs, "
-                       f"{report.bytes_before / 1e6:.1f} MB{bundle}; {len(report.kept)} files kept")
+            click.echo(f"{name}: {count_of(report.files, 'file')} of "
+                       f"{count_of(report.runs, 'closed run')}, "
+                       f"{report.bytes_before / 1e6:.1f} MB{bundle}; "
+                       f"{count_of(len(report.kept), 'file')} kept")
         for file, reason in report.kept.items():
             if reason in (DAMAGED, NOT_UNDERSTOOD):
                 say(f"note: {file}: {reason}")

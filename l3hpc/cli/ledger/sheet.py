@@ -22,6 +22,7 @@ from l3hpc.cli.ledger.common import (
     sheet_options,
     tab_option,
 )
+from l3hpc.io.values import count_of
 
 
 @click.command(short_help="Create or complete the tabs of the sheet.", epilog=examples(
@@ -49,7 +50,7 @@ def init(options: Options, tabs: tuple[str, ...], as_json: bool) -> None:
         return
     for tab in chosen:
         click.echo(f"{tab.name}: {'set up' if tab.name in changed else 'as declared'}, "
-                   f"{len(tab.columns)} columns")
+                   f"{count_of(len(tab.columns), 'column')}")
 
 
 @click.command(short_help="Compare the sheet's header rows with the columns.", epilog=examples(

@@ -22,6 +22,7 @@ from l3hpc.cli.ledger.common import (
     workspace_option,
 )
 from l3hpc.errors import InputError, command_line
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.ledger.journal.fold import Row
@@ -163,7 +164,8 @@ def status(options: Options, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    click.echo(f"journal   {store.journal}: {facts['records']:,} records in {facts['files']} files")
+    click.echo(f"journal   {store.journal}: {count_of(facts['records'], 'record')} in "
+               f"{count_of(facts['files'], 'file')}")
     for name, count in facts["rows"].items():
         click.echo(f"rows      {name}: {count}")
     warn_damage(found)
@@ -172,8 +174,8 @@ def status(options: Options, as_json: bool) -> None:
         return
     last = age(state.last_sync) if state.last_sync else "never"
     oldest_text = f", the oldest {age(oldest)}" if oldest else ""
-    click.echo(f"sheet     {sheet}: last sync {last}, {len(waiting)} rows waiting "
-               f"({facts['waiting_records']:,} records){oldest_text}")
+    click.echo(f"sheet     {sheet}: last sync {last}, {count_of(len(waiting), 'row')} waiting "
+               f"({count_of(facts['waiting_records'], 'record')}){oldest_text}")
     for problem in state.problems:
         click.echo(f"{problem['kind']:<9} {problem['tab']}: {problem['text']}")
 
@@ -198,7 +200,7 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
         columns.insert(columns.index(tab.column(tab.rank)) + 1, BOUND)
     columns.insert(0, RUN)
     of = f"{len(rows)} of {every} rows" if len(rows) != every else (
-        f"{every} row{'s' if every != 1 else ''}")
+        f"{count_of(every, 'row')}")
     head = f"{tab.name}: {of}"
     if len(rows) > 1 and not everything:
         head += f", {len(columns)} of {len(tab.columns) + 1} columns shown (all: --columns all)"
@@ -216,8 +218,8 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
     for line in lines:
         click.echo(line)
     if left_out:
-        click.echo(f"  {left_out} more columns differ; to see them, use a wider terminal, "
-                   "--columns all or --json")
+        differ = count_of(left_out, "more column differs", "more columns differ")
+        click.echo(f"  {differ}; to see them, use a wider terminal, --columns all or --json")
 
 
 def _sync_text(rows: list[Row], state: SyncState | None) -> str:

@@ -12,7 +12,15 @@ from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.views.folds import deviation_of
 from l3hpc.ledger.views.runs import BOUND, RUN, is_bound, is_swept
-from l3hpc.ledger.views.select import best_rows, cell_of, differing_columns, key_text, row_state
+from l3hpc.ledger.views.select import (
+    CLASSES,
+    best_rows,
+    cell_of,
+    differing_columns,
+    key_text,
+    readable_cell,
+    row_state,
+)
 
 KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
 TEXT_WIDTH = 36
@@ -62,9 +70,10 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
 
 def row_lines(row: Row, tab: Tab) -> list[str]:
     """Return one row in full: a line per filled column, then its other values and its origin."""
-    filled = [(column.label, format_value(cell_of(row, column))) for column in tab.columns
+    filled = [(column.label, format_value(readable_cell(row, column))) for column in tab.columns
               if cell_of(row, column) is not None]
-    extra = [(name, format_value(value)) for name, value in sorted(row.extra.items())]
+    extra = [(name, format_value(value)) for name, value in sorted(row.extra.items())
+             if name != CLASSES]
     extra += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
               if row.origin.get(name)]
     lines = formatting.table_lines(filled + extra)
@@ -93,7 +102,7 @@ def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> lis
     names = row_names(rows)
     grid: list[list[str]] = []
     for column in columns:
-        values = [cell_of(row, column) for row in rows]
+        values = [readable_cell(row, column) for row in rows]
         base = values[0]
         line = [column.label]
         for position, value in enumerate(values):
@@ -151,7 +160,7 @@ def _column(rows: Sequence[Row], tab: Tab, column: Column) -> list[str]:
     if column is RUN:
         return [column.label, *row_names(rows)]
     is_key = column.field in tab.key
-    texts = [format_value(cell_of(row, column)) + (
+    texts = [format_value(readable_cell(row, column)) + (
         "" if (deviation := deviation_of(row, column)) is None
         else f" ± {format_value(deviation)}") for row in rows]
     shortened = _without_common_parts(texts, KEY_WIDTH) if is_key else [

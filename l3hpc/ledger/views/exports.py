@@ -26,7 +26,7 @@ from l3hpc.ledger.schema import TABS, Tab, column_letter, find_tab
 from l3hpc.ledger.store import Store, SyncState, key_json
 from l3hpc.ledger.views import select
 from l3hpc.ledger.views.as_text import row_names
-from l3hpc.ledger.views.folds import DEVIATIONS, is_mean
+from l3hpc.ledger.views.folds import DEVIATIONS, deviation_of, grouped, is_mean, mean_of
 from l3hpc.ledger.views.runs import RUN, is_bound, swept_columns, view_tabs
 from l3hpc.ledger.views.select import cell_of
 from l3hpc.web.html import check_page, render
@@ -143,6 +143,8 @@ def write_csv(path: Path, rows: Sequence[Row], tab: Tab) -> None:
 def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
     """Write tabs as sheets of one workbook: typed cells, frozen header, best row highlighted.
 
+    Where rows are folds, or several seeds of one experiment, a further sheet has their means.
+
     Parameters
     ----------
     path
@@ -172,9 +174,33 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
                     placed.fill = shade
         sheet.freeze_panes = "A2"
         sheet.auto_filter.ref = f"A1:{column_letter(len(tab.columns) - 1)}{len(rows) + 1}"
+        # not among the rows: a pivot table would count every seed twice
+        if means := [mean_of(group, tab) for group in grouped(rows) if len(group) > 1]:
+            sheet = book.create_sheet(f"{tab.name[:25]} means")
+            sheet.freeze_panes = "A2"
+            for line, cells in enumerate(_table_of_means(means, tab), 1):
+                for column, value in enumerate(cells, 1):
+                    placed = _put(sheet, line, column, value)
+                    if line == 1:
+                        placed.font = bold
     stream = io.BytesIO()
     book.save(stream)
     write_bytes(path, stream.getvalue())
+
+
+def _table_of_means(means: Sequence[Row], tab: Tab) -> list[list[Cell]]:
+    """Return the means of folds or seeds: a header, then run, note, values and deviations."""
+    columns: list[list[Cell]] = [
+        ["Run", *(row.values.get(RUN.field) for row in means)],
+        ["Note", *(str(row.extra["note"]) for row in means)]]
+    for column in tab.columns:
+        cells = [select.cell_of(row, column) for row in means]
+        if any(value not in (None, "") for value in cells):
+            columns.append([column.title, *cells])
+        deviations = [deviation_of(row, column) for row in means]
+        if any(value is not None for value in deviations):
+            columns.append([f"{column.title}, standard deviation", *deviations])
+    return [list(cells) for cells in zip(*columns, strict=True)]
 
 
 def _put(sheet: Any, line: int, column: int, value: Cell) -> Any:
@@ -286,9 +312,10 @@ def _row(row: Row, tab: Tab, best: bool, state: SyncState | None, now: float) ->
             and row.tab.name not in state.absent:
         marks.append("not synced")
     extra = {name: value for name, value in row.extra.items()
-             if name not in ("state", "note", DEVIATIONS, *LINKS)}
+             if name not in ("state", "note", select.CLASSES, DEVIATIONS, *LINKS)}
     return {
-        "cells": _cells(row, tab), "best": best, "marks": [mark for mark in marks if mark],
+        "cells": [select.readable_cell(row, column) for column in tab.columns], "best": best,
+        "marks": [mark for mark in marks if mark],
         "note": str(row.extra.get("note") or ""), "time": row.last_time,
         "links": {name: str(row.extra[name]) for name in LINKS if row.extra.get(name)},
         "beside": {**extra, "restarts": row.restart,

@@ -15,6 +15,8 @@ from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.views.folds import grouped, mean_of, parts
 from l3hpc.ledger.views.runs import RUN, is_bound
 
+CLASSES = "classes"  # beside a row: the names of the classes, in the order of its values
+BY_CLASS = "_class_acc"  # how the fields with a value for each class end
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
 _SIGNS = ("!=", "<=", ">=", "=", "<", ">")  # the longer ones first
 _CONDITION = re.compile(r"(.+?)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
@@ -242,6 +244,24 @@ def key_text(row: Row) -> str:
 def cell_of(row: Row, column: Column) -> Cell:
     """Return the cell of a row in a column."""
     return cell(column, row.values.get(column.field))
+
+
+def readable_cell(row: Row, column: Column) -> Cell:
+    """Return the cell of a row as a person reads it: values by class with the names of the classes.
+
+    The published sheet has the values alone (``0.8, 1``); rows name the classes beside them.
+
+    Parameters
+    ----------
+    row, column
+        The cell.
+    """
+    value, names = cell_of(row, column), row.extra.get(CLASSES)
+    if column.field.endswith(BY_CLASS) and isinstance(value, str) and isinstance(names, list):
+        values = value.split(", ")
+        if len(values) == len(names):
+            return ", ".join(f"{name} {own}" for name, own in zip(names, values, strict=True))
+    return value
 
 
 def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:

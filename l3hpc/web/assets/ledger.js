@@ -79,7 +79,7 @@ function drawTable() {
   for (const row of rows) {
     const box = el('input', {type: 'checkbox', checked: view.picked.has(row)});
     box.setAttribute('aria-label', 'compare ' + row.name);
-    const state = el('td', {className: 't', title: row.note});
+    const state = el('td', {className: 't state', title: row.note});
     for (const mark of row.marks) state.append(el('span', {className: 'mark ' + mark}, mark));
     if (row.note) state.append(el('span', {className: 'note'}, row.note));
     const line = el('tr', {className: (row.best ? 'best ' : '') + (box.checked ? 'pick' : '')},
@@ -102,8 +102,8 @@ function drawTable() {
   $('head').replaceChildren(head);
   $('body').replaceChildren(body);
   $('count').textContent = (rows.length === every.length ? '' : rows.length + ' of ')
-    + every.length + ' rows, ' + (list.length + 1) + ' of ' + (tab().columns.length + 1)
-    + ' columns';
+    + every.length + (every.length === 1 ? ' row, ' : ' rows, ') + (list.length + 1)
+    + ' of ' + (tab().columns.length + 1) + ' columns';
 }
 
 function chosen() {
@@ -181,7 +181,8 @@ function drawCurves() {
   drawPlot(rows.map(row => (row.curves[view.metric] || []).map((value, place) =>
     [row.curves.epoch[place] + 1, value]).filter(point => point[1] !== null
       && (!view.log || point[1] > 0))));
-  $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length + ' runs');
+  $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length
+    + (rows.length === 1 ? ' run' : ' runs'));
   $('legend').replaceChildren(...rows.map((row, place) => {
     const line = el('i', {}), users = wanted.filter(each => each !== row && trained(each) === row);
     line.style.background = colours[place % colours.length];
