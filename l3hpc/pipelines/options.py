@@ -124,6 +124,9 @@ UPSTREAM = (
     Option("precision", "choice", "Arithmetic of the teacher in the step extract; tf32, bfloat16 "
            "and int8 are faster, and their error is measured and recorded.", "float32",
            ("float32", "tf32", "bfloat16", "int8")),
+    Option("extract-engine", "choice", "What computes the teacher in the step extract; auto: the "
+           "fastest of those installed, measured once.", "auto",
+           ("auto", "tensorflow", "ncnn", "torch")),
     Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
            "pca", ("pca", "umap", "none"), usual=True),
     Option("kernel", "choice", "Kernel of the PCA; poly and rbf: kernel PCA.", "linear",
@@ -144,7 +147,7 @@ UPSTREAM = (
            "learning rate and momentum of the published jobs, unless set explicitly.", "default",
            ("default", "published")),
     Option("engine", "choice", "Library of the step train; torch: PyTorch. The engine of the "
-           "step extract: --set extract.engine.", "tensorflow",
+           "step extract: --extract-engine.", "tensorflow",
            ("tensorflow", "torch")),
     Option("sampling", "choice", "How rows are selected for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),

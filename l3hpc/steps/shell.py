@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 from pydantic import Field, JsonValue, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.io.values import log_text
 from l3hpc.steps.base import PlanParams, Task, Upstream
 from l3hpc.steps.own import (
     OwnParams,
@@ -34,6 +36,8 @@ OTHER = ("output", "scratch", "code", "task", "tasks", "cpus")
 _PLACEHOLDER = re.compile(r"\{(?:(input|param)\.([A-Za-z][\w-]*)|(paths\.\w+)|"
                           rf"({'|'.join(OTHER)}))\}}")
 TERMINATE_S = 10.0
+PHASE = "running the command"
+LOG_END, LONGEST_LINE = 4096, 200  # bytes of a log, characters of a message
 
 
 class CommandKilledError(L3hpcError):
@@ -113,7 +117,7 @@ class Shell(OwnStep[ShellParams]):
             command = [*BASH, params.command] if isinstance(params.command, str) else [
                 _PLACEHOLDER.sub(lambda found: values[_variable_of(found)], word)
                 for word in params.command]
-            task.progress.start("running the command")
+            task.progress.start(PHASE)
             run_command(command, task.output, {**os.environ, **values})
         return {"files": check_outputs(params, task.output)}
 
@@ -172,8 +176,10 @@ def run_command(command: list[str], folder: Path, environment: Mapping[str, str]
     Raises
     ------
     L3hpcError
-        If it cannot be started, or ends with another exit code than 0.
+        If it cannot be started, or ends with another exit code than 0; with the last line that
+        it printed, if that went to a log.
     """
+    start = _log_size()
     try:
         # standard output goes to that log, too: `l3hpc run --json` prints its result there
         process = subprocess.Popen(command, cwd=folder, env=dict(environment),
@@ -191,8 +197,28 @@ def run_command(command: list[str], folder: Path, environment: Mapping[str, str]
         raise CommandKilledError("the command was killed (SIGKILL); perhaps it ran out of memory")
     if code:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise L3hpcError(f"the command ended with {how}",
+        said = _last_line(start)
+        raise L3hpcError(f"the command ended with {how}" + (f": {said}" if said else ""),
                          hint="What it printed is in the log: l3hpc logs")
+
+
+def _log_size() -> int | None:
+    """The length of the log so far; None where standard error is a terminal or a pipe."""
+    state = os.fstat(2)
+    return state.st_size if stat.S_ISREG(state.st_mode) else None
+
+
+def _last_line(start: int | None) -> str:
+    """What the log ends with since it had ``start`` bytes: mostly why a command has failed."""
+    if start is None:
+        return ""
+    with contextlib.suppress(OSError), open("/proc/self/fd/2", "rb") as stream:
+        stream.seek(max(start, os.fstat(2).st_size - LOG_END))
+        lines = log_text(stream.read(LOG_END).decode("utf-8", "replace")).splitlines()
+        # progress of this process stands in the same log
+        own = [text for line in lines if (text := line.strip()) and not text.startswith(PHASE)]
+        return own[-1][:LONGEST_LINE] if own else ""
+    return ""
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:

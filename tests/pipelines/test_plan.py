@@ -209,7 +209,7 @@ def test_resources_pipeline_then_profile_then_person():
     ({"options": {"fmax": 5000.0}}, ["fmax", "4000"]),
     ({"options": {"dft": 1_000_000}}, ["dft"]),
     ({"options": {"epochs": 0}}, ["--epochs", "greater than or equal to 1"]),
-    ({"options": {"level": "fine"}}, ["has no option --level", "it offers: --precision, --approx"]),
+    ({"options": {"level": "fine"}}, ["has no option --level", "it offers: --precision, --extract-engine, --approx"]),
     ({"sets": ["trian.epochs=3"]}, ["no step 'trian'", "did you mean 'train'?"]),
     ({"sets": ["train.epoch=3"]}, ["no parameter 'epoch'", "did you mean 'epochs'?"]),
     ({"sets": ["train.epochs=many"]}, ["--set train.epochs", "valid integer", "'many'"]),

@@ -311,7 +311,10 @@ def test_an_error_in_a_function_is_shown_by_the_innermost_line_of_the_users_file
 
 
 @pytest.mark.parametrize(("step", "message"), [
-    (entry("echo hello; exit 3"), "the command ended with exit code 3"),
+    (entry("echo one; printf 'no such sensor\\r\\n\\n' >&2; exit 3"),
+     "the command ended with exit code 3: no such sensor\n"),
+    (entry("exit 3"), "the command ended with exit code 3\n"),
+    (entry("printf %5000s x; exit 3"), "exit code 3: x\n"),
     (entry("no-such-program"), "exit code 127"),
     (entry(["no-such-program"]), "'no-such-program' cannot be started"),
     (entry("false | true"), "exit code 1"),
@@ -325,6 +328,23 @@ def test_a_task_fails_with_the_reason(place, step, message):
     with pytest.raises(L3hpcError, match=message):
         run(made)
     assert not made.steps[0].artifact.joinpath("0000").exists()
+
+
+def test_the_last_line_of_a_log_is_that_of_the_command(tmp_path):
+    """Not an earlier one, nor one of the progress; a pipe has no last line."""
+    code = ("import os; from l3hpc.steps import shell\n"
+            "try: shell.run_command(['bash', '-c', 'echo why; echo running the command, 0:30; "
+            "exit 2'], '.', os.environ)\n"
+            "except Exception as error: print(error.message)")
+    log = tmp_path / "log"
+    for text, said in (("", "exit code 2: why"), ("x" * 9000 + "\n", "exit code 2: why")):
+        log.write_text(text)
+        with log.open("a") as stream:
+            done = subprocess.run([sys.executable, "-c", code], stderr=stream, text=True,
+                                  stdout=subprocess.PIPE, check=True)
+        assert done.stdout == f"the command ended with {said}\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "the command ended with exit code 2\n"
 
 
 def test_the_memory_of_the_command_counts(place):
