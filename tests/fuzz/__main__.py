@@ -18,8 +18,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=5000, help="of all surfaces together")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--surface", action="append", choices=sorted(SURFACES),
-                        help="only this one; repeatable")
+    parser.add_argument("--surface", action="append", type=_surface, metavar="NAME[=INPUTS]",
+                        help=f"only this one; repeatable: {', '.join(sorted(SURFACES))}")
     parser.add_argument("--only", type=int, metavar="CASE", help="only this case of the surface")
     parser.add_argument("--changes", metavar="SEEDS", help="of --only: the damage that is done")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), metavar="FOLDER",
@@ -27,8 +27,8 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=HANG_S, metavar="SECONDS",
                         help="an input that takes longer is a hang")
     given = parser.parse_args()
-    chosen = [SURFACES[name] for name in given.surface or SURFACES
-              if given.surface or SURFACES[name].share]
+    named = [(name, None) for name, surface in SURFACES.items() if surface.share]
+    chosen = [(SURFACES[name], inputs) for name, inputs in given.surface or named]
     scratch = Path(tempfile.mkdtemp(prefix="l3hpc-fuzz-")).resolve()
     try:
         return _all(chosen, given, scratch)
@@ -36,13 +36,21 @@ def main() -> int:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _all(chosen: list[Surface], given: argparse.Namespace, scratch: Path) -> int:
-    whole = sum(surface.share for surface in chosen) or 1
+def _surface(text: str) -> tuple[str, int | None]:
+    """A surface and, where they are given, the number of its own inputs."""
+    name, _, inputs = text.partition("=")
+    if name not in SURFACES:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(sorted(SURFACES))}")
+    return name, int(inputs) if inputs else None
+
+
+def _all(chosen: list[tuple[Surface, int | None]], given: argparse.Namespace, scratch: Path) -> int:
+    whole = sum(surface.share for surface, _ in chosen) or 1
     tallies: dict[str, Tally] = {}
     keep = given.keep.absolute()
     begin = time.monotonic()
-    for surface in chosen:
-        count = -(-given.inputs * (surface.share or 1) // whole)
+    for surface, own in chosen:
+        count = own or -(-given.inputs * (surface.share or 1) // whole)
         numbers = range(count) if given.only is None else [given.only]
         changes = None if given.changes is None else \
             tuple(int(word) for word in given.changes.split(",") if word != "none")
