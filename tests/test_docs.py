@@ -305,7 +305,7 @@ def test_yaml_examples_of_sites_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("USER", "you")
     text = (DOCS / "cluster.md").read_text(encoding="utf-8").partition("## Templates")[0]
     examples = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 5
+    assert len(examples) == 6
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.yaml"
         path.write_text(example)

@@ -203,7 +203,7 @@ def plan_options(command: Command) -> Command:
             "Evaluate the teacher itself (--weights), the bound of what its students can reach.")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
                      shell_complete=_complete_set, help=(
-            "Set any parameter of a step, or its cpus, mem (16GB), gpus or time (4h). "
+            "Set any parameter of a step, or its cpus, mem (16GB), gpus, time (4h) or pack. "
             "Repeatable.")),
         click.option("--grid", "grid", metavar="OPTION=VALUE,VALUE", multiple=True,
                      shell_complete=_complete_grid, help=(

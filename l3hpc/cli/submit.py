@@ -198,7 +198,7 @@ Examples:
 """)
 @click.argument("run", shell_complete=complete_run)
 @click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Override the cpus, mem, gpus or time of a step.")
+              help="Override the cpus, mem, gpus, time or pack of a step.")
 @click.option("--from", "again", metavar="STEP", shell_complete=complete_step,
               help="Recompute STEP and everything after it, finished or not.")
 @click.option("--yes", is_flag=True, help="With --from: discard results without asking.")
@@ -226,7 +226,7 @@ Examples:
 @click.argument("run", shell_complete=complete_run)
 @click.argument("steps", nargs=-1, required=True, metavar="STEP...", shell_complete=complete_step)
 @click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Override the cpus, mem, gpus or time of a step.")
+              help="Override the cpus, mem, gpus, time or pack of a step.")
 @click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was submitted as JSON.")

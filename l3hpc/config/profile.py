@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from l3hpc.config.validators import (
     executor_name,
     job_folder,
     launcher,
+    pack_size,
     plain,
     program,
     sbatch_options,
@@ -41,6 +43,7 @@ from l3hpc.errors import InputError
 Memory = Annotated[int, BeforeValidator(checked(parse_memory))]
 TaskMemory = Annotated[int, BeforeValidator(checked(parse_task_memory))]
 Minutes = Annotated[int, BeforeValidator(checked(parse_time))]
+Pack = Annotated[int, BeforeValidator(checked(pack_size))]
 Word = Annotated[str, BeforeValidator(checked(word))]
 Plain = Annotated[str, BeforeValidator(checked(plain))]
 # Options of sbatch that decide whether a site accepts a job, who pays for it, and when it runs. The
@@ -74,12 +77,15 @@ class ResourceSpec(Section):
         MiB; written ``16GB``. 0: all memory of the node.
     time : int or None
         Minutes; written ``4h``.
+    pack : int or None
+        How many tasks of an array one job runs, one after another.
     """
 
     cpus: int | None = Field(default=None, ge=1, le=4096)
     mem: TaskMemory | None = None
     gpus: int | None = Field(default=None, ge=0, le=1024)
     time: Minutes | None = None
+    pack: Pack | None = None
 
     def over(self, base: Resources) -> Resources:
         """Replace the values that are given here.
@@ -94,6 +100,7 @@ class ResourceSpec(Section):
             mem_mb=base.mem_mb if self.mem is None else self.mem,
             gpus=base.gpus if self.gpus is None else self.gpus,
             time_min=base.time_min if self.time is None else self.time,
+            pack=base.pack if self.pack is None else self.pack,
         )
 
 
@@ -401,23 +408,23 @@ class ClusterProfile(Section):
             If the request exceeds the limits of the site.
         """
         if self.gpu_request_of(kind) == "none":
-            wanted = Resources(wanted.cpus, wanted.mem_mb, 0, wanted.time_min)
+            wanted = replace(wanted, gpus=0)
         # a request above the machine would wait for ever in the local queue
         if not self.capabilities.remote:
             # memory 0 stands for all memory of a node, which here is that of the slots
-            wanted = Resources(min(wanted.cpus, self.slot_cpus()),
-                               min(wanted.mem_mb or self.slot_mem_mb(), self.slot_mem_mb()),
-                               wanted.gpus, wanted.time_min)
+            wanted = replace(wanted, cpus=min(wanted.cpus, self.slot_cpus()), mem_mb=min(
+                wanted.mem_mb or self.slot_mem_mb(), self.slot_mem_mb()))
         if self.limits.mem is not None and wanted.mem_mb > self.limits.mem:
             raise InputError(
                 f"{step} requests {format_memory(wanted.mem_mb)} of memory; "
                 f"{self.name} allows {format_memory(self.limits.mem)}",
                 hint=f"--set {step}.mem={self.limits.mem}MB, or raise limits.mem in cluster.yaml")
-        if self.limits.time is not None and wanted.time_min > self.limits.time:
+        if self.limits.time is not None and wanted.job_min > self.limits.time:
             raise InputError(
-                f"{step} requests {format_time(wanted.time_min)}; "
+                f"{step} requests {wanted.time_text}; "
                 f"{self.name} allows {format_time(self.limits.time)}",
-                hint=f"--set {step}.time={self.limits.time}m, or raise limits.time in cluster.yaml")
+                hint=f"{wanted.within_time(step, self.limits.time)}, or raise limits.time in "
+                     "cluster.yaml")
         return wanted
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+from l3hpc.config.units import format_time
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,54 @@ class Resources:
         Memory, MiB.
     time_min : int
         Time limit, minutes.
+    pack : int
+        How many tasks one job runs, one after another.
     """
 
     cpus: int = 1
     mem_mb: int = 2048
     gpus: int = 0
     time_min: int = 60
+    pack: int = 1
+
+    @property
+    def job_min(self) -> int:
+        """Time limit of one job, minutes: that of all its tasks together."""
+        return self.time_min * self.pack
+
+    @property
+    def time_text(self) -> str:
+        """The time limit of a job: ``4 h``, or ``8 × 4 h`` for eight tasks."""
+        limit = format_time(self.time_min)
+        return f"{self.pack} × {limit}" if self.pack > 1 else limit
+
+    def within_time(self, step: str, most_min: int) -> str:
+        """Return the option that makes the request fit a time limit, which it exceeds.
+
+        Parameters
+        ----------
+        step
+            Name of the step.
+        most_min
+            The limit, minutes.
+        """
+        if self.time_min <= most_min:  # only all tasks of a job together are too long
+            return f"--set {step}.pack={most_min // self.time_min}"
+        return f"--set {step}.time={most_min}m"
+
+    def packed(self, tasks: int) -> Resources:
+        """Return the same request without room for more tasks than there are.
+
+        Parameters
+        ----------
+        tasks
+            Number of tasks.
+        """
+        return self if self.pack <= max(tasks, 1) else replace(self, pack=max(tasks, 1))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; ``pack`` only if it is not 1."""
+        value = vars(self).copy()
+        if self.pack == 1:  # as it was before there were packed jobs
+            del value["pack"]
+        return value

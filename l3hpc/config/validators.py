@@ -12,6 +12,7 @@ from l3hpc.errors import InputError, nearest
 from l3hpc.io.job_path import pieces
 
 MAX_VALUE = 1024
+MAX_PACK = 10_000
 # with Unicode's line separators, at which some programs cut, and lone surrogates: bytes that are
 # not UTF-8
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -247,6 +248,27 @@ def sbatch_options(value: object) -> tuple[str, ...]:
             raise InputError(f"--{name} is given twice")
         found[name] = item
     return tuple(found.values())
+
+
+def pack_size(value: object) -> int:
+    """Check how many tasks one job runs.
+
+    Parameters
+    ----------
+    value
+        A whole number, from the command line as text.
+
+    Raises
+    ------
+    InputError
+        If it is not one, or out of range.
+    """
+    text = value.strip() if isinstance(value, str) else str(value)
+    # true is 1 in Python, and 8.0 a fraction that somebody may not have meant
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or not 1 <= int(text) <= MAX_PACK:
+        raise InputError(f"{text[:40]!r} is not a number of tasks",
+                         allowed=f"a whole number from 1 to {MAX_PACK:,}")
+    return int(text)
 
 
 def cluster_names(value: object) -> tuple[str, ...]:

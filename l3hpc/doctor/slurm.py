@@ -168,7 +168,8 @@ def partition_line(profile: ClusterProfile, name: str, steps: list[str],
     problems = []
     for step in steps:
         asked = profile.at(step)
-        wanted = Resources(asked.cpus or 0, asked.mem or 0, asked.gpus or 0, asked.time or 0)
+        wanted = Resources(asked.cpus or 0, asked.mem or 0, asked.gpus or 0, asked.time or 0,
+                           asked.pack or 1)
         problems += [f"{step} {excess.requested}, {excess.available}"
                      for excess in partitions.excesses(found, step, step, profile, wanted)]
     if problems:

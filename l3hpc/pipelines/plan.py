@@ -421,7 +421,8 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         fingerprint=fingerprint, artifact=artifact, shards=shards,
         done=tuple(sorted(index for index in artifacts.finished(artifact)
                           if index < len(shards))),
-        resources=config.profile.granted(step.name, step.like or step.kind, resources),
+        resources=config.profile.granted(step.name, step.like or step.kind,
+                                         resources.packed(len(shards))),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         version=known.version, requeue_limits=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path), source.step)
@@ -432,7 +433,6 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         with resolve.located(step):
             known.check_gpus(params, new.resources.gpus)
     return new
-
 
 
 def with_labels(planned: Mapping[str, PlannedStep], config: Config, pipeline: str, run: str,

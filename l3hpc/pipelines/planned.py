@@ -203,6 +203,16 @@ class PlannedStep:
         return tuple(index for index in range(self.tasks) if index not in finished)
 
     @property
+    def of_a_job(self) -> Resources:
+        """The resources, with as many tasks in one job as there are to run at most."""
+        return self.resources.packed(len(self.missing) or self.tasks)
+
+    @property
+    def jobs(self) -> int:
+        """Number of jobs (or elements of arrays) that its missing tasks need."""
+        return -(-len(self.missing) // self.of_a_job.pack)
+
+    @property
     def state(self) -> str:
         """``done before``, ``partly done`` or ``to run``."""
         if not self.missing:

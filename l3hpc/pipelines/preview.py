@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc import steps as kinds
-from l3hpc.config.units import format_memory, format_task_memory, format_time
+from l3hpc.config.units import format_memory, format_task_memory
 from l3hpc.console import formatting
 from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
@@ -42,7 +42,7 @@ def maximum_cost(plan: Plan) -> Cost:
     """The cost if every missing task runs to its time limit."""
     cores = gpus = 0.0
     for step in plan.steps:
-        hours = len(step.missing) * step.resources.time_min / 60
+        hours = step.jobs * step.of_a_job.job_min / 60
         cores += hours * step.resources.cpus
         gpus += hours * step.resources.gpus
     return Cost(cores, gpus)
@@ -159,7 +159,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "given": {kind: vars(source) for kind, source in step.given.items()},
             "fingerprint": step.fingerprint,
             "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
-            "resources": vars(step.resources),
+            "resources": step.resources.to_json(),
         } for step in plan.steps],
         "cost": {"at_most": vars(most), "last": last},
     }
@@ -194,12 +194,13 @@ def _row(step: PlannedStep) -> tuple[str, ...]:
     needs = " ".join(f"{need} (any)" if need in step.any_needs else need for need in step.needs)
     return (step.name, f"{step.tasks:,}", needs or "–", str(resources.cpus),
             format_task_memory(resources.mem_mb), str(resources.gpus or "–"),
-            format_time(resources.time_min), _state(step))
+            step.of_a_job.time_text, _state(step))
 
 
 def _state(step: PlannedStep) -> str:
     if not step.missing:
         return f"done before (fingerprint {step.fingerprint[:4]}…)"
+    jobs = f" in {step.jobs:,} job{'s' * (step.jobs > 1)}" if step.of_a_job.pack > 1 else ""
     if step.done:
-        return f"to run ({len(step.done):,} of {step.tasks:,} tasks done before)"
-    return "to run"
+        return f"to run{jobs} ({len(step.done):,} of {step.tasks:,} tasks done before)"
+    return f"to run{jobs}"

@@ -314,7 +314,8 @@ class Span:
     Attributes
     ----------
     kind
-        ``waiting`` (for earlier steps), ``queued``, ``running``, ``requeued`` (an attempt that
+        ``waiting`` (for earlier steps), ``queued``, ``turn`` (until the tasks before it in the same
+        job have ended), ``running``, ``requeued`` (an attempt that
         ended with a requeue, with its time in the queue), ``failed`` (that ended with an error) or
         ``earlier`` (the time of an earlier submission, until the next one).
     start, end

@@ -26,7 +26,8 @@ from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 MOST_STEPS, MOST_TASKS = 60, 24  # of a sweep, and of an array
-KINDS = {"waiting": "waits for earlier steps", "queued": "in the queue", "running": "running",
+KINDS = {"waiting": "waits for earlier steps", "queued": "in the queue",
+         "turn": "waits for the tasks before it in its job", "running": "running",
          "requeued": "ended and requeued", "failed": "failed", "earlier": "earlier submission"}
 BAR, LANE = 16, 3  # heights of the bar of one task, and of one of many, pixels
 
@@ -62,18 +63,24 @@ def collect(workspace: Path, record: RunRecord, running: Mapping[str, bool]
             continue
         marks = markers.read(Workspace(workspace).run(record.run).step(step.name).markers)
         could_start = max((ready.get(need, 0.0) for need in step.needs), default=0.0)
+        together = attempts.packed(step)
         shown = sorted(jobs)[:MOST_TASKS]
         found.append(StepTimes(step.name, tuple(
             TaskTimes(index, jobs[index], tuple(_spans(
                 step, index, jobs[index], marks.get(index, TaskMarks()), results.get(index),
-                could_start, running.get(step.name, False))))
+                could_start, running.get(step.name, False),
+                [marks[other].of(jobs[index]) for other in together.get(index, ())
+                 if other in marks])))
             for index in shown), len(jobs) - len(shown), uses.get(step.name)))
     return tuple(found)
 
 
 def _spans(step: StepRecord, index: int, job: str, marks: TaskMarks,
-           result: Mapping[str, Any] | None, could_start: float, running: bool) -> list[Span]:
-    """The parts of the time of one task. running: whether the step has not ended."""
+           result: Mapping[str, Any] | None, could_start: float, running: bool,
+           together: Sequence[TaskMarks]) -> list[Span]:
+    """The parts of the time of one task. running: whether the step has not ended. together: the
+    markers of the tasks of its packed job.
+    """
     submitted = [attempt for attempt in step.attempts if index in attempt.tasks]
     spans = [Span("earlier", one.time, following.time, "resumed later")
              for one, following in zip(submitted, submitted[1:], strict=False)]
@@ -93,8 +100,13 @@ def _spans(step: StepRecord, index: int, job: str, marks: TaskMarks,
     if not marks.requeues and at < could_start:
         spans.append(Span("waiting", at, min(could_start, max(end_of_wait, at))))
         at = spans[-1].end
-    if end_of_wait > at:
-        spans.append(Span("queued", at, end_of_wait))
+    # a packed job leaves the queue once, with the first of its tasks
+    job_began = min((mark.started for mark in together
+                     if mark.started is not None and mark.started >= at), default=end_of_wait)
+    if min(job_began, end_of_wait) > at:
+        spans.append(Span("queued", at, min(job_began, end_of_wait)))
+    if end_of_wait > job_began:
+        spans.append(Span("turn", job_began, end_of_wait))
     if began is not None:
         ended = current.exited or (float(result["finished"]) if result is not None
                                    else now if running else began)

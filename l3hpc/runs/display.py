@@ -137,7 +137,7 @@ class PlainDisplay:
         self._redrawn = now
         is_due = now - self._last >= LINE_S
         for step in record.steps:
-            counts = _counts(jobs, step.name)
+            counts = _counts(jobs, step)
             stage = _stage(counts)
             if stage in ("running", "done", "failed", "cancelled"):
                 self._started.setdefault(step.name, now)
@@ -205,7 +205,7 @@ class BarDisplay:
             if step.name not in self._tasks:
                 self._tasks[step.name] = self._bars.add_task(
                     one_line(step.name), total=1.0, start=False, text="waiting")
-            task, counts = self._tasks[step.name], _counts(jobs, step.name)
+            task, counts = self._tasks[step.name], _counts(jobs, step)
             stage = _stage(counts)
             if stage == "running":
                 self._bars.start_task(task)
@@ -237,10 +237,16 @@ def create_display(workspace: Path) -> PlainDisplay | BarDisplay:
     return BarDisplay(workspace) if sys.stderr.isatty() else PlainDisplay(workspace)
 
 
-def _counts(jobs: dict[str, LocalJob], step: str) -> Counter[JobState]:
+def _counts(jobs: dict[str, LocalJob], step: StepRecord) -> Counter[JobState]:
     """The number of tasks of a step in each state."""
-    latest = {job.task: job.state for job in jobs.values() if job.step == step}
-    return Counter(latest.values())  # a task that was resumed counts once
+    own = [job for job in jobs.values() if job.step == step.name]
+    # a task that was resumed counts once
+    latest = {task: job.state for job in own for task in job.tasks or [job.task]}
+    if any(job.tasks and job.state.is_terminal for job in own):
+        # a packed job fails because of one task, and the others are done
+        done = artifacts.finished(step.artifact)
+        latest |= dict.fromkeys(latest.keys() & done, JobState.COMPLETED)
+    return Counter(latest.values())
 
 
 def _stage(counts: Counter[JobState]) -> str:

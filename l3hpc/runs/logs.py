@@ -10,7 +10,7 @@ from pathlib import Path
 from l3hpc.errors import InputError
 from l3hpc.io.files import open_regular
 from l3hpc.workspace import artifacts, attempts, markers
-from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import StepState
 
@@ -65,7 +65,34 @@ def find_log(
         raise InputError(f"{step.name} of {record.run} has no task {task}",
                          allowed=f"tasks: {_spans(sorted(jobs))}")
     index = task if task is not None else _default_task(workspace, record, step, sorted(jobs))
-    return Workspace(workspace).run(record.run).step(step.name).log(jobs[index], which)
+    return existing_log(Workspace(workspace).run(record.run).step(step.name), step, index, which)
+
+
+def existing_log(folder: StepFolder, step: StepRecord, index: int, which: str = "err") -> Path:
+    """Return the latest log of a task; of a packed job that of the job, if the task has none.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    step
+        The step in the record of the run.
+    index
+        Index of the task.
+    which
+        ``err`` or ``out``.
+
+    Returns
+    -------
+    Path
+        The file; it may not exist yet.
+    """
+    own = folder.log(attempts.log_names(step)[index], which)
+    if index not in attempts.packed(step) or own.exists():
+        return own
+    # what Slurm says of the end of a job stands in its own log
+    of_job = folder.log(attempts.latest(step)[index], which)
+    return of_job if of_job.exists() and of_job.stat().st_size else own
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:

@@ -8,7 +8,7 @@ does (``ResumePlan``), then ``resume``, then how that plan is made; ``cancel`` i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from l3hpc.config.profile import ClusterProfile, RequeueLimits
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import check_workspace
 from l3hpc.config.units import parse_task_memory, parse_time
+from l3hpc.config.validators import pack_size
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.io.files import make_durable, write_json
@@ -32,7 +33,7 @@ from l3hpc.workspace.states import JobState, RunState, StepState
 
 ENDING_S = 90.0  # Slurm kills jobs that have not ended after KillWait, 30 s by default
 ENDING_POLL_S = 2.0
-RESOURCES = ("cpus", "mem", "gpus", "time")
+RESOURCES = ("cpus", "mem", "gpus", "time", "pack")
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,7 @@ def _await_ending(workspace: Path, run: str, progress: Progress) -> None:
 
 
 def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mapping[int, str],
-          held: Collection[int], scheduler: Scheduler) -> dict[JobId, list[str]]:
+          held: Set[int], scheduler: Scheduler) -> dict[JobId, list[str]]:
     """The held jobs and the changes to make before their release: more memory or time, if they were
     requeued for that. An array whose pending tasks are all held is released as a whole.
     """
@@ -358,16 +359,19 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
     jobs: dict[JobId, list[str]] = {}
     for attempt in entry.attempts:
         job = submitted_job(attempt)
-        live = {index: task for index, task in attempt.task_ids.items()
-                if running.get(index) == task}
+        live: dict[str, list[int]] = {}  # of a packed job several tasks
+        for index, task in attempt.task_ids.items():
+            if running.get(index) == task:
+                live.setdefault(task, []).append(index)
         plain = []
-        for index, task in live.items():
-            requested = marks[index].requested if index in marks else {}
-            if index in held and requested:
+        for task, indices in live.items():
+            requested = {key: value for index in indices if index in marks
+                         for key, value in marks[index].requested.items()}
+            if held & {*indices} and requested:
                 jobs[replace(job, id=task)] = scheduler.changes(requeue_policy.Decision(
                     True, "", requested.get("mem_mb"), requested.get("time_min"),
                     requested.get("exclude")))
-            elif index in held:
+            elif held & {*indices}:
                 plain.append(task)
         whole = attempt.array and len(plain) == len(live)
         jobs |= {replace(job, id=task): list[str]()
@@ -383,12 +387,16 @@ def _planned(
     config = records.config(workspace, record.run, entry, record.command)
     rules = requeue_policy.read(folder)
     resources = Resources(**entry.resources)
+    packs = {index: attempt.pack for attempt in entry.attempts for index in attempt.tasks}
     for index, marks in markers.read(folder.markers).items():
-        if index not in kept:  # what requeues have granted is not forgotten
+        if index not in kept and marks.requeues:  # what requeues have granted is not forgotten
             mem, minutes = requeue_policy.granted_resources(rules, marks.requeues)
-            resources = replace(
-                resources, mem_mb=max(resources.mem_mb, mem if marks.requeues else 0),
-                time_min=max(resources.time_min, minutes if marks.requeues else 0))
+            minutes //= packs.get(index, 1)
+            resources = replace(resources, mem_mb=max(resources.mem_mb, mem),
+                                time_min=max(resources.time_min, minutes))
+    if profile.limits.time and resources.time_min <= profile.limits.time:
+        # if tasks were granted more time, fewer of them fit into one job
+        resources = resources.packed(profile.limits.time // (resources.time_min or 1))
     resources = replace(resources, **requests)
     limits = RequeueLimits()
     if folder.requeue_policy.exists():
@@ -400,7 +408,8 @@ def _planned(
         any_needs=tuple(entry.any_needs), like=entry.like,
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(kept)),
-        resources=profile.granted(entry.name, entry.like or entry.kind, resources),
+        resources=profile.granted(entry.name, entry.like or entry.kind,
+                                  resources.packed(entry.tasks)),
         labels=config["labels"], waits_for=tuple(entry.waits_for),
         version=config["version"], requeue_limits=limits, continues=rules.continues)
 
@@ -414,7 +423,7 @@ def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, 
     submit_jobs.write_scripts(folder, texts)
     write_json(folder.requeue_policy, requeue_policy.of(plan.profile, step).to_json())
     make_durable(folder.scripts)
-    entry.resources = vars(step.resources).copy()
+    entry.resources = step.resources.to_json()
     marks = markers.read(folder.markers)
     requeues = {str(index): marks[index].requeues for index in step.missing
                 if index in marks and marks[index].requeues}
@@ -449,6 +458,8 @@ def _request(name: str, value: str, text: str) -> dict[str, int]:
         return {"mem_mb": parse_task_memory(value)}
     if name == "time":
         return {"time_min": parse_time(value)}
+    if name == "pack":
+        return {name: pack_size(value)}
     if not value.isdigit() or (name == "cpus" and value == "0"):
         raise InputError(f"--set {text!r}: {value!r} is not a valid number")
     return {name: int(value)}

@@ -221,8 +221,11 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
     record, step = snapshot.run, snapshot.record
     stuck = [parent for parent in parents if parent.state.is_stuck]
     was_cancelled = record.state is RunState.CANCELLED
+    packed = attempts.packed(step)
     tasks = {index: evaluate(index, job, snapshot.marks.get(index), own,
-                             was_cancelled=was_cancelled)
+                             was_cancelled=was_cancelled,
+                             packed=index in packed and not (
+                                 job in own.live and _is_next(snapshot, index, packed)))
              for index, job in snapshot.open_ids.items()}
     if snapshot.by_others:  # a job that finds the result of another run ends well
         tasks = {index: task for index, task in tasks.items() if task.detail != NO_RESULT}
@@ -241,6 +244,16 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         status.state = StepState.BLOCKED
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(status, snapshot, tasks)
+
+
+def _is_next(snapshot: Snapshot, index: int, packed: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether a task is the next one of its packed job, which is just between two tasks."""
+    job = snapshot.open_ids[index]
+    marks = {task: snapshot.marks.get(task, markers.TaskMarks()).of(job)
+             for task in packed[index] if task in snapshot.open_ids}
+    begun = [mark for mark in marks.values() if mark.begin is not None]
+    waiting = [task for task, mark in marks.items() if mark.begin is None]
+    return waiting[:1] == [index] and all(mark.exit_code is not None for mark in begun)
 
 
 def _describe_done(status: StepStatus, step: StepRecord) -> None:
@@ -348,7 +361,8 @@ def _point_to_log(status: StepStatus, snapshot: Snapshot, tasks: dict[int, TaskS
     if index is None or status.state not in _WITH_LOG:
         return
     job = snapshot.open_ids[index]
-    log = Workspace(snapshot.workspace).run(snapshot.run.run).step(status.name).log(job)
+    folder = Workspace(snapshot.workspace).run(snapshot.run.run).step(status.name)
+    log = logs.existing_log(folder, snapshot.record, index)
     if log.exists():
         status.log = str(log)
     marks = snapshot.marks.get(index, markers.TaskMarks()).of(job)

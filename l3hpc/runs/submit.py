@@ -287,7 +287,7 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
             name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
             needs=list(step.needs), any_needs=list(step.any_needs), like=step.like,
             state=StepState.PLANNED if step.missing else StepState.REUSED,
-            resources=vars(step.resources).copy(), waits_for=list(step.waits_for),
+            resources=step.resources.to_json(), waits_for=list(step.waits_for),
         ) for step in steps])
     records.write(plan.workspace, record)  # from here on the run exists
     return record

@@ -74,7 +74,7 @@ class _Submission:
     def array(self, array: step_arrays.JobArray) -> None:
         """Submit several steps as one array, with one task for each."""
         write_text(array.script, array.text, durable=False)
-        calls = [_call(self.plan.step_folder(name), 0, index)
+        calls = [_call(self.plan.step_folder(name), (0,), index)
                  for index, name in enumerate(array.names)]
         with _signals(signal.SIG_BLOCK):
             job = _submit(self, array.steps[0], array.script, calls)
@@ -89,7 +89,8 @@ class _Submission:
         folder = self.plan.step_folder(step.name)
         for number, (part, text) in enumerate(texts):
             script = folder.script(number)
-            calls = [_call(folder, task, task - part.offset) for task in part.tasks]
+            calls = [_call(folder, tasks, index, packed=part.pack > 1)
+                     for index, tasks in part.elements.items()]
             # between sbatch and the record a Ctrl-C would leave a job that nobody knows
             with _signals(signal.SIG_BLOCK):
                 job = _submit(self, step, script, calls)
@@ -242,11 +243,14 @@ def arrays_of(
     return step_arrays.group_steps(plan, alone, texts, waiting)
 
 
-def _call(folder: StepFolder, task: int, index: int) -> Call:
-    """Task ``task`` of the step frozen in ``folder``, as the array's task ``index`` runs it."""
+def _call(folder: StepFolder, tasks: tuple[int, ...], index: int, *, packed: bool = False) -> Call:
+    """Tasks of the step frozen in ``folder``, as element ``index`` of the array runs them."""
     from l3hpc.worker.execute import TaskCall
+    from l3hpc.worker.packed import PackedCall
 
-    return Call(TaskCall(str(folder.config), task), folder.logs, task, index)
+    config = str(folder.config)
+    work = PackedCall(config, tasks) if packed else TaskCall(config, tasks[0])
+    return Call(work, folder.logs, tasks, index)
 
 
 def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[Call]) -> JobId:
@@ -265,7 +269,7 @@ def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[C
     last_message = ""
     while True:
         submission_lock.check(plan.workspace, plan.run)
-        needed = now.dependencies.of(step, [call.task for call in calls])
+        needed = now.dependencies.of(step, [task for call in calls for task in call.tasks])
         try:
             return now.scheduler.submit(JobRequest(
                 script, plan.run, step, tuple(calls), needed.after_ok, needed.after_any,
@@ -299,7 +303,7 @@ def _attempt(job: JobId, script: Path, part: scripts.Part | None = None, text: s
     return Attempt(
         job.id, array="\n#SBATCH --array" in text, tasks=list(part.tasks) if part else [0],
         time=time.time(), script=str(script), offset=part.offset if part else 0,
-        cluster=job.cluster)
+        cluster=job.cluster, pack=part.pack if part else 1)
 
 
 def _keep(now: _Submission, step: PlannedStep, error: L3hpcError) -> None:

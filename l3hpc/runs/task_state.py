@@ -8,16 +8,19 @@ from typing import Any
 
 from l3hpc.console.formatting import describe_exit, describe_limit, describe_progress, local_time
 from l3hpc.schedulers.base import EndedJob, Hold, LiveJob, StepJobs
-from l3hpc.schedulers.requeue_policy import CAP, MEMORY
+from l3hpc.schedulers.requeue_policy import CAP, MEMORY, WARNED
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState
 
+REQUEUE = 85  # exit code of a task that goes back to the queue
 _SILENT_S = 300.0
 _BETWEEN_S = 120.0  # for which a job that is being requeued may look as if it had ended
 _KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
 _HOLD_HINTS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
 _DEPENDENCY_FAILED = "an earlier step failed"
 NO_RESULT = "the job succeeded but left no result"
+IN_TURN = "waits for the tasks before it in the same job"
+NO_TURN = "not started: its job ended before its turn"
 _OUTCOMES = {
     JobState.COMPLETED: (TaskState.FAILED, ""),
     JobState.FAILED: (TaskState.FAILED, "ended with an error"),
@@ -74,7 +77,8 @@ class TaskStatus:
 
 
 def evaluate(
-    index: int, job: str, marks: TaskMarks | None, answer: StepJobs, *, was_cancelled: bool = False
+    index: int, job: str, marks: TaskMarks | None, answer: StepJobs, *,
+    was_cancelled: bool = False, packed: bool = False,
 ) -> TaskStatus:
     """Determine the state of an unfinished task.
 
@@ -90,6 +94,8 @@ def evaluate(
         What the scheduler reports about the step.
     was_cancelled
         Whether the run was cancelled by ``l3hpc cancel``.
+    packed
+        Whether its job runs other tasks too, so that the state of the job is not that of the task.
 
     Returns
     -------
@@ -98,7 +104,9 @@ def evaluate(
     """
     marks = (marks or TaskMarks()).of(job)
     live = answer.live.get(job)
-    if live is not None:
+    if packed and (in_turn := _in_turn(job, marks, answer)) is not None:
+        status = in_turn
+    elif live is not None:
         status = _live(live, marks)
     elif job in answer.ended and answer.ended[job].state not in _UNFINISHED:
         status = _ended(answer.ended[job], marks)
@@ -112,7 +120,9 @@ def evaluate(
     if status.state is TaskState.FAILED and _is_being_requeued(marks):
         status = TaskStatus(TaskState.REQUEUED, started=True)
     if status.state is TaskState.FAILED:
-        _note_remedy(status, answer.ended.get(job), marks)
+        # how a packed job has ended says nothing about a task that had ended by itself
+        of_others = packed and marks.exit_code is not None and marks.exit_code < 128
+        _note_remedy(status, None if of_others else answer.ended.get(job), marks)
     status.started = status.started or marks.begin is not None
     status.restarts = max(status.restarts, marks.restarts)
     if marks.requeues:
@@ -124,6 +134,30 @@ def evaluate(
                 "l3hpc resume changes its request" if last.get("held")
                 else "a helper job has changed its request")
     return status
+
+
+def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
+    """The state of a task of a packed job, where it is another one than that of the job."""
+    live, ended = answer.live.get(job), answer.ended.get(job)
+    has_failed = marks.exit_code not in (None, 0, REQUEUE, WARNED) and not marks.terminated
+    if live is not None:
+        if has_failed:
+            return _exited(marks)
+        if not live.state.is_running:
+            return None
+        if marks.begin is None:
+            return TaskStatus(TaskState.QUEUED, IN_TURN)
+        status = _live(live, marks)
+        status.restarts, started = marks.restarts, marks.started
+        if status.elapsed_s is not None and started is not None:  # of the job
+            status.elapsed_s = min(max(time.time() - started, 0.0), status.elapsed_s)
+        return status
+    if ended is not None and ended.state not in _UNFINISHED:
+        if has_failed or marks.exit_code == 0:
+            return _exited(marks)
+        if marks.begin is None and ended.state in (JobState.FAILED, JobState.COMPLETED):
+            return TaskStatus(TaskState.LOST, NO_TURN)
+    return None
 
 
 def _is_being_requeued(marks: TaskMarks) -> bool:

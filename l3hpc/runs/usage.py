@@ -16,7 +16,8 @@ from typing import Any
 from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console.formatting import clock, table_lines
-from l3hpc.workspace import artifacts, markers, origin, records
+from l3hpc.schedulers.base import EndedJob
+from l3hpc.workspace import artifacts, attempts, markers, origin, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import JobState
@@ -122,12 +123,16 @@ def _step_usage(
     total = sum(elapsed)
     cpus = max(int(requested.get("cpus", 1)), 1)
     waits = []
+    together, started = attempts.packed(step), _started(results, marks)
     for result in results:
         # the queue time of a dependent task starts when its parents are done, not at its submission
         submitted = max((attempt.time for attempt in step.attempts
                          if result["index"] in attempt.tasks), default=None)
         if submitted is not None:
-            waits.append(float(result["started"]) - max(submitted, could_start))
+            # a task of a packed job has waited until the first of them began
+            began = [started[index] for index in together.get(result["index"], ())
+                     if started.get(index, 0.0) >= submitted]
+            waits.append(min([float(result["started"]), *began]) - max(submitted, could_start))
     used = sum(float(result.get("cpu_s", 0.0)) for result in results)
     memory = max(float(result.get("peak_memory_mb", 0.0)) for result in results)
     requeues = sum(mark.restarts for mark in marks.values())
@@ -140,6 +145,13 @@ def _step_usage(
         gpu_hours=total * int(requested.get("gpus", 0)) / 3600,
         requeues=requeues, lost_s=lost_s, suggestion="")
     return StepUsage(**{**asdict(usage), "suggestion": suggestion(usage)})
+
+
+def _started(results: Sequence[Mapping[str, Any]], marks: Mapping[int, markers.TaskMarks]
+             ) -> dict[int, float]:
+    """Task index → when it began: also of those without a result."""
+    begun = {index: mark.started for index, mark in marks.items() if mark.started is not None}
+    return begun | {result["index"]: float(result["started"]) for result in results}
 
 
 def suggestion(usage: StepUsage) -> str:
@@ -185,9 +197,30 @@ def _lost_seconds(workspace: Path, record: RunRecord) -> dict[str, float | None]
     lost: dict[str, float | None] = {}
     for step in record.steps:
         jobs = {job for attempt in step.attempts for job in attempt.task_ids.values()}
-        lost[step.name] = sum(each.elapsed_s or 0.0 for job, each in ended
-                              if job in jobs and each.state not in _NOT_LOST)
+        seconds: dict[str, float] = {}
+        for job, each in ended:
+            if job in jobs and each.state not in _NOT_LOST:
+                seconds[job] = seconds.get(job, 0.0) + (each.elapsed_s or 0.0)
+        lost[step.name] = sum(seconds.values()) - _results_of_packed(record.run, step, ended,
+                                                                     seconds)
     return lost
+
+
+def _results_of_packed(run: str, step: StepRecord, ended: Sequence[tuple[str, EndedJob]],
+                       seconds: Mapping[str, float]) -> float:
+    """What packed jobs that did not end well have nevertheless computed, at most ``seconds`` each.
+    """
+    together = attempts.packed(step)
+    jobs = {index: job for index, job in attempts.latest(step).items() if index in together}
+    computed: dict[str, float] = {}
+    for result in origin.own_results(run, step) if seconds and jobs else ():
+        if (job := jobs.get(result.get("index", -1))) is not None:
+            computed[job] = computed.get(job, 0.0) + float(result.get("elapsed_s", 0.0))
+    # what the attempt that ended well has computed was not lost anyway
+    for job, each in ended:
+        if each.state in _NOT_LOST and job in computed:
+            computed[job] = max(computed[job] - (each.elapsed_s or 0.0), 0.0)
+    return sum(min(seconds.get(job, 0.0), spent) for job, spent in computed.items())
 
 
 def table(run: str, steps: Sequence[StepUsage]) -> str:

@@ -212,21 +212,23 @@ class JobQuery(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """Task ``task`` of a step, as one job or as element ``index`` of an array runs it.
+    """Tasks of a step, as one job or as element ``index`` of an array runs them.
 
     Attributes
     ----------
-    work : callable
-        What is pickled, and called in the job.
+    work
+        What is pickled, and called in the job (of a packed job, ``work.of(task)`` is).
     folder : Path
         For the pickle and the logs.
-    task, index : int
-        Index of the task, and in the array.
+    tasks : tuple of int
+        Indices of the tasks; one, unless the job is packed.
+    index : int
+        Index in the array.
     """
 
-    work: Callable[[], Any]
+    work: Any
     folder: Path
-    task: int
+    tasks: tuple[int, ...]
     index: int = 0
 
 

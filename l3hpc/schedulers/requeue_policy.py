@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ class Policy:
     factor : float
         How many times as much memory or time it requests after each requeue.
     mem_mb, time_min : int
-        The first request, MiB and minutes.
+        The first request of a job, MiB and minutes.
     mem_cap_mb, time_cap_min : int or None
         The limits of the site (None: unknown).
     continues : bool
@@ -107,7 +107,7 @@ def of(profile: ClusterProfile, step: PlannedStep) -> Policy:
               if (value := getattr(overrides, name, None) or getattr(profile, name))]
     helper += profile.small_job_options(step.placement)
     return Policy(**step.requeue_limits.model_dump(), mem_mb=step.resources.mem_mb,
-                  time_min=step.resources.time_min, mem_cap_mb=_most_memory(profile),
+                  time_min=step.of_a_job.job_min, mem_cap_mb=_most_memory(profile),
                   time_cap_min=profile.limits.time, helper=tuple(helper), python=profile.python,
                   helper_memory={"mem": (f"--mem={HELPER_MB}M",), "none": (),
                                  "mem-per-cpu": (f"--mem-per-cpu={HELPER_MB}M",),
@@ -180,7 +180,8 @@ def _from_record(folder: StepFolder) -> Policy:
         steps = read_json(folder.run.record)["steps"]
         [resources] = [step["resources"] for step in steps
                        if step["name"] == folder.name and step["state"] == StepState.SUBMITTED]
-        return Policy(mem_mb=int(resources["mem_mb"]), time_min=int(resources["time_min"]))
+        return Policy(mem_mb=int(resources["mem_mb"]),
+                      time_min=int(resources["time_min"]) * int(resources.get("pack", 1)))
     except (OSError, InputError, ValueError, TypeError, KeyError):
         return Policy(memory=0, time=0, nodes=0)
 
@@ -206,8 +207,29 @@ def granted_resources(policy: Policy, requeues: Sequence[Mapping[str, Any]]) -> 
     return mem, time
 
 
+def granted_to_job(policy: Policy, requeues: Iterable[Sequence[Mapping[str, Any]]]
+                   ) -> tuple[int, int]:
+    """Return what a job requests now, after the requeues of its tasks: the most that any got.
+
+    Parameters
+    ----------
+    policy
+        The policy of the step.
+    requeues
+        Of each of its tasks, from the markers.
+
+    Returns
+    -------
+    tuple of int
+        MiB and minutes.
+    """
+    granted = [granted_resources(policy, each) for each in requeues]
+    return (max((mem for mem, _ in granted), default=policy.mem_mb),
+            max((time for _, time in granted), default=policy.time_min))
+
+
 def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
-           node: str = "") -> Decision:
+           node: str = "", others: Iterable[Sequence[Mapping[str, Any]]] = ()) -> Decision:
     """Decide what happens to a task.
 
     Parameters
@@ -220,9 +242,11 @@ def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
         Its requeues so far, from the markers.
     node
         The node that failed, for ``NODE``.
+    others
+        The requeues of the other tasks of a packed job, which have changed its request too.
     """
     before = sum(entry.get("reason") == cause for entry in requeues)
-    mem, time = granted_resources(policy, requeues)
+    mem, time = granted_to_job(policy, [requeues, *others])
     # without a limit: preemption is the site's decision, and says nothing about the task
     if cause == PREEMPTED:
         return Decision(True, PREEMPTED)

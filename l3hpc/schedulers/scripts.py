@@ -30,6 +30,7 @@ from l3hpc.config.validators import plain
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import share_file
 from l3hpc.pipelines.planned import Plan, PlannedStep
+from l3hpc.schedulers import packing
 from l3hpc.schedulers.base import JobId, JobRequest
 from l3hpc.workspace.layout import StepFolder
 
@@ -42,8 +43,9 @@ MAX_DIRECTIVE = 1024
 # a step of srun, so that Slurm accounts for its memory
 SRUN = ("srun", "--export=ALL", "--nodes=1", "--ntasks=1", "--unbuffered")
 CONTEXT = (  # what a template may use
-    "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
-    "markers", "offset", "params", "pipeline", "profile", "python", "resources", "run",
+    "artifact", "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
+    "markers", "offset", "pack", "packed", "params", "pipeline", "profile", "python",
+    "resources", "run",
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
@@ -60,10 +62,14 @@ class Part:
         Task index minus array index: a site's MaxArraySize limits the array index.
     tasks : tuple of int
         Indices of the tasks.
+    pack : int
+        How many of them one element runs, one after another; with more than one, the elements are
+        counted from 0.
     """
 
     offset: int
     tasks: tuple[int, ...]
+    pack: int = 1
 
     def split(self, apart: Collection[int]) -> list[Part]:
         """Split off some tasks.
@@ -80,12 +86,15 @@ class Part:
         """
         both = ([task for task in self.tasks if task not in apart],
                 [task for task in self.tasks if task in apart])
-        return [Part(self.offset, tuple(tasks)) for tasks in both if tasks]
+        return [Part(self.offset, tuple(tasks), self.pack) for tasks in both if tasks]
 
     @property
-    def indices(self) -> list[int]:
-        """The array indices of the tasks."""
-        return [task - self.offset for task in self.tasks]
+    def elements(self) -> dict[int, tuple[int, ...]]:
+        """Array index → the tasks of that element."""
+        if self.pack == 1:
+            return {task - self.offset: (task,) for task in self.tasks}
+        firsts = range(0, len(self.tasks), self.pack)
+        return {index: self.tasks[first:first + self.pack] for index, first in enumerate(firsts)}
 
 
 Texts = Mapping[str, Sequence[tuple[Part, str]]]  # step → its scripts
@@ -103,6 +112,10 @@ def parts(plan: Plan, step: PlannedStep) -> list[Part]:
     """
     tasks = step.missing or tuple(range(step.tasks))
     most = plan.profile.limits.array or max(step.tasks, 1)
+    if (pack := step.of_a_job.pack) > 1:
+        size = most * pack
+        return [Part(0, tasks[first:first + size], pack)
+                for first in range(0, len(tasks), size)]
     return [Part(offset, chosen) for offset in range(0, step.tasks, most)
             if (chosen := tuple(task for task in tasks if offset <= task < offset + most))]
 
@@ -288,9 +301,9 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
                                    ))
         else:
             lines.append(directive("gpus-per-node", amount))
-    lines.append(directive("time", slurm_time(resources.time_min)))
+    lines.append(directive("time", slurm_time(step.of_a_job.job_min)))
     if is_array:
-        lines.append(directive("array", array_spec((part or parts(plan, step)[0]).indices,
+        lines.append(directive("array", array_spec([*(part or parts(plan, step)[0]).elements],
                                                    profile.array_parallelism)))
     # append, because a requeue would truncate the log; B: sends the warning to the batch shell,
     # which forwards it (without B: only steps of srun get it); requeue, because a site may have
@@ -322,13 +335,16 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
     if profile.scratch:
         # quoted: its variables are those of the job, and no shell expands them
         command += ["--scratch", profile.scratch]
+    # the script has the index of the task in a variable
+    task = ' --task "$task"' if part.pack > 1 else ""
     heal = [*profile.container, profile.python, "-m", "l3hpc.worker.requeue", str(folder)]
     return {
         "directives": [Markup(line) for line in directives(plan, step, part)],
         "setup": [Markup(line) for line in profile.setup],
-        "command": Markup(" ".join(quoted(word) for word in command)), "srun": srun,
+        "command": Markup(" ".join(quoted(word) for word in command) + task), "srun": srun,
         "heal": Markup(" ".join(quoted(word) for word in heal)) if _requeues(plan) else "",
-        "offset": part.offset, "env": profile.env, "umask": profile.umask,
+        "offset": part.offset, "pack": part.pack, "packed": Markup(packing.words(part.tasks)),
+        "artifact": str(step.artifact), "env": profile.env, "umask": profile.umask,
         "resources": step.resources,
         "markers": str(folder.markers), "logs": str(folder.logs),
         "folder": str(folder), "workspace": str(plan.workspace),
@@ -454,7 +470,7 @@ def _pickled(request: JobRequest) -> list[Path]:
     for call in request.calls:
         delayed = DelayedSubmission(call.work)
         # by the real limit, submitit distinguishes a time-out from a preemption
-        delayed.set_timeout(request.step.resources.time_min, request.max_timeouts)
+        delayed.set_timeout(request.step.of_a_job.job_min, request.max_timeouts)
         pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
         delayed.dump(pickles[-1])
     return pickles

@@ -142,12 +142,15 @@ class TaskCall:
         _save_checkpoint()
         folder = Path(self.config_path).parent
         if os.environ.get("L3HPC_LOCAL"):
-            from l3hpc.schedulers.local import runner
+            from l3hpc.schedulers import packing
+            from l3hpc.schedulers.local import requeue as local
             from l3hpc.schedulers.requeue_policy import TIME
 
-            decision = runner.policy_decision(folder, self.index, TIME)
-            runner.note_requeue(folder, self.index, TIME, decision)
-            raise SystemExit(runner.REQUEUE)
+            packed = packing.of_this_process()
+            decision = local.policy_decision(folder, self.index, TIME,
+                                             packed.tasks if packed is not None else ())
+            local.note_requeue(folder, self.index, TIME, decision)
+            raise SystemExit(local.REQUEUE)
         from l3hpc.schedulers import requeue_policy
         from l3hpc.worker import requeue
 

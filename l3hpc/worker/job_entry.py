@@ -4,11 +4,13 @@ It is submitit's own entry point with two differences. Unpickling can execute an
 pickle that the user of the job wrote is loaded: in a shared workspace the owner of the folder above
 could replace the folder of a run. And what submitit pickles at the end is removed.
 
-``--scratch PATH`` after LOGS names a folder on the disk of the node (``worker.node_scratch``).
+``--scratch PATH`` after LOGS names a folder on the disk of the node (``worker.node_scratch``), and
+``--task N`` which task of a packed job this process runs (``worker.packed``).
 """
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 from pathlib import Path
@@ -18,20 +20,25 @@ from l3hpc.errors import L3hpcError
 from l3hpc.io.files import read_own_file
 
 
-def load(path: str | Path) -> Any:
+def load(path: str | Path, task: int | None = None) -> Any:
     """Load a pickled call.
 
     Parameters
     ----------
     path
         The pickle.
+    task
+        Which task of a packed job; None if the job was submitted for one task.
 
     Raises
     ------
     InputError
-        If somebody else wrote it.
+        If somebody else wrote it, or it does not have that task.
     """
-    return pickle.loads(read_own_file(Path(path)))
+    delayed = pickle.loads(read_own_file(Path(path)))
+    if task is not None:
+        delayed.function = delayed.function.of(task)
+    return delayed
 
 
 def main() -> int:
@@ -46,11 +53,15 @@ def main() -> int:
 
     from l3hpc.worker import node_scratch
 
-    utils.DelayedSubmission.load = staticmethod(load)  # type: ignore[method-assign,assignment]
-    if sys.argv[2:3] == ["--scratch"]:
-        node_scratch.use(sys.argv[3])
+    logs, rest = sys.argv[1], sys.argv[2:]
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
+    task = int(options["--task"]) if "--task" in options else None
+    loading = staticmethod(functools.partial(load, task=task))
+    utils.DelayedSubmission.load = loading  # type: ignore[method-assign]
+    if "--scratch" in options:
+        node_scratch.use(options["--scratch"])
     try:
-        submission.process_job(sys.argv[1])
+        submission.process_job(logs)
     except L3hpcError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -21,10 +21,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from l3hpc.errors import ClusterError, L3hpcError
 from l3hpc.io.files import read_json
-from l3hpc.schedulers import requeue_policy
+from l3hpc.schedulers import packing, requeue_policy
 from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm import requeue as slurm
 from l3hpc.schedulers.slurm.commands import call
@@ -177,9 +178,9 @@ def decide(folder: Path, task: int, cause: str, node: str = "") -> Decision | No
     Decision or None
         None if the task is given up.
     """
-    marks = markers.read_task(StepFolder(folder).markers, task)
-    decision = Decision(True, BEFORE_LIMIT) if cause == BEFORE_LIMIT else \
-        requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues, node)
+    requeues, others = _requeues(folder, task)
+    decision = Decision(True, BEFORE_LIMIT) if cause == BEFORE_LIMIT else requeue_policy.decide(
+        requeue_policy.read(folder), cause, requeues, node, others)
     if not decision.again:
         markers.give_up(StepFolder(folder).markers, task, decision.words, time.time())
         _log(decision.words)
@@ -294,11 +295,24 @@ def near_time_limit(folder: Path, task: int) -> bool:
     task
         Index of the task.
     """
-    marks = markers.read_task(StepFolder(folder).markers, task)
-    if marks.started is None:
+    packed = packing.of_this_process()
+    started = markers.read_task(StepFolder(folder).markers, task).started
+    if packed is not None:  # the tasks before this one have used up a part of the time
+        started = packed.started
+    if started is None:
         return True
-    minutes = requeue_policy.granted_resources(requeue_policy.read(folder), marks.requeues)[1]
-    return time.time() - marks.started > minutes * 60 - WARNING_S
+    requeues, others = _requeues(folder, task)
+    minutes = requeue_policy.granted_to_job(requeue_policy.read(folder), [requeues, *others])[1]
+    return time.time() - started > minutes * 60 - WARNING_S
+
+
+def _requeues(folder: Path, task: int) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
+    """The requeues of a task, and those of each other task of its packed job."""
+    packed = packing.of_this_process()
+    tasks = {task, *packed.tasks} if packed is not None else {task}
+    marks = markers.read(StepFolder(folder).markers, tasks)
+    own = marks.pop(task, markers.TaskMarks())
+    return own.requeues, [other.requeues for other in marks.values()]
 
 
 def _cancelled(folder: Path) -> bool:

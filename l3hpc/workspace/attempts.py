@@ -28,6 +28,42 @@ def latest(entry: StepRecord) -> dict[int, str]:
             for index, job in attempt.task_ids.items()}
 
 
+def packed(entry: StepRecord) -> dict[int, tuple[int, ...]]:
+    """Return the tasks that share their latest job with other tasks.
+
+    Parameters
+    ----------
+    entry
+        The step in the record of its run.
+
+    Returns
+    -------
+    dict of int to tuple of int
+        Task index → all tasks of its job, in the order in which it runs them; without the tasks
+        whose job was submitted for them alone.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    for attempt in entry.attempts:
+        for together in attempt.elements:
+            for index in together:
+                found.pop(index, None)
+                if attempt.pack > 1:
+                    found[index] = together
+    return found
+
+
+def log_names(entry: StepRecord) -> dict[int, str]:
+    """Return the name of the latest logs of every task, as ``StepFolder.log`` takes it.
+
+    Parameters
+    ----------
+    entry
+        The step in the record of its run.
+    """
+    return {index: name for attempt in entry.attempts
+            for index, name in attempt.log_names.items()}
+
+
 def open_jobs(entry: StepRecord, done: Collection[int]) -> list[str]:
     """Return the submissions that have an unfinished task.
 
@@ -74,5 +110,7 @@ def live_ids(entry: StepRecord, done: Collection[int], live: Mapping[int, str]) 
         # a task that failed, or was submitted again since, would make afterok on the array fail
         satisfiable = all(jobs[index] == job and (index in done or live.get(index) == job)
                           for index, job in tasks.items())
-        ids += [attempt.job] if still_live and satisfiable and attempt.array else still_live
+        # the tasks of a packed job have one id
+        ids += [attempt.job] if still_live and satisfiable and attempt.array \
+            else dict.fromkeys(still_live)
     return ids

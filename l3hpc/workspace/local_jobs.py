@@ -66,7 +66,7 @@ class LocalJob:
     restarts : int
         How often it was requeued.
     time_min, mem_mb : float, int or None
-        Minutes and MiB that its requeues have granted.
+        Minutes and MiB that its requeues have granted; minutes also those of a packed job.
     warned, over : bool
         Whether it was warned before its time limit, and killed because it exceeded its memory.
     kernel_kills : int or None
@@ -75,6 +75,8 @@ class LocalJob:
         Ids of the jobs that block it.
     after_any : list of str
         Ids of the jobs that have to end first.
+    tasks : list of int
+        Indices of all tasks of a packed job, of which ``task`` is the first; empty for others.
     """
 
     state: JobState
@@ -97,6 +99,7 @@ class LocalJob:
     kernel_kills: int | None = None
     by: list[str] = field(default_factory=list)
     after_any: list[str] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as JSON values, without the fields that have no content."""
@@ -202,13 +205,18 @@ class LocalJobs:
         """
         for step in record.steps:
             for attempt in step.attempts:
-                for index, name in attempt.task_ids.items():
+                names = attempt.task_ids
+                for together in attempt.elements:
+                    name = names[together[0]]
                     if name not in self.jobs:
                         spooled = spool_entry(self._workspace, attempt.job)
                         self.jobs[name] = LocalJob(
-                            JobState.PENDING, step.name, index, attempt.job, attempt.array,
+                            JobState.PENDING, step.name, together[0], attempt.job, attempt.array,
                             spooled.get("after", []) if spooled else [],
-                            after_any=spooled.get("after_any", []) if spooled else [])
+                            after_any=spooled.get("after_any", []) if spooled else [],
+                            tasks=[*together] if attempt.pack > 1 else [],
+                            time_min=float(step.resources.get("time_min", 0)) * attempt.pack
+                            if attempt.pack > 1 else None)
 
     def settled(self, record: RunRecord) -> bool:
         """Whether every job of a record is here, and none is pending or running.

@@ -37,6 +37,7 @@ class _Resources(TypedDict):
     mem_mb: NotRequired[int]
     gpus: NotRequired[int]
     time_min: NotRequired[float]
+    pack: NotRequired[int]
 
 
 class _Combination(TypedDict):

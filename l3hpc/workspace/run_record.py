@@ -28,6 +28,7 @@ class _AttemptJson(TypedDict):
     requeues: NotRequired[dict[str, Any]]
     script: NotRequired[str | None]
     cluster: NotRequired[str | None]
+    pack: NotRequired[int]
 
 
 @dataclass
@@ -53,6 +54,10 @@ class Attempt:
         The value of ``--clusters`` ('' for Slurm's default).
     requeues : dict of str to list
         Task index → its requeues, noted when another attempt follows.
+    pack : int
+        How many of ``tasks`` one element of the array runs, one after another, in this order. With
+        one, the index of an element is that of its task less ``offset``; with more, elements are
+        counted from 0.
     """
 
     job: str
@@ -63,6 +68,7 @@ class Attempt:
     offset: int = 0
     cluster: str = ""
     requeues: dict[str, Any] = field(default_factory=dict)
+    pack: int = 1
 
     @property
     def base(self) -> str:
@@ -71,15 +77,32 @@ class Attempt:
 
     @property
     def task_ids(self) -> dict[int, str]:
-        """Task index → id of its job or array task."""
+        """Task index → id of its job or array task; several tasks of a packed job have the same."""
+        if self.pack > 1:
+            return {index: f"{self.job}_{place // self.pack}"
+                    for place, index in enumerate(self.tasks)}
         return {index: f"{self.job}_{index - self.offset}" if self.array else self.job
                 for index in self.tasks}
+
+    @property
+    def elements(self) -> list[tuple[int, ...]]:
+        """The tasks of each job or array element."""
+        return [tuple(self.tasks[first:first + self.pack])
+                for first in range(0, len(self.tasks), self.pack)]
+
+    @property
+    def log_names(self) -> dict[int, str]:
+        """Task index → the name of its logs: the id of its job, in a packed job with the task."""
+        if self.pack > 1:
+            return {index: f"{job}_{index}" for index, job in self.task_ids.items()}
+        return self.task_ids
 
     def to_json(self) -> dict[str, Any]:
         """Return the attempt as JSON values, without the fields that have no content."""
         value = {"job": self.job, "array": self.array, "tasks": self.tasks, "time": self.time}
         rest = {"script": self.script, "offset": self.offset or None,
-                "cluster": self.cluster or None, "requeues": self.requeues or None}
+                "cluster": self.cluster or None, "requeues": self.requeues or None,
+                "pack": self.pack if self.pack > 1 else None}
         return value | {name: item for name, item in rest.items() if item is not None}
 
     @classmethod
@@ -101,7 +124,7 @@ class Attempt:
         known = check_mapping(_AttemptJson, value, what)
         return cls(known["job"], known["array"], known["tasks"], known["time"],
                    known.get("script"), known.get("offset", 0), known.get("cluster") or "",
-                   known.get("requeues", {}))
+                   known.get("requeues", {}), known.get("pack", 1))
 
 
 @dataclass

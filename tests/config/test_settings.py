@@ -96,6 +96,10 @@ def test_every_value_is_listed_and_json_ready():
      ["'16' is not an amount of memory", "16GB"]),
     ("clusters:\n  g:\n    limits:\n      time: 4:00\n", "cluster.yaml:4",
      ["'4:00' is not a time limit"]),
+    *((f"clusters:\n  g:\n    steps:\n      extract:\n        pack: {value}\n", "cluster.yaml:5",
+       [f"{said!r} is not a number of tasks", "a whole number from 1 to 10,000"])
+      for value, said in ((0, "0"), (-8, "-8"), (2.5, "2.5"), (8.0, "8.0"), ("true", "True"),
+                          (10001, "10001"), ("[8]", "[8]"), ("eight", "eight"))),
     ("clusters:\n  g:\n    gpu_request: gers\n", "cluster.yaml:3", ["gres", "gpus-per-node"]),
     ("clusters:\n  g:\n    extra: [--nice=1, --mem=4G]\n", "cluster.yaml:3",
      ["--mem sets --mem, which l3hpc sets itself", "Use mem: or memory_request: of the profile"]),

@@ -209,7 +209,8 @@ def test_resources_pipeline_then_profile_then_person():
     ({"options": {"fmax": 5000.0}}, ["fmax", "4000"]),
     ({"options": {"dft": 1_000_000}}, ["dft"]),
     ({"options": {"epochs": 0}}, ["--epochs", "greater than or equal to 1"]),
-    ({"options": {"level": "fine"}}, ["has no option --level", "it offers: --precision, --extract-engine, --approx"]),
+    ({"options": {"level": "fine"}}, [
+        "has no option --level", "it offers: --precision, --extract-engine, --approx"]),
     ({"sets": ["trian.epochs=3"]}, ["no step 'trian'", "did you mean 'train'?"]),
     ({"sets": ["train.epoch=3"]}, ["no parameter 'epoch'", "did you mean 'epochs'?"]),
     ({"sets": ["train.epochs=many"]}, ["--set train.epochs", "valid integer", "'many'"]),
@@ -248,9 +249,25 @@ def test_an_empty_folder_is_nothing_to_do():
 def test_arrays_above_the_sites_limit_are_split():
     Path("cluster.yaml").write_text("clusters: {far: {limits: {array: 4}}}\n")
     made = build(settings=configuration("far"), sets=["extract.files_per_task=1"])
-    assert [(part.offset, part.tasks, part.indices) for part in
+    assert [(part.offset, part.tasks, [*part.elements]) for part in
             scripts.parts(made, step(made, "extract"))] == [
         (0, (0, 1, 2, 3), [0, 1, 2, 3]), (4, (4, 5), [0, 1])]
+
+
+def test_several_tasks_in_one_job_change_nothing_of_the_content():
+    alone = step(build(sets=["extract.files_per_task=1"]), "extract")
+    Path("cluster.yaml").write_text("clusters: {far: {steps: {extract: {pack: 4}}}}\n")
+    for more, pack in (((), 4), (("extract.pack=2",), 2), (("extract.pack=100",), 6)):
+        made = build(settings=configuration("far"), sets=["extract.files_per_task=1", *more])
+        packed = step(made, "extract")
+        assert packed.resources.pack == pack
+        assert packed.fingerprint == alone.fingerprint
+        assert preview.as_json(made)["steps"][0]["resources"]["pack"] == pack
+    assert "pack" not in preview.as_json(build())["steps"][0]["resources"]
+    assert step(made, "sample").resources.pack == 1
+    with pytest.raises(InputError, match="'0' is not a number of tasks") as no:
+        build(sets=["extract.pack=0"])
+    assert no.value.where == "--set extract.pack"
 
 
 def write_embeddings(path, dim):

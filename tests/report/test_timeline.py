@@ -48,6 +48,18 @@ def test_waiting_for_steps_then_for_the_queue_then_running(case):
                                   Span("running", 1230.0, 1300.0))
 
 
+def test_a_task_of_a_packed_job_waits_for_those_before_it(case):
+    step = case.record.steps[0]
+    step.attempts[0].pack = 2
+    records.write(case.workspace, case.record)
+    result(case, "extract", 0, 1010.0, 1100.0, "100_0")
+    result(case, "extract", 1, 1101.0, 1200.0, "100_0")
+    found = times(case)
+    assert found["extract", 0] == (Span("queued", START, 1010.0), Span("running", 1010.0, 1100.0))
+    assert found["extract", 1] == (Span("queued", START, 1010.0), Span("turn", 1010.0, 1101.0),
+                                   Span("running", 1101.0, 1200.0))
+
+
 def test_requeues_and_the_failure_after_them(case):
     case.mark("extract", "0.requeues.json", [
         {"reason": "memory", "time": 1050.0, "words": "out of memory, now 2 GB"},

@@ -26,6 +26,7 @@ from l3hpc.runs import (
 from l3hpc.runs.resume import cancel
 from l3hpc.workspace import attempts, markers, records
 from l3hpc.workspace.local_jobs import LocalJob
+from l3hpc.workspace.run_record import StepRecord
 from l3hpc.workspace.states import JobState
 
 pytestmark = pytest.mark.slow
@@ -384,13 +385,23 @@ def test_a_split_array_runs_on_one_machine_too(chains, tmp_path):
     assert chains.output(made, "sample") == {0: "(0 (0) (1) (2) (3) (4))"}
 
 
-def test_what_was_resumed_counts_once_on_the_screen():
+def test_what_was_resumed_counts_once_on_the_screen(tmp_path):
+    extract = StepRecord("extract", "extract", str(tmp_path), 4, [])
     jobs = {"1": LocalJob("FAILED", "extract", 0, "1", False, []),
             "2": LocalJob("COMPLETED", "extract", 0, "2", False, []),
             "3": LocalJob("PENDING", "sample", 0, "3", False, [])}
-    assert display._stage(display._counts(jobs, "extract")) == "done"
+    assert display._stage(display._counts(jobs, extract)) == "done"
+    # of a packed job, one task failed and was resumed; the others were done
+    jobs = {"1_0": LocalJob(JobState.FAILED, "extract", 0, "1", True, [], tasks=[0, 1, 2])}
+    write_json(tmp_path / "0000/result.json", {})
+    write_json(tmp_path / "0002/result.json", {})
+    assert display._counts(jobs, extract) == {JobState.COMPLETED: 2, JobState.FAILED: 1}
+    write_json(tmp_path / "0001/result.json", {})
+    jobs["2_1"] = LocalJob(JobState.COMPLETED, "extract", 1, "2", True, [])
+    assert display._stage(display._counts(jobs, extract)) == "done"
 
 
-def test_a_step_that_ran_out_of_memory_is_not_shown_as_done():
+def test_a_step_that_ran_out_of_memory_is_not_shown_as_done(tmp_path):
+    extract = StepRecord("extract", "extract", str(tmp_path), 1, [])
     jobs = {"1": LocalJob(JobState.OUT_OF_MEMORY, "extract", 0, "1", False, [])}
-    assert display._stage(display._counts(jobs, "extract")) == "failed"
+    assert display._stage(display._counts(jobs, extract)) == "failed"

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from l3hpc.runs.task_state import evaluate
-from l3hpc.schedulers.base import EndedJob, StepJobs
+from l3hpc.runs.task_state import IN_TURN, NO_RESULT, NO_TURN, evaluate
+from l3hpc.schedulers.base import EndedJob, LiveJob, StepJobs
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState
 
@@ -30,3 +30,54 @@ def test_between_the_end_of_an_attempt_and_the_queue(ago, began, marks, state, s
     if shown is None and found.exit_code is None:
         state = TaskState.LOST  # nobody knows of it: it was killed before it was queued again
     assert evaluate(0, "7", found, StepJobs(ended=ended)).state is state
+
+
+RUNNING = LiveJob(JobState.RUNNING, elapsed_s=500.0, limit_s=3600.0)
+
+
+@pytest.mark.parametrize(("marks", "state", "detail"), [
+    ({"begin": None}, TaskState.QUEUED, IN_TURN),
+    ({}, TaskState.RUNNING, "starting, limit in 51:40"),
+    ({"exit_code": 1}, TaskState.FAILED, "exit 1"),
+    ({"exit_code": 0}, TaskState.RUNNING, "starting, limit in 51:40"),  # its result is just coming
+    ({"exit_code": 85}, TaskState.RUNNING, "starting, limit in 51:40"),  # it goes back
+    ({"exit_code": 140}, TaskState.RUNNING, "starting, limit in 51:40"),
+    (STOPPED, TaskState.RUNNING, "starting, limit in 51:40")])
+def test_a_task_of_a_running_packed_job(marks, state, detail):
+    began = {"job": "7_0", "time": str(time.time() - 60)}
+    found = evaluate(3, "7_0", TaskMarks(**{"begin": began, **marks}),
+                     StepJobs(live={"7_0": RUNNING}), packed=True)
+    assert found.state is state and found.detail == detail
+    if state is TaskState.RUNNING:  # not how long the job has been running
+        assert found.elapsed_s == pytest.approx(60, abs=30)
+    # the markers of an earlier job are not its own
+    other = TaskMarks(begin={"job": "6_0", "time": "1"}, exit_code=1)
+    assert evaluate(3, "7_0", other, StepJobs(live={"7_0": RUNNING}), packed=True).detail == IN_TURN
+
+
+def test_before_its_job_is_started_again_a_failed_task_has_failed():
+    waiting = StepJobs(live={"7_0": LiveJob(JobState.PENDING, "priority", restarts=1)})
+    began = {"job": "7_0", "time": "1"}
+    failed = evaluate(0, "7_0", TaskMarks(begin=began, exit_code=1), waiting, packed=True)
+    assert failed.state is TaskState.FAILED
+    stopped = evaluate(0, "7_0", TaskMarks(begin=began, **STOPPED), waiting, packed=True)
+    assert (stopped.state, stopped.detail) == (TaskState.REQUEUED, "priority")
+    assert evaluate(0, "7_0", None, waiting, packed=True).state is TaskState.REQUEUED
+
+
+@pytest.mark.parametrize(("job", "marks", "state", "detail"), [
+    (JobState.FAILED, {"begin": None}, TaskState.LOST, NO_TURN),
+    (JobState.COMPLETED, {"begin": None}, TaskState.LOST, NO_TURN),
+    (JobState.CANCELLED, {"begin": None}, TaskState.CANCELLED, "cancelled"),
+    (JobState.TIMEOUT, {"begin": None}, TaskState.FAILED, "time limit"),
+    (JobState.TIMEOUT, {"exit_code": 3}, TaskState.FAILED, "exit 3"),
+    (JobState.TIMEOUT, {}, TaskState.FAILED, "time limit"),
+    (JobState.COMPLETED, {"exit_code": 0}, TaskState.FAILED, NO_RESULT),
+    (JobState.OUT_OF_MEMORY, {"exit_code": 3}, TaskState.FAILED, "exit 3"),
+    (JobState.NODE_FAIL, {}, TaskState.FAILED, "node failure (n7)")])
+def test_a_task_of_a_packed_job_that_has_ended(job, marks, state, detail):
+    found = evaluate(0, "7_0", TaskMarks(**{"begin": {"job": "7_0", "time": "1"}, **marks}),
+                     StepJobs(ended={"7_0": EndedJob(job, 1, 9.0, "n7")}), packed=True)
+    assert (found.state, found.detail) == (state, detail)
+    # an end of its own comes again, whatever has become of the other tasks of the job
+    assert found.repeats is (detail in ("exit 3", NO_RESULT)) and not found.needs_memory

@@ -97,6 +97,34 @@ def test_lost_attempts_are_counted_where_accounting_tells(run, monkeypatch):
     assert "1:40 in attempts without a result" in table("demo", [extract, fit])
 
 
+@pytest.fixture
+def packed(run):
+    """``extract`` in one job: task 0 failed, 1 was computed after it."""
+    record = records.read(run, "demo")
+    record.steps[0].attempts = [Attempt("20", True, [2, 0, 1], 1000.0, pack=3)]
+    records.write(run, record)
+    return run
+
+
+def test_of_a_packed_job_only_what_has_no_result_is_lost(packed, monkeypatch):
+    for lines, lost in (
+            ("20_0|FAILED|1:0|360|n1\n", 60.0),  # two results took 300 s
+            ("20_0|FAILED|1:0|250|n1\n", 0.0),
+            ("20_0|COMPLETED|0:0|360|n1\n", 0.0),
+            ("20_0|NODE_FAIL|1:0|150|n1\n20_0|COMPLETED|0:0|210|n1\n", 60.0)):
+        monkeypatch.setattr(queue, "call", lambda command, timeout_s, told=lines: told)
+        assert usage.collect(packed, "demo")[0].lost_s == lost
+
+
+def test_a_packed_job_waits_in_the_queue_once(packed):
+    assert usage.collect(packed, "demo", accounting=False)[0].waited_s == 10  # 1010 - 1000
+    folder = packed / "runs/demo/steps/extract/markers"
+    folder.mkdir(parents=True)
+    for task, began in ((2, 1004.0), (1, 990.0)):  # 990: of an earlier job
+        (folder / f"{task}.begin").write_text(json.dumps({"job": "20_0", "time": began}))
+    assert usage.collect(packed, "demo", accounting=False)[0].waited_s == 4
+
+
 def test_the_table_reads_well(run):
     lines = table("demo", usage.collect(run, "demo", accounting=False)).splitlines()
     assert [" ".join(line.split()) for line in lines] == [

@@ -5,7 +5,7 @@ files, and the cores and memory that it requested, in the order of the dependenc
 ``local.json`` up to date. There is one runner per run; a second one does nothing. A runner that
 finds jobs of a killed predecessor still running waits for them instead of starting them again.
 
-First what this machine reports of memory, then requeueing by the policy of a step, then ``Runner``.
+First what this machine reports of memory, then ``Runner``. ``requeue`` applies the policies.
 """
 
 from __future__ import annotations
@@ -22,18 +22,24 @@ from pathlib import Path
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import read_own_file
-from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.base import Show
+from l3hpc.schedulers.local.requeue import (
+    REQUEUE,
+    current_task,
+    noted_exit_code,
+    policy_decision,
+    requeue_or_give_up,
+    reset_for_requeue,
+)
 from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import clean_environment
-from l3hpc.workspace import markers, records
+from l3hpc.workspace import artifacts, records
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.local_jobs import LocalJob, LocalJobs, is_alive, spool_entry
 from l3hpc.workspace.run_record import StepRecord
 from l3hpc.workspace.states import JobState, RunState
 
-REQUEUE = 85  # exit code of a job that is to be requeued
 WARNING_S = 90.0
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 _SESSION, _RESIDENT = 3, 21  # fields of /proc/PID/stat, counted after the command's name
@@ -91,83 +97,6 @@ def warning_s(limit_s: float) -> float:
         Time limit, seconds.
     """
     return min(WARNING_S, limit_s / 4)
-
-
-def requeue_or_give_up(folder: Path | StepFolder, job: LocalJob, cause: str) -> bool:
-    """Requeue a job with what the policy grants, or give it up.
-
-    Parameters
-    ----------
-    folder
-        Folder of the step in the run.
-    job
-        Gets the new ``mem_mb`` and ``time_min``.
-    cause
-        ``requeue_policy.MEMORY`` or ``TIME``.
-
-    Returns
-    -------
-    bool
-        False if it is given up.
-    """
-    decision = policy_decision(folder, job.task, cause)
-    if not decision.again:
-        markers.give_up(StepFolder(folder).markers, job.task, decision.words, time.time())
-        return False
-    note_requeue(folder, job.task, cause, decision)
-    reset_for_requeue(folder, job)
-    return True
-
-
-def policy_decision(folder: Path | StepFolder, task: int, cause: str) -> requeue_policy.Decision:
-    """Apply the policy of a step to a task.
-
-    Parameters
-    ----------
-    folder
-        Folder of the step in the run.
-    task
-        Index of the task.
-    cause
-        What happened to it: ``requeue_policy.MEMORY`` or ``TIME``.
-    """
-    marks = markers.read_task(StepFolder(folder).markers, task)
-    return requeue_policy.decide(requeue_policy.read(folder), cause, marks.requeues)
-
-
-def note_requeue(folder: Path | StepFolder, task: int, cause: str,
-                 decision: requeue_policy.Decision) -> None:
-    """Write a requeue into the markers of a task.
-
-    Parameters
-    ----------
-    folder
-        Folder of the step in the run.
-    task
-        Index of the task.
-    cause
-        Why it is requeued.
-    decision
-        What it requests from now on.
-    """
-    markers.add_requeue(StepFolder(folder).markers, task, cause, time.time(), words=decision.words,
-                        mem_mb=decision.mem_mb, time_min=decision.time_min)
-
-
-def reset_for_requeue(folder: Path | StepFolder, job: LocalJob) -> None:
-    """Make a job pending again, under its id, with what its requeues have granted.
-
-    Parameters
-    ----------
-    folder
-        Folder of the step in the run.
-    job
-        The job.
-    """
-    marks = markers.read_task(StepFolder(folder).markers, job.task)
-    mem, minutes = requeue_policy.granted_resources(requeue_policy.read(folder), marks.requeues)
-    job.requeue()
-    job.mem_mb, job.time_min = mem, minutes
 
 
 class Runner:
@@ -304,7 +233,8 @@ class Runner:
             return True
         if limit and ran > limit - warning_s(limit) and not job.warned:
             job.warned = True
-            if not policy_decision(self._folder(job), job.task, TIME).again:
+            task = current_task(self._folder(job), job)
+            if not policy_decision(self._folder(job), task, TIME, job.tasks).again:
                 return True
             with contextlib.suppress(ProcessLookupError):
                 # to the script alone, as Slurm's signal B:USR2: it forwards the warning
@@ -318,8 +248,8 @@ class Runner:
             return self._processes[name].poll()
         if is_alive(job):  # started by an earlier runner
             return None
-        code = markers.read_task(self._folder(job).markers, job.task).exit_code
-        return 1 if code is None else code
+        return noted_exit_code(self._folder(job), job,
+                               artifacts.finished(self._step_record(job).artifact))
 
     def _block(self) -> None:
         """Block the jobs that depend on a failed one, through any number of generations."""

@@ -169,11 +169,11 @@ def excesses(found: Partition, step: str, kind: str, profile: ClusterProfile,
         What one task requests; 0 for what it does not request.
     """
     over, label = [], f"partition {found.name}"
-    if found.time_min is not None and wanted.time_min > found.time_min:
-        over.append(Excess(Amount.TIME, f"requests {format_time(wanted.time_min)}",
+    if found.time_min is not None and wanted.job_min > found.time_min:
+        over.append(Excess(Amount.TIME, f"requests {wanted.time_text}",
                            f"{label} allows {format_time(found.time_min)}",
-                           f"--set {step}.time={found.time_min}m, or name a partition that allows "
-                           "more in cluster.yaml (sinfo lists them)"))
+                           f"{wanted.within_time(step, found.time_min)}, or name a partition that "
+                           "allows more in cluster.yaml (sinfo lists them)"))
     if wanted.mem_mb > found.mem_mb and profile.memory_request != "none":
         over.append(Excess(Amount.MEMORY, f"requests {format_memory(wanted.mem_mb)} of memory",
                            f"the largest node of {label} has {format_memory(found.mem_mb)}",
@@ -266,7 +266,7 @@ def _refuse(step: PlannedStep, profile: ClusterProfile,
     # sinfo does not show a hidden partition, or it was named wrongly: sbatch decides
     if not mine or len(mine) < len(named):
         return
-    found = [excesses(one, step.name, step.placement, profile, step.resources) for one in mine]
+    found = [excesses(one, step.name, step.placement, profile, step.of_a_job) for one in mine]
     if any(one.what is Amount.TIME for each in found for one in each) \
             and _ignores_time_limit(over.qos or profile.qos):
         found = [[one for one in each if one.what is not Amount.TIME] for each in found]

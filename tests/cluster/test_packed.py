@@ -1,0 +1,171 @@
+"""Packed jobs on a real Slurm: several tasks in one element of an array."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+from follow import profile, settled, states, until
+
+from l3hpc.config.resources import Resources
+from l3hpc.runs import status, submit, usage
+from l3hpc.runs.resume import cancel, resume
+from l3hpc.workspace import markers, records
+
+pytestmark = pytest.mark.slow
+TWO = Resources(1, 200, 0, 5, pack=2)
+
+
+def run(chains, cluster, folder, *, tasks=4, request=TWO, names=("extract", "sample"), on=None,
+        heal=None, **params):
+    made = chains.plan(folder, names=names, tasks={"extract": tasks},
+                       on=profile(chains, cluster, **on or {}), params={"extract": params},
+                       resources={"extract": request}, heal=heal)
+    return made, submit.submit(made)
+
+
+def marks(made):
+    return markers.read(made.step_folder("extract").markers)
+
+
+def restarts(made, tasks):
+    return {task: int(json.loads((made.steps[0].artifact / f"{task:04d}/result.json").read_text())
+                      ["environment"]["restarts"]) for task in range(tasks)}
+
+
+def test_a_failed_task_stops_none_and_is_resumed_alone(any_slurm, chains, tmp_path):
+    made, record = run(chains, any_slurm, tmp_path, tasks=5, fail="scratch", fail_task=2)
+    job = record.steps[0].job
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "failed", "sample": "blocked"}
+    assert (found.steps[0].done, found.steps[0].failed_tasks) == (4, [2])
+    assert found.steps[0].detail.startswith("first attempt fails")
+    assert {task: mark.begin["job"] for task, mark in marks(made).items()} == {
+        task: f"{job}_{task // 2}" for task in range(5)}
+    if any_slurm.accounting:
+        said = any_slurm.command("sacct", "-nPX", "-j", job, "-o", "JobID,State")
+        assert sorted(said.split()) == [
+            f"{job}_0|COMPLETED", f"{job}_1|FAILED", f"{job}_2|COMPLETED"]
+    again = resume(tmp_path, "demo", made.profile)
+    assert again.steps[0].attempts[1].tasks == [2]
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+    extract = usage.collect(tmp_path, "demo")[0]
+    assert (extract.tasks, extract.requeues, extract.time_min) == (5, 0, 5)
+    if any_slurm.accounting:  # of the failed job, only what the failed task took
+        spent = [json.loads((made.steps[0].artifact / f"{task:04d}/result.json").read_text())
+                 ["elapsed_s"] for task in (2, 3)]
+        assert extract.lost_s is not None and extract.lost_s < 120 and spent
+
+
+def test_more_memory_is_for_the_job_and_what_failed_or_is_done_is_not_repeated(
+        slurm_cluster, chains, tmp_path):
+    made, record = run(chains, slurm_cluster, tmp_path, tasks=4, names=("extract",),
+                       request=replace(TWO, pack=4), memory_mb=300, memory_task=2,
+                       fail="error", fail_task=1)
+    found = until(tmp_path, "demo", settled)
+    assert (found.steps[0].state, found.steps[0].failed_tasks, found.steps[0].done) == (
+        "failed", [1], 3)
+    seen = marks(made)
+    assert {task: [entry["mem_mb"] for entry in seen[task].requeues] for task in range(4)} == {
+        0: [], 1: [], 2: [400], 3: []}
+    assert [restarts_of.begin["restarts"] for _, restarts_of in sorted(seen.items())] == [
+        "0", "0", "1", "0"]
+    log = made.step_folder("extract").log(f"{record.steps[0].job}_0_1").read_text()
+    assert log.count("the fake was told to fail") == 1
+    assert not list(made.step_folder("extract").markers.glob(".*"))
+
+
+def test_the_warning_before_the_time_limit_sends_the_job_back(slurm_cluster, chains, tmp_path):
+    """Two minutes for two tasks, and the warning after 30 seconds: the first has ended then, or
+    not; what is left goes on with four minutes.
+    """
+    made, record = run(chains, slurm_cluster, tmp_path, tasks=2, names=("extract",),
+                       request=Resources(1, 200, 0, 1, pack=2), seconds=25.0)
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "done"}
+    times = sorted(entry["time_min"] for task in range(2) for entry in marks(made)[task].requeues
+                   if entry.get("time_min"))
+    assert times and times == [4 * 2**n for n in range(len(times))]
+    assert sum(restarts(made, 2).values()) == sum(
+        len(marks(made)[task].requeues) for task in range(2))
+
+
+def test_status_and_cancel_speak_of_tasks(slurm_plain, chains, tmp_path, gate):
+    made, record = run(chains, slurm_plain, tmp_path, tasks=4, gate=str(gate))
+    job = record.steps[0].job
+    found = until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    assert states(found) == {"extract": "running", "sample": "waiting"}
+    assert (found.steps[0].done, found.steps[0].tasks) == (0, 4)
+    assert sorted(each.split("|")[0] for each in slurm_plain.command(
+        "squeue", "--array", "--noheader", "--format=%i|%j").split()) == [
+        f"{job}_0", f"{job}_1", record.steps[1].job]
+    assert cancel(tmp_path, "demo") == [record.steps[1].job, job]
+    gate.unlink()
+    slurm_plain.until(lambda: not slurm_plain.jobs(), "the jobs do not end")
+    assert states(until(tmp_path, "demo", settled)) == {
+        "extract": "cancelled", "sample": "cancelled"}
+    assert marks(made)[0].terminated and 1 not in marks(made)
+    resume(tmp_path, "demo", made.profile)
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+
+
+def test_a_node_that_dies_costs_the_task_that_it_had(slurm_cluster, chains, tmp_path, gate):
+    made = chains.plan(tmp_path, names=("extract",), tasks={"extract": 3},
+                       on=profile(chains, slurm_cluster), params={"extract": {"gate": str(gate)}},
+                       resources={"extract": replace(TWO, pack=3)})
+    gate.unlink()
+    # the first task ends, the second finds the gate closed
+    step = made.step_folder("extract")
+    record = submit.submit(made)
+    slurm_cluster.until((made.steps[0].artifact / "0000/result.json").exists, "no first result")
+    gate.touch()
+    found = until(tmp_path, "demo", lambda found: found.steps[0].progress and not any(
+        mark.exit_code is None and found.steps[0].done > task
+        for task, mark in markers.read(step.markers).items()))
+    at = found.steps[0].done
+    node = slurm_cluster.command("squeue", "-h", "-j", record.steps[0].job, "-t", "RUNNING",
+                                 "-o", "%N").strip()
+    slurm_cluster.kill_node(node)
+    try:
+        with slurm_cluster.configured(SlurmdTimeout="6"):
+            slurm_cluster.until(lambda: "down" in slurm_cluster.command(
+                "sinfo", "-h", "-N", "-n", node, "-o", "%T"), "Slurm misses no node")
+        until(tmp_path, "demo", lambda found: found.steps[0].restarts > 0)
+        gate.unlink()
+        assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
+        seen = marks(made)
+        assert {task: [entry["reason"] for entry in seen[task].requeues] for task in range(3)} == {
+            **{task: [] for task in range(3)}, at: ["node failure"]}
+        assert restarts(made, 3) == {**dict.fromkeys(range(3), 0), at: 1}
+        assert (seen[0].begin["node"], seen[at].begin["node"] != node) == (node, True)
+    finally:
+        slurm_cluster.start_node(node)
+        slurm_cluster.idle()
+
+
+def test_a_job_whose_script_is_killed_leaves_done_what_was_done(
+        slurm_cluster, chains, tmp_path):
+    made, record = run(chains, slurm_cluster, tmp_path, tasks=3, names=("extract",),
+                       request=replace(TWO, pack=3), seconds=20.0)
+    found = until(tmp_path, "demo", lambda found: found.steps[0].done == 1)
+    slurm_cluster.command("scancel", "--signal=KILL", "--full", f"{record.steps[0].job}_0")
+    found = until(tmp_path, "demo", settled)
+    assert found.steps[0].state in ("failed", "cancelled") and found.steps[0].done == 1
+    before = (made.steps[0].artifact / "0000/result.json").read_text()
+    again = resume(tmp_path, "demo", made.profile)
+    assert again.steps[0].attempts[1].tasks == [1, 2]
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
+    assert (made.steps[0].artifact / "0000/result.json").read_text() == before
+
+
+def test_arrays_are_split_by_elements_and_the_next_step_waits_for_all(
+        slurm_plain, chains, tmp_path):
+    made, record = run(chains, slurm_plain, tmp_path, tasks=7, request=replace(TWO, pack=2),
+                       on={"limits": {"array": 2}})
+    assert [attempt.tasks for attempt in record.steps[0].attempts] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+    assert chains.output(made, "extract") == {n: f"({n})" for n in range(7)}
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.steps[0].done == 7
+    assert records.read(tmp_path, "demo").steps[0].job and os.path.exists(
+        made.step_folder("extract").script(1))
