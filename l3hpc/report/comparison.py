@@ -21,7 +21,7 @@ from l3hpc.ledger.store import Store
 from l3hpc.report.collect import history_of, loaded_step, or_note, read_epochs
 from l3hpc.report.data import Epoch
 from l3hpc.report.networks import has_random_weights
-from l3hpc.runs.combinations import CombinationStatus
+from l3hpc.runs.status import CombinationStatus
 from l3hpc.steps import ReportItem
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder

@@ -17,9 +17,7 @@ from l3hpc.console import formatting, terminal
 from l3hpc.console.formatting import age, clock, describe_progress
 from l3hpc.errors import command_line
 from l3hpc.io.values import one_line
-from l3hpc.runs import combinations
-from l3hpc.runs.combinations import CombinationStatus
-from l3hpc.runs.status import RunStatus
+from l3hpc.runs.status import CombinationStatus, RunStatus
 from l3hpc.runs.step_status import StepStatus
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
@@ -65,8 +63,40 @@ def run_text(run: RunStatus, most: int | None = None) -> str:
         lines.append(f"  next: {run.next}")
     if run.then:
         lines.append(f"  then: {run.then}   (after removing the cause)")
-    lines += combinations.table(run, most)
+    lines += _combination_lines(run, most)
     return "\n".join(lines)
+
+
+def _combination_lines(run: RunStatus, most: int | None = None) -> list[str]:
+    """Lay out the combinations of a sweep: their values, their states and their results.
+
+    Parameters
+    ----------
+    run
+        The status of the sweep.
+    most
+        Number of combinations to show; None for all.
+
+    Returns
+    -------
+    list of str
+        The number of combinations that are done, a header, and a line for each; nothing if the
+        run is no sweep.
+    """
+    if not run.combinations:
+        return []
+    done = sum(each.state.is_done for each in run.combinations)
+    shown = run.combinations[:most]
+    options = list(shown[0].values)
+    rows = [(*options, "state", "result")]
+    rows += [(*(str(each.values[name]) for name in options), str(each.state), each.result or "–")
+             for each in shown]
+    lines = [f"  {done} of {len(run.combinations)} combinations done",
+             *formatting.table_lines(rows)]
+    if len(shown) < len(run.combinations):
+        lines.append(f"  and {len(run.combinations) - len(shown)} more: "
+                     f"{command_line('status', run.run)}")
+    return lines
 
 
 def _in_groups(run: RunStatus) -> list[tuple[str, list[StepStatus]]]:

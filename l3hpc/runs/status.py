@@ -7,7 +7,7 @@ is queried is read again. A step that cannot run because an earlier one failed i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from l3hpc import schedulers
 from l3hpc.config.units import format_memory
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, collect_damage, command_line
-from l3hpc.runs import combinations, submission_lock
+from l3hpc.runs import submission_lock
 from l3hpc.runs.step_status import Snapshot, StepStatus, describe, read_snapshot, reread
 from l3hpc.schedulers.base import JobAnswer, JobQuery, LiveJob, StepJobs
 from l3hpc.workspace import origin, records
@@ -25,6 +25,32 @@ from l3hpc.workspace.run_record import RunRecord
 from l3hpc.workspace.states import RunState, StepState
 
 SCHEMA = 1
+# of several steps that are not done, the state that tells most about their combination
+_ORDER = (StepState.FAILED, StepState.LOST, StepState.CANCELLED, StepState.BLOCKED,
+          StepState.RUNNING, StepState.REQUEUED, StepState.QUEUED, StepState.SUBMITTING,
+          StepState.WAITING)
+
+
+@dataclass
+class CombinationStatus:
+    """One combination of a sweep.
+
+    Attributes
+    ----------
+    values : dict of str to str
+        Option → its value in this combination.
+    steps : dict of str to str
+        Name of a step in the pipeline → its name in the run.
+    state : StepState
+        ``done`` if all its steps are; otherwise that of the step that holds it up.
+    result : str
+        The summary of its last step; empty until all its steps are done.
+    """
+
+    values: dict[str, str]
+    steps: dict[str, str]
+    state: StepState
+    result: str = ""
 
 
 @dataclass
@@ -66,7 +92,7 @@ class RunStatus:
     next: str | None = None
     notes: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    combinations: list[combinations.CombinationStatus] = field(default_factory=list)
+    combinations: list[CombinationStatus] = field(default_factory=list)
     computed_by: list[str] = field(default_factory=list)
     then: str | None = None
 
@@ -206,7 +232,7 @@ def _run_status(
         steps.append(describe(snapshot, parents, answer, interrupted=interrupted,
                               others_unfinished=others_unfinished))
     state = _run_state(record, steps)
-    swept = combinations.collect(record.options.get("combinations", ()), steps)
+    swept = _combinations(record.options.get("combinations", ()), steps)
     status = RunStatus(record.run, record.pipeline, record.cluster, state, record.created, steps,
                        notes=answer.notes(record), combinations=swept)
     if all(step.done >= step.tasks for step in steps):
@@ -261,3 +287,18 @@ def _run_state(record: RunRecord, steps: list[StepStatus]) -> RunState:
         if state in states:
             return RunState(state)
     return RunState.FAILED
+
+
+def _combinations(combinations: Sequence[Mapping[str, Any]], steps: Sequence[StepStatus],
+            ) -> list[CombinationStatus]:
+    """The state and the result of each combination of a sweep, as its record lists them."""
+    by_name = {step.name: step for step in steps}
+    found = []
+    for each in combinations:
+        own = [by_name[name] for name in each["steps"].values()]
+        unfinished = [step.state for step in own if not step.state.is_done]
+        state = next((one for one in _ORDER if one in unfinished),
+                     unfinished[0] if unfinished else StepState.DONE)
+        result = own[-1].detail if own and not unfinished else ""
+        found.append(CombinationStatus(each["values"], each["steps"], state, result))
+    return found

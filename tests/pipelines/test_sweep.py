@@ -9,7 +9,7 @@ import pytest
 from l3hpc.config import settings
 from l3hpc.errors import InputError
 from l3hpc.pipelines import plan, preview, sweep
-from l3hpc.runs import combinations, display, status
+from l3hpc.runs import display, status
 from l3hpc.runs.status import RunStatus
 from l3hpc.runs.step_status import StepStatus
 from l3hpc.workspace.states import RunState, StepState
@@ -147,7 +147,7 @@ def test_status_groups_by_combination_and_ends_with_their_results():
 
     steps = [one("extract", "done", "3 rows"), one("train-64", "reused", "2 epochs, loss 0.5"),
              one("train-128", "running", "3/9"), one("train-256", "failed", "no memory")]
-    found = combinations.collect([{"values": {"emb-dim": dim}, "steps": {
+    found = status._combinations([{"values": {"emb-dim": dim}, "steps": {
         "extract": "extract", "train": f"train-{dim}"}} for dim in ("64", "128", "256")], steps)
     shown = RunStatus("s", "upstream", "local", RunState.FAILED, 0.0, steps,
                       next="l3hpc resume s", combinations=found)

@@ -2,6 +2,6 @@
 
 ``state`` (schedule, history, patience, checkpoint) and ``loop`` need no TensorFlow: ``loop`` runs
 the two steps of an engine, keeps the best models and restarts at the next batch after an
-interruption. ``engine`` says what it needs of one; ``tensorflow_engine`` and ``torch_engine`` have
+interruption, and says what it needs of an engine; ``tensorflow_engine`` and ``torch_engine`` have
 one training step and one validation step each.
 """
