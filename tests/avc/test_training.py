@@ -18,7 +18,7 @@ from l3hpc.avc.vision import VisionSpec
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training.state import Schedule
 
-SPEC = NetworkSpec(2000, 16, 100, 256, filters=(4,) * 8)
+SPEC = NetworkSpec(2000, 16, 100, 256, filters=(4,) * 5)
 
 class Data:
     def batch(self, rows):

@@ -173,7 +173,7 @@ def test_a_keras_compiled_and_trained_model_is_read_past_its_optimizer(tmp_path,
 
     spec = NetworkSpec(8000, 32, 160, 256, filters=TINY)
     model = network.build_untrained(spec, 1)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     model.fit(noise(4), np.ones((4, 5)), verbose=0)
     model.save(tmp_path / "m.keras")
     assert weights.describe_weights(tmp_path / "m.keras").spec == spec

@@ -37,7 +37,7 @@ def learnt(session_runner):
         **SMALL, "videos": "generated:5", "scenes": 240, "pairs_per_video": PER_SCENE,
         "test_share": 0.25, "videos_per_task": 80, "augment": False})
     runner.train = runner.run("avc_train", {
-        **NETWORK, "epochs": 5, "batch_size": 32, "learning_rate": 3e-3, "schedule": "cosine"})
+        **NETWORK, "epochs": 3, "batch_size": 32, "learning_rate": 1e-2, "schedule": "cosine"})
     return runner
 
 
@@ -47,7 +47,7 @@ def test_generated_scenes_are_learnt_far_above_chance(learnt):
 
     The bound takes the twelve pairs of a scene as one (they may all stand or fall together), so 60
     trials: the exact binomial interval of 99% around the accuracy must lie above one half. That is
-    so from 41 of 60, 68%, on; 73% was seen.
+    so from 41 of 60, 68%, on; 81% was seen.
     """
     tested = learnt.train.results[0]["test"]
     scenes = tested["pairs"] // PER_SCENE
@@ -98,9 +98,9 @@ def test_the_audio_half_is_a_teacher(learnt, city):
 def test_the_row_of_the_ledger(learnt):
     rows = [(values, epoch) for tab, values, epoch in learnt.records.rows if tab == "embedding"]
     assert {*find_tab("embedding").fields, "state"} == set().union(*(row for row, _ in rows))
-    assert [epoch for _, epoch in rows] == [None, 0, 1, 2, 3, 4, 4]
+    assert [epoch for _, epoch in rows] == [None, 0, 1, 2, 2]
     last = rows[-1][0]
-    assert last["state"] == "finished" and last["latest_epoch"] == 4
+    assert last["state"] == "finished" and last["latest_epoch"] == 2
     assert (last["samp_rate"], last["num_mels"], last["num_hops"], last["num_dft"]) == (
         8, 16, 20, 512)
     assert last["best_validation_acc"] == max(
@@ -189,7 +189,7 @@ def test_the_report_tells_the_accuracy(learnt):
     tested = learnt.train.results[0]["test"]
     taught = findings.correspondence
     assert (taught.pairs, taught.right) == (tested["pairs"], tested["right"])
-    assert len(findings.epochs) == 5 and findings.networks[0].emb_dim == 16
+    assert len(findings.epochs) == 3 and findings.networks[0].emb_dim == 16
     text = page(findings)
     assert f"{100 * tested['accuracy']:.1f}%" in text
     low, high = tested["interval"]
