@@ -30,22 +30,26 @@ def test_only_what_says_that_it_starts_is_left_out():
     assert drop_startup_lines("") == ""
 
 
-def test_tensorflow_is_there_and_stderr_is_as_it_was():
+@pytest.mark.parametrize("way", ["import_tensorflow()", "quiet_first_import()"])
+def test_what_it_writes_when_it_starts_is_left_out_and_stderr_is_as_it_was(tmp_path, way):
+    """A module that writes what TensorFlow does, both ways: C++ writes to the descriptor."""
+    (tmp_path / "tensorflow.py").write_text(
+        "import os, sys\n"
+        f"os.write(2, {STARTING.encode()!r})\nsys.stderr.write({KEPT!r})\n"
+        "level = os.environ['TF_CPP_MIN_LOG_LEVEL']\n")
     code = ("import os, sys\n"
-            "from l3hpc.models.tensorflow_log import import_tensorflow\n"
-            "os.write(2, b'before\\n')\n"
-            "import_tensorflow()\n"
+            "from l3hpc.models.tensorflow_log import import_tensorflow, quiet_first_import\n"
+            "sys.stderr.write('before\\n')\n"
+            f"{way}\n"
+            "import tensorflow\n"
             "os.write(2, b'after\\n')\n"
             "import_tensorflow()\n"
-            "sys.modules['tensorflow'].config.list_physical_devices('GPU')\n"
-            "print(sys.modules['tensorflow'].constant(3).numpy())\n")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "3\n", done.stderr
-    lines = done.stderr.splitlines()
-    assert lines[0] == "before" and "after" in lines
-    assert not [line for line in lines if "oneDNN" in line or line.startswith("I0000")]
-    if not Path(NVIDIA).exists():
-        assert lines == ["before", "after"]
+            "print(tensorflow.level)\n")
+    environment = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**environment, "PYTHONPATH": str(tmp_path)})
+    assert (done.stdout, done.stderr) == (
+        "2\n" if Path(NVIDIA).exists() else "3\n", f"before\n{KEPT}after\n")
 
 
 def test_without_a_stderr_it_is_imported_all_the_same(tmp_path):
@@ -66,6 +70,7 @@ def test_whichever_module_imports_tensorflow_first_it_starts_without_its_lines()
             "from l3hpc.models.tensorflow_log import quiet_first_import\n"
             "quiet_first_import()\n"
             "quiet_first_import()\n"
+            "os.write(2, b'before\\n')\n"
             "import keras\n"
             "os.write(2, b'after\\n')\n"
             "import tensorflow as tf\n"
@@ -73,9 +78,13 @@ def test_whichever_module_imports_tensorflow_first_it_starts_without_its_lines()
             "assert not [f for f in sys.meta_path\n"
             "            if type(f).__module__ == 'l3hpc.models.tensorflow_log']\n"
             "keras.Sequential([keras.layers.Dense(1)])(tf.zeros((1, 2)))\n"
+            "tf.config.list_physical_devices('GPU')\n"
             "print(tf.constant(3).numpy())\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
     assert done.stdout == "3\n", done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == "before" and "after" in lines
+    assert not [line for line in lines if "oneDNN" in line or line.startswith("I0000")]
     if not Path(NVIDIA).exists():
-        assert done.stderr == "after\n"
+        assert lines == ["before", "after"]
