@@ -274,6 +274,7 @@ def _resume(
                    else _nothing(name, todo, dry_run=True))
         _note_administrator_holds(todo)
         return EXIT_OK
+    # the plan is made inside of resume, under the lock of the run: what is announced is submitted
     announced: list[resumption.ResumePlan] = []
 
     def announce(todo: resumption.ResumePlan) -> None:

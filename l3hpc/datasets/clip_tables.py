@@ -165,6 +165,7 @@ def read_table(source: ClipTable) -> LabelledDataset:
     classes = sorted({one for own in found for one in own}, key=_class_order(found))
     number = {name: index for index, name in enumerate(classes)}
     own = [tuple(sorted(number[one] for one in each)) for each in found]
+    # a clip without a group is a group of its own: nothing has to stay together with it
     sources = [names[name] if group is None else row[group].strip() or names[name]
                for name, _, row in rows]
     made = source.folds or 5
@@ -177,6 +178,8 @@ def read_table(source: ClipTable) -> LabelledDataset:
     columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}"]
     if fold is None and split is None:
         columns.append(f"{made} folds made" + (f" with groups of {group!r}" if group else ""))
+        # a split that the data set came with is easily overlooked, and numbers by it are not
+        # comparable with those of our folds
         unused = next((column for column in header
                        if {TRAIN, TEST} <= set(_parts(column, rows)) <= set(PART_NAMES)), None)
         if unused:
@@ -184,6 +187,7 @@ def read_table(source: ClipTable) -> LabelledDataset:
     else:
         columns.append(f"folds of {fold!r}" if split is None else
                        f"split of {split!r}: {_part_sizes(clips)}")
+        # stated folds stay as they are, but what is learned of a group may be tested on it
         of_group = Counter(name for name, _ in set(zip(sources, folds, strict=True)))
         divided = sum(count > 1 for count in of_group.values())
         if divided:

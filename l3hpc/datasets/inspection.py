@@ -138,6 +138,7 @@ def probe_audio_files(folder: Path, names: Sequence[str], findings: Inspection, 
                 contents = _read_all_samples(folder / name)
                 length = contents.seconds
                 _note_oddities(name, contents, odd)
+                # one that is too short anyway has a single finding
                 if not contents.peak and contents.frames and length >= shortest:
                     bad["silent"].append(name)
             if not length:

@@ -173,6 +173,7 @@ class ReadyEmbeddings:
         extra = [] if others else [
             str(self.files[stem].relative_to(self.folder))
             for stem in sorted(self.files.keys() - set(stems))]
+        # both in one message: with another naming of files, neither has a partner
         wrong = [text for names, total, what in (
             (silent, recordings, "recordings have no embeddings"),
             (extra, self.files, "files of embeddings have no recording"))

@@ -251,6 +251,7 @@ def volunteer_tags(rng: np.random.Generator, events: list[SoundEvent],
         draw = rng.random()
         fine = str(event.fine)
         if len(fines) > 1 and draw < disagreement * (0.5 if event.uncertain else 0.12):
+            # as in SONYC-UST: of this category, but uncertain which
             fine = "X"
         elif len(fines) > 1 and draw > 1 - 0.08 * disagreement:
             fine = str(rng.choice([f for f in fines if f != event.fine]))

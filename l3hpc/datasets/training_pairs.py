@@ -279,6 +279,7 @@ def find_pairs(
                          where=str(source.parts[0].path), allowed="one matrix to learn",
                          hint=f"Choose one: --set train.embedding_key='{reduced[0]}'")
     rows = open_source(extract) if extract is not None and targets is not None else source
+    # artifacts name recording and time of each row; published files have rows in the same order
     if extract is not None and rows.kind == "artifact" and source.kind == "artifact":
         return artifact_pairs(rows, source, audio, timezone)
     if audio is None:

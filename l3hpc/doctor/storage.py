@@ -180,6 +180,7 @@ def scratch_line(config: Config, ask: Ask, probe: bool = True) -> Finding:
                        f"{folder}, {shutil.disk_usage(folder).free / 1e9:,.0f} GB free")
     if not probe:
         return Finding(check, "off", f"{text}: not checked without a job on a node")
+    # a profile of the shell on the node may print lines of its own
     mark = f"l3hpc-{uuid.uuid4().hex[:8]}"
     answer = ask([*srun(config), "sh", "-c", SCRATCH_PROBE, "sh", mark,
                   *(("$" if is_variable else "=") + part for part, is_variable in pieces(text))])

@@ -353,6 +353,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
 
     if rate < 1000:
         refuse("--asr", f"a sample rate of {rate} Hz is too low for audio", "at least 1000 Hz")
+    # in this order, because each is only defined where those before it are allowed
     samples = window_samples(window_s, rate)
     if n_dft < 2 or n_dft % 2 or n_dft > samples:
         frame = "a one-second frame" if window_s == 1 else f"a frame of {window_s:g} s"

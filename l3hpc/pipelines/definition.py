@@ -378,6 +378,7 @@ def _check_step(step: StepDefinition, steps: Mapping[str, StepDefinition]) -> No
     inputs = known.inputs
     no_inputs = f"{step.kind} takes no input of another step"
     providers: dict[str, str] = {}
+    # a step that failed has left no output that ours could read
     if step.any_needs and not known.takes_any:
         users = [other for other in kinds.BUILT_IN if kinds.step(other).takes_any]
         raise InputError(f"{step.name} cannot run after {step.any_needs[0]!r} has failed",

@@ -282,6 +282,7 @@ def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord],
     """
     usable = [record.run for record in runs if _outputs_of(workspace, record, kind, cluster)]
     run, slash, step = name.partition("/")
+    # a name in full comes before a beginning: run-1 is not run-10
     if run not in {record.run for record in runs} and _begins_a_run(name, runs):
         run = records.find(workspace, run)
         name = f"{run}{slash}{step}"

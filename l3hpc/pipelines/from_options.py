@@ -57,6 +57,7 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
                                                    given["embedding_valid_dir"])
     config = settings.load(given.get("config_file"), given.get("cluster"), overrides={
         key: (str(given[name]), option) for name, (key, option) in _PATHS.items() if name in given})
+    # what there is one of each for is read from the inputs, which only the other options name
     each = [option for name, option in known.items() if OPTIONS[option].kind == "each"]
     request = plan.Request(
         options={option: OPTIONS[option].value(given[name]) if name in given else None

@@ -65,9 +65,11 @@ def last_cost(plan: Plan) -> tuple[str, Cost] | None:
     missing: Counter[str] = Counter()
     for step in plan.steps:
         missing[step.kind] += len(step.missing)
+    # drops kinds of which nothing is missing
     missing = +missing
     for record in records.read_all(plan.workspace, broken=[]) if missing else ():
         past = [old for old in record.steps if old.kind in missing]
+        # a run that is not finished would make everything look cheap
         if record.pipeline != plan.pipeline or {old.kind for old in past} != set(missing) or any(
                 len(artifacts.finished(Path(old.artifact))) < old.tasks for old in past):
             continue

@@ -234,6 +234,7 @@ def build(pipeline: str | Pipeline, config: Config, request: Request,
             raise
         every.append((chosen, steps))
     names = _names(every)
+    # steps of the same fingerprint have the same name: all combinations share one
     merged: dict[str, PlannedStep] = {}
     named = []
     for chosen, steps in every:

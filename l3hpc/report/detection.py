@@ -265,6 +265,7 @@ def detector(shown: Scores, validated: Scores | None = None) -> Detector:
     validated
         Those of the same level on validate, where thresholds are chosen.
     """
+    # thresholds are chosen on validate: its positives tell how certain they are on any split
     on = validated.detection if validated else None
     few = {one.tag for one in (on.tags if on else ())
            if one.chosen and one.positives < FEW_POSITIVES}

@@ -223,6 +223,7 @@ def variants_table(found: Comparison) -> Table:
         first = found.metrics[0] if found.metrics else None
         value = None if first is None or not first.better else variant.metrics.get(first.name)
         sign = -1 if first is not None and first.better == "higher" else 1
+        # equal ones stay in the order of the sweep
         return value is None, 0.0 if value is None else sign * value, index
 
     header = [*(("run",) if found.of_runs else found.options), "state",

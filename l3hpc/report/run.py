@@ -204,6 +204,7 @@ def _facts(now: RunStatus, record: RunRecord, collected: Sequence[StepFacts]
     facts = []
     for base in dict.fromkeys(base_of.values()):
         variants = [step for step in now.steps if base_of.get(step.name) == base]
+        # what somebody has to repair counts more than what is still going on
         state = next((step.state for step in variants if step.state.is_stuck), next(
             (step.state for step in variants if not step.state.is_done), variants[0].state))
         times = [result["elapsed_s"] for step in variants

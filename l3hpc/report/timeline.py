@@ -139,10 +139,12 @@ def figure(steps: Sequence[StepTimes], width: int) -> Markup | None:
     is_wide = width >= WIDE
     start, end = min(span.start for span in spans), max(span.end for span in spans)
     left, right = (170, width - 212) if is_wide else (6, width - 10)
+    # a job may end in the second in which it began, and no scale has a length of 0
     scale = Scale(start, max(end, start + 1), left, right)
     bars: list[Markup] = []
     top = 8.0
     for step in steps:
+        # bars of many tasks get thinner, down to what can still be seen
         lane = max(BAR / len(step.tasks), LANE) if step.tasks else BAR
         height = max(lane * len(step.tasks), BAR)
         size = f" ×{len(step.tasks) + step.left_out}" if len(step.tasks) > 1 else ""

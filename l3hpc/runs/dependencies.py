@@ -214,10 +214,12 @@ def _live_elsewhere(plan: Plan, wanted: Collection[str]) -> Iterator[tuple[str, 
             if entry.artifact not in wanted or not entry.attempts \
                     or len(artifacts.finished(entry.artifact, entry.tasks)) >= entry.tasks:
                 continue
+            # asked at most once: one answer has the jobs of all runs of this user
             answer = answer or schedulers.of_record(plan.workspace, record).jobs(record)
             jobs = attempts.latest(entry)
             own = answer.of(record, entry, jobs.values()).live
             yield entry.artifact, _LiveStep(entry, {
+                # a job that is held, or whose dependency failed, may never end
                 index: job for index, job in jobs.items() if job in own
                 and own[job].hold is None and not own[job].dependency_failed})
 

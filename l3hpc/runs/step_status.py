@@ -295,6 +295,7 @@ def _merge(
     status.restarts = max((task.restarts for task in tasks.values()), default=0)
     state = _merged_state(by_state)
     started = any(task.started for task in tasks.values())
+    # what has started ran before its parent failed: its own state says more than ``blocked``
     if stuck and not started and state not in (TaskState.RUNNING, TaskState.FAILED):
         cancelled = was_cancelled and all(parent.state is StepState.CANCELLED for parent in stuck)
         if not (cancelled and state is TaskState.CANCELLED):

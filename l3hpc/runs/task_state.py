@@ -209,6 +209,7 @@ def _by_signal(marks: TaskMarks) -> bool:
 
 
 def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
+    # the script has ended, but Slurm still cleans up on the node
     if live.state == JobState.COMPLETING:
         return TaskStatus(TaskState.RUNNING, "ending", elapsed_s=live.elapsed_s,
                           restarts=live.restarts, started=True)
@@ -229,6 +230,7 @@ def _live(live: LiveJob, marks: TaskMarks) -> TaskStatus:
         detail += _HOLD_HINTS[live.hold is Hold.ADMINISTRATOR]
     if live.start:
         detail += f", expected to start {local_time(live.start)}"
+    # a pending job with a mark of its beginning has run before
     if live.restarts or marks.begin is not None:
         return TaskStatus(TaskState.REQUEUED, detail=detail, restarts=live.restarts, started=True)
     return TaskStatus(TaskState.QUEUED, detail=detail)

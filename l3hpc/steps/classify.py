@@ -194,6 +194,7 @@ class Classify(Step[ClassifyParams]):
             values, notes = read_metadata(annotation_file, clips.files)
             for note in notes:
                 task.progress.note(note)
+        # clips without an embedding are in no split
         place = {name: row for row, name in enumerate(clips.files)}
         rows = {split: [place[name] for name in files if name in place]
                 for split, files in splits.items()}

@@ -148,6 +148,7 @@ def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> 
     from l3hpc.io.tables import read_rows, require_columns
     from l3hpc.tagging.clip_metadata import read_split
 
+    # a value without effect is refused: the ledger would show it beside the result
     if params.model == "framewise" and not params.autopool_constraint:
         raise InputError("a framewise classifier has no AutoPool",
                          where="classify.autopool_constraint",
@@ -169,6 +170,7 @@ def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> 
             and params.learning_rate != params.value_if_left_out("learning_rate")):
         raise InputError("L-BFGS has no learning rate", where="classify.learning_rate",
                          hint="Leave learning_rate out, or use --set classify.optimizer=adam")
+    # a synthetic clip is mixed of two, which may have two sensors and two distances
     for name in ("sensor_factor", "proximity_factor"):
         if getattr(params, name) and params.oversample != "none":
             raise InputError(f"synthetic clips have no {name.removesuffix('_factor')}",

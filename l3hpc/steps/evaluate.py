@@ -108,11 +108,13 @@ class Evaluate(Step[EvaluateParams]):
             if split not in numbers:
                 raise InputError(f"nothing was predicted for split '{split}'",
                                  where="evaluate.split", allowed=", ".join(numbers))
+        # the published file has the levels of one split at its top, where its readers look
         published = evaluation.published(numbers[wanted[0]])
         each = {} if len(judged) == 1 else {"seeds": {
             str(one.classifier.seed): one.numbers for one in judged}}
         write_json(task.output / "evaluation.json",
                    {**published, "split": wanted[0], **numbers, **each})
+        # curves of several classifiers have no mean: each has other thresholds
         write_json(task.output / "curves.json", judged[0].curves)
         write_json(task.output / "thresholds.json", {
             "split": "validate", "rule": detection.RULE,
@@ -124,6 +126,7 @@ class Evaluate(Step[EvaluateParams]):
                     if level in (one.classifier.settings.get("levels") or list(scores)[:1]):
                         row = _row(task, one.classifier.settings, params, level, scores[level],
                                    annotation_file, taxonomy_file)
+                        # exp_id is part of the key: without these, rows would replace each other
                         if len(judged) > 1:
                             row["exp_id"] += f"-seed{one.classifier.seed}"
                         if params.split == "both":

@@ -177,6 +177,7 @@ def _definition(text: str, name: str, where: str) -> ast.FunctionDef | None:
     functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
     if name in functions:
         return functions[name]
+    # what is imported or assigned cannot be checked without running the module
     bound = {alias.asname or alias.name for node in body
              if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
     bound |= {target.id for node in body if isinstance(node, ast.Assign)
@@ -195,6 +196,7 @@ def _check_arguments(definition: ast.FunctionDef, given: Collection[str], where:
         raise InputError(f"{definition.name} takes no argument", where=place,
                          hint="Its first argument is the task: def NAME(task, …).")
     named = [one.arg for one in (*arguments.args, *arguments.kwonlyargs)]
+    # the first argument is the task, which ours gives it
     named = [name for name in named if name not in plain[:1]]
     unknown = sorted({*given} - {*named})
     if unknown and not arguments.kwarg:

@@ -139,6 +139,7 @@ def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
                          allowed="two evaluations of the same kind")
     for what, one, other in zip(("annotations", "taxonomies"), first.files or (),
                                 second.files or (), strict=False):
+        # by contents, because everybody has a copy of their own
         if digest_file(one) != digest_file(other):
             raise InputError(f"they are judged by different {what}: {one} and {other}", where=both,
                              hint="To judge both by the same: --sonyc-ust FOLDER")

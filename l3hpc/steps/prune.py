@@ -313,6 +313,7 @@ class Prune(Step[PruneParams]):
         known = identity(params.weights)
         text = str(task.shard["plan"])
         plan = plans.parse_plan(text, params.depth)
+        # depth and width first: the plan has a percentage of what is left by them
         network = pruning.reduce_depth(whole, params.depth)
         if params.filters is not None:
             network = pruning.reduce_width(network, params.filters, params.norms)

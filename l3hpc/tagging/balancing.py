@@ -143,7 +143,9 @@ def oversample(method: str, features: np.ndarray, y: np.ndarray, *, threshold: s
                      f"{_listed(alone)}")
     for _ in range(iterations):
         ratios = imbalance(groups.counts)
+        # a very rare tag would need many times more synthetic clips than there are others
         limit, room = limit_of(threshold, ratios), len(present)
+        # the rarest first, because there may not be room for all
         for group in np.argsort(-ratios, kind="stable").tolist():
             if limit < ratios[group] < np.inf:
                 mixed = list(itertools.islice(_balance(groups, group, limit, features, rng), room))

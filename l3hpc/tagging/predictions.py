@@ -244,6 +244,7 @@ def _levels(columns: Sequence[str], taxonomy: Taxonomy, where: str
                    if any(name in columns for name in needed[level]))
     if not levels:
         names = [*taxonomy.coarse_columns, *taxonomy.fine_columns]
+        # annotations have the same tags and are easily taken for predictions
         presence = [name for name in columns if name.removesuffix("_presence") in names]
         hint = f"It has {presence[0]!r}: these are annotations." if presence else next(
             (f"{column!r} in it resembles {one[0]!r}: names must match exactly."

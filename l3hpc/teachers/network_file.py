@@ -148,6 +148,7 @@ def fit(path: Path, graph: Graph, sidecar: Sidecar, where: str | None = None) ->
     given: tuple[int, ...] = (samples,)
     if sidecar.frontend is not None:
         given = sidecar.frontend.shape(samples)
+    # exporters place axes of length 1 (batch, channel) differently: only the others are compared
     stated = [size for size in per_window(source) if size != 1]
     wanted = [size for size in given if size != 1]
     if len(stated) != len(wanted) or any(
@@ -158,6 +159,7 @@ def fit(path: Path, graph: Graph, sidecar: Sidecar, where: str | None = None) ->
                          f"takes {source}", where=where,
                          hint="Correct rate, window or frontend.")
     left = iter(wanted)
+    # an axis without a stated length gets that of the sidecar
     shape = tuple(1 if size == 1 else next(left) for size in per_window(source))
     target = graph.tensor(sidecar.output, where)
     sizes = [size for size in target.shape[1:] if size != 1]
@@ -167,6 +169,7 @@ def fit(path: Path, graph: Graph, sidecar: Sidecar, where: str | None = None) ->
                              hint="Name another output, or set pool: mean (or max).")
         return Fitted(shape, target.length)
     rank = len(target.shape)
+    # axis 0 is that of the windows and never pooled, so it also stands for a wrong one
     axis = sidecar.axis % rank if -rank <= sidecar.axis < rank else 0
     size = target.shape[axis] if axis else None
     if size is None or not sizes:

@@ -68,6 +68,7 @@ def check(options: Options, as_json: bool) -> None:
     snapshot = read_snapshot(sheets)
     expected_tabs = [tab for tab in chosen_tabs((), store.fold(), main_too=True)
                      if has_place_for(snapshot, tab)]
+    # a tab that the sheet has is compared although nothing has been recorded for it yet
     tabs = list(dict.fromkeys([*expected_tabs, *(grid.tab for grid in snapshot.tabs.values())]))
     report: dict[str, Any] = {"title": snapshot.title, "tabs": {}}
     for tab in tabs:

@@ -271,6 +271,7 @@ def _merge_between(row: Row, batch: Batch, items: Sequence[list[dict[str, Any]]]
         target, rule = followers.get(name) or (name, rules.get(name))
         if rule in ("min", "max"):
             found: Sequence[Any] = column
+            # NaN and infinities are texts in a journal; a bool is no number either
             if not set(map(type, column)) <= {float, int}:
                 found = [value for value in column if finite_number(value) is not None]
             if found:

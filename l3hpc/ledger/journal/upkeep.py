@@ -164,6 +164,7 @@ def _bundle(folder: Path, closed: Mapping[str, list[Path]], left: set[Path],
 def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
             report: Compacted) -> dict[str, list[Path]]:
     """Return the files of closed runs, by run, with those that a killed compaction renamed."""
+    # files have the times of the file server, whose clock may differ from that of this machine
     now = _file_server_time(folder)
     ended = {place for place, row in fold.rows.items() if row.extra.get("state") in ENDED}
     files: dict[str, list[Path]] = {}
@@ -180,10 +181,12 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
             reasons[run] = "written a short while ago"
         elif silence < silent_s and not rows <= ended:
             reasons.setdefault(run, "its run has not ended")
+    # a run is closed as a whole: one file that is still written keeps all of them
     for run, reason in reasons.items():
         paths = files.pop(run)
         report.kept.update(dict.fromkeys((path.name for path in paths), reason))
     for paths in files.values():
+        # what cannot be read completely stays, so that it can still be repaired by hand
         for path in [path for path in paths if os.fspath(path) in fold.torn]:
             report.kept[path.name] = DAMAGED
             paths.remove(path)

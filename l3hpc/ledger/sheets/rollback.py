@@ -187,6 +187,7 @@ def _is_intent(value: object) -> bool:
         return False
     versions = [value.get("version"), *(value.get("versions") or [])]
     stages = [value.get("tabs"), *(value.get("undone") or [])]
+    # not isinstance, for which True is a number
     return (all(type(version) is int for version in versions)
             and type(value.get("pid")) is int and type(value.get("time")) in (int, float)
             and all(isinstance(tabs, dict) and all(

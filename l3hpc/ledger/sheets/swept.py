@@ -204,6 +204,7 @@ def _misplaced(grid: TabGrid, before: list[list[Any]], now: list[list[Any]], sen
     own = [target for target in sent if target.grid.tab is grid.tab]
     if not own:
         return []
+    # people may move rows and columns while we write: cells are found by key and title
     old, new = _by_key(grid, before), _by_key(grid, now)
     intended = {(key, title): target.cells[number] for target in own
                 for key, (grid_row, _) in old.items() if grid_row == target.grid_row

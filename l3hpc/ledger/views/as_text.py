@@ -206,6 +206,7 @@ def _without_common_parts(texts: Sequence[str], longest: int) -> list[str]:
         return [_shorten_start(text, longest) for text in texts]
     parts = [text.split("/") for text in texts]
     last = 0
+    # the last part that is left stays, even if all have it: a name is never empty
     while len({tuple(part[-last - 1:]) for part in parts}) == 1 and all(
             len(part) > last + 1 for part in parts):
         last += 1

@@ -107,6 +107,7 @@ def mean_of(folds: Sequence[Row], tab: Tab) -> Row:
         own = [row.values.get(column.field) for row in folds]
         numbers = [number for value in own if (number := finite_number(value)) is not None]
         if column.field in scored:
+            # the mean of some folds is not that of the cross-validation
             if len(numbers) == len(folds):
                 values[column.field] = statistics.fmean(numbers)
                 deviations[column.field] = statistics.stdev(numbers)
