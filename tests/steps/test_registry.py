@@ -1,6 +1,7 @@
 """Steps by name: fingerprints of earlier versions, and what a name may not do."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.pipelines import planned
 from l3hpc.steps.base import Params
+from l3hpc.steps.networks import is_noted
 
 # computed before steps were classes: artifacts of that time must be found again
 FINGERPRINTS = {
@@ -85,3 +87,11 @@ def test_planner_command_line_report_and_doctor_know_no_step_by_name():
         if named:
             found[path.relative_to(package).as_posix()] = named
     assert found == OTHER_MEANINGS
+
+
+def test_a_result_without_a_note_imports_nothing_that_reads_networks(monkeypatch):
+    """As sample, fit and reduce end: numpy and the engines are a third of what such a job takes."""
+    monkeypatch.setitem(sys.modules, "l3hpc.models.weights", None)
+    assert not is_noted([{"rows": 3}, {"rows": 4, "note": None}])
+    with pytest.raises(ImportError):
+        is_noted([{"rows": 3}, {"note": "random"}])
