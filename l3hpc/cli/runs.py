@@ -205,6 +205,7 @@ def status(
     folder, notified = workspace(config_file, workspace_dir), -NOTIFY_EVERY_S
     while True:
         text, is_active, code = _status_text(folder, run, everything, as_json)
+        # less often than the table is drawn, but in any case when the run has ended
         if watch is not None and (not is_active or time.monotonic() - notified >= NOTIFY_EVERY_S):
             failed = announce(folder, config_file)
             notified = time.monotonic()

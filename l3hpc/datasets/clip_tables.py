@@ -333,6 +333,7 @@ def _labels(source: ClipTable, columns: Sequence[str], rows: Sequence[_Row],
         found = [[part.strip() for part in row[columns[0]].split(separator) if part.strip()]
                  if separator else [row[columns[0]].strip()] * bool(row[columns[0]].strip())
                  for _, _, row in rows]
+        # a label that a cell has twice is one label
         found = [list(dict.fromkeys(own)) for own in found]
     _refuse_rows("{n} of {total} clips have no label", source, rows,
                  [index for index, own in enumerate(found) if not own],

@@ -124,6 +124,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[KeyPath, int]]:
     except yaml.MarkedYAMLError as error:
         problem = ", ".join(part for part in (error.context, error.problem) if part)
         if "'\\t'" in problem:
+            # the words of PyYAML name a token, and not what one sees
             problem = "a tab where only spaces are allowed"
         raise _refusal(name, error.problem_mark or error.context_mark,
                        f"not valid YAML: {problem}") from None

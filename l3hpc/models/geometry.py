@@ -148,6 +148,7 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     dict
         ``KEYS`` that it states; {} without such a layer.
     """
+    # a file from anywhere: nothing about its structure is certain
     inner = config.get("config")
     layers = inner.get("layers") if isinstance(inner, dict) else None
     for layer in layers if isinstance(layers, list) else []:

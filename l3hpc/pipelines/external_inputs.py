@@ -184,6 +184,7 @@ def run_file(workspace: Path, kind: str, name: str, value: str, origin: str) -> 
         if not usable:
             raise InputError(f"no run in {workspace} has a finished {kind}", where=origin)
         path = run_output(workspace, usable[0], kind, runs, None, origin).path
+    # a name in full comes before a path, a path before the beginning of a name
     elif value.partition("/")[0] in {record.run for record in runs} or (
             not path.exists() and _begins_a_run(value, runs)):
         path = run_output(workspace, value, kind, runs, None, origin).path

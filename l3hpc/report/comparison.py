@@ -289,6 +289,7 @@ def _from_rows(rows: Sequence[Row]) -> Iterator[_Value]:
     if not rows:
         return
     tab = rows[0].tab
+    # ``latest_`` columns tell how far a training is, not how good its result
     columns = [column for column in tab.columns if column.update and column.kind == "number"
                and not column.field.startswith("latest_")]
     columns.sort(key=lambda column: column.field != tab.rank)

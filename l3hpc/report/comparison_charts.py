@@ -177,6 +177,7 @@ def scatter(comparison: Comparison, option: str, metric: Metric) -> Markup:
     if len(means) > 1:
         parts.append(line(means, "line mean"))
     best = comparison.best
+    # the best last, so that no other dot covers it
     for index, variant, number in sorted(known, key=lambda one: one[0] == best):
         left, top = x(positions[variant.values.get(option, "")]), y(number)
         parts.append(element(
@@ -213,6 +214,7 @@ def losses(comparison: Comparison, width: int) -> Markup | None:
     whole = sorted({round(value) for value in ticks(x.low, x.high, width // 70)})
     parts = axes(x, y, whole, ticks(y.low, y.high, 5), "epoch")
     best = comparison.best
+    # the best last, so that no other line covers it
     for index, (variant, points) in sorted(curves.items(), key=lambda item: item[0] == best):
         parts.append(element(
             "g", element("title", in_words(variant, comparison)),

@@ -55,6 +55,7 @@ def collect(workspace: Path, record: RunRecord, running: Mapping[str, bool]
     found: list[StepTimes] = []
     for step in record.steps:
         every = artifacts.results(Path(step.artifact))
+        # also of steps without jobs of this run: what needs their results could not start earlier
         ready[step.name] = max((result["finished"] for result in every), default=0.0)
         results = {result["index"]: result for result in every
                    if "index" in result and origin.is_own(result, record.run, step)}

@@ -281,8 +281,10 @@ def _counts(jobs: dict[str, LocalJob], step: StepRecord) -> Counter[JobState]:
 
 def _stage(counts: Counter[JobState]) -> str:
     """``waiting``, ``running``, ``done``, ``failed``, ``cancelled`` or ``blocked``."""
+    # no job was needed: everything existed before
     if not counts:
         return "done"
+    # between two tasks of an array, none is running
     if counts[JobState.RUNNING] or (counts[JobState.PENDING] and counts[JobState.COMPLETED]):
         return "running"
     if counts[JobState.PENDING]:

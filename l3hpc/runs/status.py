@@ -257,6 +257,7 @@ def _next_commands(run: str, steps: Sequence[StepStatus]) -> tuple[str, str | No
     sets = [word for step in open_steps if step.needs_mem_mb
             for word in ("--set", f"{step.name}.mem={format_memory(step.needs_mem_mb)}")]
     resume = command_line("resume", run, *(word.replace(" ", "") for word in sets))
+    # what would only fail again has to be read before it is resumed
     failed = next((step for step in open_steps if step.repeats), None)
     return (resume, None) if failed is None else (command_line("logs", run, failed.name), resume)
 

@@ -438,6 +438,7 @@ def _predict(classifier: Classifier, level: str, split: str, task: Task, present
     for pooling in ("mean",) if classifier.config.model == "mil" else POOLINGS:
         more = "" if pooling == "mean" else f"_{pooling}"
         name = f"predictions_{level}_{split}{more}.csv"
+        # clips without an embedding count too: leaving them out would change what is compared
         found = predictions.complete(classifier.predictions(files, x, pooling, rows), agreed)
         predictions.write(task.output / name, found, taxonomy)
         written.append(name)

@@ -191,6 +191,7 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
     if small and not partial:
         count = sum(clip.fold == small[0] for clip in data.clips)
         lists = f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: "
+        # how many clips a table of one's own should have, nobody can say
         if data.published is None:
             raise InputError(
                 f"{lists}a fold has {len(data.clips) / len(folds):,.0f} on average",
@@ -254,6 +255,7 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
                                   "--set folds.max_missing=0.5")
         task.progress.note(f"{text}; they are neither trained on nor scored")
     present = set(files)
+    # few clips of all may still be most clips of one fold
     there = Counter(clip.fold for clip in data.clips if clip.file in present)
     listed = Counter(clip.fold for clip in data.clips)
     lost = [fold for fold in data.folds if there[fold] < listed[fold] / 2]

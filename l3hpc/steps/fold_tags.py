@@ -205,6 +205,7 @@ def combined(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     from l3hpc.models.weights import random_weights_note
 
     first, tested = records[0], [one["scores"]["test"] for one in records]
+    # a fold without clips of a class says nothing about it, and is no 0
     each = {name: [one[CLASSES][name] for one in tested if one[CLASSES][name] is not None]
             for name in first["classes"]}
     return {

@@ -214,6 +214,7 @@ class Distill(Step[DistillParams]):
         metadata.setdefault("teacher", pairs.teacher)
         row = _row(params, task, network, metadata, step=self.name, rows=rows, data=pairs.audio)
         row.record({})
+        # a checkpoint of another start, or of other data, is not continued
         deciding = params.model_dump(mode="json", exclude=set(self.not_in_fingerprint))
         first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
         folder = task.scratch / "training"

@@ -95,7 +95,9 @@ class Sample(Step[SampleParams]):
         corpus = EmbeddingCorpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
         wanted = task.shard.get("sensor")
         sensors = [wanted] if wanted is not None else corpus.sensors()
+        # rounded up: a reduction needs at least the rows that were asked for
         share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
+        # the rows of all sensors are kept until they are written: they share the memory
         choices = []
         for sensor in sensors:
             choices += select_frames(

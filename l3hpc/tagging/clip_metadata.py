@@ -63,6 +63,7 @@ def read_metadata(path: Path | str, files: Sequence[str]) -> tuple[np.ndarray, l
     if missing:
         raise InputError(f"no row for '{missing[0]}'", where=str(path))
     out = np.zeros((len(files), METADATA), np.float32)
+    # the baseline has no input for the 53rd week that some years have
     late = [name for name in files if found[name][2] == WEEKS + 1]
     for place, name in enumerate(files):
         latitude, longitude, week, day, hour = found[name]
@@ -157,6 +158,7 @@ def check_split(path: Path | str, annotations: Path | str) -> None:
     for _, row in table:
         file, sensor, annotator = (row[place] for place in places)
         sensor_of[file] = sensor
+        # only agreed annotations are scored
         if annotator.strip() == str(AGREED) and split_of.get(sensor) == "validate":
             scored.add(sensor)
     refuse_unlisted(split_of, Counter(sensor_of.values()), str(path))

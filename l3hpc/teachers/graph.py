@@ -133,6 +133,7 @@ def find_embedding(graph: Graph) -> tuple[Tensor, str] | None:
         return None
     made_by = {name: one for one in graph.operations for name in one.outputs}
     tensor = graph.outputs[0]
+    # bounded, because a damaged file may lead in a circle
     for _ in range(len(graph.operations)):
         maker = made_by.get(tensor.name)
         if maker is None:

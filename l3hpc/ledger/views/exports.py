@@ -311,6 +311,7 @@ def _row(row: Row, tab: Tab, best: bool, state: SyncState | None, now: float) ->
     if state and not kinds and not state.is_confirmed(row) and not is_mean(row) \
             and row.tab.name not in state.absent:
         marks.append("not synced")
+    # the page has places of their own for these
     extra = {name: value for name, value in row.extra.items()
              if name not in ("state", "note", select.CLASSES, DEVIATIONS, *LINKS)}
     return {

@@ -166,6 +166,7 @@ def best_rows(rows: Sequence[Row], tab: Tab) -> list[Row]:
     best = []
     for group in groups.values():
         own = [row for row in group if not is_bound(row)] or group
+        # a single row is not better than rows that cannot be compared with it
         if len(group) > 1 or len(groups) == 1:
             best.append(pick(own, key=lambda row: finite_number(row.values[tab.rank]) or 0.0))
     return best
