@@ -266,6 +266,9 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
         cell = "document.querySelector('#body .note').parentElement"
         assert browser.js(f"{cell}.scrollWidth <= {cell}.clientWidth")  # wrapped, not cut
         assert browser.js(f"{cell}.clientHeight") > 80
+        # beside the column of names, which stays in place, a line of it is seen as a whole
+        assert browser.js(f"{cell}.offsetWidth <= document.querySelector('.scroll').clientWidth"
+                          " - document.querySelector('td.run').offsetWidth")
         browser.open((tmp_path / "r.html").as_uri())
         browser.js("$('tabs').children[1].click(); $('all').click();"
                    "document.querySelectorAll('#body input').forEach(box => box.click())")
