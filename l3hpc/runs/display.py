@@ -197,7 +197,9 @@ class PlainDisplay:
         if stage:
             return f"{step.name}: {stage}"
         fraction, text = _advance(self._workspace, record, step)
-        return f"{step.name}: {fraction:.0%} after {elapsed}" + (f", {text}" if text else "")
+        # of a single task, the fraction is that of its phase, and not of what the step has to do
+        percent = f"{fraction:.0%}" if step.tasks > 1 or not text else ""
+        return f"{step.name} after {elapsed}: " + ", ".join(filter(None, (percent, text)))
 
     def _print(self, text: str) -> None:
         print(one_line(text), file=self._stream, flush=True)

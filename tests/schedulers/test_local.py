@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -369,6 +370,20 @@ def test_from_a_step_on_everything_is_computed_anew(chains, tmp_path):
     assert first.steps[1].job != record.steps[1].job
     assert used_by(tmp_path, "other", record.steps) == ["demo"]
     assert used_by(tmp_path, "demo", record.steps) == []
+
+
+def test_a_line_names_the_phase_that_has_come_so_far(tmp_path, monkeypatch):
+    """58% of the spectra are not 58% of the training."""
+    told = []
+    monkeypatch.setattr(display, "_advance", lambda *_: told[-1])
+    for tasks, advance, line in (
+            (1, (0.58, "preparing spectra 116/200 windows"),
+             "train after 0:00: preparing spectra 116/200 windows"),
+            (1, (0.0, ""), "train after 0:00: 0%"),
+            (4, (0.25, "1/4 tasks, epoch 1/9"), "train after 0:00: 25%, 1/4 tasks, epoch 1/9")):
+        told.append(advance)
+        step = SimpleNamespace(name="train", tasks=tasks)
+        assert display.PlainDisplay(tmp_path)._line(None, step, "", Counter()) == line
 
 
 def test_plain_lines_tell_a_log_what_happens(chains, tmp_path, capsys):
