@@ -36,6 +36,7 @@ COMMANDS = {
     "cancel": "Cancel a run.",
     "resume": "Continue a run: only what is missing or failed.",
     "retry": "Submit failed steps again, and those that depend on them.",
+    "runs": "Pack the small files of ended runs, or unpack them.",
     "run": "Run one step on this machine, without a scheduler.",
     "init": "Write a cluster.yaml for this site.",
     "config": "Show or check the effective configuration.",
@@ -51,7 +52,7 @@ COMMANDS = {
 # commands that share a module with another: command → module and name there
 SHARED = {"status": ("runs", "status"), "logs": ("runs", "logs"), "cancel": ("runs", "cancel"),
           "usage": ("runs", "usage"), "resume": ("submit", "resume"), "retry": ("submit", "retry"),
-          "render": ("planning", "render")}
+          "render": ("planning", "render"), "runs": ("pack", "runs")}
 
 LONGEST_LINE = 1500  # characters of a line of a message
 

@@ -314,7 +314,6 @@ def logs(
     Without STEP: list the steps of RUN.
     """
     from l3hpc.errors import InputError
-    from l3hpc.io.files import open_regular
     from l3hpc.runs import logs
     from l3hpc.workspace import records
 
@@ -329,16 +328,20 @@ def logs(
                          hint=command_line("logs", name, "--json"))
     entry = records.step(record, step)
     path = logs.find_log(folder, record, entry, task=task, which=which or "err")
+    size = logs.log_size(path)
     if only_path:
+        if size is not None and not path.exists():
+            raise InputError(f"{name} is packed: its logs are in one file",
+                             hint=f"First: {command_line('runs', 'unpack', name)}")
         click.echo(path)
         return
-    if follow:
+    if follow and (size is None or path.exists()):  # a packed run has ended
         _follow(folder, name, step, path, record.capabilities.remote)
         return
-    if not path.exists():
+    if size is None:
         raise InputError(f"{step} of {name} has not started: it has no log yet",
                          hint=f"To see its state: {command_line('status', name)}")
-    with open_regular(path) as stream:
+    with logs.open_log(path) as stream:
         text = stream.read().decode("utf-8", "replace")
     click.echo(log_text(text), nl=False)
     if not text:
@@ -375,13 +378,16 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
     from l3hpc.errors import InputError
     from l3hpc.runs import logs, status
     from l3hpc.workspace import records
+    from l3hpc.workspace.layout import Workspace
 
     record = records.read(workspace_folder, run)
     rows = []
     for now in status.collect(workspace_folder, [run])[0].steps:
         try:
             path = logs.find_log(workspace_folder, record, records.step(record, now.name))
-            size = path.stat().st_size if path.exists() else None
+            size = logs.log_size(path)
+            if size is not None and not path.exists():
+                path = Workspace(workspace_folder).run(run).packed
         except InputError:  # the step was done before this run, or has not been submitted
             path, size = None, None
         rows.append({"step": now.name, "state": now.state, "bytes": size,

@@ -295,7 +295,8 @@ def _files_of(workspace: Path, record: RunRecord, step: StepRecord) -> StepFiles
         log = logs.find_log(workspace, record, step)
     except InputError:  # the step ran nothing in this run
         return StepFiles(step.name, command, text)
-    lines = log_text(logs.tail(log, LOG_BYTES)).splitlines() if log.is_file() else []
+    there = logs.log_size(log) is not None
+    lines = log_text(logs.tail(log, LOG_BYTES)).splitlines() if there else []
     return StepFiles(step.name, command, text,
                      "\n".join(lines[-LOG_LINES:]), str(log))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import open_regular
-from l3hpc.workspace import artifacts, attempts, markers
+from l3hpc.workspace import artifacts, attempts, markers, run_archive
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import StepState
@@ -88,11 +90,54 @@ def existing_log(folder: StepFolder, step: StepRecord, index: int, which: str = 
         The file; it may not exist yet.
     """
     own = folder.log(attempts.log_names(step)[index], which)
-    if index not in attempts.packed(step) or own.exists():
+    if index not in attempts.packed(step) or log_size(own) is not None:
         return own
     # what Slurm says of the end of a job stands in its own log
     of_job = folder.log(attempts.latest(step)[index], which)
-    return of_job if of_job.exists() and of_job.stat().st_size else own
+    return of_job if log_size(of_job) else own
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a log, also of a packed run.
+
+    Parameters
+    ----------
+    path
+        What ``find_log`` returned.
+
+    Raises
+    ------
+    InputError
+        If the archive of the run is damaged.
+    OSError
+        If there is no such file, or it cannot be read.
+    """
+    try:
+        return open_regular(path)
+    except FileNotFoundError:
+        content = run_archive.read_file(path)
+        if content is None:
+            raise
+        return io.BytesIO(content)
+
+
+def log_size(path: Path) -> int | None:
+    """Return the size of a log, bytes, also of a packed run; None if there is none.
+
+    Parameters
+    ----------
+    path
+        What ``find_log`` returned.
+    """
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        try:
+            content = run_archive.read_file(path)
+        except InputError as error:
+            report_damage(error)
+            return None
+        return None if content is None else len(content)
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:
@@ -105,7 +150,7 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
     limit
         Largest number of bytes.
     """
-    with open_regular(path) as stream:
+    with open_log(path) as stream:
         size = stream.seek(0, 2)
         stream.seek(max(size - limit, 0))
         data = stream.read()
@@ -129,7 +174,7 @@ def last_lines(path: Path, *, began: bool) -> list[str]:
     """
     try:
         text = tail(path, 16_384)
-    except OSError:
+    except (OSError, InputError):
         return []
     lines = [line.strip()[:MAX_LINE] for line in text.splitlines() if line.strip()]
     relevant = [line for line in lines if not _EPILOGUE.search(line)]

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, overload
 
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io import tables
-from l3hpc.io.files import open_regular
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs
@@ -240,9 +239,9 @@ class Run:
         record = self._record()
         path = logs.find_log(self.workspace, record, records.step(record, step), task=task,
                              which=which)
-        if not path.exists():
+        if logs.log_size(path) is None:
             raise InputError(f"{step} of {self.name} has not started: it has no log yet")
-        with open_regular(path) as stream:
+        with logs.open_log(path) as stream:
             return stream.read().decode("utf-8", "replace")
 
     def cancel(self) -> list[str]:

@@ -22,7 +22,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.io.files import make_durable, write_json
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import last_job, status, submission_lock, submit, submit_jobs
+from l3hpc.runs import last_job, pack, status, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import JobId, Scheduler, submitted_job
@@ -142,6 +142,8 @@ def resume(
     progress = progress or Progress()
     # the plan is made under the lock: otherwise two resumptions would submit the same tasks
     with submission_lock.acquire(workspace, run, "resume"), submit.umask(profile):
+        if files := pack.unpack_locked(Workspace(workspace).run(run)):
+            progress.note(f"unpacked {files:,} files")
         todo = plan_resume(workspace, run, profile, sets, only=only, again=again, progress=progress)
         elsewhere = computed_elsewhere(todo.plan)
         texts = submit.render_scripts(todo.plan, todo.steps, elsewhere)
@@ -379,10 +381,8 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
     return jobs
 
 
-def _planned(
-    workspace: Path, record: RunRecord, entry: StepRecord, profile: ClusterProfile,
-    requests: dict[str, int], kept: set[int],
-) -> PlannedStep:
+def _planned(workspace: Path, record: RunRecord, entry: StepRecord, profile: ClusterProfile,
+             requests: dict[str, int], kept: set[int]) -> PlannedStep:
     folder = Workspace(workspace).run(record.run).step(entry.name)
     config = records.config(workspace, record.run, entry, record.command)
     rules = requeue_policy.read(folder)

@@ -190,6 +190,11 @@ class RunFolder(_Folder):
         return self._in("attempts.jsonl")
 
     @property
+    def packed(self) -> Path:
+        """The archive with the logs and markers of its steps, if the run is packed."""
+        return self._in("packed.zip")
+
+    @property
     def steps(self) -> Path:
         """The folder that holds one folder per step."""
         return self._in("steps")

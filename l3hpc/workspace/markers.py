@@ -128,6 +128,7 @@ def read(folder: Path, tasks: Container[int] | None = None) -> dict[int, TaskMar
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
+        _read_packed(folder, tasks, found)
         return found
     except OSError as error:
         report_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
@@ -139,7 +140,7 @@ def read(folder: Path, tasks: Container[int] | None = None) -> dict[int, TaskMar
         marks = found.setdefault(int(match[1]), TaskMarks())
         try:
             content = read_bounded(Path(entry.path), MAX_BYTES)
-            if not _store(marks, match[2], content, entry):
+            if not _store(marks, match[2], content, entry.path, entry.stat().st_mtime):
                 parse_json(content, entry.path)
                 raise InputError("not an exit marker", where=entry.path)
         except InputError as error:
@@ -150,6 +151,25 @@ def read(folder: Path, tasks: Container[int] | None = None) -> dict[int, TaskMar
             if not gone:
                 report_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
     return found
+
+
+def _read_packed(folder: Path, tasks: Container[int] | None, found: dict[int, TaskMarks]) -> None:
+    """Read the markers of a run whose files ``l3hpc runs pack`` has put into one."""
+    from l3hpc.workspace import run_archive  # zipfile takes longer to import than most markers
+
+    def wanted(name: str) -> bool:
+        match = _NAME.fullmatch(name)
+        return match is not None and (tasks is None or int(match[1]) in tasks)
+
+    for name, file, content in run_archive.read_all(folder, MAX_BYTES, wanted):
+        match = _NAME.fullmatch(name)
+        assert match is not None
+        marks = found.setdefault(int(match[1]), TaskMarks())
+        try:
+            if not _store(marks, match[2], content, file.name, file.changed_ns / 1e9):
+                raise InputError("not an exit marker", where=file.name)
+        except InputError as error:
+            report_damage(error)
 
 
 def read_task(folder: Path, index: int) -> TaskMarks:
@@ -254,10 +274,10 @@ def give_up(folder: Path, index: int, reason: str, when: float) -> None:
     write_json(path(folder, index, "gave_up.json"), {"words": reason, "time": when})
 
 
-def _store(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) -> bool:
-    """Store the content of one marker; False if it is not of the expected form."""
-    # by the clock of the file server; a marker of an early version states no time of its own
-    written = file.stat().st_mtime
+def _store(marks: TaskMarks, what: str, content: bytes, path: str, written: float) -> bool:
+    """Store the content of one marker; False if it is not of the expected form. written: by the
+    clock of the file server; a marker of an early version states no time of its own.
+    """
     text = content.decode("utf-8", "replace")
     # an empty marker, as a full disk leaves it, still shows that the job began
     # early versions wrote key=value pairs, later ones JSON
@@ -273,7 +293,7 @@ def _store(marks: TaskMarks, what: str, content: bytes, file: os.DirEntry[str]) 
         marks.in_setup = pairs.get("stage") == "setup"
         marks.terminated = pairs.get("signal") == "TERM"
         return code is not None
-    value = parse_json(content, file.path)
+    value = parse_json(content, path)
     if what == "requeues.json":
         if not isinstance(value, list) or not all(_is_requeue(entry) for entry in value):
             return False

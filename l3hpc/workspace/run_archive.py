@@ -1,0 +1,243 @@
+"""The archive of a packed run: ``packed.zip`` in its folder holds its logs and markers.
+
+A run of a thousand tasks leaves five thousand small files. ``l3hpc runs pack`` puts them into one,
+from which ``markers`` and ``runs.logs`` read what they do not find in the folders; only
+``runs.pack`` writes it. It is a zip file, because a single file can be read from it. Its first
+entry keeps what zip does not: the exact times, by which an early version's markers tell when they
+were written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from typing_extensions import TypedDict
+
+from l3hpc.errors import InputError, report_damage
+from l3hpc.io.files import open_regular, parse_json
+from l3hpc.io.values import check_mapping
+from l3hpc.workspace.layout import RunFolder, StepFolder
+
+INDEX = "index.json"
+_FILE = re.compile(r"steps/([^/\0]+)/(logs|markers)/([^/\0]+)")
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+MAX_INDEX = 2**28
+_NS = 10**9
+
+
+class _Index(TypedDict):
+    """The first entry: file → time of change (seconds and ns since 1970) and permissions."""
+
+    schema: int
+    files: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One file of an archive.
+
+    Attributes
+    ----------
+    name : str
+        Its path in the folder of the run.
+    bytes : int
+        Its size.
+    changed_ns : int
+        When it was changed, ns since 1970.
+    mode : int
+        Its permissions.
+    """
+
+    name: str
+    bytes: int
+    changed_ns: int
+    mode: int
+
+
+class Archive:
+    """An open archive.
+
+    Parameters
+    ----------
+    stream
+        The file.
+    path
+        Its path, for messages.
+
+    Raises
+    ------
+    InputError
+        If it is not an archive of a run: another format, other names than those of logs and
+        markers, or a damaged index.
+    """
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._path = path
+        try:
+            self._zip = zipfile.ZipFile(stream)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise InputError(f"is not a zip file, or damaged: {error}", where=str(path)) from None
+        infos = {info.filename: info for info in self._zip.infolist()}
+        if len(infos) != len(self._zip.infolist()):
+            raise InputError("has two files of one name", where=str(path))
+        for name, info in infos.items():
+            # what is written outside of the folders of steps, or is not a file, is not from us
+            match = _FILE.fullmatch(name)
+            if name != INDEX and (match is None or {match[1], match[3]} & {".", ".."}):
+                raise InputError(f"contains {name!r}, which is not a log or marker of a step",
+                                 where=str(path))
+            if info.flag_bits & 1 or info.compress_type not in _METHODS:
+                raise InputError(f"{name!r} is encrypted, or compressed in another way",
+                                 where=str(path))
+        index = check_mapping(_Index, parse_json(self.read(INDEX, MAX_INDEX), path), "index")
+        if index["files"].keys() != infos.keys() - {INDEX} or any(
+                len(entry) != 3 for entry in index["files"].values()):
+            raise InputError("its index does not list the files that it contains", where=str(path))
+        self.files = {name: Packed(name, infos[name].file_size, seconds * _NS + ns, mode & 0o777)
+                      for name, (seconds, ns, mode) in index["files"].items()}
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """Read one file.
+
+        Parameters
+        ----------
+        name
+            Its path in the folder of the run.
+        limit
+            Largest number of bytes; None: as many as there are.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, it is longer, or it is damaged.
+        """
+        where = f"{self._path}: {name}"
+        try:
+            with self._zip.open(name) as stream:
+                content = stream.read() if limit is None else stream.read(limit + 1)
+        except KeyError:
+            raise InputError("is not in the archive", where=where) from None
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError,
+                NotImplementedError) as error:
+            raise InputError(f"is damaged: {error}", where=where) from None
+        if limit is not None and len(content) > limit:
+            raise InputError(f"is larger than {limit:,} bytes", where=where)
+        return content
+
+
+@contextmanager
+def opened(run: RunFolder) -> Iterator[Archive | None]:
+    """Open the archive of a run.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+
+    Yields
+    ------
+    Archive or None
+        None if the run is not packed.
+
+    Raises
+    ------
+    InputError
+        If the archive is damaged.
+    """
+    try:
+        stream = open_regular(run.packed)
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(run.packed)) from None
+    with stream:
+        yield Archive(stream, run.packed)
+
+
+def read_all(folder: Path, limit: int, wanted: Callable[[str], bool]
+             ) -> Iterator[tuple[str, Packed, bytes]]:
+    """Read the files that a packed run has of one folder of logs or markers.
+
+    Parameters
+    ----------
+    folder
+        ``logs`` or ``markers`` of a step, which need not exist.
+    limit
+        Largest number of bytes of a file.
+    wanted
+        Whether a file of this name is read.
+
+    Yields
+    ------
+    str, Packed, bytes
+        Names in that folder, and the files. What is damaged is noted as damage.
+    """
+    run = StepFolder(os.path.dirname(folder)).run
+    prefix = f"{os.path.relpath(folder, run)}/"
+    try:
+        with opened(run) as archive:
+            for path, file in (archive.files.items() if archive is not None else ()):
+                if not path.startswith(prefix) or not wanted(path.removeprefix(prefix)):
+                    continue
+                assert archive is not None
+                try:
+                    content = archive.read(path, limit)
+                except InputError as error:
+                    report_damage(error)
+                    continue
+                yield path.removeprefix(prefix), file, content
+    except InputError as error:
+        report_damage(error)
+
+
+def read_file(path: Path) -> bytes | None:
+    """Read a log or marker from the archive of its run.
+
+    Parameters
+    ----------
+    path
+        Where the file was.
+
+    Returns
+    -------
+    bytes or None
+        None if the run is not packed, or its archive does not have the file.
+
+    Raises
+    ------
+    InputError
+        If it is damaged.
+    """
+    run = StepFolder(os.path.dirname(os.path.dirname(path))).run
+    with opened(run) as archive:
+        name = os.path.relpath(path, run)
+        return archive.read(name) if archive is not None and name in archive.files else None
+
+
+def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, bytes]]) -> None:
+    """Write an archive.
+
+    Parameters
+    ----------
+    stream
+        Receives it.
+    files
+        Path in the folder of the run → the file and its content.
+    """
+    # a JSON number is exact up to 2^53
+    index = {"schema": 1, "files": {name: [*divmod(file.changed_ns, _NS), file.mode]
+                                    for name, (file, _) in files.items()}}
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(INDEX), json.dumps(index), zipfile.ZIP_DEFLATED)
+        for name, (_, content) in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)

@@ -1,0 +1,321 @@
+"""Packing the small files of a run: what reads them, what a kill leaves, what is refused."""
+
+import io
+import json
+import os
+import signal
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+from fakeslurm import queue_line
+from hypothesis import given
+from hypothesis import strategies as st
+from submitted import Case
+
+from l3hpc.errors import InputError, collect_damage
+from l3hpc.report import timeline
+from l3hpc.runs import logs, pack, resume, status, usage
+from l3hpc.workspace import markers, records, run_archive
+from l3hpc.workspace.layout import RunFolder, StepFolder, Workspace
+from l3hpc.workspace.run_archive import Archive, Packed
+
+TASKS = 3
+
+
+@pytest.fixture
+def case(chains, slurm, tmp_path):
+    """Task 1 of ``extract`` failed, so ``sample`` is blocked; each task has left its files."""
+    case = Case(chains, slurm, tmp_path / "ws", names=("extract", "sample"),
+                tasks={"extract": TASKS})
+    step = case.made.step_folder("extract")
+    for task in range(TASKS):
+        case.mark("extract", f"{task}.begin",
+                  {"job": f"100_{task}", "time": str(1000 + task), "restarts": 1})
+        case.mark("extract", f"{task}.exit",
+                  {"code": int(task == 1), "time": str(1010 + task), "job": f"100_{task}"})
+        step.log(f"100_{task}").write_text(f"error: of task {task}\n")
+        os.utime(step.log(f"100_{task}"), ns=(10**18 + task, 10**18 + 1234567 + task))
+        step.log(f"100_{task}", "out").write_bytes(b"")
+        if task != 1:
+            case.finish("extract", task, elapsed_s=9.0, run="demo")
+    step.log("100_0").chmod(0o640)
+    case.queue()
+    case.sacct("100_1|FAILED|1:0|60|n1", "101|CANCELLED|0:0|0|")
+    return case
+
+
+def folder(case):
+    return Workspace(case.workspace).run("demo")
+
+
+def files(case):
+    """Everything in the folders that are packed: content, time and permissions."""
+    run = folder(case)
+    return {str(path.relative_to(run.path)): (path.read_bytes(), path.stat().st_mtime_ns,
+                                              path.stat().st_mode)
+            for path in sorted(run.steps.glob("*/[!.]*/*")) if path.is_file()}
+
+
+def seen(case):
+    """What the reading commands show."""
+    record = records.read(case.workspace, "demo")
+    [found] = status.collect(case.workspace, ["demo"])
+    shown = found.to_json()
+    for step in shown["steps"]:
+        step.pop("log")  # a path
+    step = record.steps[0]
+    texts = {}
+    for task in range(TASKS):
+        path = logs.find_log(case.workspace, record, step, task=task)
+        with logs.open_log(path) as stream:
+            texts[task] = stream.read(), logs.log_size(path), logs.tail(path)
+    return (shown, texts, usage.collect(case.workspace, "demo"),
+            timeline.collect(case.workspace, record, {}),
+            markers.read(StepFolder(case.made.step_folder("extract")).markers))
+
+
+def test_one_file_instead_of_many_and_back_again(case):
+    before, shown = files(case), seen(case)
+    run = folder(case)
+    count, size = pack._count(run)
+    assert len(before) == 4 * TASKS + TASKS + 1 + 2  # and sample: a pickle and a script
+    planned = pack.pack(case.workspace, "demo", dry_run=True)
+    assert files(case) == before and not run.packed.exists()
+    done = pack.pack(case.workspace, "demo")
+    assert (done.files_before, done.bytes_before, done.moved) == (count, size, len(before))
+    assert done.files_after == planned.files_after == count - len(before) + 1
+    assert done.bytes_after == pack._count(run)[1]
+    assert planned.to_json() == {**done.to_json(), "bytes_after": None}
+    assert files(case) == {} and run.packed.stat().st_mode & 0o777 == 0o644
+    assert not [path for path in run.path.rglob("*")
+                if path.name in ("logs", "markers") or path.name.startswith(".")]
+    assert seen(case) == shown
+    again = pack.pack(case.workspace, "demo")
+    assert (again.moved, again.files_before) == (0, again.files_after)
+    assert pack.unpack(case.workspace, "demo", dry_run=True).files_after == count
+    back = pack.unpack(case.workspace, "demo")
+    assert (back.moved, back.files_after, back.bytes_after) == (len(before), count, size)
+    assert files(case) == before and not run.packed.exists()
+    assert pack.unpack(case.workspace, "demo").moved == 0
+
+
+def test_resume_unpacks_by_itself(case):
+    before = files(case)
+    pack.pack(case.workspace, "demo")
+    case.queue()
+    record = resume.resume(case.workspace, "demo", case.profile)
+    assert record.steps[0].attempts[1].tasks == [1]
+    assert not folder(case).packed.exists()
+    after = files(case)
+    # a job of a new attempt adds its files, and replaces none
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_run_that_has_not_ended_is_refused(case):
+    case.queue(queue_line("100_1", "RUNNING"), queue_line("101", "PENDING", "Dependency"))
+    before = files(case)
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match="demo has not ended: extract, sample running") as no:
+            pack.pack(case.workspace, "demo", dry_run=dry_run)
+    assert "l3hpc cancel demo" in no.value.hint
+    case.fail_both()
+    (folder(case).step("extract").markers / "1.exit").unlink()
+    with pytest.raises(InputError, match="has not ended"):
+        pack.pack(case.workspace, "demo")
+    assert files(case).keys() == before.keys() - {"steps/extract/markers/1.exit"}
+
+
+def test_a_file_that_is_not_one_is_refused(case):
+    link = folder(case).step("extract").logs / "link"
+    link.symlink_to("/etc/passwd")
+    before = files(case)
+    with pytest.raises(InputError, match="not a regular file") as no:
+        pack.pack(case.workspace, "demo")
+    assert no.value.where == str(link) and files(case) == before
+
+
+def test_what_is_written_beside_an_archive_is_newer_and_is_packed_too(case):
+    before = files(case)
+    pack.pack(case.workspace, "demo")
+    step = folder(case).step("extract")
+    step.logs.mkdir()
+    step.log("100_0").write_text("by hand\n")
+    assert pack.pack(case.workspace, "demo").moved == 1
+    assert files(case) == {}
+    step.logs.mkdir()
+    step.log("100_2").write_text("by hand, too\n")
+    assert pack.unpack(case.workspace, "demo", dry_run=True).moved == len(before) - 1
+    pack.unpack(case.workspace, "demo")
+    after = files(case)
+    changed = {"steps/extract/logs/100_0_0_log.err": b"by hand\n",
+               "steps/extract/logs/100_2_0_log.err": b"by hand, too\n"}
+    assert after.keys() == before.keys()
+    assert {name: text for name, (text, *_) in after.items()
+            if before[name][0] != text} == changed
+
+
+@pytest.mark.parametrize("what", [pack.pack, pack.unpack])
+def test_killed_at_any_point_nothing_is_lost(case, what):
+    before, shown = files(case), seen(case)
+    if what is pack.unpack:
+        pack.pack(case.workspace, "demo")
+    for point in range(1, 200):
+        if not _killed_at(point, lambda: what(case.workspace, "demo")):
+            break
+        loose, run = files(case), folder(case)
+        with run_archive.opened(run) as archive:
+            packed = {} if archive is None else {
+                name: (archive.read(name), file.changed_ns, file.mode | 0o100000)
+                for name, file in archive.files.items()}
+        assert {**packed, **loose} == before
+        assert seen(case) == shown
+        # the other command, and this one again, complete what was begun
+        other = pack.unpack if what is pack.pack else pack.pack
+        other(case.workspace, "demo")
+        assert files(case) == (before if other is pack.unpack else {})
+    assert 4 < point < 199
+    assert files(case) == (before if what is pack.unpack else {})
+    assert not list(run.path.rglob(".*"))
+
+
+def _killed_at(point, work):
+    """Do the work in another process, which is killed before its n-th change of a name."""
+    child = os.fork()
+    if not child:
+        calls = 0
+
+        def counted(function):
+            def call(*args, **options):
+                nonlocal calls
+                calls += 1
+                if calls == point:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **options)
+            return call
+
+        for name in ("rename", "replace", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    _, how = os.waitpid(child, 0)
+    assert how in (0, signal.SIGKILL)
+    return how == signal.SIGKILL
+
+
+def test_a_damaged_archive_is_named_and_nothing_is_written(case):
+    pack.pack(case.workspace, "demo")
+    path = folder(case).packed
+    content = path.read_bytes()
+    path.write_bytes(content[:-30])
+    with pytest.raises(InputError, match="is not a zip file, or damaged") as no:
+        pack.unpack(case.workspace, "demo")
+    assert no.value.where == str(path) and files(case) == {}
+    with pytest.raises(InputError):
+        resume.resume(case.workspace, "demo", case.profile)
+    with collect_damage() as damage:
+        assert markers.read(folder(case).step("extract").markers) == {}
+    assert [error.where for error in damage] == [str(path)]
+    [found] = status.collect(case.workspace, ["demo"])
+    assert found.damaged[0].startswith(f"{path}: is not a zip file")
+    place = content.index(b"steps/extract/markers/1.exit") + len("steps/extract/markers/1.exit")
+    path.write_bytes(content[:place + 4] + b"\xff\xff" + content[place + 6:])
+    with pytest.raises(InputError, match="is damaged"):
+        pack.unpack(case.workspace, "demo")
+    assert files(case) == {}
+    with collect_damage() as damage:
+        assert {*markers.read(folder(case).step("extract").markers)} == {0, 1, 2}
+    assert [error.where for error in damage] == [f"{path}: steps/extract/markers/1.exit"]
+
+
+def test_an_archive_of_somebody_else_is_not_unpacked(case, monkeypatch):
+    pack.pack(case.workspace, "demo")
+    monkeypatch.setattr(pack, "is_trusted_owner", lambda uid, folder: False)
+    with pytest.raises(InputError, match="not to you: it is not unpacked"):
+        pack.unpack(case.workspace, "demo")
+    assert files(case) == {}
+
+
+def zipped(*names, index=None, **more):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two of one name
+        listed = {name: [1, 0, 0o644] for name in names} if index is None else index
+        archive.writestr("index.json", json.dumps({"schema": 1, "files": listed}))
+        for name in names:
+            info = zipfile.ZipInfo(name)
+            for key, value in more.items():
+                setattr(info, key, value)
+            archive.writestr(info, "text")
+    return stream
+
+
+GOOD = "steps/a/logs/x"
+
+
+@pytest.mark.parametrize("name", [
+    "../x", "/etc/x", "steps/../logs/x", "steps/a/logs/..", "steps/./markers/x", "steps/a/logs/b/c",
+    "steps/a/other/x", "run.json", "steps/a/logs/", "steps/a/config.json", "x/steps/a/logs/x"])
+def test_other_names_are_refused(name):
+    with pytest.raises(InputError, match="which is not a log or marker of a step"):
+        Archive(zipped(GOOD, name), Path("packed.zip"))
+
+
+@pytest.mark.parametrize(("stream", "words"), [
+    (zipped(GOOD, GOOD), "two files of one name"),
+    (zipped(GOOD, index={}), "does not list the files"),
+    (zipped(GOOD, index={GOOD: [1, 2]}), "does not list the files"),
+    (zipped(GOOD, index={GOOD: 7}), "index"),
+    (zipped(GOOD, compress_type=zipfile.ZIP_LZMA), "compressed in another way"),
+    (io.BytesIO(b"no zip"), "is not a zip file"), (io.BytesIO(b""), "is not a zip file")])
+def test_other_archives_are_refused(stream, words):
+    with pytest.raises(InputError, match=words):
+        Archive(stream, Path("packed.zip"))
+
+
+def test_a_link_in_an_archive_becomes_a_file(case):
+    pack.pack(case.workspace, "demo")
+    name = "steps/extract/logs/x"
+    folder(case).packed.write_bytes(
+        zipped(name, external_attr=0o120777 << 16, index={name: [1, 5, 0o4755]}).getvalue())
+    pack.unpack(case.workspace, "demo")
+    path = folder(case).path / name
+    assert path.read_text() == "text" and not path.is_symlink()
+    assert path.stat().st_mode & 0o7777 == 0o755
+
+
+def test_limits_of_what_is_read():
+    archive = Archive(zipped(GOOD), Path("packed.zip"))
+    assert archive.read(GOOD, 4) == b"text"
+    with pytest.raises(InputError, match="larger than 3 bytes"):
+        archive.read(GOOD, 3)
+    with pytest.raises(InputError, match="is not in the archive"):
+        archive.read("steps/a/logs/y")
+
+
+NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]),
+                min_size=1, max_size=20).filter(lambda text: text not in (".", ".."))
+
+
+@given(st.dictionaries(st.tuples(NAMES, st.sampled_from(["logs", "markers"]), NAMES),
+                       st.tuples(st.binary(max_size=300), st.integers(0, 2**62),
+                                 st.integers(0, 0o777)), max_size=8))
+def test_what_goes_in_comes_out(content):
+    entries = {f"steps/{step}/{kind}/{name}": (
+        Packed(f"steps/{step}/{kind}/{name}", len(text), changed, mode), text)
+        for (step, kind, name), (text, changed, mode) in content.items()}
+    stream = io.BytesIO()
+    run_archive.write(stream, entries)
+    archive = Archive(stream, Path("packed.zip"))
+    assert {name: (file, archive.read(name)) for name, file in archive.files.items()} == entries
+
+
+def test_a_run_that_is_not_packed_has_no_archive(tmp_path):
+    with run_archive.opened(RunFolder(tmp_path)) as archive:
+        assert archive is None
+    assert run_archive.read_file(RunFolder(tmp_path).step("a").log("7")) is None
+    assert list(run_archive.read_all(RunFolder(tmp_path).step("a").markers, 10, bool)) == []
