@@ -39,9 +39,9 @@ Examples:
 @_options
 def pack(run: str, dry_run: bool, as_json: bool, config_file: str | None,
          workspace_dir: str | None) -> None:
-    """Put the logs and markers of RUN, five files for each task, into one file.
+    """Put the logs and markers of RUN into one file.
 
-    'status', 'logs', 'usage' and 'report' read them there; 'resume' unpacks them by itself. A run
+    These are five files for each task. 'status', 'logs', 'usage' and 'report' read them there; 'resume' unpacks them by itself. A run
     that is pending or running is refused. Results are not touched.
     """
     from l3hpc.runs import pack as packing
@@ -61,7 +61,10 @@ Examples:
 @_options
 def unpack(run: str, dry_run: bool, as_json: bool, config_file: str | None,
            workspace_dir: str | None) -> None:
-    """Put the logs and markers of RUN back into their folders, byte for byte."""
+    """Put the logs and markers of RUN back.
+
+    Every file is restored byte for byte, and the archive is removed.
+    """
     from l3hpc.runs import pack as packing
     from l3hpc.workspace import records
 

@@ -11,7 +11,7 @@ from click.shell_completion import ShellComplete
 
 import l3hpc.steps
 from l3hpc.cli import cli, main
-from l3hpc.runs import submit
+from l3hpc.runs import notebook, submit
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +51,38 @@ def test_a_pipe_in_the_place_of_a_log_hangs_nobody(here, capsys):
     assert code == 1 and f"{log}: not a regular file" in err
     assert call(capsys, "logs", "bad-2", "sample", "-f")[0] == 0
     assert "sample" in call(capsys, "status", "bad-2")[1]
+
+
+def test_a_packed_run_is_read_as_before(here, capsys):
+    shown = {words: call(capsys, *words) for words in (
+        ("usage", "bad-2"), ("logs", "bad-2", "sample", "--out"), ("logs", "bad-2", "sample"))}
+    state = call(capsys, "status", "bad-2")[1].splitlines()
+    log = call(capsys, "logs", "bad-2", "sample", "--path")[1].strip()
+    code, out, _ = call(capsys, "runs", "pack", "bad-2", "--dry-run")
+    assert code == 0 and "files would be packed; " in out and os.path.exists(log)
+    code, out, err = call(capsys, "runs", "pack", "bad-2")
+    assert code == 0 and out.startswith("bad-2: 10 files packed; ")
+    assert err == "to undo it: l3hpc runs unpack bad-2\n"
+    assert not os.path.exists(log)
+    assert call(capsys, "runs", "pack", "bad-2") == (0, "bad-2: nothing to pack\n", "")
+    assert {words: call(capsys, *words) for words in shown} == shown
+    assert call(capsys, "status", "bad-2")[1].splitlines() == [
+        line for line in state if not line.strip().startswith("log ")]
+    assert call(capsys, "logs", "bad-2", "sample", "-f")[1] == shown["logs", "bad-2", "sample"][1]
+    _, out, _ = call(capsys, "logs", "bad-2")
+    assert out.splitlines()[1].split()[-1] == str(here / "ws/runs/bad-2/packed.zip")
+    code, _, err = call(capsys, "logs", "bad-2", "sample", "--path")
+    assert code == 2 and "l3hpc runs unpack bad-2" in err
+    assert call(capsys, "report", "bad-2", "-o", "page.html")[0] == 0
+    assert "first attempt fails" in Path("page.html").read_text()
+    assert "first attempt fails" in notebook.run("bad-2", workspace="ws").logs("sample")
+    code, out, _ = call(capsys, "runs", "unpack", "bad-2")
+    assert code == 0 and out.startswith("bad-2: 10 files unpacked; ") and os.path.exists(log)
+    assert call(capsys, "runs", "unpack", "bad-2") == (0, "bad-2: is not packed\n", "")
+    call(capsys, "runs", "pack", "bad-2")
+    code, out, err = call(capsys, "resume", "bad-2")
+    assert code == 0 and "unpacked 10 files" in err
+    assert not (here / "ws/runs/bad-2/packed.zip").exists()
 
 
 def test_runs_from_outside(here, capsys, monkeypatch):

@@ -36,6 +36,8 @@ CALLS = {  # command → its calls, in this order: they change the workspace
                ("reduction", "--grid", "sampling=dpp,random", "--dry-run")],
     "retry": [("failed", "sample")],
     "resume": [("half", "--dry-run"), ("half",)],
+    "runs pack": [("done", "--dry-run"), ("done",)],
+    "runs unpack": [("done", "--dry-run"), ("done",)],
     "cancel": [("queued",)],
     "run": [("fit", "--config", "{done}/steps/fit/config.json"),
             ("fit", "--input", "sample={done}/artifacts/sample", "--set", "emb_dim=2",
