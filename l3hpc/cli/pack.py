@@ -41,8 +41,9 @@ def pack(run: str, dry_run: bool, as_json: bool, config_file: str | None,
          workspace_dir: str | None) -> None:
     """Put the logs and markers of RUN into one file.
 
-    These are five files for each task. 'status', 'logs', 'usage' and 'report' read them there; 'resume' unpacks them by itself. A run
-    that is pending or running is refused. Results are not touched.
+    These are five files for each task. 'status', 'logs', 'usage' and 'report' read them there;
+    'resume' unpacks them by itself. A run that is pending or running is refused. Results are not
+    touched.
     """
     from l3hpc.runs import pack as packing
     from l3hpc.workspace import records
