@@ -3,7 +3,8 @@
 Nodes are shared: Slurm states how many cores a job has, but does not always bind it to them. The
 first part finds that number and limits libraries to it. ``map_in_order`` computes on several
 threads (each with a single-threaded BLAS, so that the result does not depend on their number), and
-``read_ahead`` loads the next items while one is in use.
+``read_ahead`` loads the next items while one is in use, ``take_ahead`` does so where an iterator
+makes them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from itertools import islice
-from typing import TypeVar
+from contextlib import AbstractContextManager, closing
+from itertools import islice, repeat
+from typing import Generic, TypeVar
 
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
          "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -117,6 +118,71 @@ def map_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+class InOrder(Generic[Item, Result]):
+    """Apply a function to items that are added one by one, on other threads.
+
+    Parameters
+    ----------
+    work
+        The function.
+    threads
+        The number of threads, and of items that may be unfinished when ``add`` returns.
+    """
+
+    def __init__(self, work: Callable[[Item], Result], threads: int) -> None:
+        self._work, self._threads = work, threads
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="in-order")
+        self._running: deque[tuple[Item, Future[Result]]] = deque()
+
+    def __enter__(self) -> InOrder[Item, Result]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, item: Item) -> tuple[Item, Result] | None:
+        """Start to work on an item.
+
+        Parameters
+        ----------
+        item
+            The argument of the function.
+
+        Returns
+        -------
+        tuple or None
+            If more than ``threads`` items would be unfinished, the oldest and its result, for which
+            this call waits.
+        """
+        self._running.append((item, self._pool.submit(self._work, item)))
+        return self._oldest() if len(self._running) > self._threads else None
+
+    def rest(self) -> Iterator[tuple[Item, Result]]:
+        """The items that ``add`` has not returned, and their results.
+
+        Yields
+        ------
+        tuple
+            Item and result, in the order in which the items were added.
+        """
+        while self._running:
+            yield self._oldest()
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do other work on one of the threads, and wait for it.
+
+        Parameters
+        ----------
+        work
+            Called without arguments.
+        """
+        self._pool.submit(work).result()
+
+    def _oldest(self) -> tuple[Item, Result]:
+        item, result = self._running.popleft()
+        return item, result.result()
+
+
 def compute_batches(
     work: Callable[[Item], Result], batches: Iterable[Iterable[Item]], pool: Executor,
 ) -> Iterator[list[Result]]:
@@ -189,3 +255,27 @@ def read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def take_ahead(items: Iterable[Item]) -> Generator[Item, None, None]:
+    """Take items from an iterator ahead of their use: one, on another thread.
+
+    As with ``read_ahead``, an iterator that has a name must be closed. What ``items`` holds (open
+    files, other threads) is not closed by that.
+
+    Parameters
+    ----------
+    items
+        Only the other thread takes from them. What they raise is raised here, in its place.
+
+    Yields
+    ------
+    Item
+        Each item, in order.
+    """
+    source, end = iter(items), object()
+    with closing(read_ahead(lambda _: next(source, end), repeat(None), depth=1)) as loaded:
+        for item in loaded:
+            if item is end:
+                return
+            yield item  # type: ignore[misc]

@@ -1,9 +1,9 @@
 """Embed recordings into one file on disk: windows batched across files, in bounded memory.
 
-Other threads read, resample and cut recordings while the network computes: it embeds one block
-while the next is collected and the one before is written. Finished blocks are kept in a scratch
-folder as small NPZ files; a killed run loses only the blocks that it was working on. At the end
-they become one HDF5 file with the provenance of every row.
+Other threads read, resample and cut recordings while the network computes: it embeds one or two
+blocks while the next is collected and the one before is written. Finished blocks are kept in a
+scratch folder as small NPZ files; a killed run loses only the blocks that it was working on. At the
+end they become one HDF5 file with the provenance of every row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from l3hpc.arrays.threads import read_ahead
+from l3hpc.arrays.threads import InOrder, read_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames, window_samples
 from l3hpc.console.progress import Progress, doing
@@ -32,12 +31,13 @@ from l3hpc.errors import L3hpcError
 from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
 from l3hpc.io.npz import read_npz
 from l3hpc.io.values import count_of
-from l3hpc.models.embedder import check_network
+from l3hpc.models.embedder import BatchesEngine, check_network
 
 if TYPE_CHECKING:
     import h5py
 
-BLOCK_BYTES = 50 << 20  # of samples; two blocks are in memory at a time
+BLOCK_BYTES = 50 << 20  # of samples; three blocks are in memory at a time
+FIRST_BLOCK = 64  # windows
 GPU_BLOCK_BYTES = 800 << 20  # of windows, which overlap: half as many samples, at a hop of 0.5 s
 AHEAD_BYTES = 16 << 20  # of samples; a longer recording is read piece by piece, when it is used
 READERS = 16  # at most; each holds a recording
@@ -106,7 +106,7 @@ class Extraction:
     threads: int = 1
     settings: Sequence[str] = ("extract.max_failed",)
     _first_error: AudioError | None = field(default=None, init=False, repr=False)
-    _thread: _EmbeddingThread = field(init=False, repr=False)
+    _threads: InOrder[_Block, np.ndarray] = field(init=False, repr=False)
     _progress_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
@@ -195,7 +195,11 @@ class Extraction:
         readers = min(max(self.threads, 1), READERS)
         contents = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
                               rest, depth=2 * readers, threads=readers)
-        with closing(contents), _EmbeddingThread(self._embed) as self._thread:
+        # Two blocks at once where the engine computes their batches side by side: with one, cores
+        # would wait for its last frames and for the first spectrograms of the next.
+        is_shared = isinstance(getattr(self.network, "engine", None), BatchesEngine)
+        self._threads = InOrder(self._embed, 2 if is_shared else 1)
+        with closing(contents), self._threads:
             return self._embed_recordings(zip(rest, contents, strict=True), done, skipped, counts,
                                           block)
 
@@ -209,7 +213,7 @@ class Extraction:
         """Collect windows into blocks of ``size`` and embed them; returns their number."""
         block, embedded = _Block(), 0
         # The first blocks are smaller, so that the network starts soon.
-        enough = min(size, self._default_block())
+        enough = min(size, FIRST_BLOCK)
         for index, result in recordings:
             taken = done.get(index) or 0
             try:
@@ -238,7 +242,8 @@ class Extraction:
                     self._note(f"{self.recordings[index].file} {length}")
         if block.has_content:
             self._exchange(block, skipped)
-        self._exchange(_Block(), skipped)  # an empty one, to get back the last
+        for finished in self._threads.rest():
+            self._write(*finished, skipped)
         return embedded
 
     def _advance(self, count: int, **details: Any) -> None:
@@ -277,10 +282,9 @@ class Extraction:
                            min_seconds=self.min_seconds, contents=contents)
 
     def _exchange(self, block: _Block, skipped: dict[int, str]) -> _Block:
-        """Start to embed a block, write the one before, and return an empty one."""
-        before = self._thread.exchange(block)
-        if before is not None and before[0].has_content:
-            self._write(*before, skipped)
+        """Start to embed a block, write one that is finished, and return an empty one."""
+        if (finished := self._threads.add(block)) is not None:
+            self._write(*finished, skipped)
         return _Block()
 
     def _embed(self, block: _Block) -> np.ndarray:
@@ -309,7 +313,7 @@ class Extraction:
         invalid = ~np.isfinite(embedding).all(axis=1)
         if not invalid.any():
             return
-        self._thread.run(lambda: check_network(self.network))
+        self._threads.run(lambda: check_network(self.network))
         which = np.repeat([index for index, _, _ in block.rows],
                           [count for _, _, count in block.rows])
         for index in np.unique(which[invalid]).tolist():
@@ -457,32 +461,6 @@ class _Block:
         return {"windows": [[index, first + count] for index, first, count in self.rows],
                 "complete": self.complete,
                 "skipped": {str(index): reason for index, reason in self.skipped.items()}}
-
-
-class _EmbeddingThread:
-    """A thread that embeds one block at a time, while the caller collects the next."""
-
-    def __init__(self, embed: Callable[[_Block], np.ndarray]) -> None:
-        self._embed = embed
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="network")
-        self._under_way: tuple[_Block, Future[np.ndarray]] | None = None
-
-    def __enter__(self) -> _EmbeddingThread:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def exchange(self, block: _Block) -> tuple[_Block, np.ndarray] | None:
-        """Start to embed ``block``; returns the block before and its embeddings, if any."""
-        last = self._under_way
-        finished = None if last is None else (last[0], last[1].result())
-        self._under_way = block, self._pool.submit(self._embed, block)
-        return finished
-
-    def run(self, work: Callable[[], None]) -> None:
-        """Do other work on this thread, between two blocks."""
-        self._pool.submit(work).result()
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:

@@ -1,9 +1,10 @@
 """Embedding of many recordings into files: npz (as openl3 and edgel3 write), HDF5 or CSV.
 
-Recordings are read ahead by other threads. Short ones are embedded together, long ones in pieces
-that are kept in a temporary file, so that memory does not grow with the length of a recording. A
-recording that cannot be embedded gives a failed ``EmbedResult``, and the others go on. Embeddings
-do not depend on the other recordings: they are those of ``get_embedding``.
+Recordings are read ahead by other threads, and so is the next piece of a long one, so that the
+network does not wait. Short ones are embedded together, long ones in pieces that are kept in a
+temporary file, so that memory does not grow with the length of a recording. A recording that cannot
+be embedded gives a failed ``EmbedResult``, and the others go on. Embeddings do not depend on the
+other recordings: they are those of ``get_embedding``.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from l3hpc.arrays.threads import allocated_cores, read_ahead
+from l3hpc.arrays.threads import allocated_cores, read_ahead, take_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, read_audio
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
 from l3hpc.embedding.embed import (
@@ -45,7 +47,8 @@ ROWS = 4096  # rows that are written at once
 __all__ = ["EmbedResult", "EmbedSettings", "embed_all", "embed_file", "embed_in_processes",
            "model_metadata"]
 LONG_S = 60.0  # seconds; longer recordings are read in pieces
-GROUP_FRAMES = 256  # frames of short recordings that are embedded together
+GROUP_FRAMES = 256  # frames of short recordings that are embedded together,
+FIRST_FRAMES = 64  # at first fewer, so that the network starts soon
 MAX_SHARE = 16  # most recordings that a process gets at once
 SHARES = 4  # shares per process, if there are few recordings, to balance their lengths
 READERS = 4
@@ -190,19 +193,11 @@ class _Read:
     error: str | None = None
 
 
-@dataclass
-class _Group:
-    """Short recordings, collected until they fill a batch."""
-
-    reads: list[_Read] = field(default_factory=list)
-    frames: int = 0
-
-
 def embed_all(model: Model, tasks: Iterable[EmbedTask], settings: EmbedSettings
               ) -> Iterator[EmbedResult]:
     """Embed recordings with one model.
 
-    Memory is needed for a few short recordings or one piece of a long one.
+    Memory is needed for two groups of short recordings or two pieces of a long one.
 
     Parameters
     ----------
@@ -226,20 +221,35 @@ def embed_all(model: Model, tasks: Iterable[EmbedTask], settings: EmbedSettings
         sound.
     """
     hop_samples(model.rate, settings.hop_size)
-    group = _Group()
-    threads = min(READERS, allocated_cores())
-    for read in read_ahead(lambda task: _read(task, model, settings), tasks, threads=threads):
+    reads = read_ahead(lambda task: _read(task, model, settings), tasks,
+                       threads=min(READERS, allocated_cores()))
+    # The next group is collected while the network computes.
+    with closing(reads), closing(take_ahead(_groups(reads))) as groups:
+        for group in groups:
+            if isinstance(group, _Read):
+                yield _embed_other(model, group, settings)
+            else:
+                yield from _embed_group(model, group, settings)
+
+
+def _groups(reads: Iterable[_Read]) -> Iterator[list[_Read] | _Read]:
+    """Short recordings in groups that fill a batch, and all others alone, in order."""
+    group: list[_Read] = []
+    frames, enough = 0, min(FIRST_FRAMES, GROUP_FRAMES)
+    for read in reads:
         if read.frames is not None:
-            group.reads.append(read)
-            group.frames += len(read.frames)
-            if group.frames < GROUP_FRAMES:
+            group.append(read)
+            frames += len(read.frames)
+            if frames < enough:
                 continue
-        # A long recording ends the group as well, to keep the order of the results.
-        yield from _embed_group(model, group, settings)
-        group = _Group()
+        if group:
+            yield group
+            enough = min(2 * enough, GROUP_FRAMES)
+        group, frames = [], 0
         if read.frames is None:
-            yield _embed_other(model, read, settings)
-    yield from _embed_group(model, group, settings)
+            yield read
+    if group:
+        yield group
 
 
 def embed_in_processes(options: Mapping[str, Any], tasks: Sequence[EmbedTask],
@@ -306,17 +316,16 @@ def _read(task: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
         return _Read(task, error=_message(error, task))
 
 
-def _embed_group(model: Model, group: _Group, settings: EmbedSettings) -> list[EmbedResult]:
-    if not group.reads:
-        return []
-    frames = [read.frames for read in group.reads if read.frames is not None]
+def _embed_group(model: Model, group: Sequence[_Read], settings: EmbedSettings
+                 ) -> list[EmbedResult]:
+    frames = [read.frames for read in group if read.frames is not None]
     if model.batch_wide:
         embeddings = [model.embed(one, settings.batch_size) for one in frames]
     else:
         joined = model.embed(JoinedFrames(frames), settings.batch_size)
         embeddings = np.split(joined, np.cumsum([len(one) for one in frames])[:-1])
     return [_check_and_write(model, read, embedding, settings)
-            for read, embedding in zip(group.reads, embeddings, strict=True)]
+            for read, embedding in zip(group, embeddings, strict=True)]
 
 
 def _embed_other(model: Model, read: _Read, settings: EmbedSettings) -> EmbedResult:

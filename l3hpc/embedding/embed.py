@@ -18,6 +18,7 @@ import numbers
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeGuard, cast
@@ -25,6 +26,7 @@ from typing import TypeAlias, TypeGuard, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from l3hpc.arrays.threads import take_ahead
 from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, sound_blocks
 from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_blocks, hop_samples
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
@@ -37,7 +39,8 @@ HOP_S = 0.1
 LONGEST_HOP_S = 3600.0
 RESAMPLERS = {"soxr": resample, "kaiser_best": resample_kaiser}
 BLOCK_RESAMPLERS = {"soxr": resample_blocks, "kaiser_best": resample_kaiser_blocks}
-PIECE = 256  # frames that are embedded at once
+PIECE = 256  # frames that are embedded at once, about
+PIECE_BYTES = 24 << 20  # of their samples, at most, about
 NO_MODEL = "l3hpc ships no weights: model='weights.h5', or a name: model='sea-64'"
 # Seconds; longer arrays are embedded in pieces, as files are, because resampling needs several
 # times their memory.
@@ -46,6 +49,7 @@ BLOCK = 1 << 18  # samples of a long array at once
 AUDIO = "an array, the path of a sound file, or a list of these"
 Audio: TypeAlias = ArrayLike | os.PathLike[str]  # samples, or the path of a file
 Embedding: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings (T, D) and times (T,)
+_Piece: TypeAlias = tuple[np.ndarray | JoinedFrames, np.ndarray]  # frames and times (T,)
 
 
 class AudioWarning(UserWarning):
@@ -213,17 +217,23 @@ def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings
         The embeddings are not finite.
     """
     signal = BLOCK_RESAMPLERS[settings.resampler](blocks, rate, model.rate)
-    pieces: Iterable[Embedding] = (
+    cut: Iterable[Embedding] = (
         (frames, times) for _, frames, times in frame_blocks(
             signal, model.rate, settings.hop_size, bool(settings.center), model.window_s,
             size=PIECE))
+    pieces: Iterable[_Piece]
     if model.batch_wide:  # embeddings depend on the batch, so use the batches of the whole signal
         size = int(settings.batch_size or KERAS_BATCH)
-        pieces = _regrouped(pieces, size * max(PIECE // size, 1))
-    for frames, times in pieces:
-        embedding = model.embed(frames, settings.batch_size, on_batch)
-        check_embedding(embedding, model, where)
-        yield embedding, times
+        pieces = _regrouped(cut, size * max(PIECE // size, 1))
+    else:
+        pieces = _in_pieces(cut, int(PIECE_BYTES / 4 / model.rate))
+    # The next piece is read and resampled while the network computes.
+    ready = take_ahead(pieces)
+    with closing(ready):
+        for frames, times in ready:
+            embedding = model.embed(frames, settings.batch_size, on_batch)
+            check_embedding(embedding, model, where)
+            yield embedding, times
 
 
 def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> None:
@@ -251,6 +261,26 @@ def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> N
         raise AudioError(f"has embeddings that are not finite ({wrong:,} of "
                          f"{len(embedding):,} frames)", where=where,
                          hint="Check the audio: l3hpc data check --listen")
+
+
+def _in_pieces(cut: Iterable[Embedding], seconds: float
+               ) -> Iterator[_Piece]:
+    """Frames of several blocks together: ``PIECE``, or what ``seconds`` of the signal have.
+
+    A block has a few dozen frames, and at the end of each the network would wait.
+    """
+    frames: list[np.ndarray] = []
+    times: list[np.ndarray] = []
+    count = 0
+    for some, their_times in cut:
+        frames.append(some)
+        times.append(their_times)
+        count += len(some)
+        if count >= PIECE or their_times[-1] - times[0][0] >= seconds:
+            yield JoinedFrames(frames), np.concatenate(times)
+            frames, times, count = [], [], 0
+    if frames:
+        yield JoinedFrames(frames), np.concatenate(times)
 
 
 def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:

@@ -9,6 +9,7 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from l3hpc.arrays.threads import (
+    InOrder,
     available_threads,
     blas_threads,
     compute_batches,
@@ -125,3 +126,37 @@ def test_threads_are_what_is_asked_for_or_what_there_is(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     assert (available_threads(3), available_threads(0), available_threads()) == (3, 1, 7)
+
+
+def test_results_of_added_items_come_in_order_and_the_oldest_is_waited_for():
+    go = [threading.Event() for _ in range(5)]
+
+    def work(number):
+        assert go[number].wait(120)
+        return number * number
+
+    for event in go[1:]:
+        event.set()  # all but the first are finished at once
+    with InOrder(work, 2) as results:
+        assert results.add(0) is None and results.add(1) is None
+        go[0].set()
+        assert results.add(2) == (0, 0)
+        assert results.add(3) == (1, 1)
+        told = []
+        results.run(lambda: told.append(threading.current_thread()))
+        assert told[0] in threading.enumerate() and told[0] is not threading.current_thread()
+        assert list(results.rest()) == [(2, 4), (3, 9)] and not list(results.rest())
+    assert not told[0].is_alive()
+
+
+def test_an_error_comes_in_the_place_of_its_result():
+    def work(number):
+        if number == 1:
+            raise OSError("number 1")
+        return number
+
+    with pytest.raises(OSError, match="number 1"), InOrder(work, 1) as results:
+        assert results.add(0) is None
+        assert results.add(1) == (0, 0)
+        results.add(2)
+        pytest.fail("the error was lost")

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from l3hpc.arrays.threads import DEPTH, read_ahead
+from l3hpc.arrays.threads import DEPTH, read_ahead, take_ahead
 
 
 def test_everything_comes_in_order():
@@ -79,3 +79,38 @@ def test_several_threads_work_at_once_and_order_stays():
         return key
 
     assert list(read_ahead(load, range(9), depth=3, threads=3)) == list(range(9))
+
+
+def test_an_iterator_is_one_item_ahead_on_a_thread_of_its_own():
+    taken, second = [], threading.Event()
+
+    def items():
+        for number in range(5):
+            taken.append((number, threading.current_thread()))
+            if number == 1:
+                second.set()
+            yield number
+
+    before = set(threading.enumerate())
+    ahead = take_ahead(items())
+    assert next(ahead) == 0
+    assert second.wait(120)  # without asking for it
+    time.sleep(0.05)
+    assert [number for number, _ in taken] == [0, 1]
+    [taker] = {thread for _, thread in taken}
+    assert taker is not threading.current_thread()
+    ahead.close()
+    assert not taker.is_alive() and not set(threading.enumerate()) - before
+    assert list(take_ahead(range(50))) == list(range(50))
+    assert list(take_ahead([])) == []
+
+
+def test_an_error_of_an_iterator_comes_in_its_place():
+    def items():
+        yield from range(3)
+        raise OSError("no such row")
+
+    ahead = take_ahead(items())
+    assert [next(ahead) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="no such row"):
+        next(ahead)

@@ -1,6 +1,9 @@
 """Extraction of odd recordings: each is skipped, the others are embedded."""
 
 import csv
+import threading
+import time
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import soundfile
 
 from l3hpc.console.progress import Progress
+from l3hpc.datasets import extraction
 from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
@@ -120,6 +124,61 @@ def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(
     assert "at most 5% (embed.max_failed)" in error.allowed
     assert error.hint.endswith(": --set embed.max_failed=0.5 --set folds.x=0.5")
     assert not any("\n" in part for part in (error.message, error.allowed, error.hint))
+
+
+class Together(Network):
+    """Computes two blocks at once, or waits for ever; ``engine`` says that it can."""
+
+    engine = SimpleNamespace(name="test", few_shapes=False, batch_size=len, run=len,
+                             run_batches=len)
+
+    def __init__(self):
+        self.both = threading.Barrier(2)
+
+    def embed(self, frames, **_):
+        self.both.wait(60)
+        return super().embed(frames)
+
+
+class Alone(Network):
+    """Notices when it is called for two blocks at once."""
+
+    def __init__(self):
+        self.busy = threading.Lock()
+
+    def embed(self, frames, **_):
+        assert self.busy.acquire(blocking=False)
+        time.sleep(0.01)
+        self.busy.release()
+        return super().embed(frames)
+
+
+@pytest.mark.parametrize("kind", [Together, Alone])
+def test_two_blocks_are_embedded_at_once_where_the_engine_shares_its_threads(tmp_path, kind):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    sound = noise(16)
+    for number, part in enumerate(np.split(sound, 4)):
+        soundfile.write(audio / f"{number}.wav", part, RATE, subtype="FLOAT")
+    result = Extraction(kind(), {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
+                        tmp_path / "scratch", block=4).run(tmp_path / "e.h5", tmp_path / "s.csv")
+    assert result["rows"] == 16
+    with h5py.File(tmp_path / "e.h5") as file:
+        assert np.array_equal(file["l3_embedding"][:, 1], sound.reshape(16, RATE).max(axis=1))
+        assert file["recording"][()].tolist() == [index // 4 for index in range(16)]
+        assert file["frame"][()].tolist() == [0, 1, 2, 3] * 4
+
+
+def test_the_first_blocks_are_small(tmp_path, monkeypatch):
+    (tmp_path / "audio").mkdir()
+    for number in range(20):
+        soundfile.write(tmp_path / f"audio/{number:02d}.wav", noise(1), RATE)
+    monkeypatch.setattr(extraction, "FIRST_BLOCK", 2)
+    sizes, embed = [], Network.embed
+    monkeypatch.setattr(Network, "embed", lambda self, frames, **_:
+                        sizes.append(len(frames)) or embed(self, frames))
+    assert extract(tmp_path, block=8)[0]["rows"] == 20
+    assert sizes == [2, 4, 8, 6]
 
 
 def test_a_network_that_gives_no_numbers_is_named_and_no_recording(tmp_path):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,6 +106,76 @@ def test_refused_before_anything_is_done(folder, tmp_path):
         find_recordings([folder / "a.wav"], suffix="a/b")
     with pytest.raises(InputError, match="csv, h5, npz"):
         find_recordings([folder / "a.wav"], format="pickle")
+
+
+@pytest.mark.parametrize(("most", "seconds", "wanted"), [
+    (4, 99, [4, 4, 1]),
+    (99, 99, [9]),
+    (99, 2, [3, 3, 3]),  # frames whose starts are two seconds apart end a piece
+])
+def test_the_next_piece_of_a_recording_is_read_while_the_network_computes(
+        model, monkeypatch, sound, most, seconds, wanted):
+    monkeypatch.setattr(embed, "PIECE", most)
+    monkeypatch.setattr(embed, "PIECE_BYTES", 4 * 8000 * seconds)
+    read, pieces = [threading.Event() for _ in range(9)], []
+    signal = sound(9.0)
+
+    def blocks():
+        for number, event in enumerate(read):
+            event.set()
+            yield signal[8000 * number:8000 * (number + 1)]
+
+    def waiting(_model, frames, *_):
+        pieces.append(np.concatenate(frames.parts(0, len(frames))))
+        # A frame of a second for each block; the next piece is there, too.
+        assert read[min(sum(map(len, pieces)) + wanted[0], 9) - 1].wait(120)
+        return np.ones((len(frames), 5), np.float32)
+
+    monkeypatch.setattr(type(model), "embed", waiting)
+    found = list(embed.embed_blocks(blocks(), 8000, model,
+                                    EmbedSettings(hop_size=1.0, center=False), None))
+    assert [len(piece) for piece in pieces] == [len(times) for _, times in found] == wanted
+    assert np.array_equal(np.concatenate(pieces).reshape(-1), signal)
+    assert np.concatenate([times for _, times in found]).tolist() == list(range(9))
+
+
+def test_the_next_group_of_recordings_is_collected_while_the_network_computes(
+        model, monkeypatch, tmp_path, sound):
+    for number in range(12):
+        soundfile.write(tmp_path / f"{number:02d}.wav", sound(1.0), 8000)
+    monkeypatch.setattr(batch, "GROUP_FRAMES", 3)
+    monkeypatch.setattr(batch, "allocated_cores", lambda: 1)
+    found, seen, real = {}, threading.Event(), batch._read
+
+    def read(task, *rest):
+        found[task.recording.name] = real(task, *rest)
+        if task.recording.name == "08.wav":
+            seen.set()
+        return found[task.recording.name]
+
+    def waiting(_model, frames, *_):
+        # The next group, 3 to 5, has been taken from those that were read ahead, and more are read.
+        assert seen.wait(120)
+        return np.ones((len(frames), 5), np.float32)
+
+    monkeypatch.setattr(batch, "_read", read)
+    monkeypatch.setattr(type(model), "embed", waiting)
+    settings = EmbedSettings(hop_size=1.0, center=False)
+    results = list(embed_all(model, find_recordings([tmp_path]), settings))
+    assert [one.task.recording.name for one in results] == sorted(found)
+    assert {(one.state, one.frames) for one in results} == {("done", 1)}
+
+
+def test_groups_grow_and_what_is_not_a_short_recording_is_alone(monkeypatch):
+    monkeypatch.setattr(batch, "FIRST_FRAMES", 2)
+    monkeypatch.setattr(batch, "GROUP_FRAMES", 6)
+    short = [batch._Read(EmbedTask(Path(f"{number}.wav"), Path(f"{number}.npz")), np.zeros((1, 9)))
+             for number in range(16)]
+    failed, long = (batch._Read(EmbedTask(Path(name), Path(name)), error=error)
+                    for name, error in (("failed", "why"), ("long", None)))
+    assert list(batch._groups([])) == []
+    assert list(batch._groups([failed, *short[:15], long, short[15]])) == [
+        failed, short[:2], short[2:6], short[6:12], short[12:15], long, short[15:]]
 
 
 def test_one_bad_file_is_one_bad_file(folder, model):
