@@ -91,6 +91,16 @@ class Runner:
 
 
 @pytest.fixture
+def eager():
+    """Small batches are done long before their graph would be traced."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def runner(tmp_path):
     """A fresh runner."""
     return Runner(tmp_path)

@@ -107,16 +107,6 @@ def test_the_row_of_the_ledger(learnt):
         row["latest_validation_acc"] for row, epoch in rows if epoch is not None)
 
 
-@pytest.fixture
-def eager():
-    """Small batches are done long before their graph would be traced."""
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
 @pytest.mark.slow
 def test_a_smaller_network_learns_from_the_soft_labels_of_a_trained_one(
         learnt, session_runner, eager):

@@ -39,7 +39,7 @@ def small(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_from_a_teacher_to_the_report(city, small, runner):
+def test_from_a_teacher_to_the_report(city, small, runner, eager):
     teacher, audio = str(small / "teacher.h5"), city / "audio"
     judged = {"weights": teacher, "audio": audio, "windows": 12, "engine": "tensorflow"}
     scan = runner.run("sensitivity", {**judged, "sparsities": (70, 95), "points_per_task": 9})
@@ -128,7 +128,7 @@ def test_a_scan_judged_by_correspondence_says_so(city, small, runner):
                for row in told["points"])
 
 
-def test_a_cut_network_learns_the_reduced_teacher(city, small, runner):
+def test_a_cut_network_learns_the_reduced_teacher(city, small, runner, eager):
     teacher = str(small / "teacher.h5")
     runner.run("prune", {"weights": teacher, "plans": ("none",), "depth": 7,
                          "filters": (4, 4, 4, 4, 8, 8, 6)})
@@ -179,7 +179,8 @@ def test_what_is_refused_before_anything_runs(city, small, tmp_path):
         refusal("finetune", scenes, prune={"weights": str(tmp_path / "other.h5")})
 
 
-def test_an_embedding_without_the_last_normalisation_is_fine_tuned_inside(small, runner):
+def test_an_embedding_without_the_last_normalisation_is_fine_tuned_inside(
+        small, runner, eager):
     """Published ends: teacher and result stop at the last convolution, training goes on behind."""
     bare = NetworkSpec(**{**SPEC.to_dict(), "tail": "embedding"})
     save(untrained(bare, 1), runner.folder / "bare.h5")

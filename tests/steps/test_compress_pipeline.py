@@ -27,7 +27,7 @@ def test_the_pipeline_runs_on_this_machine(city, tmp_path, monkeypatch):
     made = plan.build("compress", config, plan.Request(
         options={"plan": "edgel3", "epochs": 1, "batch-size": 16},
         sets=("sensitivity.points_per_task=40", "sensitivity.windows=4", "compare.windows=4",
-              "extract.hop=1.0", "extract.engine=tensorflow", "sensitivity.engine=ncnn",
+              "extract.hop=1.0", "extract.engine=ncnn", "sensitivity.engine=ncnn",
               "compare.engine=ncnn")))
     assert [step.name for step in made.steps] == [
         "sensitivity", "prune", "extract", "distill", "compare"]
