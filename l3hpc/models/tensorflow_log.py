@@ -2,6 +2,9 @@
 
 From 2.18 on TensorFlow writes them to the file descriptor of stderr before its log level takes
 effect, so that ``TF_CPP_MIN_LOG_LEVEL`` does not suppress them. Warnings and errors are kept.
+
+With TensorFlow comes Keras, whose ``keras.wrappers`` imports scikit-learn where it is installed: a
+sixth of the time that the start takes. It is loaded when one of its names is first used.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 from l3hpc.console.progress import doing
 
 NVIDIA = "/dev/nvidiactl"
+WRAPPERS = "keras.wrappers"
 SCRIPTS_LEVEL = "2"  # TF_CPP_MIN_LOG_LEVEL in job scripts: errors
 _STARTUP = re.compile(
     r"I\d{4} "  # I0000 00:00:1795277630.127942   32086 port.cc:153] …
@@ -32,35 +37,46 @@ def import_tensorflow() -> None:
     """Import TensorFlow, if that was not done yet, without its start-up messages."""
     if "tensorflow" in sys.modules:
         return
+    _find_first(WRAPPERS, _LaterLoader)
     with doing("starting TensorFlow", at_once=True), _without_startup_lines():
         import tensorflow  # noqa: F401
 
 
 def quiet_first_import() -> None:
     """Make the first import of TensorFlow quiet, whichever module does it (Keras, for example)."""
-    if "tensorflow" not in sys.modules and not any(
-            isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    _find_first("tensorflow", _QuietLoader)
+    _find_first(WRAPPERS, _LaterLoader)
+
+
+def _find_first(name: str, wrap: Callable[[importlib.abc.Loader], importlib.abc.Loader]) -> None:
+    """Wrap the loader of a module that is not imported yet."""
+    if name not in sys.modules and not any(
+            isinstance(finder, _Finder) and finder.name == name for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder(name, wrap))
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds TensorFlow once, as Python would, and wraps its loader."""
+    """Finds one module once, as Python would, and wraps its loader."""
+
+    def __init__(self, name: str, wrap: Callable[[importlib.abc.Loader], importlib.abc.Loader]
+                 ) -> None:
+        self.name = name
+        self._wrap = wrap
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
                   ) -> ModuleSpec | None:
-        if fullname != "tensorflow":
+        if fullname != self.name:
             return None
         # Before looking for the module: find_spec asks all finders, this one included.
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = self._wrap(spec.loader)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
-    """Runs the module's code without its start-up messages, then restores the module's own loader.
-    """
+    """Restores the module's own loader."""
 
     def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
@@ -72,8 +88,35 @@ class _Loader(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
+
+
+class _QuietLoader(_Loader):
+    """Runs the module's code without its start-up messages."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
         with doing("starting TensorFlow", at_once=True), _without_startup_lines():
             self._loader.exec_module(module)
+
+
+class _LaterLoader(_Loader):
+    """Runs the module's code when one of its names is first used.
+
+    ``importlib.util.LazyLoader`` would run it as soon as anybody looks at ``__file__``, which
+    ``inspect`` does with all modules whenever TensorFlow compiles a function.
+    """
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+
+        def load(name: str) -> Any:
+            if name.startswith("__") and name != "__all__":
+                raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            vars(module).pop("__getattr__", None)
+            self._loader.exec_module(module)
+            return getattr(module, name)
+
+        vars(module)["__getattr__"] = load
 
 
 @contextlib.contextmanager

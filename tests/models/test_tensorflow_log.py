@@ -77,7 +77,12 @@ def test_whichever_module_imports_tensorflow_first_it_starts_without_its_lines()
             "assert not type(tf.__spec__.loader).__module__.startswith('l3hpc')\n"
             "assert not [f for f in sys.meta_path\n"
             "            if type(f).__module__ == 'l3hpc.models.tensorflow_log']\n"
-            "keras.Sequential([keras.layers.Dense(1)])(tf.zeros((1, 2)))\n"
+            "model = keras.Sequential([keras.layers.Dense(1)])\n"
+            "tf.function(lambda x: model(x))(tf.zeros((1, 2)))\n"
+            "assert 'sklearn' not in sys.modules\n"
+            "from keras.wrappers import SKLearnClassifier\n"
+            "import sklearn.base\n"
+            "assert issubclass(SKLearnClassifier, sklearn.base.ClassifierMixin)\n"
             "tf.config.list_physical_devices('GPU')\n"
             "print(tf.constant(3).numpy())\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
