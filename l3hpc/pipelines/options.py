@@ -146,8 +146,8 @@ UPSTREAM = (
     Option("recipe", "choice", "How the student is trained; published: head, epochs, batches, "
            "learning rate and momentum of the published jobs, unless set explicitly.", "default",
            ("default", "published")),
-    Option("engine", "choice", "Library of the step train; torch: PyTorch. The engine of the "
-           "step extract: --extract-engine.", "tensorflow",
+    Option("engine", "choice", "Library of the step train; torch: PyTorch. The step extract "
+           "has an option of its own.", "tensorflow",
            ("tensorflow", "torch")),
     Option("sampling", "choice", "How rows are selected for fitting the reduction.", "dpp",
            ("dpp", "dpp-div", "spl", "random")),
