@@ -65,7 +65,7 @@ def options_by_step(pipeline: Pipeline) -> dict[str, list[OfferedOption]]:
     --------
     >>> from l3hpc.pipelines.definition import load_pipeline
     >>> [option.name for option in options_by_step(load_pipeline("upstream"))["extract"]]
-    ['--audio-dir', '--weights', '--precision']
+    ['--audio-dir', '--weights', '--precision', '--extract-engine']
     """
     found: dict[str, list[OfferedOption]] = {name: [] for name in pipeline.steps}
     for option, users in _paths(pipeline).items():
