@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from l3hpc.console.progress import Progress
     from l3hpc.pipelines.planned import Plan, PlannedStep
     from l3hpc.runs.resume import ResumePlan
+    from l3hpc.schedulers.base import Scheduler
     from l3hpc.workspace.run_record import RunRecord
 
 EXAMPLES = """\b
@@ -59,9 +60,12 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
 
+    asked: list[Scheduler] = []  # while the plan is made
     try:
-        plan, swept = plan_from_options(pipeline, values)
-        unchecked = schedulers.of(plan.profile, plan.workspace).validate(plan) if dry_run else ""
+        plan, swept = plan_from_options(pipeline, values, lambda config: asked.append(
+            schedulers.prepared(config.profile, config.workspace)))
+        [scheduler] = asked
+        unchecked = scheduler.validate(plan) if dry_run else ""
     except InputError as error:
         raise _nothing_submitted(error) from None
     note_unused(plan.profile)
@@ -83,11 +87,11 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     progress = Progress() if plan.profile.capabilities.runner else default_progress()
 
     if test_only:
-        _test(plan, progress, as_json)
+        _test(plan, scheduler, progress, as_json)
         return EXIT_OK
     try:
         record = submit.submit(
-            plan, detach=detach, progress=progress,
+            plan, detach=detach, progress=progress, scheduler=scheduler,
             on_submitted=None if as_json else lambda record: click.echo(_submitted(plan, record)))
     except InputError as error:
         raise _nothing_submitted(error) from None
@@ -121,12 +125,12 @@ def _confirm(plan: Plan) -> None:
     click.confirm("\nsubmit it?", abort=True, err=True)
 
 
-def _test(plan: Plan, progress: Progress, as_json: bool) -> None:
+def _test(plan: Plan, scheduler: Scheduler, progress: Progress, as_json: bool) -> None:
     """Have the cluster check every script of the plan, and print the result."""
     from l3hpc.runs import submit
 
     try:
-        submit.submit(plan, test_only=True, progress=progress)
+        submit.submit(plan, test_only=True, progress=progress, scheduler=scheduler)
     except L3hpcError as error:
         raise _nothing_submitted(error) from None
     count = sum(bool(step.missing) for step in plan.steps)

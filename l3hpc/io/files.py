@@ -17,21 +17,21 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from l3hpc.errors import InputError
+from l3hpc.io import indented
 from l3hpc.io.values import ESCAPED
 
-SYNC_THREADS = 16
 MAX_JSON = 2**30  # bytes; no file that l3hpc writes is larger
 RESULT = "result.json"  # written last into the folder of a finished task
 
 # atomic writing -------------------------------------------------------------------------------
 
 
-def fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path | str) -> None:
     """Make a rename inside ``folder`` durable; ignored by file systems that cannot do it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -61,14 +61,14 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Itera
     BinaryIO
         Open for writing and reading.
     """
-    path = Path(path)
+    folder, name = os.path.split(path)
     # In the same folder: a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:8]}.tmp")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     try:
         handle = os.open(temporary, flags, mode)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(folder, exist_ok=True)
         handle = os.open(temporary, flags, mode)
     try:
         with os.fdopen(handle, "w+b") as stream:
@@ -78,14 +78,12 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Itera
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        # a write does not say which disk is full
-        if (isinstance(error, OSError) and error.filename is None
-                and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            error.filename = str(path)
-        temporary.unlink(missing_ok=True)
+        _name_full_disk(error, path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     if durable:
-        fsync_folder(path.parent)
+        fsync_folder(folder or os.curdir)
 
 
 @contextlib.contextmanager
@@ -116,33 +114,6 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def make_durable(paths: Iterable[Path | str]) -> None:
-    """Wait until files and folders that were written without ``durable`` are on disk.
-
-    Paths that have been removed in the meantime are ignored.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-
-    distinct = list(dict.fromkeys(map(str, paths)))
-    # Disks and file servers combine requests that arrive together: many cost little more than one.
-    with ThreadPoolExecutor(min(SYNC_THREADS, max(len(distinct), 1))) as pool:
-        list(pool.map(_sync, distinct))
-
-
-def _sync(path: str) -> None:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not os.path.isdir(path):  # some network file systems refuse fsync on folders
-            raise
-    finally:
-        os.close(handle)
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder and its missing parents, durably."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -164,6 +135,38 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
     """
     with atomic_file(path, mode=mode, durable=durable) as stream:
         stream.write(data)
+
+
+def create_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write bytes to a new file, in place: for a folder that nobody reads yet.
+
+    Parameters
+    ----------
+    path
+        The file, which does not exist.
+    data
+        The contents.
+    mode
+        Permissions of the file, before the umask.
+
+    Raises
+    ------
+    FileExistsError
+        If it exists.
+    """
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        _name_full_disk(error, path)
+        raise
+
+
+def _name_full_disk(error: BaseException, path: Path) -> None:
+    """Enter the file into an error of writing, which does not say which disk is full."""
+    if (isinstance(error, OSError) and error.filename is None
+            and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        error.filename = str(path)
 
 
 def write_text(path: Path, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
@@ -194,8 +197,18 @@ def write_json(path: Path, value: object, *, durable: bool = True) -> None:
     ValueError
         ``value`` contains NaN or infinity.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode("utf-8", ESCAPED), durable=durable)
+    write_bytes(path, json_bytes(value), durable=durable)
+
+
+def json_bytes(value: object) -> bytes:
+    """Return the contents of a JSON file with this value.
+
+    Raises
+    ------
+    ValueError
+        ``value`` contains NaN or infinity.
+    """
+    return (indented.dumps(value) + "\n").encode("utf-8", ESCAPED)
 
 
 def share_file(source: Path, target: Path) -> None:

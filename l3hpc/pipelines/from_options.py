@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,10 @@ _OTHERS = ("embedding_valid_dir", "start", "inputs", "student", "teacher", "sets
            "name", "cluster", "config_file")
 
 
-def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, Sweep | None]:
+def plan_from_options(
+    pipeline: str, values: Mapping[str, Any],
+    on_config: Callable[[settings.Config], object] | None = None,
+) -> tuple[Plan, Sweep | None]:
     """The plan that these options ask for. The workspace is only read.
 
     Parameters
@@ -34,6 +37,8 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
         ``--config``. ``sets``, ``inputs`` and ``grid`` are lists of strings such as
         ``"train.epochs=5"``; ``grid`` may also be a mapping of options to lists of strings, whose
         values may contain commas. None counts as not given.
+    on_config
+        Called with the settings as soon as they are read. Planning takes longer.
 
     Returns
     -------
@@ -57,6 +62,8 @@ def plan_from_options(pipeline: str, values: Mapping[str, Any]) -> tuple[Plan, S
                                                    given["embedding_valid_dir"])
     config = settings.load(given.get("config_file"), given.get("cluster"), overrides={
         key: (str(given[name]), option) for name, (key, option) in _PATHS.items() if name in given})
+    if on_config is not None:
+        on_config(config)
     # what there is one of each for is read from the inputs, which only the other options name
     each = [option for name, option in known.items() if OPTIONS[option].kind == "each"]
     request = plan.Request(

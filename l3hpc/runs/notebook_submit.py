@@ -23,6 +23,8 @@ from l3hpc.runs.notebook import Run
 if TYPE_CHECKING:
     import pandas
 
+    from l3hpc.schedulers.base import Scheduler
+
 EXAMPLES = {"sets": '{"train.epochs": 5}', "grid": '{"emb_dim": [64, 128]}',
             "inputs": '{"fit": "RUN"}'}
 
@@ -141,14 +143,17 @@ def submit(
                          hint="l3hpc submit --help lists the pipelines.")
     values = {**options, "sets": set_texts(sets), "inputs": input_texts(inputs),
               "grid": grid_texts(grid)}
-    plan, swept = plan_from_options(os.fspath(pipeline), values)
+    asked: list[Scheduler] = []  # while the plan is made
+    plan, swept = plan_from_options(os.fspath(pipeline), values, lambda config: asked.append(
+        schedulers.prepared(config.profile, config.workspace)))
+    [scheduler] = asked
     if dry_run:
-        return PlannedRun(plan, swept, schedulers.of(plan.profile, plan.workspace).validate(plan))
+        return PlannedRun(plan, swept, scheduler.validate(plan))
     if not yes and preview.needs_confirmation(plan):
         cost = preview.maximum_cost(plan).as_text()
         raise InputError(f"this may cost {cost}; nothing was submitted",
                          hint="To submit it all the same: yes=True")
-    record = submission.submit(plan, detach=True)
+    record = submission.submit(plan, detach=True, scheduler=scheduler)
     return Run(plan.workspace, record.run)
 
 

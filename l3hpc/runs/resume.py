@@ -20,7 +20,8 @@ from l3hpc.config.units import parse_task_memory, parse_time
 from l3hpc.config.validators import pack_size
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
-from l3hpc.io.files import make_durable, write_json
+from l3hpc.io.files import write_json
+from l3hpc.io.syncing import make_durable
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, pack, status, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere

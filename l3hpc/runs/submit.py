@@ -17,15 +17,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 
 from l3hpc import schedulers
+from l3hpc.config import sources
 from l3hpc.config.capabilities import LOCAL, SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
-from l3hpc.io.files import current_user, make_durable, share_file, write_json
+from l3hpc.io.files import create_file, current_user, json_bytes, share_file
+from l3hpc.io.syncing import start_syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, notifications, submission_lock
 from l3hpc.runs.dependencies import computed_elsewhere
-from l3hpc.runs.submit_jobs import arrays_of, submit_steps, write_scripts
+from l3hpc.runs.submit_jobs import arrays_of, submit_steps
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
@@ -41,6 +43,7 @@ _BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def submit(
     plan: Plan, *, test_only: bool = False, detach: bool = False,
     progress: Progress | None = None, on_submitted: Callable[[RunRecord], None] | None = None,
+    scheduler: Scheduler | None = None,
 ) -> RunRecord:
     """Write the folder of a run and submit its missing tasks.
 
@@ -57,6 +60,9 @@ def submit(
         Receives the progress and notes.
     on_submitted
         Called with the record after the submission, before any job is run in the foreground.
+    scheduler
+        Of the plan's profile (``schedulers.prepared``), so that it need not be asked again what is
+        known since the planning. None: it is asked here.
 
     Returns
     -------
@@ -72,8 +78,8 @@ def submit(
     L3hpcError
         If a step failed during the submission, so that others were not submitted.
     """
-    steps, scheduler = in_order(plan.steps), schedulers.of(plan.profile, plan.workspace)
-    scheduler.prepare()
+    steps = in_order(plan.steps)
+    scheduler = scheduler or schedulers.prepared(plan.profile, plan.workspace)
     if not test_only:
         sharing.check(plan.workspace, {step.kind for step in plan.steps})
     # before anything is written: a refusal here leaves no folder behind
@@ -90,8 +96,8 @@ def submit(
                 (progress or Progress()).note(f"warning: {risk.message}; to fix it: {risk.fix}")
         try:
             record = _write_folder(plan, steps, texts)
-            # a power failure must not leave jobs in the queue whose files are gone
-            with _durable(_written(plan, steps, texts), progress or Progress()):
+            # after a power failure, the run can be resumed
+            with _durable(_written(plan, steps), progress or Progress()):
                 left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
                                      elsewhere=elsewhere)
             last_job.submit_job(plan.workspace, record, progress or Progress())
@@ -149,7 +155,8 @@ def render_scripts(plan: Plan, steps: Sequence[PlannedStep],
     dict
         Step → what each of its scripts runs, and its text.
     """
-    return {step.name: [(part, scripts.render(plan, step, part))
+    templates = sources.template_folders()
+    return {step.name: [(part, scripts.render(plan, step, part, templates=templates))
                         for whole in scripts.parts(plan, step)
                         for part in whole.split((elsewhere or {}).get(step.name, ()))]
             for step in steps if step.missing}
@@ -269,6 +276,7 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) ->
 
 def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
     plan.folder.artifacts.mkdir()
+    plan.folder.steps.mkdir()
     for step in steps:
         _fill_step(plan, step, texts.get(step.name, ()))
     last_job.prepare(plan)
@@ -289,7 +297,8 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
             state=StepState.PLANNED if step.missing else StepState.REUSED,
             resources=step.resources.to_json(), waits_for=list(step.waits_for),
         ) for step in steps])
-    records.write(plan.workspace, record)  # from here on the run exists
+    # from here on the run exists, unless there is a power failure before submit returns
+    records.write(plan.workspace, record, durable=False)
     return record
 
 
@@ -298,52 +307,56 @@ def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
     """Have the disk confirm these files by the end of the block. It writes them while sbatch is at
     work, so that this costs next to nothing.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(1) as pool:
-        # the new thread must not receive the Ctrl-C that is blocked while a job is submitted
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
-        try:
-            synced = pool.submit(make_durable, list(paths))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield
-        try:
-            synced.result()
-        except OSError as error:
-            progress.note(f"warning: the disk did not confirm that the files of this run are "
-                          f"written ({error.strerror}): a power failure could lose them")
+    # the new threads must not receive the Ctrl-C that is blocked while a job is submitted
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
+    try:
+        wait = start_syncing(paths)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield
+    try:
+        wait()
+    except OSError as error:
+        progress.note(f"warning: the disk did not confirm that the files of this run are written "
+                      f"({error.strerror}): a power failure could lose them")
 
 
-def _written(plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts) -> Iterator[Path]:
-    """Every file that the jobs of a new run read, and the folders that hold them."""
+def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
+    """What a resumption of a new run reads, and the folders that hold it. (Slurm has its own copy
+    of a script, and a resumption makes another.)
+    """
     run = plan.folder
-    yield from (run.path.parent, run.artifacts, run.steps, run.sync_script)
+    yield from (run.path.parent, run.path, run.record, run.artifacts, run.steps, run.sync_script)
     for step in steps:
         folder = plan.step_folder(step.name)
         yield from (folder.path, folder.config, folder.requeue_policy, step.artifact,
                     step.artifact.parent)
-        yield from (folder.script(number) for number in range(len(texts.get(step.name, ()))))
 
 
 def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
     """Fill the folder of the step, and that of its artifact. Every file less counts: on a shared
-    disk, creating files takes most of the time of a submission, apart from sbatch.
+    disk, creating files takes most of the time of a submission, apart from sbatch. Nobody reads
+    the folder before the record of the run is there, so its files are written in place.
     """
     folder = plan.step_folder(step.name)
-    for subfolder in (folder.logs, folder.markers):
-        subfolder.mkdir(parents=True)
-    write_json(folder.config, step.config(plan.run), durable=False)
+    for path in (folder, folder.logs, folder.markers):
+        os.mkdir(path)
+    create_file(folder.config, json_bytes(step.config(plan.run)))
+    for number, (_, text) in enumerate(texts):
+        create_file(folder.script(number), text.encode())
     if texts:
-        write_scripts(folder, texts)
-        write_json(folder.requeue_policy, requeue_policy.of(plan.profile, step).to_json(),
-                   durable=False)
-    step.artifact.mkdir(parents=True, exist_ok=True)
+        create_file(folder.requeue_policy,
+                    json_bytes(requeue_policy.of(plan.profile, step).to_json()))
+    try:
+        os.mkdir(step.artifact)
+    except FileNotFoundError:
+        os.makedirs(step.artifact, exist_ok=True)
+    except FileExistsError:
+        records.replace_damaged_config(step.artifact)
     if plan.profile.shared_group and step.missing:
         sharing.prepare_artifact(step.artifact)
-    records.replace_damaged_config(step.artifact)
     share_file(folder.config, ArtifactFolder(step.artifact).config)
-    plan.folder.artifact(step.name).symlink_to(step.artifact)
+    os.symlink(step.artifact, plan.folder.artifact(step.name))
 
 
 def _check_scripts(

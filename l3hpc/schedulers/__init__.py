@@ -65,6 +65,21 @@ def of(profile: ClusterProfile, workspace: Path) -> Scheduler:
     return _FACTORIES[profile.executor](Path(workspace), profile)
 
 
+def prepared(profile: ClusterProfile, workspace: Path) -> Scheduler:
+    """Return the scheduler of a cluster profile, which is fetching what ``validate`` will need.
+
+    Parameters
+    ----------
+    profile
+        The cluster profile.
+    workspace
+        The workspace folder.
+    """
+    scheduler = of(profile, workspace)
+    scheduler.prepare()
+    return scheduler
+
+
 def of_record(workspace: Path, record: RunRecord) -> Scheduler:
     """Return the scheduler that has the jobs of a run.
 

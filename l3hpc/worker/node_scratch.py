@@ -29,7 +29,7 @@ from typing import Any
 
 from l3hpc.console.progress import Progress, doing
 from l3hpc.errors import InputError
-from l3hpc.io.files import make_durable
+from l3hpc.io.syncing import make_durable
 from l3hpc.io.job_path import usable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -71,7 +71,7 @@ class _NotedAttempt(TypedDict):
     attempt: dict[str, Any]
 
 
-def write(workspace: Path, record: RunRecord) -> None:
+def write(workspace: Path, record: RunRecord, *, durable: bool = True) -> None:
     """Replace the record of a run by one rename, and clear the attempts noted beside it.
 
     Parameters
@@ -80,9 +80,11 @@ def write(workspace: Path, record: RunRecord) -> None:
         The workspace folder.
     record
         The record, which has these attempts already.
+    durable
+        Wait until it is on disk.
     """
     folder = Workspace(workspace).run(record.run)
-    write_json(folder.record, record.to_json())
+    write_json(folder.record, record.to_json(), durable=durable)
     # after the rename: a kill in between only repeats what is in the record already
     folder.attempts.unlink(missing_ok=True)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import re
+import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from l3hpc.config.profile import ClusterProfile
@@ -219,10 +220,16 @@ class LimitCheck:
 
     def __init__(self, profile: ClusterProfile) -> None:
         self._profile = profile
-        pool = ThreadPoolExecutor(1)
-        self._answer: Future[str] = pool.submit(
-            call, on_cluster(SINFO, profile.slurm_clusters), timeout_s=SINFO_S)
-        pool.shutdown(wait=False)
+        self._answer = Future[str]()
+        # a daemon: a plan that is refused meanwhile does not wait for Slurm
+        threading.Thread(target=self._ask, daemon=True).start()
+
+    def _ask(self) -> None:
+        try:
+            self._answer.set_result(
+                call(on_cluster(SINFO, self._profile.slurm_clusters), timeout_s=SINFO_S))
+        except BaseException as error:  # raised by check
+            self._answer.set_exception(error)
 
     def check(self, plan: Plan) -> str:
         """Check that every step of a plan has a partition that can run it.

@@ -14,10 +14,12 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from l3hpc.console.progress import doing
 from l3hpc.errors import ClusterError, command_line
@@ -47,6 +49,10 @@ RETRY_S = (5.0, 10.0, 20.0, 40.0) + (60.0,) * 60  # while Slurm does not respond
 GIVE_UP_S = 900.0
 TOO_LATE_S = 45.0  # a job that has run for so long may not find its pickle any more
 CANCEL_WAITS_S = (2.0, 5.0, 15.0)
+# So that a Ctrl-C at the terminal does not end sbatch halfway. A session of its own would do that,
+# too, but Linux shares a busy processor among sessions, and a new one waits for its first turn.
+_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {
+    "start_new_session": True}
 _SENTENCE = re.compile(r"Submitted batch job (\d+)(?: on cluster ([\w.-]+))?")
 _BARE_ID = re.compile(r"(\d+)(?:;([\w.-]+))?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -71,6 +77,8 @@ class Submission:
         Waits for a number of seconds; may raise to stop.
     give_up_s : float
         How long to retry while Slurm does not respond, seconds.
+    environment : dict of str to str
+        That of sbatch.
     """
 
     command: Sequence[str]
@@ -79,6 +87,7 @@ class Submission:
     notify: Callable[[str], None] = lambda text: None
     pause: Callable[[float], None] = time.sleep
     give_up_s: float = field(default_factory=lambda: GIVE_UP_S)
+    environment: Mapping[str, str] = field(default_factory=slurm_environment)
 
 
 def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool,
@@ -223,9 +232,8 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
     try:
         process = _Sbatch(
             list(submission.command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=slurm_environment(),
-            # so that a Ctrl-C at the terminal does not end it halfway
-            start_new_session=True)
+            stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=submission.environment,
+            **_OWN_GROUP)
     except FileNotFoundError:
         raise ClusterError("sbatch is not available on this machine",
                            hint="Log in to the cluster, or use --cluster local.") from None

@@ -5,6 +5,7 @@ The calls themselves are in the modules beside this one; here they meet the reco
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,13 @@ from l3hpc.schedulers.base import (
 )
 from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm import identity, partitions, queue, refusals, requeue, sbatch
-from l3hpc.schedulers.slurm.commands import call, default_cluster, is_several, on_cluster
+from l3hpc.schedulers.slurm.commands import (
+    call,
+    default_cluster,
+    is_several,
+    on_cluster,
+    slurm_environment,
+)
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState
@@ -53,6 +60,11 @@ class SlurmScheduler:
     def __init__(self, workspace: Path, profile: ClusterProfile | None = None) -> None:
         self._workspace, self._profile = workspace, profile
         self._limits: partitions.LimitCheck | None = None
+
+    @functools.cached_property
+    def _environment(self) -> dict[str, str]:
+        """The environment of sbatch, the same for all jobs of a submission."""
+        return slurm_environment()
 
     @property
     def capabilities(self) -> Capabilities:
@@ -103,7 +115,8 @@ class SlurmScheduler:
         try:
             return sbatch.submit(sbatch.Submission(
                 command, own, recorded=request.recorded, notify=request.notify, pause=request.pause,
-                give_up_s=sbatch.GIVE_UP_S if request.give_up_s is None else request.give_up_s))
+                give_up_s=sbatch.GIVE_UP_S if request.give_up_s is None else request.give_up_s,
+                environment=self._environment))
         except (NotReachedError, OutcomeUnknownError):
             raise
         except ClusterError as error:
