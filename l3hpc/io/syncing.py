@@ -40,7 +40,7 @@ def start_syncing(paths: Iterable[Path | str]) -> Callable[[], None]:
     callable
         Waits until they are there; raises ``OSError`` if the disk does not confirm it.
     """
-    distinct = list(dict.fromkeys(map(os.fspath, paths)))
+    distinct = list(dict.fromkeys(map(str, paths)))
     left, errors = iter(distinct), list[OSError]()
 
     def work() -> None:

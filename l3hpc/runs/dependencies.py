@@ -7,6 +7,7 @@ So at every attempt the artifacts determine what is finished, and the queue what
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -89,9 +90,8 @@ class Dependencies:
         ClusterError
             If squeue does not respond.
         """
-        after_ok = [job for name in step.needs if name not in step.any_needs
-                    for job in self._parent_jobs(self._entries[name])]
-        after_ok += _live_input_jobs(self._plan, step)
+        own = [(self._entries[name], job) for name in step.needs if name not in step.any_needs
+               for job in self._parent_jobs(self._entries[name])]
         artifacts_elsewhere = {str(step.artifact)} if self._elsewhere.get(step.name) else set()
         # whether they succeed does not matter: the task then finds the result, or computes it
         after_any = [job for _, live in _live_elsewhere(self._plan, artifacts_elsewhere)
@@ -99,16 +99,16 @@ class Dependencies:
         after_any += [job for name in step.any_needs
                       for job in self._live_jobs(self._entries[name])]
         return JobDependencies(
-            tuple(JobId(job, self._cluster(job)) for job in after_ok),
+            (*(JobId(job, _cluster_of(entry, job) or "") for entry, job in own),
+             *(JobId(job, self._cluster(job)) for job in _live_input_jobs(self._plan, step))),
             tuple(JobId(job, self._cluster(job)) for job in dict.fromkeys(after_any)))
 
     def _cluster(self, job: str) -> str:
         """The cluster of a job that a record of this workspace names."""
-        if (here := _cluster_of(self._record, job)) is not None:
-            return here
-        elsewhere = (_cluster_of(record, job)
-                     for record in records.read_all(self._plan.workspace, []))
-        return next((cluster for cluster in elsewhere if cluster is not None), "")
+        known = itertools.chain([self._record], records.read_all(self._plan.workspace, []))
+        clusters = (_cluster_of(entry, job) for record in known
+                    for entry in reversed(record.steps))
+        return next((cluster for cluster in clusters if cluster is not None), "")
 
     def invalidate(self) -> None:
         """Discard what was seen before: Slurm has refused a dependency."""
@@ -267,9 +267,8 @@ def _input_steps(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRec
     return list(steps.values())
 
 
-def _cluster_of(record: RunRecord, job: str) -> str | None:
-    """The cluster of a job or array task; None if the record does not have it."""
+def _cluster_of(entry: StepRecord, job: str) -> str | None:
+    """The cluster of a job or array task; None if it is none of this step."""
     base = job.partition("_")[0]
-    return next((attempt.cluster for step in reversed(record.steps)
-                 for attempt in reversed(step.attempts)
-                 if attempt.base == base), None)
+    return next((attempt.cluster for attempt in reversed(entry.attempts) if attempt.base == base),
+                None)

@@ -68,8 +68,8 @@ class _Submission:
     @property
     def last_cluster(self) -> str | None:
         """The cluster that has the last job of the run; None if there is none yet."""
-        own = [attempt.cluster for entry in self.record.steps for attempt in entry.attempts]
-        return own[-1] if own else None
+        return next((entry.attempts[-1].cluster for entry in reversed(self.record.steps)
+                     if entry.attempts), None)
 
     def array(self, array: step_arrays.JobArray) -> None:
         """Submit several steps as one array, with one task for each."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ class Policy:
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as JSON values."""
-        return {"schema": 1, **asdict(self), "helper": list(self.helper),
+        return {"schema": 1, **vars(self), "helper": list(self.helper),
                 "helper_memory": list(self.helper_memory)}
 
 

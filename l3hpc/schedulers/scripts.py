@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import re
 import shlex
 import uuid
@@ -28,7 +29,7 @@ from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.units import slurm_time
 from l3hpc.config.validators import plain
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.io.files import share_file
+from l3hpc.io.files import create_file, share_file
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import packing
 from l3hpc.schedulers.base import JobId, JobRequest
@@ -197,9 +198,13 @@ def quoted(value: object) -> Markup:
     InputError
         If it contains control characters, or is too long.
     """
+    return _quoted(str(value))
+
+
+@functools.lru_cache(maxsize=256)  # most values are the same in all scripts of a run
+def _quoted(text: str) -> Markup:
     from markupsafe import Markup
 
-    text = str(value)
     if len(text) > 16_384:
         raise InputError(f"{text[:40]!r}… has {len(text):,} characters; at most 16,384 are allowed")
     return Markup(shlex.quote(plain(text)))
@@ -479,7 +484,8 @@ def _pickled(request: JobRequest) -> list[Path]:
         # by the real limit, submitit distinguishes a time-out from a preemption
         delayed.set_timeout(request.step.of_a_job.job_min, request.max_timeouts)
         pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
-        delayed.dump(pickles[-1])
+        # as DelayedSubmission.dump, whose cloudpickle a class of a module does not need
+        create_file(pickles[-1], pickle.dumps(delayed, pickle.HIGHEST_PROTOCOL), mode=0o666)
     return pickles
 
 

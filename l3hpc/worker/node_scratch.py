@@ -29,8 +29,8 @@ from typing import Any
 
 from l3hpc.console.progress import Progress, doing
 from l3hpc.errors import InputError
-from l3hpc.io.syncing import make_durable
 from l3hpc.io.job_path import usable
+from l3hpc.io.syncing import make_durable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LOCK = ".lock"

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
 
+import l3hpc
+from l3hpc import schedulers
 from l3hpc.cli import cli
+from l3hpc.pipelines import plan as planning
 from l3hpc.pipelines.definition import load_pipeline
 from l3hpc.pipelines.options import OPTIONS
 from l3hpc.runs import submit as submission
@@ -43,7 +46,9 @@ def submitted(monkeypatch):
     """Stand in for the scheduler: the plans that would have been submitted."""
     plans = []
 
-    def submit(plan, *, test_only=False, detach=False, progress=None, on_submitted=None):
+    def submit(plan, *, test_only=False, detach=False, progress=None, on_submitted=None,
+               scheduler=None):
+        assert scheduler.capabilities.remote == plan.profile.capabilities.remote
         plans.append((plan, test_only, detach))
         steps = [StepRecord(name=step.name, kind=step.kind, artifact=str(step.artifact),
                             tasks=step.tasks, needs=list(step.needs), state="submitted",
@@ -57,6 +62,21 @@ def submitted(monkeypatch):
     monkeypatch.setattr(submission, "submit", submit)
     monkeypatch.setattr(submission, "succeeded", lambda workspace, record: True)
     return plans
+
+
+def test_slurm_is_asked_for_its_limits_while_the_run_is_planned(say, monkeypatch):
+    order, given, build, prepared = [], [], planning.build, schedulers.prepared
+    monkeypatch.setattr(schedulers, "prepared", lambda *of: (
+        order.append("asked"), given.append(prepared(*of)))[1] or given[-1])
+    monkeypatch.setattr(planning, "build", lambda *of: (order.append("planned"), build(*of))[1])
+    record = RunRecord("r", "p", "c", 0.0, "u", "h", [], {}, "submitted", [])
+    monkeypatch.setattr(submission, "submit", lambda plan, *, scheduler, **rest: (
+        order.append(scheduler), record)[1])
+    assert say("submit", "upstream", *NAMED, "--cluster", "greene", "--yes")[0] == 0
+    assert order == ["asked", "planned", given[0]]
+    order.clear()
+    l3hpc.submit("upstream", cluster="greene", yes=True, audio_dir="audio", weights="untrained")
+    assert order == ["asked", "planned", given[1]]
 
 
 def test_dry_run_shows_everything_and_writes_nothing(say, submitted):

@@ -236,10 +236,10 @@ def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on
 
 
 def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkeypatch):
-    def full(path, value, durable=True):
+    def full(path, data):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(submit, "write_json", full)
+    monkeypatch.setattr(submit, "create_file", full)
     with pytest.raises(OSError, match="No space"):
         submit.submit(chains.plan(tmp_path, on=on))
     assert list((tmp_path / "runs").iterdir()) == []

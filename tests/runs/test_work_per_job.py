@@ -1,8 +1,11 @@
 """What submission and status do for each job, counted in calls of Python functions: a clock would
 differ from machine to machine."""
 
+import itertools
+import os
 import sys
 import tracemalloc
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,8 @@ from fakeslurm import queue_line
 
 from l3hpc.io.files import read_json
 from l3hpc.runs import status, submit
-from l3hpc.schedulers.slurm import identity
+from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.slurm import commands, identity, sbatch
 from l3hpc.workspace.layout import Workspace
 
 
@@ -40,6 +44,47 @@ def test_submission_does_not_list_all_earlier_jobs_for_each(chains, slurm, tmp_p
                         lambda *given: (listed.append(given), real(*given))[1])
     submit.submit(chains.many(tmp_path, 2, 10, site(chains)))
     assert len(listed) <= 20
+
+
+def test_a_submission_calls_few_functions_for_each_job(chains, slurm, tmp_path, monkeypatch):
+    ids = map(str, itertools.count(7))
+    monkeypatch.setattr(sbatch, "submit", lambda submission: JobId(next(ids)))
+    submit.submit(chains.many(tmp_path / "first", 1, 1, site(chains)))  # imports
+    plan = chains.many(tmp_path, 4, 10, site(chains))
+    assert calls(lambda: submit.submit(plan)) < 40 * 1600
+
+
+def test_a_job_costs_few_files_and_calls_of_the_file_system(chains, slurm, tmp_path, monkeypatch):
+    counts = Counter()
+
+    def counting(name):
+        real = getattr(os, name)
+
+        def call(*given, **named):
+            creates = name != "open" or given[1] & os.O_CREAT
+            counts[name] += bool(creates)
+            return real(*given, **named)
+        return call
+
+    submit.submit(chains.many(tmp_path / "first", 1, 1, site(chains)))
+    for name in ("mkdir", "link", "symlink", "rename", "replace", "open", "fsync"):
+        monkeypatch.setattr(os, name, counting(name))
+    submit.submit(chains.many(tmp_path / "one", 1, 1, site(chains)))
+    of_one, counts = dict(counts), Counter()
+    submit.submit(chains.many(tmp_path / "six", 1, 6, site(chains)))
+    # folder, logs, markers, artifact; its settings and the script of the job; the artifact's link;
+    # the pickle gets its name; settings, script, policy, pickle
+    assert {name: (count - of_one[name]) / 5 for name, count in counts.items()} == {
+        "mkdir": 4, "link": 2, "symlink": 1, "rename": 1, "replace": 0, "open": 4, "fsync": 4}
+    assert of_one["replace"] == 2  # the record, before the jobs and after them
+    assert of_one["fsync"] == 12
+
+
+def test_the_environment_of_sbatch_is_made_once(chains, slurm, tmp_path, monkeypatch):
+    made, real = [], commands.clean_environment
+    monkeypatch.setattr(commands, "clean_environment", lambda: made.append(1) or real())
+    submit.submit(chains.many(tmp_path, 1, 6, site(chains)))
+    assert len(made) == 2  # that of sinfo, too
 
 
 def test_status_of_many_jobs_takes_few_calls_for_each(chains, slurm, tmp_path):

@@ -1,9 +1,11 @@
 """What a partition can never run is refused before anything is written or submitted."""
 
+import threading
 import wave
 
 import pytest
 
+from l3hpc import schedulers
 from l3hpc.cli import main
 from l3hpc.config.resources import Resources
 from l3hpc.console.progress import Progress
@@ -128,6 +130,23 @@ def test_a_qos_that_slurm_chooses_may_lift_it_too(chains, slurm, tmp_path, answe
             submit.submit(made)
     else:
         assert submit.submit(made).state == "submitted"
+
+
+def test_what_was_asked_before_is_not_asked_again(chains, slurm, tmp_path):
+    plan = chains.plan(tmp_path / "w", names=("extract",), on=on(chains))
+    submit.submit(plan, scheduler=schedulers.prepared(plan.profile, plan.workspace))
+    assert len(slurm.calls("sinfo")) == 1
+
+
+def test_a_program_that_ends_does_not_wait_for_slurm(chains, slurm, tmp_path):
+    slurm.says("sinfo", f"until [ -e {tmp_path}/go ]; do sleep 0.1; done")
+    before = {*threading.enumerate()}
+    scheduler = schedulers.prepared(on(chains), tmp_path)
+    asking = [thread for thread in threading.enumerate() if thread not in before]
+    (tmp_path / "go").touch()
+    assert asking and all(thread.daemon for thread in asking)
+    plan = chains.plan(tmp_path / "w", names=("extract",), on=on(chains))
+    assert scheduler.validate(plan).endswith("sinfo lists no partition")
 
 
 @pytest.mark.parametrize(("script", "why"), [

@@ -1,10 +1,13 @@
 import difflib
 import os
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from l3hpc import steps
 from l3hpc.config.profile import ClusterProfile, Limits
@@ -167,6 +170,16 @@ def test_an_array_names_its_logs_by_array_and_task():
 def test_values_that_no_directive_can_hold(value):
     with pytest.raises(InputError):
         scripts.directive("job-name", value)
+
+
+@given(st.text("\n a"))
+def test_several_empty_lines_become_one(text):
+    assert scripts._without_gaps(text) == re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+
+
+def test_values_that_are_equal_and_read_differently_are_quoted_as_they_read():
+    assert [str(scripts.quoted(value)) for value in (1, True, 1.0, "1 1", "1 1")] == [
+        "1", "True", "1.0", "'1 1'", "'1 1'"]
 
 
 def test_spaces_in_a_directive_are_quoted():

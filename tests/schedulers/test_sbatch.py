@@ -357,6 +357,15 @@ def test_ctrl_c_while_looking_leaves_no_job(chains, slurm, on, tmp_path):
     assert records.read(tmp_path, "demo").state == "cancelled"
 
 
+def test_sbatch_is_out_of_reach_of_ctrl_c_and_in_our_session(chains, slurm, on, tmp_path):
+    """Linux shares a busy processor among sessions: in one of its own, sbatch would wait."""
+    slurm.says("sbatch", f"ps -o sid=,pgid= -p $$ > {slurm.folder}/ids; echo 100")
+    submission.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    session, group = map(int, (slurm.folder / "ids").read_text().split())
+    assert group != os.getpgid(0)
+    assert session == (os.getsid(0) if sys.version_info >= (3, 11) else group)
+
+
 def test_scontrol_is_called_again_if_its_reply_is_lost(slurm, monkeypatch):
     monkeypatch.setattr(requeue, "_RETRY_S", (0.01, 0.01))
     slurm.says("squeue", "echo PENDING")

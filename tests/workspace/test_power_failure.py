@@ -9,6 +9,7 @@ import pytest
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
+from l3hpc.io import syncing
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.runs import status, submit
 from l3hpc.runs.resume import plan_now, resume
@@ -98,7 +99,9 @@ def test_everything_is_on_the_disk_when_submit_returns(chains, slurm, tmp_path, 
     made = chains.plan(tmp_path, names=("extract",), on=on)
     submit.submit(made)
     folder, artifact = tmp_path / STEP, made.steps[0].artifact
-    files = {str(folder / name) for name in FILES}
+    # Slurm has its own copy of the script, and a resumption makes another
+    files = {str(folder / name) for name in FILES if name != "script.sbatch"}
+    files |= {str(tmp_path / "runs/demo/run.json")}
     folders = {str(each) for each in (folder, folder.parent, tmp_path / "runs/demo",
                                       tmp_path / "runs", artifact, artifact.parent,
                                       tmp_path / "runs/demo/artifacts")}
@@ -106,11 +109,11 @@ def test_everything_is_on_the_disk_when_submit_returns(chains, slurm, tmp_path, 
 
 
 def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypatch):
-    def failing(paths):
+    def failing(path):
         raise OSError(5, "Input/output error")
 
     notes = []
-    monkeypatch.setattr(submit, "make_durable", failing)
+    monkeypatch.setattr(syncing, "_sync", failing)
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     progress = Progress()
     progress.note = notes.append
@@ -120,11 +123,11 @@ def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypat
 
 def test_ctrl_c_reaches_no_thread_that_syncs(chains, slurm, tmp_path, monkeypatch):
     masks = []
-    monkeypatch.setattr(submit, "make_durable", lambda paths: masks.append(
+    monkeypatch.setattr(syncing, "_sync", lambda path: masks.append(
         signal.pthread_sigmask(signal.SIG_BLOCK, ())))
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
-    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= masks[0]
+    assert all({signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= mask for mask in masks) and masks
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 

@@ -1,0 +1,69 @@
+"""Files that are brought to the disk together."""
+
+import os
+import threading
+
+import pytest
+
+from l3hpc.io import syncing
+from l3hpc.io.files import create_file
+
+
+def test_each_path_once_and_those_that_are_gone_are_ignored(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(
+        os.path.realpath(f"/proc/self/fd/{handle}")))
+    for name in "abcdefgh":
+        create_file(tmp_path / name, b"x")
+    paths = [tmp_path / name for name in "abcdefgh"]
+    syncing.make_durable([*paths, str(paths[0]), tmp_path, tmp_path / "gone"])
+    assert sorted(synced) == sorted(map(str, [*paths, tmp_path]))
+    syncing.make_durable([])
+
+
+def test_it_goes_on_in_the_background_until_it_is_waited_for(tmp_path, monkeypatch):
+    go, synced = threading.Event(), []
+    monkeypatch.setattr(syncing, "_sync", lambda path: (go.wait(60), synced.append(path)))
+    wait = syncing.start_syncing([tmp_path])
+    assert synced == []
+    go.set()
+    wait()
+    assert synced == [str(tmp_path)]
+
+
+def test_an_error_of_the_disk_is_raised_once_the_others_are_there(tmp_path, monkeypatch):
+    synced = []
+
+    def sync(path):
+        if path == "b":
+            raise OSError(5, "Input/output error")
+        synced.append(path)
+
+    monkeypatch.setattr(syncing, "_sync", sync)
+    with pytest.raises(OSError, match="Input/output"):
+        syncing.make_durable(["a", "b", "c"])
+    assert sorted(synced) == ["a", "c"]
+
+
+def test_a_new_file_has_its_permissions_and_replaces_none(tmp_path):
+    before = os.umask(0o002)
+    try:
+        create_file(tmp_path / "x", b"one", mode=0o666)
+        create_file(tmp_path / "y", b"two")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in "xy"] == [0o664, 0o644]
+    with pytest.raises(FileExistsError):
+        create_file(tmp_path / "x", b"two")
+    assert (tmp_path / "x").read_bytes() == b"one"
+
+
+def test_a_full_disk_is_named(tmp_path):
+    if not os.access("/dev/full", os.W_OK):
+        pytest.skip("this machine has no /dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space") as caught, pytest.MonkeyPatch.context() as patch:
+        real = os.open
+        patch.setattr(os, "open", lambda path, flags, mode: real(path, os.O_WRONLY))
+        create_file(tmp_path / "full", b"x")
+    assert caught.value.filename == str(tmp_path / "full")
