@@ -28,7 +28,7 @@ from l3hpc.config import sources
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.units import slurm_time
 from l3hpc.config.validators import plain
-from l3hpc.errors import ClusterError, InputError
+from l3hpc.errors import ClusterError, InputError, nearest
 from l3hpc.io.files import create_file, share_file
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import packing
@@ -50,7 +50,7 @@ CONTEXT = (  # what a template may use
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
-_ARRAY = re.compile(r"\n#SBATCH\s+--array[= ]")  # a fixed beginning is found many times as fast
+_ARRAY = re.compile(r"\n#SBATCH\s+--array[= ]")  # faster than with ^
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     environment = _environment(tuple(Path(folder).absolute() for folder in folders))
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
     try:
-        template = environment.select_template(names)
-        text = template.render(_context(plan, planned, part or parts(plan, planned)[0]))
+        return _without_gaps(environment.select_template(names).render(
+            _context(plan, planned, part or parts(plan, planned)[0])))
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"template: {error.message}",
                          where=f"{error.filename or error.name}:{error.lineno}") from None
@@ -159,7 +159,6 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     except jinja2.TemplateNotFound as error:
         raise InputError(f"there is no template {error.name!r}",
                          where=", ".join(str(folder) for folder in folders)) from None
-    return _without_gaps(text)
 
 
 def render_template(name: str, context: Mapping[str, Any]) -> str:
@@ -172,14 +171,12 @@ def render_template(name: str, context: Mapping[str, Any]) -> str:
     context
         The values that it may use.
     """
-    environment = _environment(tuple(folder.absolute() for folder in sources.template_folders()))
-    return _without_gaps(environment.get_template(name).render(context))
+    folders = tuple(folder.absolute() for folder in sources.template_folders())
+    return _without_gaps(_environment(folders).get_template(name).render(context))
 
 
 def _without_gaps(text: str) -> str:
-    """Leave one empty line where a template has several: its blocks that print nothing leave their
-    line ends behind.
-    """
+    """Leave one empty line of those that the blocks of a template leave which print nothing."""
     while "\n\n\n" in text:  # many times as fast as a regular expression
         text = text.replace("\n\n\n", "\n\n")
     return text.rstrip("\n") + "\n"
@@ -309,8 +306,8 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
         gpu_type = overrides.gpu_type or profile.gpu_type
         amount = f"{gpu_type}:{resources.gpus}" if gpu_type else str(resources.gpus)
         if gpu_request in ("gres", "shard"):
-            lines.append(directive("gres", f"{'gpu' if gpu_request == 'gres' else 'shard'}:{amount}"
-                                   ))
+            kind = "gpu" if gpu_request == "gres" else "shard"
+            lines.append(directive("gres", f"{kind}:{amount}"))
         else:
             lines.append(directive("gpus-per-node", amount))
     lines.append(directive("time", slurm_time(step.of_a_job.job_min)))
@@ -406,8 +403,6 @@ def _refuse_unquoted(value: object) -> object:
 def _step_of(plan: Plan, step: PlannedStep | str) -> PlannedStep:
     if isinstance(step, PlannedStep):
         return step
-    from l3hpc.errors import nearest
-
     for planned in plan.steps:
         if planned.name == step:
             return planned
@@ -478,13 +473,13 @@ def _pickled(request: JobRequest) -> list[Path]:
     """One file per call, under a name that nobody looks for."""
     DelayedSubmission = import_submitit().DelayedSubmission
     assert request.step is not None
-    pickles = []
+    pickles: list[Path] = []
     for call in request.calls:
         delayed = DelayedSubmission(call.work)
         # by the real limit, submitit distinguishes a time-out from a preemption
         delayed.set_timeout(request.step.of_a_job.job_min, request.max_timeouts)
         pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
-        # as DelayedSubmission.dump, whose cloudpickle a class of a module does not need
+        # not cloudpickle, which a class of a module does not need
         create_file(pickles[-1], pickle.dumps(delayed, pickle.HIGHEST_PROTOCOL), mode=0o666)
     return pickles
 
