@@ -219,6 +219,7 @@ class _Answer:
         self._workspace = workspace
         self.slurm = queue.Answer()
         self._identities: dict[tuple[str, str], dict[str, Identity]] = {}
+        self._own: dict[tuple[str, str], tuple[tuple[str, ...], StepJobs]] = {}
 
     def identities(self, record: RunRecord, step: StepRecord) -> dict[str, Identity]:
         """The identities of all jobs of a step, by task id."""
@@ -232,8 +233,17 @@ class _Answer:
         # the identities of the jobs are worked out only if there is anything to compare them with
         if not tasks or not (self.slurm.live or self.slurm.ended or self.slurm.silent):
             return self.slurm.of({})
-        ids = self.identities(record, step)
-        return self.slurm.of({task: ids[task] for task in tasks})
+        # asked several times on the way from the answer to the state of a step
+        asked, known = tuple(tasks), self._own.get((record.run, step.name))
+        if known is None or known[0] != asked:
+            ids = self.identities(record, step)
+            known = asked, self.slurm.of({task: ids[task] for task in asked})
+            self._own[record.run, step.name] = known
+        return known[1]
+
+    def forget(self) -> None:
+        """More has been asked: what was selected of the answer before is not all of it."""
+        self._own.clear()
 
     def notes(self, record: RunRecord) -> list[str]:
         """Which commands did not respond."""
@@ -288,13 +298,15 @@ class _Query:
         missing: dict[str, set[str]] = {}
         for record, tasks in self._runs:
             for step in record.steps:
-                ids = self._answer.identities(record, step) if tasks.get(step.name) else {}
-                own = slurm.of({task: ids[task] for task in tasks.get(step.name, ())})
+                own = self._answer.of(record, step, tasks.get(step.name, ()))
                 for task in tasks.get(step.name, ()):
                     if task not in own.live and task not in own.ended:
+                        ids = self._answer.identities(record, step)
                         missing.setdefault(ids[task].cluster, set()).add(ids[task].base)
         for cluster, jobs in missing.items():
             queue.query_sacct(jobs, slurm, users=self._users, since=self._since, cluster=cluster)
+        if missing:
+            self._answer.forget()
         return self._answer
 
 
