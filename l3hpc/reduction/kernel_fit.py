@@ -27,7 +27,7 @@ import scipy.linalg
 
 from l3hpc.arrays.passes import reproducible_blas
 from l3hpc.arrays.rows import Rows
-from l3hpc.arrays.threads import blas_threads
+from l3hpc.arrays.threads import available_threads, map_in_order
 from l3hpc.errors import InputError
 from l3hpc.reduction.kernel_projection import BLOCK_ROWS
 from l3hpc.reduction.kernels import Kernel, KernelName
@@ -41,6 +41,10 @@ RANK_TOLERANCE = 1e-12
 # From this size on a matrix exceeds the caches, and Lanczos' method is faster for up to a sixteenth
 # of the eigenvalues.
 LANCZOS_SIDE, LANCZOS_SHARE = 2000, 16
+# Largest over smallest eigenvalue of the landmarks' kernel up to which the scatter of all kernels
+# is turned into that of their features at the end, which saves a product per block, and may lose
+# as many digits as this number has. Beyond, every block is turned.
+DIRECT_CONDITION = 1e5
 LANCZOS_TOLERANCE = 1e-10  # of the largest eigenvalue: one larger than those found by this is found
 
 
@@ -165,9 +169,7 @@ def _solve(kernel: Kernel, standard: np.ndarray, kept: int) -> _Solution:
     total = float(np.trace(gram))
     found = None
     if n >= LANCZOS_SIDE and kept * LANCZOS_SHARE <= n:
-        # One thread: the products are limited by the memory, and several threads would wait for
-        # one another a thousand times.
-        with blas_threads(1):
+        with reproducible_blas(n):
             found = _lanczos(gram, kept)
         if found is None:
             del gram  # was overwritten
@@ -190,11 +192,49 @@ def _centred_kernel(kernel: Kernel, standard: np.ndarray) -> tuple[np.ndarray, n
     return gram, centre
 
 
-def _to_features(kernel: Kernel, standard: np.ndarray, kept: int) -> np.ndarray:
-    """Matrix (m, rank) that makes Nyström features of kernels with the landmarks.
+def _solve_landmarks(
+    kernel: Kernel, standard: np.ndarray, blocks: Iterator[np.ndarray], kept: int,
+    on_rows: Callable[[int], None] | None, threads: int | None,
+) -> _Solution:
+    """Components by a PCA of the Nyström features of all rows, standardised, in blocks.
 
-    The products of these features are the approximated kernel.
+    The features of a row are its kernel with the landmarks times a matrix; their products are the
+    approximated kernel.
     """
+    to_features, condition = _features_of(kernel, standard, kept)
+    own, sums = 0.0, np.zeros(len(standard))
+    is_direct = condition <= DIRECT_CONDITION
+
+    def work(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        values = kernel(scaled, standard)
+        return (values if is_direct else values @ to_features, values.sum(axis=0),
+                float(kernel.diagonal(scaled).sum()))
+
+    def parts() -> Iterator[np.ndarray]:
+        nonlocal own
+        for part, block_sums, diagonal in map_in_order(work, blocks, available_threads(threads)):
+            np.add(sums, block_sums, out=sums)
+            own += diagonal
+            yield part
+
+    columns = moments(parts(), on_rows=on_rows, threads=threads)
+    n, centre, scatter = columns.count, sums / columns.count, columns.scatter
+    if is_direct:
+        with reproducible_blas(len(standard)):
+            scatter = to_features.T @ (scatter @ to_features)
+    mean = centre @ to_features
+    values, directions = _leading(scatter, kept)
+    weights = to_features @ directions
+    # By the landmarks' scores, as in the exact solution, where they are the weights, scaled.
+    scores = (kernel(standard, standard) - centre) @ weights
+    return _Solution(centre, weights * signs(scores), np.maximum(values, 0) / (n - 1),
+                     (own - n * float(mean @ mean)) / (n - 1))
+
+
+def _features_of(
+    kernel: Kernel, standard: np.ndarray, kept: int,
+) -> tuple[np.ndarray, float]:
+    """Matrix (m, rank) that makes features of kernels with the landmarks, and its condition."""
     gram = kernel(standard, standard)
     with reproducible_blas(len(gram)):
         values, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
@@ -204,34 +244,7 @@ def _to_features(kernel: Kernel, standard: np.ndarray, kept: int) -> np.ndarray:
             f"the kernel of the landmarks has {real.sum()} directions, fewer than the "
             f"{kept} components to keep",
             allowed="fewer components, or a larger gamma or degree")
-    return vectors[:, real] / np.sqrt(values[real])
-
-
-def _solve_landmarks(
-    kernel: Kernel, standard: np.ndarray, blocks: Iterator[np.ndarray], kept: int,
-    on_rows: Callable[[int], None] | None, threads: int | None,
-) -> _Solution:
-    """Components by a PCA of the Nyström features of all rows, standardised, in blocks."""
-    to_features = _to_features(kernel, standard, kept)
-    sums, own = np.zeros(len(standard)), 0.0
-
-    def features() -> Iterator[np.ndarray]:
-        nonlocal own
-        for scaled in blocks:
-            values = kernel(scaled, standard)
-            np.add(sums, values.sum(axis=0), out=sums)
-            own += float(kernel.diagonal(scaled).sum())
-            yield values @ to_features
-
-    of_features = moments(features(), on_rows=on_rows, threads=threads)
-    n, mean = of_features.count, of_features.mean
-    values, directions = _leading(of_features.scatter, kept)
-    centre = sums / n
-    weights = to_features @ directions
-    # By the landmarks' scores, as in the exact solution, where they are the weights, scaled.
-    scores = (kernel(standard, standard) - centre) @ weights
-    return _Solution(centre, weights * signs(scores), np.maximum(values, 0) / (n - 1),
-                     (own - n * float(mean @ mean)) / (n - 1))
+    return vectors[:, real] / np.sqrt(values[real]), float(values[-1] / values[real][0])
 
 
 def _leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -248,24 +261,30 @@ def _leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _lanczos(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     """As ``_leading``, by Lanczos' method; None where it misses one. The matrix is overwritten."""
-    from scipy.sparse.linalg import ArpackError, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     n = len(matrix)
+
+    def multiply(vector: np.ndarray) -> np.ndarray:
+        # Reads half of the matrix; the products are limited by the memory.
+        return scipy.linalg.blas.dsymv(1.0, matrix.T, vector.reshape(n), lower=1)
+
     try:
         # A start of its own: ARPACK's is another one in every call.
         start = np.random.default_rng(SEED).standard_normal(n)
-        values, vectors = eigsh(matrix, count, which="LA", v0=start)
+        values, vectors = eigsh(LinearOperator(matrix.shape, multiply, dtype=matrix.dtype), count,
+                                which="LA", v0=start)
     except ArpackError:
         return None
     order = np.argsort(-values)
     values, vectors = values[order], vectors[:, order]
+    if values[-1] <= RANK_TOLERANCE * values[0]:
+        return None
     # Of equal eigenvalues, Lanczos' method may find too few, and without a sign of it. Then the
-    # matrix without those found has a larger one than the least of them.
-    for first in range(0, n, BLOCK_ROWS):
-        rows = matrix[first:first + BLOCK_ROWS]
-        np.negative(rows, out=rows)
-        rows += (vectors[first:first + BLOCK_ROWS] * values) @ vectors.T
+    # matrix without those found has a larger one than the least of them, and this is no positive
+    # definite matrix: those found, minus the matrix, plus the least of them.
+    scipy.linalg.blas.dsyrk(1.0, vectors * np.sqrt(values), beta=-1.0, c=matrix.T, lower=1,
+                            overwrite_c=1)
     matrix.flat[::n + 1] += values[-1] + LANCZOS_TOLERANCE * values[0]
     _, failed_at = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
-    is_complete = failed_at == 0 and values[-1] > RANK_TOLERANCE * values[0]
-    return (values, vectors) if is_complete else None
+    return (values, vectors) if failed_at == 0 else None

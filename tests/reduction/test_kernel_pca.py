@@ -84,6 +84,8 @@ def test_lanczos_refuses_what_misses_an_eigenvalue_or_is_rounding(monkeypatch):
         return np.delete(values, -2), np.delete(vectors, -2, axis=1)
 
     assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, 3, 2) - 0.1 * np.eye(120), 6) is not None
+    assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, -3, 2), 6) is not None
+    assert kernel_fit._lanczos(-spectrum(9, 7, 5, 4, 3, 2), 2) is None
     assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, 3, 2) - 0.1 * np.eye(120), 7) is None
     monkeypatch.setattr(linalg, "eigsh", misses_the_second)
     assert kernel_fit._lanczos(spectrum(9, 7, 5, 4, 3, 2), 4) is None
@@ -138,6 +140,31 @@ def test_landmarks_are_the_kernel_pca_of_the_kernel_that_they_express(settings):
     np.testing.assert_allclose(ours.explained_variance_, values / (len(x) - 1), rtol=1e-6)
     whole = centring @ kernel(x, x) @ centring
     assert (ours.explained_variance_ratio_ <= values / np.trace(whole) * (1 + 1e-9)).all()
+
+
+def test_the_scatter_of_kernels_gives_what_that_of_features_gives(monkeypatch):
+    """Where the kernel of the landmarks is well conditioned; elsewhere it is not used."""
+    x = np.random.default_rng(0).normal(size=(400, 8))
+    found = {gamma: StreamingKernelPCA(5, gamma=gamma, landmarks=150).fit(x)
+             for gamma in (1 / 8, 1e-3)}  # condition 5e3 and 2e11
+    monkeypatch.setattr(kernel_fit, "DIRECT_CONDITION", 0)
+    for gamma, ours in found.items():
+        by_features = StreamingKernelPCA(5, gamma=gamma, landmarks=150).fit(x)
+        for name in ("explained_variance_", "explained_variance_ratio_", "centre_", "weights_"):
+            one, other = getattr(ours, name), getattr(by_features, name)
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * np.abs(other).max())
+        same = np.array_equal(ours.weights_, by_features.weights_)
+        assert same == (gamma == 1e-3)
+
+
+@pytest.mark.parametrize("gamma", [1 / 8, 1e-3])
+def test_a_fit_depends_on_neither_cuts_nor_threads(gamma):
+    x = rows(2 * BLOCK_ROWS + 100)
+    one, other = (StreamingKernelPCA(3, gamma=gamma, landmarks=60).fit(
+        ChunkRows(lambda cuts=cuts: np.split(x, cuts)), threads=threads)
+        for cuts, threads in (((7, 600), 1), ((500, 900), 3)))
+    for name in ("explained_variance_", "explained_variance_ratio_", "centre_", "weights_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_more_landmarks_come_closer():
