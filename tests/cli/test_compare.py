@@ -232,6 +232,13 @@ def test_results_of_random_weights_are_labelled(here, say):
     assert code == 0 and out.startswith(f"weak-1: {RANDOM_TEACHER}")
     text = (here / "both.html").read_text()
     assert RANDOM_TEACHER in text and "These runs: weak-1." in text
+    told = json.loads(say("report", "weak-1", "good-2", "-o", "both.html", "--json")[1])
+    assert [(one["label"], one["random_weights"]) for one in told["comparison"]["variants"]] == [
+        ("weak-1", True), ("good-2", False)]
+    told = json.loads(say("compare", "weak-1", "good-2", "--samples", "1000", "--json")[1])
+    assert [told[name]["label"] for name in ("first", "second")] == [
+        "weak-1 (random-weight teacher)", "good-2 (mean of 2 seeds)"]
+    assert told["first"]["random_weights"] is True
     assert RANDOM_TEACHER in say("report", "weak-1")[1]
     assert RANDOM_TEACHER not in say("report", "good-2")[1]
     texts = [summary_text(step(name), [{"note": RANDOM_WEIGHTS, "metrics": {"validate": {

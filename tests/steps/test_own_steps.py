@@ -315,6 +315,7 @@ def test_an_error_in_a_function_is_shown_by_the_innermost_line_of_the_users_file
      "the command ended with exit code 3: no such sensor\n"),
     (entry("exit 3"), "the command ended with exit code 3\n"),
     (entry("printf %5000s x; exit 3"), "exit code 3: x\n"),
+    (entry("printf 'y%.0s' {1..300}; exit 3"), f"exit code 3: {'y' * 200}\n"),
     (entry("no-such-program"), "exit code 127"),
     (entry(["no-such-program"]), "'no-such-program' cannot be started"),
     (entry("false | true"), "exit code 1"),
@@ -345,6 +346,14 @@ def test_the_last_line_of_a_log_is_that_of_the_command(tmp_path):
         assert done.stdout == f"the command ended with {said}\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "the command ended with exit code 2\n"
+
+
+def test_a_log_that_cannot_be_read_hides_no_failure(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(shell, "open", refuse, raising=False)
+    assert shell._last_line(0) == ""
 
 
 def test_the_memory_of_the_command_counts(place):

@@ -176,7 +176,7 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
         sheet.auto_filter.ref = f"A1:{column_letter(len(tab.columns) - 1)}{len(rows) + 1}"
         # not among the rows: a pivot table would count every seed twice
         if means := [mean_of(group, tab) for group in grouped(rows) if len(group) > 1]:
-            sheet = book.create_sheet(f"{tab.name[:25]} means")
+            sheet = book.create_sheet(f"{tab.name} means")
             sheet.freeze_panes = "A2"
             for line, cells in enumerate(_table_of_means(means, tab), 1):
                 for column, value in enumerate(cells, 1):
