@@ -10,7 +10,7 @@ from l3hpc.arrays.rows import rechunk
 from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
 from l3hpc.errors import InputError
 
-BLOCK_ROWS = 2048  # projected at once
+BLOCK_ROWS = 1024  # projected at once, by each thread: few enough to stay in the cache
 
 
 class Projection:
@@ -65,15 +65,19 @@ class Projection:
         self._check(x)
         dtype = _dtype_of(x)
         result = np.empty((len(x), self.kept), dtype)
-        buffer = np.empty((min(BLOCK_ROWS, len(x)), self.dim), dtype)
-        centre, weights, rest = self._parts(dtype)
-        for start in range(0, len(x), BLOCK_ROWS):
-            rows = x[start:start + BLOCK_ROWS]
-            centred = buffer[:len(rows)]
-            np.subtract(rows, centre, out=centred, casting="unsafe")
-            scores = result[start:start + len(rows)]
-            np.matmul(centred, weights, out=scores)
-            scores += rest
+        blocks = [(x[start:start + BLOCK_ROWS], result[start:start + BLOCK_ROWS])
+                  for start in range(0, len(x), BLOCK_ROWS)]
+        if len(blocks) == 1:
+            rows, scores = blocks[0]
+            self._score((self._less_mean(rows, np.empty(rows.shape, dtype)), scores))
+            return result
+        threads = available_threads()
+        buffers = [np.empty((BLOCK_ROWS, self.dim), dtype) for _ in blocks[:threads + 1]]
+        with blas_threads(1):
+            for _ in map_in_order(lambda item: self._score((self._less_mean(*item[:2]), item[2])), (
+                    (rows, buffers[number % len(buffers)][:len(rows)], scores)
+                    for number, (rows, scores) in enumerate(blocks)), threads):
+                pass
         return result
 
     def stream(
@@ -110,7 +114,6 @@ class Projection:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(rows minus the mean, a buffer for their scores), in pairs that are used in rotation."""
         dtype = np.dtype(np.float32)
-        centre = self._parts(dtype)[0]
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         # Blocks of one size: BLAS may add in another order for another number of rows.
         for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
@@ -119,8 +122,11 @@ class Projection:
                 pairs.append((np.empty((BLOCK_ROWS, self.dim), dtype),
                               np.empty((BLOCK_ROWS, self.kept), dtype)))
             centred, scores = (buffer[:len(rows)] for buffer in pairs[number % buffers])
-            np.subtract(rows, centre, out=centred, casting="unsafe")
-            yield centred, scores
+            yield self._less_mean(rows, centred), scores
+
+    def _less_mean(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        np.subtract(rows, self._parts(out.dtype)[0], out=out, casting="unsafe")
+        return out
 
     def _score(self, pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         centred, scores = pair

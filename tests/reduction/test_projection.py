@@ -22,7 +22,7 @@ def expected(x, arrays):
     return ((x.astype(np.longdouble) - mean) / scale @ components.T).astype(float)
 
 
-@pytest.mark.parametrize("n", [0, 1, 2047, 2048, 5000])
+@pytest.mark.parametrize("n", [0, 1, 1023, 1024, 5000])
 def test_the_definition(n):
     ours, arrays = some()
     x = np.random.default_rng(n).normal(size=(n, 7)) + arrays[0]
@@ -68,6 +68,28 @@ def test_neither_cuts_nor_threads_matter_in_any_bit(lengths, threads):
         whole = np.concatenate([block.copy() for block in ours.stream([x], 1)])
     assert len(one) == 500
     np.testing.assert_array_equal(one, whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_of_an_array_are_projected_by_all_cores_in_the_same_bits(monkeypatch, dtype):
+    x = np.random.default_rng(8).normal(size=(2000, 7)).astype(dtype)
+    ours = some()[0]
+    seen = []
+    inner = module.map_in_order
+
+    def watched(work, items, threads):
+        seen.append(threads)
+        return inner(work, items, threads)
+
+    monkeypatch.setattr(module, "map_in_order", watched)
+    scores = []
+    for cores in (1, 3):
+        monkeypatch.setattr(module, "available_threads", lambda cores=cores: cores)
+        scores.append(ours.transform(x))
+    assert seen == [1, 3]
+    np.testing.assert_array_equal(*scores)
+    ours.transform(x[:1000])  # one block: no thread is worth while
+    assert seen == [1, 3]
 
 
 def test_other_lengths_are_refused():
