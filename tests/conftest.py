@@ -35,6 +35,7 @@ settings.load_profile("l3hpc")
 HERE = Path(__file__).resolve().parent
 COLLECTED = pytest.StashKey()  # what reading the test files has imported and found
 _LOADED_BEFORE = set(sys.modules)
+_FROZEN = set()  # what was loaded when the garbage collector was told to leave all as it is
 
 
 def pytest_addoption(parser):
@@ -91,6 +92,14 @@ def pytest_collection_modifyitems(config, items):
     if hasattr(config, "workerinput"):
         slow = {workers.unit(item.nodeid) for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: workers.turn(item.nodeid, slow))
+
+
+def pytest_runtest_logfinish():
+    if "tensorflow" in sys.modules and "tensorflow" not in _FROZEN:
+        # The million objects that it has made stay: a look at all of them takes 0.3 s, and pytest
+        # looks five times when it ends.
+        gc.freeze()
+        _FROZEN.add("tensorflow")
 
 
 def pytest_collection_finish(session):

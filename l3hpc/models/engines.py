@@ -32,7 +32,7 @@ from l3hpc.io.files import digest, read_json, write_json
 from l3hpc.models import ncnn_engine, torch_engine
 from l3hpc.models.parameters import FoldedNetwork, untrained
 from l3hpc.models.spec import NetworkSpec, activation_bytes
-from l3hpc.models.tensorflow_log import import_tensorflow
+from l3hpc.models.tensorflow_log import import_tensorflow, quiet_first_import
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -410,4 +410,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    quiet_first_import()
     main()

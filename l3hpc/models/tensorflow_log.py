@@ -3,13 +3,16 @@
 From 2.18 on TensorFlow writes them to the file descriptor of stderr before its log level takes
 effect, so that ``TF_CPP_MIN_LOG_LEVEL`` does not suppress them. Warnings and errors are kept.
 
-With TensorFlow comes Keras, whose ``keras.wrappers`` imports scikit-learn where it is installed: a
-sixth of the time that the start takes. It is loaded when one of its names is first used.
+Two things that take half of the start are left out. With TensorFlow comes Keras, whose
+``keras.wrappers`` imports scikit-learn where it is installed: it is loaded when one of its names is
+first used. And Python looks again and again for garbage among the million objects that these
+imports make, although they all stay.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.abc
 import importlib.util
 import os
@@ -38,12 +41,15 @@ def import_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     _find_first(WRAPPERS, _LaterLoader)
-    with doing("starting TensorFlow", at_once=True), _without_startup_lines():
+    with _starting():
         import tensorflow  # noqa: F401
 
 
 def quiet_first_import() -> None:
-    """Make the first import of TensorFlow quiet, whichever module does it (Keras, for example)."""
+    """Make the first import of TensorFlow quiet, whichever module does it (Keras, for example).
+
+    For processes that are ours alone: no garbage is looked for among what exists after that import.
+    """
     _find_first("tensorflow", _QuietLoader)
     _find_first(WRAPPERS, _LaterLoader)
 
@@ -95,8 +101,10 @@ class _QuietLoader(_Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        with doing("starting TensorFlow", at_once=True), _without_startup_lines():
+        with _starting():
             self._loader.exec_module(module)
+        # Also for the end of the process, which would look through them twice.
+        gc.freeze()
 
 
 class _LaterLoader(_Loader):
@@ -117,6 +125,19 @@ class _LaterLoader(_Loader):
             return getattr(module, name)
 
         vars(module)["__getattr__"] = load
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Say that TensorFlow starts, hide its messages, and look for no garbage meanwhile."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with doing("starting TensorFlow", at_once=True), _without_startup_lines():
+            yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextlib.contextmanager

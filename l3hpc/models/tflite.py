@@ -38,7 +38,7 @@ from l3hpc.models.embedder import check_frames
 from l3hpc.models.engines import cache_file, refuse_fork
 from l3hpc.models.geometry import KEYS, STATED
 from l3hpc.models.spec import is_valid_value
-from l3hpc.models.tensorflow_log import import_tensorflow
+from l3hpc.models.tensorflow_log import import_tensorflow, quiet_first_import
 from l3hpc.models.unpacking import MAX_BYTES, MAX_JSON
 
 if TYPE_CHECKING:
@@ -466,4 +466,5 @@ def _embed_one(interpreter: tf.lite.Interpreter, values: np.ndarray) -> np.ndarr
 
 
 if __name__ == "__main__":
+    quiet_first_import()
     main(sys.argv[1])

@@ -77,7 +77,7 @@ def test_a_frame_is_the_same_moment_at_every_rate(hop):
     """Frame i of the teacher and frame i of the student: what the published rule lets drift."""
     counts = set()
     for rate in (48000, 8000, 22050, 44100):
-        frames, times = frame_audio(np.arange(60 * rate) / rate, rate, hop, center=False)
+        frames, times = frame_audio(np.arange(15 * rate) / rate, rate, hop, center=False)
         assert np.abs(frames[:, 0] - times).max() <= 0.51 / rate + 1e-5
         counts.add(len(frames))
     assert len(counts) == 1

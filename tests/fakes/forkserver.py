@@ -10,10 +10,13 @@ import tempfile
 from pathlib import Path
 
 SERVER = """
-import json, os, sys, traceback
+import gc, json, os, sys, traceback
 sys.path[:0] = sys.argv[1:]
+from l3hpc.models.tensorflow_log import quiet_first_import
+quiet_first_import()
 import hypothesis, pytest
 import l3hpc.avc.training, l3hpc.compression.retraining, l3hpc.steps.train
+gc.freeze()
 for line in sys.stdin:
     code, words, folder, environment, out = json.loads(line)
     child = os.fork()

@@ -36,7 +36,7 @@ def published(tmp_path):
     return tmp_path
 
 
-def test_published_folders_are_taken_as_they_are(runner, published):
+def test_published_folders_are_taken_as_they_are(runner, published, eager):
     done = runner.run("train", {**STUDENT, "audio_dir": published / "audio", "tensorboard": True},
                       {"reduce": published / "reduced"})
     result = done.results[0]
@@ -98,7 +98,7 @@ def test_a_target_of_another_length_is_refused(runner, published):
                    {"reduce": published / "reduced"})
 
 
-def test_the_students_embeddings_of_any_folder(runner, published, tmp_path):
+def test_the_students_embeddings_of_any_folder(runner, published, tmp_path, eager):
     runner.run("train", {**STUDENT, "audio_dir": published / "audio"},
                {"reduce": published / "reduced"})
     folder = tmp_path / "songs"
