@@ -197,7 +197,7 @@ def embed_all(model: Model, tasks: Iterable[EmbedTask], settings: EmbedSettings
               ) -> Iterator[EmbedResult]:
     """Embed recordings with one model.
 
-    Memory is needed for two groups of short recordings or two pieces of a long one.
+    Memory is needed for a few groups of short recordings or a few pieces of a long one.
 
     Parameters
     ----------
@@ -223,19 +223,21 @@ def embed_all(model: Model, tasks: Iterable[EmbedTask], settings: EmbedSettings
     hop_samples(model.rate, settings.hop_size)
     reads = read_ahead(lambda task: _read(task, model, settings), tasks,
                        threads=min(READERS, allocated_cores()))
+    most = GROUP_FRAMES // 2 if model.shares_threads else GROUP_FRAMES
     # The next group is collected while the network computes.
-    with closing(reads), closing(take_ahead(_groups(reads))) as groups:
-        for group in groups:
+    with closing(reads), closing(take_ahead(_groups(reads, most))) as groups:
+        parts = ((_frames(group, model), group) for group in groups)
+        for embeddings, group in model.embed_each(parts, settings.batch_size):
             if isinstance(group, _Read):
                 yield _embed_other(model, group, settings)
             else:
-                yield from _embed_group(model, group, settings)
+                yield from _group_results(model, group, embeddings, settings)
 
 
-def _groups(reads: Iterable[_Read]) -> Iterator[list[_Read] | _Read]:
-    """Short recordings in groups that fill a batch, and all others alone, in order."""
+def _groups(reads: Iterable[_Read], most: int) -> Iterator[list[_Read] | _Read]:
+    """Short recordings in groups of about ``most`` frames, and all others alone, in order."""
     group: list[_Read] = []
-    frames, enough = 0, min(FIRST_FRAMES, GROUP_FRAMES)
+    frames, enough = 0, min(FIRST_FRAMES, most)
     for read in reads:
         if read.frames is not None:
             group.append(read)
@@ -244,7 +246,7 @@ def _groups(reads: Iterable[_Read]) -> Iterator[list[_Read] | _Read]:
                 continue
         if group:
             yield group
-            enough = min(2 * enough, GROUP_FRAMES)
+            enough = min(2 * enough, most)
         group, frames = [], 0
         if read.frames is None:
             yield read
@@ -316,13 +318,19 @@ def _read(task: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
         return _Read(task, error=_message(error, task))
 
 
-def _embed_group(model: Model, group: Sequence[_Read], settings: EmbedSettings
-                 ) -> list[EmbedResult]:
+def _frames(group: list[_Read] | _Read, model: Model) -> JoinedFrames | None:
+    """Frames that are embedded together; None for a recording alone, or each by itself."""
+    if isinstance(group, _Read) or model.batch_wide:
+        return None
+    return JoinedFrames([read.frames for read in group if read.frames is not None])
+
+
+def _group_results(model: Model, group: Sequence[_Read], joined: np.ndarray,
+                   settings: EmbedSettings) -> list[EmbedResult]:
     frames = [read.frames for read in group if read.frames is not None]
     if model.batch_wide:
         embeddings = [model.embed(one, settings.batch_size) for one in frames]
     else:
-        joined = model.embed(JoinedFrames(frames), settings.batch_size)
         embeddings = np.split(joined, np.cumsum([len(one) for one in frames])[:-1])
     return [_check_and_write(model, read, embedding, settings)
             for read, embedding in zip(group, embeddings, strict=True)]

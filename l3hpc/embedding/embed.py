@@ -226,12 +226,13 @@ def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings
         size = int(settings.batch_size or KERAS_BATCH)
         pieces = _regrouped(cut, size * max(PIECE // size, 1))
     else:
-        pieces = _in_pieces(cut, int(PIECE_BYTES / 4 / model.rate))
+        # Half as much where two pieces are computed at a time.
+        share = 2 if model.shares_threads else 1
+        pieces = _in_pieces(cut, PIECE // share, int(PIECE_BYTES / share / 4 / model.rate))
     # The next piece is read and resampled while the network computes.
     ready = take_ahead(pieces)
     with closing(ready):
-        for frames, times in ready:
-            embedding = model.embed(frames, settings.batch_size, on_batch)
+        for embedding, times in model.embed_each(ready, settings.batch_size, on_batch):
             check_embedding(embedding, model, where)
             yield embedding, times
 
@@ -263,9 +264,8 @@ def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> N
                          hint="Check the audio: l3hpc data check --listen")
 
 
-def _in_pieces(cut: Iterable[Embedding], seconds: float
-               ) -> Iterator[_Piece]:
-    """Frames of several blocks together: ``PIECE``, or what ``seconds`` of the signal have.
+def _in_pieces(cut: Iterable[Embedding], most: int, seconds: float) -> Iterator[_Piece]:
+    """Frames of several blocks together: ``most``, or what ``seconds`` of the signal have.
 
     A block has a few dozen frames, and at the end of each the network would wait.
     """
@@ -276,7 +276,7 @@ def _in_pieces(cut: Iterable[Embedding], seconds: float
         frames.append(some)
         times.append(their_times)
         count += len(some)
-        if count >= PIECE or their_times[-1] - times[0][0] >= seconds:
+        if count >= most or their_times[-1] - times[0][0] >= seconds:
             yield JoinedFrames(frames), np.concatenate(times)
             frames, times, count = [], [], 0
     if frames:

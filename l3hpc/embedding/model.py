@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numbers
 import pickle
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from l3hpc.arrays.threads import InOrder
 from l3hpc.audio.framing import CutFrames, JoinedFrames
 from l3hpc.audio.frontends import Frontend
 from l3hpc.audio.samples import is_number
@@ -24,9 +26,12 @@ from l3hpc.embedding.model_files import (
 )
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
+from l3hpc.models.embedder import BatchesEngine
 from l3hpc.teachers import find as teachers
 from l3hpc.teachers.base import Options, Teacher
 
+Frames: TypeAlias = np.ndarray | CutFrames | JoinedFrames  # (n, samples)
+Item = TypeVar("Item")
 KERAS_BATCH = 32  # frames per batch in the published packages
 ENGINES = ("auto", "ncnn", "tensorflow", "torch")
 LONGEST_WINDOW_S = 60
@@ -87,7 +92,7 @@ class Model:
         """One line: file, network, format, rate, front end, dimension, engine."""
         return f"{self.recognised}; engine {self.engine}"
 
-    def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
+    def embed(self, frames: Frames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Compute the embeddings of frames.
 
@@ -114,6 +119,59 @@ class Model:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size is {batch_size}", allowed="at least 1")
         return self.runner.embed(frames, batch_size, on_batch)
+
+    @property
+    def shares_threads(self) -> bool:
+        """Whether calls of ``embed`` share the engine's threads: with two at a time none waits."""
+        return isinstance(getattr(self.runner, "engine", None), BatchesEngine)
+
+    def embed_each(self, parts: Iterable[tuple[Frames | None, Item]], batch_size: int | None = None,
+                   on_batch: Callable[[int], None] | None = None
+                   ) -> Iterator[tuple[np.ndarray, Item]]:
+        """Compute the embeddings of frames that come in parts.
+
+        Parameters
+        ----------
+        parts
+            Frames, and anything that belongs to them. None: no frames, only to keep the order.
+        batch_size, on_batch
+            As for ``embed``.
+
+        Yields
+        ------
+        embeddings
+            (n, dim) float32; (0, dim) for None.
+        item
+            What belongs to them. In the order of the parts; where threads are shared, two more
+            parts have been begun.
+
+        Raises
+        ------
+        InputError
+            As ``embed``.
+        """
+        calls = threading.Lock()
+
+        def one_at_a_time(count: int) -> None:
+            with calls:
+                if on_batch is not None:
+                    on_batch(count)
+
+        def embed(part: tuple[Frames | None, Item]) -> np.ndarray:
+            if part[0] is None:
+                return np.empty((0, self.dim), np.float32)
+            return self.embed(part[0], batch_size, one_at_a_time)
+
+        if not self.shares_threads:
+            for part in parts:
+                yield embed(part), part[1]
+            return
+        with InOrder(embed, 2) as results:
+            for part in parts:
+                if (finished := results.add(part)) is not None:
+                    yield finished[1], finished[0][1]
+            for (_, item), embeddings in results.rest():
+                yield embeddings, item
 
     @property
     def batch_wide(self) -> bool:

@@ -1,5 +1,6 @@
 """Many recordings: which are meant, what comes out, and that one bad file is one bad file."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -108,42 +109,84 @@ def test_refused_before_anything_is_done(folder, tmp_path):
         find_recordings([folder / "a.wav"], format="pickle")
 
 
+@pytest.fixture
+def alone(model):
+    """The model with a network that is not called for two parts at a time, nor on a thread."""
+    class Runner:
+        def embed(self, frames, *_):
+            assert threading.current_thread() is threading.main_thread()
+            return model.runner.embed(frames)
+
+    return dataclasses.replace(model, runner=Runner())
+
+
 @pytest.mark.parametrize(("most", "seconds", "wanted"), [
     (4, 99, [4, 4, 1]),
     (99, 99, [9]),
     (99, 2, [3, 3, 3]),  # frames whose starts are two seconds apart end a piece
 ])
+@pytest.mark.parametrize("share", [1, 2])
 def test_the_next_piece_of_a_recording_is_read_while_the_network_computes(
-        model, monkeypatch, sound, most, seconds, wanted):
-    monkeypatch.setattr(embed, "PIECE", most)
-    monkeypatch.setattr(embed, "PIECE_BYTES", 4 * 8000 * seconds)
-    read, pieces = [threading.Event() for _ in range(9)], []
-    signal = sound(9.0)
+        model, alone, monkeypatch, most, seconds, wanted, share):
+    used = model if share == 2 else alone
+    assert used.shares_threads == (share == 2)
+    monkeypatch.setattr(embed, "PIECE", most * share)
+    monkeypatch.setattr(embed, "PIECE_BYTES", 4 * 8000 * seconds * share)
+    read, pieces = [threading.Event() for _ in range(9)], {}
+    signal = np.arange(9 * 8000, dtype=np.float32)
 
     def blocks():
         for number, event in enumerate(read):
             event.set()
             yield signal[8000 * number:8000 * (number + 1)]
 
-    def waiting(_model, frames, *_):
-        pieces.append(np.concatenate(frames.parts(0, len(frames))))
+    def waiting(_model, frames, _, on_batch):
+        piece = np.concatenate(frames.parts(0, len(frames)))
+        first = int(piece[0, 0]) // 8000
+        pieces[first] = len(piece)
         # A frame of a second for each block; the next piece is there, too.
-        assert read[min(sum(map(len, pieces)) + wanted[0], 9) - 1].wait(120)
-        return np.ones((len(frames), 5), np.float32)
+        assert read[min(first + len(piece) + wanted[0], 9) - 1].wait(120)
+        on_batch(len(piece))
+        return piece[:, :5]
 
     monkeypatch.setattr(type(model), "embed", waiting)
-    found = list(embed.embed_blocks(blocks(), 8000, model,
-                                    EmbedSettings(hop_size=1.0, center=False), None))
-    assert [len(piece) for piece in pieces] == [len(times) for _, times in found] == wanted
-    assert np.array_equal(np.concatenate(pieces).reshape(-1), signal)
+    told = []
+    found = list(embed.embed_blocks(blocks(), 8000, used,
+                                    EmbedSettings(hop_size=1.0, center=False), None, told.append))
+    assert [pieces[first] for first in sorted(pieces)] == wanted == [len(one) for one, _ in found]
+    assert np.concatenate([one for one, _ in found])[:, 0].tolist() == signal[::8000].tolist()
     assert np.concatenate([times for _, times in found]).tolist() == list(range(9))
+    assert sorted(told) == sorted(wanted)
+
+
+def test_two_parts_are_embedded_at_once_where_the_engine_shares_its_threads(model, monkeypatch):
+    both = threading.Barrier(2)
+
+    def together(_model, frames, *_):
+        both.wait(120)
+        return frames
+
+    monkeypatch.setattr(type(model), "embed", together)
+    parts = [(np.full((2, 5), number), number) for number in range(4)]
+    found = list(model.embed_each([*parts[:3], (None, "nothing"), parts[3]]))
+    assert [item for _, item in found] == [0, 1, 2, "nothing", 3]
+    assert [embeddings.tolist() for embeddings, _ in found] == [
+        *([[number] * 5] * 2 for number in range(3)), [], [[3] * 5] * 2]
+
+
+def test_parts_are_embedded_one_by_one_by_other_networks(model, alone, sound):
+    frames = sound(4).reshape(4, 8000)
+    parts = [(frames[:1], "a"), (None, "nothing"), (frames[1:], "b")]
+    found = list(alone.embed_each(parts))
+    assert [item for _, item in found] == ["a", "nothing", "b"]
+    assert np.array_equal(np.concatenate([one for one, _ in found]), model.embed(frames))
 
 
 def test_the_next_group_of_recordings_is_collected_while_the_network_computes(
         model, monkeypatch, tmp_path, sound):
     for number in range(12):
         soundfile.write(tmp_path / f"{number:02d}.wav", sound(1.0), 8000)
-    monkeypatch.setattr(batch, "GROUP_FRAMES", 3)
+    monkeypatch.setattr(batch, "GROUP_FRAMES", 6)
     monkeypatch.setattr(batch, "allocated_cores", lambda: 1)
     found, seen, real = {}, threading.Event(), batch._read
 
@@ -168,13 +211,12 @@ def test_the_next_group_of_recordings_is_collected_while_the_network_computes(
 
 def test_groups_grow_and_what_is_not_a_short_recording_is_alone(monkeypatch):
     monkeypatch.setattr(batch, "FIRST_FRAMES", 2)
-    monkeypatch.setattr(batch, "GROUP_FRAMES", 6)
     short = [batch._Read(EmbedTask(Path(f"{number}.wav"), Path(f"{number}.npz")), np.zeros((1, 9)))
              for number in range(16)]
     failed, long = (batch._Read(EmbedTask(Path(name), Path(name)), error=error)
                     for name, error in (("failed", "why"), ("long", None)))
-    assert list(batch._groups([])) == []
-    assert list(batch._groups([failed, *short[:15], long, short[15]])) == [
+    assert list(batch._groups([], 6)) == []
+    assert list(batch._groups([failed, *short[:15], long, short[15]], 6)) == [
         failed, short[:2], short[2:6], short[6:12], short[12:15], long, short[15:]]
 
 
