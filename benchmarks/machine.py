@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {"processor": processor, "cores": len(os.sched_getaffinity(0)),
             "memory_gib": round(memory, 1), "python": platform.python_version(),
-            "gpu": _gpu(), "packages": {name: version(name) for name in PACKAGES}}
+            "gpu": _gpu(), "blas": blas(), "packages": {name: version(name) for name in PACKAGES}}
 
 
 def processor_folder(processor: str, flags: str = "") -> str:
@@ -73,12 +73,29 @@ def version(name: str) -> str | None:
         return None
 
 
+def blas() -> str | None:
+    """The library that computes numpy's products, and the processor that it computes for.
+
+    That can be another one than this: ``OPENBLAS_CORETYPE`` in the environment chooses it, and with
+    AVX-512 products take half of the time.
+    """
+    from threadpoolctl import threadpool_info
+
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            words = (library["internal_api"], library["version"], library.get("architecture"))
+            return " ".join(word for word in words if word)
+    return None
+
+
 def about(machine: dict[str, Any]) -> str:
     """One line about a machine."""
     if "packages" not in machine:  # figures of a machine that others measured
         return f"{machine['processor']}, {machine['cores']} cores"
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items()
                          if version)
+    if machine.get("blas"):
+        versions += f", {machine['blas']}"
     gpu = machine.get("gpu") or "no GPU"
     return (f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
             f"{gpu}; Python {machine['python']}, {versions}")

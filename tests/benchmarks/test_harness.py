@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import measure, sensor_year, tables
-from benchmarks.machine import machine, processor_folder
+from benchmarks.machine import about, machine, processor_folder
 from benchmarks.tables import Claim, Table
 
 HOLD = "import json, time; x = b'x' * ({mb} << 20); print('chatter'); print(json.dumps({values}))"
@@ -19,6 +19,14 @@ HOLD = "import json, time; x = b'x' * ({mb} << 20); print('chatter'); print(json
 
 def python(mb: int, **values: object) -> list[str]:
     return [sys.executable, "-c", HOLD.format(mb=mb, values=repr(values))]
+
+
+def test_the_line_about_a_machine_names_the_library_of_the_products() -> None:
+    """A variable in the environment can make it half as fast."""
+    here = machine()
+    assert here["blas"].startswith("openblas 0.") and about(here).endswith(f", {here['blas']}")
+    earlier = {name: value for name, value in here.items() if name != "blas"}
+    assert f"{about(earlier)}, {here['blas']}" == about(here)
 
 
 def test_a_worker_says_its_seconds_and_the_system_says_its_memory() -> None:
