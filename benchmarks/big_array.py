@@ -26,6 +26,7 @@ from benchmarks.tables import Claim, Table, figure, run
 NODES, CORES = 20, 50
 TASKS, QUICK_TASKS = 1000, 40
 AT_ONCE = 50
+IN_A_JOB = 8
 RUNS = 3
 WATCH_S, QUICK_WATCH_S = 60, 10
 MAX_FILES = 6  # small ones of a finished task
@@ -68,7 +69,9 @@ def tables(quick: bool, work: Path) -> list[Table]:
         commands += [bench.status("a tenth failed"), bench.resume()]
         load.append(bench.empty_queue(f"running the {bench.failing} again"))
         commands.append(bench.status("all done"))
-        commands.insert(0, bench.submission())
+        files = bench.files(quick)
+        packed = bench.pack()
+        commands[:0] = [bench.submission(), bench.submission(IN_A_JOB)]
         return [
             Table(f"An array of {bench.tasks:,} tasks: the commands",
                   ["command", "s", "Slurm's own commands, s"], commands, [
@@ -84,7 +87,9 @@ def tables(quick: bool, work: Path) -> list[Table]:
                     "and sacct are its own calls.",
                     f"At most {AT_ONCE} tasks run at once. Each is a job script, srun, and a step "
                     "that does nothing: the machine and Slurm decide how long they take."]),
-            bench.files(quick)]
+            files,
+            Table("The files of that run in one", ["what", "s", "files", "MB"], packed, [
+                "All files in the folder of the run, before and after each command."])]
     finally:
         cluster.stop()
 
@@ -113,20 +118,22 @@ class _Bench:
         self._partition("DOWN")
         submit.submit(self.plan)
 
-    def submission(self) -> list[str]:
+    def submission(self, in_a_job: int = 1) -> list[str]:
         """Submit others; they are cancelled. Status would list them, so this comes last."""
         from l3hpc.runs import submit
 
         ours, bare = [], []
         for number in range(self.runs):
-            plan = self._plan(f"workspace-{number}")
+            plan = self._plan(f"workspace-{in_a_job}-{number}", in_a_job)
             with held(self.cluster):
                 ours.append(timed(lambda plan=plan: submit.submit(plan)))
             script = plan.step_folder("extract").script()
             with held(self.cluster):
                 bare.append(timed(lambda script=script: subprocess.run(
                     ["sbatch", "--parsable", str(script)], check=True, capture_output=True)))
-        return [f"submit, {self.tasks:,} tasks", f"{median(ours):.3f}", f"{median(bare):.3f}"]
+        several = f", {in_a_job} in a job" if in_a_job > 1 else ""
+        return [f"submit, {self.tasks:,} tasks{several}", f"{median(ours):.3f}",
+                f"{median(bare):.3f}"]
 
     def status(self, when: str) -> list[str]:
         """Determine the status of the run; it has to be right."""
@@ -165,7 +172,7 @@ class _Bench:
         before = self._load()
         self._partition("UP")
         seconds = timed(lambda: self.cluster.until(
-            lambda: not self.cluster.jobs(), WAIT_S, "the array does not end"))
+            lambda: not self.cluster.jobs(), "the array does not end", WAIT_S))
         return [what, f"{seconds:.0f}", "–", "–", *self._since(before)]
 
     def resume(self) -> list[str]:
@@ -208,11 +215,33 @@ class _Bench:
                                     MAX_FILES + 0.5, "", at_least=False,
                                     limit="two of them are Slurm's logs")])
 
-    def _plan(self, name: str) -> Any:
+    def pack(self) -> list[list[str]]:
+        """Pack the finished run, look at it, and unpack it."""
+        from l3hpc.runs import pack, status
+
+        workspace, run = self.plan.workspace, self.plan.run
+
+        def row(what: str, seconds: str) -> list[str]:
+            sizes = [path.lstat().st_size for path in self.plan.folder.path.rglob("*")
+                     if path.is_file() and not path.is_symlink()
+                     and not path.name.startswith(self.plan.folder.submission_lease.name)]
+            return [what, seconds, f"{len(sizes):,}", figure(sum(sizes) / 1e6)]
+
+        rows = [row("the finished run", "–")]
+        rows.append(row("runs pack", f"{timed(lambda: pack.pack(workspace, run)):.3f}"))
+        rows.append(row("status", f"{timed(lambda: status.collect(workspace, [run])):.3f}"))
+        rows.append(row("runs unpack", f"{timed(lambda: pack.unpack(workspace, run)):.3f}"))
+        assert rows[3][2:] == rows[0][2:], rows
+        return rows
+
+    def _plan(self, name: str, in_a_job: int = 1) -> Any:
         import chains as fakes
 
+        from l3hpc.config.resources import Resources
+
         return fakes.plan(self.place / name, names=("extract",), tasks={"extract": self.tasks},
-                          on=self.profile)
+                          on=self.profile,
+                          resources={"extract": Resources(1, 100, 0, 5, in_a_job)})
 
     def _partition(self, state: str) -> None:
         self.cluster.command("scontrol", "update", "PartitionName=cpu", f"State={state}")

@@ -88,7 +88,7 @@ def _run(cluster: Any, plan: Any) -> None:
 
     print(f"  running {', '.join(step.name for step in plan.steps)}", file=sys.stderr, flush=True)
     submit.submit(plan)
-    cluster.until(lambda: not cluster.jobs(), WAIT_S, "the jobs do not end")
+    cluster.until(lambda: not cluster.jobs(), "the jobs do not end", WAIT_S)
     [found] = status.collect(plan.workspace, [plan.run])
     assert found.state == "done", [(step.name, step.state, step.detail) for step in found.steps]
 

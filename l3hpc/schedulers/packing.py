@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 VARIABLE = "L3HPC_PACK"  # set by the script: when its job began, and its tasks
+_kept: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,19 @@ def of_this_process(environment: Mapping[str, str] | None = None) -> PackedJob |
     Parameters
     ----------
     environment
-        Environment variables; None: those of this process.
+        Environment variables; None: those of this process, or what ``keep`` has kept.
     """
-    text = (os.environ if environment is None else environment).get(VARIABLE, "")
+    text = ({**_kept, **os.environ} if environment is None else environment).get(VARIABLE, "")
     started, *tasks = text.split() or [""]
     try:
         return PackedJob(float(started), tuple(map(int, tasks)))
     except ValueError:  # not set, or not by our script
         return None
+
+
+def keep() -> None:
+    """Keep what the environment says, and remove it: jobs that this process submits are others."""
+    _kept[VARIABLE] = os.environ.pop(VARIABLE, "")
 
 
 def words(tasks: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import read_own_file
+from l3hpc.schedulers import packing
 
 
 def load(path: str | Path, task: int | None = None) -> Any:
@@ -58,6 +59,7 @@ def main() -> int:
     task = int(options["--task"]) if "--task" in options else None
     loading = staticmethod(functools.partial(load, task=task))
     utils.DelayedSubmission.load = loading  # type: ignore[method-assign]
+    packing.keep()
     if "--scratch" in options:
         node_scratch.use(options["--scratch"])
     try:

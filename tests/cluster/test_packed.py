@@ -42,10 +42,12 @@ def test_a_failed_task_stops_none_and_is_resumed_alone(any_slurm, chains, tmp_pa
     assert found.steps[0].detail.startswith("first attempt fails")
     assert {task: mark.begin["job"] for task, mark in marks(made).items()} == {
         task: f"{job}_{task // 2}" for task in range(5)}
-    if any_slurm.accounting:
-        said = any_slurm.command("sacct", "-nPX", "-j", job, "-o", "JobID,State")
-        assert sorted(said.split()) == [
-            f"{job}_0|COMPLETED", f"{job}_1|FAILED", f"{job}_2|COMPLETED"]
+    if any_slurm.accounting:  # it learns of the ends a little later
+        any_slurm.until(lambda: sorted(any_slurm.command(
+            "sacct", "-nPX", "-j", job, "-o", "JobID,State").split()) == [
+                f"{job}_0|COMPLETED", f"{job}_1|FAILED", f"{job}_2|COMPLETED"],
+            "accounting does not learn how the jobs ended")
+    any_slurm.until(lambda: not any_slurm.jobs(), "the failed job does not end")
     again = resume(tmp_path, "demo", made.profile)
     assert again.steps[0].attempts[1].tasks == [2]
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
@@ -65,6 +67,7 @@ def test_more_memory_is_for_the_job_and_what_failed_or_is_done_is_not_repeated(
     found = until(tmp_path, "demo", settled)
     assert (found.steps[0].state, found.steps[0].failed_tasks, found.steps[0].done) == (
         "failed", [1], 3)
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "the job does not end")
     seen = marks(made)
     assert {task: [entry["mem_mb"] for entry in seen[task].requeues] for task in range(4)} == {
         0: [], 1: [], 2: [400], 3: []}

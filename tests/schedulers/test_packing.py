@@ -1,6 +1,7 @@
 """Packed jobs: which element runs which tasks, what the scripts say, and what records keep."""
 
 import json
+import os
 import pickle
 import time
 from dataclasses import replace
@@ -160,6 +161,16 @@ def test_a_dependency_names_a_job_once():
 def test_what_a_process_learns_of_its_job(text, found):
     assert packing.of_this_process({packing.VARIABLE: text}) == found
     assert packing.of_this_process({}) is None
+
+
+def test_other_jobs_that_it_submits_do_not_inherit_it(monkeypatch):
+    monkeypatch.setattr(packing, "_kept", {})
+    monkeypatch.setenv(packing.VARIABLE, "7 0 1")
+    packing.keep()
+    assert packing.VARIABLE not in os.environ
+    assert packing.of_this_process() == packing.PackedJob(7.0, (0, 1))
+    packing.keep()
+    assert packing.of_this_process() is None
 
 
 def test_one_pickle_for_all_tasks_of_a_job(tmp_path):
