@@ -83,6 +83,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("program", [
+    "from l3hpc.cli import main; sys.argv[1:] = ['--version']",
+    "from l3hpc.worker.job_entry import main; sys.argv[1:] = ['nowhere']"])
+def test_no_garbage_is_looked_for_when_a_command_or_a_job_ends(tmp_path, program):
+    code = ("import atexit, gc, sys\n"
+            "atexit.register(lambda: print('all left', gc.get_freeze_count() > 0))\n"
+            f"{program}\nassert not gc.get_freeze_count()\nmain()\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=tmp_path)
+    assert done.stdout.endswith("all left True\n"), done.stderr
+
+
 def test_directory_counts_for_everything(tmp_path):
     (tmp_path / "there").mkdir()
     Path(tmp_path, "there", "cluster.yaml").write_text("paths: {workspace: ws}\n")
