@@ -41,9 +41,9 @@ RANK_TOLERANCE = 1e-12
 # From this size on a matrix exceeds the caches, and Lanczos' method is faster for up to a sixteenth
 # of the eigenvalues.
 LANCZOS_SIDE, LANCZOS_SHARE = 2000, 16
-# Largest over smallest eigenvalue of the landmarks' kernel up to which the scatter of all kernels
-# is turned into that of their features at the end, which saves a product per block, and may lose
-# as many digits as this number has. Beyond, every block is turned.
+# Condition of the landmarks' kernel (1-norm) up to which the scatter of all kernels is turned into
+# that of their features at the end, which saves a product per block, and may lose as many digits
+# as this number has. Beyond, every block is turned.
 DIRECT_CONDITION = 1e5
 LANCZOS_TOLERANCE = 1e-10  # of the largest eigenvalue: one larger than those found by this is found
 
@@ -201,9 +201,8 @@ def _solve_landmarks(
     The features of a row are its kernel with the landmarks times a matrix; their products are the
     approximated kernel.
     """
-    to_features, condition = _features_of(kernel, standard, kept)
+    to_features, is_direct = _features_of(kernel, standard, kept)
     own, sums = 0.0, np.zeros(len(standard))
-    is_direct = condition <= DIRECT_CONDITION
 
     def work(scaled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         values = kernel(scaled, standard)
@@ -233,10 +232,22 @@ def _solve_landmarks(
 
 def _features_of(
     kernel: Kernel, standard: np.ndarray, kept: int,
-) -> tuple[np.ndarray, float]:
-    """Matrix (m, rank) that makes features of kernels with the landmarks, and its condition."""
+) -> tuple[np.ndarray, bool]:
+    """Matrix (m, rank) that makes features of kernels with the landmarks.
+
+    Also: whether it is so well conditioned that the scatter of all kernels can be turned.
+    """
     gram = kernel(standard, standard)
     with reproducible_blas(len(gram)):
+        factor, failed_at = scipy.linalg.lapack.dpotrf(gram, lower=1)
+        if not failed_at:
+            size = float(np.abs(gram).sum(axis=0).max())
+            inverse_condition, _ = scipy.linalg.lapack.dpocon(factor, size, uplo="L")
+            if inverse_condition * DIRECT_CONDITION >= 1:
+                # With gram = L Lᵀ, this is the transpose of L⁻¹. Any root would do.
+                inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=1, overwrite_c=1)
+                return inverse.T, True
+        del factor
         values, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
     real = values > RANK_TOLERANCE * values[-1]
     if real.sum() < kept:
@@ -244,7 +255,7 @@ def _features_of(
             f"the kernel of the landmarks has {real.sum()} directions, fewer than the "
             f"{kept} components to keep",
             allowed="fewer components, or a larger gamma or degree")
-    return vectors[:, real] / np.sqrt(values[real]), float(values[-1] / values[real][0])
+    return vectors[:, real] / np.sqrt(values[real]), False
 
 
 def _leading(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

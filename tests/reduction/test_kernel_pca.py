@@ -157,6 +157,18 @@ def test_the_scatter_of_kernels_gives_what_that_of_features_gives(monkeypatch):
         assert same == (gamma == 1e-3)
 
 
+def test_repeated_landmarks_are_no_obstacle():
+    """Their kernel has no Cholesky factor, or one of rounding errors."""
+    x = np.repeat(np.random.default_rng(0).normal(size=(60, 4)), 3, axis=0)
+    standard = StandardScaler().fit_transform(x)
+    features, is_direct = kernel_fit._features_of(Kernel("rbf", 0.25), standard, 5)
+    assert not is_direct and features.shape == (180, 60)
+    features, is_direct = kernel_fit._features_of(Kernel("rbf", 0.25), standard[::3], 5)
+    assert is_direct and features.shape == (60, 60)
+    gram = Kernel("rbf", 0.25)(standard[::3], standard[::3])
+    np.testing.assert_allclose(features @ features.T @ gram, np.eye(60), atol=1e-9)
+
+
 @pytest.mark.parametrize("gamma", [1 / 8, 1e-3])
 def test_a_fit_depends_on_neither_cuts_nor_threads(gamma):
     x = rows(2 * BLOCK_ROWS + 100)
