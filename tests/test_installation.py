@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import setuptools
 
 from l3hpc import installation
 
@@ -78,6 +77,8 @@ def test_nothing_advises_to_install_from_a_registry_that_does_not_have_it():
 
 
 def test_the_description_of_the_wheel_has_no_link_that_leads_nowhere(monkeypatch):
+    import setuptools
+
     monkeypatch.setattr(setuptools, "setup", lambda **settings: given.update(settings))
     given = {}
     spec = importlib.util.spec_from_file_location("setup_of_l3hpc", ROOT / "setup.py")

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 
-import openpyxl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -171,6 +170,8 @@ AWKWARD = ["=1+1", "007", "1e5", "2021-06-11", "TRUE", "NaN", "a\nb", "🎧", "\
 
 
 def test_xlsx_cells_are_typed_and_hold_no_formula(tmp_path):
+    import openpyxl
+
     rows = [row(str(number), username=text, num_epochs=3, best_validation_loss=0.25 + number)
             for number, text in enumerate(AWKWARD)]
     exports.write_xlsx(tmp_path / "r.xlsx", {MSE: rows, UST: [row("s", UST, pca=True)]})

@@ -6,7 +6,6 @@ import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 
 from l3hpc.reduction import StreamingPCA
 
@@ -23,6 +22,8 @@ def x():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_checks_of_scikit_learn():
+    from sklearn.utils.estimator_checks import check_estimator
+
     check_estimator(StreamingPCA(), expected_failed_checks=EXCEPTIONS)
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from l3hpc.errors import InputError
 from l3hpc.tagging import average_precision, micro_auprc
@@ -12,6 +11,8 @@ from l3hpc.tagging import average_precision, micro_auprc
 
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 5), st.booleans())
 def test_average_precision_is_that_of_scikit_learn(seed, clips, tags, ties):
+    from sklearn.metrics import average_precision_score
+
     rng = np.random.default_rng(seed)
     truth = rng.random((clips, tags)) < 0.4
     truth[rng.integers(clips), :] = True
@@ -26,6 +27,8 @@ def test_average_precision_is_that_of_scikit_learn(seed, clips, tags, ties):
 @given(st.integers(0, 10_000), st.integers(2, 60), st.integers(1, 5))
 def test_micro_area_is_the_trapezoids_of_scikit_learns_curve(seed, clips, tags):
     """Where the highest score is 1 and none is below 0.01 the conventions agree."""
+    from sklearn.metrics import auc, precision_recall_curve
+
     rng = np.random.default_rng(seed)
     truth = rng.random((clips, tags)) < 0.4
     score = rng.uniform(0.01, 1.0, (clips, tags)).round(1).clip(0.1)
