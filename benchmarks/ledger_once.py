@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "sheets"))
 
-from sheets_server import Book, Server  # noqa: E402
+from sheets_book import Book  # noqa: E402
+from sheets_server import Server  # noqa: E402
 from sheets_world import MSE, World  # noqa: E402
 
 from l3hpc.ledger.cells import cells, same_cell  # noqa: E402

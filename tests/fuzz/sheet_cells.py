@@ -34,7 +34,7 @@ class SheetCells(Surface):
                          kwargs={"poll_interval": 0.02}).start()
 
     def judge(self, case: Case) -> Verdict:
-        from sheets_server import Book
+        from sheets_book import Book
         from sheets_world import World
 
         from l3hpc.errors import L3hpcError

@@ -144,7 +144,7 @@ class Person:
 
 def interleaved(server, seed):
     """One seed. How many syncs said that something was wrong, and how many were silent."""
-    from sheets_server import Book
+    from sheets_book import Book
     from sheets_world import World
     chance = random.Random(seed)
     book = server.books["book-one"] = Book("UST results")

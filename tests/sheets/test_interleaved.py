@@ -32,7 +32,8 @@ class Interleaved(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        from sheets_server import Book, Server
+        from sheets_book import Book
+        from sheets_server import Server
         from sheets_world import World
         self.server = Server()
         self.server.books["book-two"] = Book("second")

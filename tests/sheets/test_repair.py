@@ -137,7 +137,7 @@ STEPS = st.lists(st.one_of(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_moves_and_own_columns(steps):
     """Whatever was moved, inserted and deleted: the declared columns come back with their cells."""
-    from sheets_server import Book
+    from sheets_book import Book
     book = Book("any")
     sheet = book.add({"title": MSE, "gridProperties": {"rowCount": 3, "columnCount": 28}})
     sheet["grid"] = [list(TITLES), [f"cell {title}" for title in TITLES], [None] * 28]

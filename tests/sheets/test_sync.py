@@ -117,7 +117,7 @@ def test_awkward_keys_find_their_row(world, name):
 
 
 def test_two_spreadsheets_get_the_same_rows(world):
-    from sheets_server import Book
+    from sheets_book import Book
     world.server.books["book-two"] = Book("second")
     world.init()
     world.init(book="book-two")

@@ -70,7 +70,7 @@ def test_an_unreachable_sheet_and_one_that_refuses_do_not_end_it(watch, world):
 
     def fault(method, path):
         if faults == ["bad"] and path.endswith(":batchGet"):
-            from sheets_server import Refusal
+            from sheets_book import Refusal
             raise Refusal(400, "Unable to parse range")
         return faults[0] if faults and faults[0] != "bad" else None
     world.server.faults = fault
