@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l3hpc.arrays.threads import allocated_cores
+from l3hpc.audio import fft
 from l3hpc.audio.conventions import letter_of, name_of
 from l3hpc.audio.framing import format_seconds, window_samples
 from l3hpc.audio.mels import bands_without_bin, filter_blocks, mel_corners, mel_filterbank
@@ -294,10 +295,8 @@ class Frontend:
 
     def _decibels(self, windows: np.ndarray, out: np.ndarray) -> None:
         """Decibels (m, bands, t) of windows (m, t, n_dft), not yet relative to a maximum."""
-        from scipy import fft
-
         window = hann(self.n_dft).astype(self.dtype, copy=False)
-        spectrum = fft.rfft(windows * window, axis=-1)
+        spectrum = fft.rfft(windows * window)
         parts = spectrum.view(self.dtype)
         # As pairs of real numbers, squared in place: np.abs of complex numbers takes a square root
         # that the default convention would have to undo.

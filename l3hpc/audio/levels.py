@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from l3hpc.audio import fft
 from l3hpc.audio.framing import frame_count, frame_start, frame_starts, frames_before
 from l3hpc.errors import InputError
 
@@ -159,8 +160,6 @@ def _a_weighted(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]
 
 def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: int) -> np.ndarray:
     """The A-weighted ``block``, filtered in rows; the context at both ends is faded in and out."""
-    from scipy import fft
-
     context, length = int(CONTEXT_S * rate), int(ROW_S * rate)
     count = max(-(-len(block) // length), 1)
     length = -(-len(block) // count)
@@ -175,10 +174,10 @@ def _filtered(before: np.ndarray, block: np.ndarray, after: np.ndarray, rate: in
     whole[len(whole) - len(after):] *= np.linspace(1.0, 0.0, len(after), dtype=np.float32)
     rows = np.lib.stride_tricks.sliding_window_view(part, length + 2 * context)[::length]
     # The context on both sides takes what a circular convolution wraps around.
-    size = fft.next_fast_len(length + 2 * context, real=True)
+    size = fft.next_fast_len(length + 2 * context)
     spectrum = fft.rfft(rows, size)
     spectrum *= _gains(size, rate)
-    filtered = fft.irfft(spectrum, size, overwrite_x=True)
+    filtered = fft.irfft(spectrum, size)
     return np.asarray(filtered[:, context:context + length]).reshape(-1)[:len(block)]
 
 

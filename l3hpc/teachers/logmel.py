@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from l3hpc.audio import fft
 from l3hpc.audio.frontends import hann
 from l3hpc.audio.mels import hz_to_mel, mel_to_hz
 from l3hpc.errors import InputError
@@ -130,8 +131,6 @@ class LogMel(BaseModel):
         numpy.ndarray
             (n, *shape) float32.
         """
-        from scipy import fft
-
         length = self.length or self.n_dft
         if self.center != "no":
             edge = ((0, 0), (self.n_dft // 2, self.n_dft // 2))
@@ -141,7 +140,7 @@ class LogMel(BaseModel):
             before = (self.n_dft - length) // 2
             frames = frames[:, before:frames.shape[1] - (self.n_dft - length - before)]
         windows = np.lib.stride_tricks.sliding_window_view(frames, length, axis=1)[:, ::self.hop]
-        spectrum = fft.rfft(windows * hann(length), self.n_dft, axis=-1)
+        spectrum = fft.rfft(windows * hann(length), self.n_dft)
         energy = np.abs(spectrum) ** self.power
         values = np.log(np.maximum(energy @ self.filterbank(rate) + self.offset, self.floor))
         if self.log != "natural":
