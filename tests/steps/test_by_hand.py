@@ -7,7 +7,7 @@ from l3hpc.worker import standalone
 
 
 @pytest.mark.slow
-def test_a_chain_by_hand_ends_in_a_student(city, teacher, tmp_path):
+def test_a_chain_by_hand_ends_in_a_student(city, teacher, tmp_path, eager):
     def run(step, words, *inputs):
         folders = {name: tmp_path / name for name in inputs}
         settings = {name: str(word) for name, word in words.items()}

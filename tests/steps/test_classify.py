@@ -199,7 +199,7 @@ def test_a_split_counts_in_the_fingerprint_by_its_bytes(city, split_path, tmp_pa
 
 
 @pytest.mark.slow
-def test_options_of_the_network_reach_its_files_and_its_row(city, runner, embeddings):
+def test_options_of_the_network_reach_its_files_and_its_row(city, runner, embeddings, eager):
     options = {"sensor_factor": True, "proximity_factor": True, "cooccurrence_loss": True,
                "cooccurrence_loss_factor": 1e-3, "optimizer": "lbfgs",
                "autopool_constraint": False}
