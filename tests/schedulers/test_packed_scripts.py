@@ -181,6 +181,27 @@ def test_after_the_warning_no_task_begins_on_this_machine(machine):
     assert machine.hidden() == []
 
 
+@pytest.mark.parametrize(("number", "code", "calls"), [
+    (signal.SIGUSR2, 140, []), (signal.SIGTERM, 143, []), (None, 0, ["task 1 restarts 0",
+                                                                     "task 2 restarts 0"])])
+def test_a_signal_between_two_tasks(machine, number, code, calls):
+    pipe = machine.step.markers / ".1.failed"
+    os.mkfifo(pipe)
+    process = machine.start(restarts=1)
+    with open(pipe, "w") as stream:  # once the script reads whether task 1 has failed
+        if number is not None:
+            process.send_signal(number)
+        stream.write("76_0 9\n")
+        time.sleep(0.5)  # so that the signal comes first
+    process.communicate(timeout=240)
+    assert process.returncode == code
+    assert machine.calls() == ["task 0 restarts 0", *calls]
+    if number == signal.SIGUSR2:  # it began, in order to ask for a requeue
+        assert machine.marker("1.exit")["code"] == 140
+    if number == signal.SIGTERM:
+        assert not (machine.step.markers / "1.begin").exists()
+
+
 def test_after_the_warning_the_next_task_asks_for_a_requeue(tmp_path):
     machine = Machine(tmp_path, name="far", srun=False)
     scontrol = Path(tmp_path / "scontrol")
