@@ -20,7 +20,7 @@ WHOLE = ("test_clusters.py", "test_submit_limit.py")  # a second cluster or anot
 # Of these files each takes over ten seconds: they start first, so that no worker is left with one.
 LONGEST = (FORKING[0], *(f"tests/{name}.py" for name in (
     "cli/test_demo", "test_tutorials", "contract/test_workspace", "sheets/test_killed",
-    "reduction/test_umap", "schedulers/test_scripts", "steps/test_avc", "schedulers/test_local",
+    "reduction/test_umap", "steps/test_avc", "schedulers/test_local",
     "fuzz/test_fuzz", "sampling/test_kdpp_exact", "sheets/test_races",
     "steps/test_compress_pipeline", "embedding/test_tflite", "models/test_tensorflow_log")))
 

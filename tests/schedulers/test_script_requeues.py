@@ -1,0 +1,181 @@
+"""Real bash over rendered scripts: what a job whose command has failed asks Slurm for."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l3hpc.io.files import write_json
+from l3hpc.schedulers.requeue_policy import Policy
+from l3hpc.workspace import markers
+
+pytestmark = pytest.mark.slow
+
+
+class Hidden:
+    """A job on a Slurm of make-believe, in a container that holds none of Slurm's commands."""
+
+    def __init__(self, machine, slurm, **profile):
+        self.slurm, empty = slurm, machine.folder / "empty"
+        empty.mkdir()
+        inside = machine.folder / "container"
+        inside.write_text(f'#!/bin/sh\nPATH={empty} exec "$@"\n')
+        inside.chmod(0o755)
+        machine.python.write_text(
+            f'#!/bin/sh\ncase "$*" in *job_entry*) exec {machine.work}/step ;;'
+            f' *) exec {sys.executable} "$@" ;; esac\n')
+        for name in ("scontrol", "sbatch", "sacct"):
+            slurm.says(name, "echo 101")
+        self.path, self.folder = machine.script(
+            executor="slurm", srun=False, container=[str(inside)], **profile)
+        (self.folder / "logs").mkdir(parents=True)
+        self.machine = machine
+
+    def run(self, step, variables=None, policy=None):
+        self.machine.work.joinpath("step").write_text(f"#!/bin/sh\n{step}\n")
+        self.machine.work.joinpath("step").chmod(0o755)
+        rules = Policy(mem_mb=200, time_min=1, **(policy or {}))
+        write_json(self.folder / "heal.json", rules.to_json())
+        text = self.path.read_text().replace("sleep 120 &", "sleep 0 &").replace(
+            "for pause in 5 15 30 60 0;", "for pause in 0.01 0.02 0;")
+        self.path.write_text(text)
+        with open(self.machine.folder / "log", "ab") as log:
+            return subprocess.run(
+                ["bash", self.path], stderr=log, stdout=log, timeout=240, cwd=self.machine.work,
+                env={"PATH": os.environ["PATH"], "HOME": "/", "SLURM_JOB_ID": "77",
+                     "SLURM_JOB_NAME": "l3", **(variables or {})}).returncode
+
+    @property
+    def marks(self):
+        return markers.read(self.folder / "markers")[0]
+
+
+OOM = "/bin/echo 'slurmstepd: error: Detected 1 oom_kill event in StepId=77.0.' >&2; "
+
+
+@pytest.fixture
+def hidden(machine, slurm):
+    return Hidden(machine, slurm)
+
+
+def test_memory_heals_from_a_container_without_slurm(hidden):
+    assert hidden.run(f"{OOM} kill -9 $$",
+                      policy={"helper": ("--partition=cpu", "--comment=grant 7")}) == 137
+    [entry] = hidden.marks.requeues
+    assert (entry["reason"], entry["mem_mb"]) == ("out of memory", 400) and "held" not in entry
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+    [helper] = hidden.slurm.calls("sbatch")
+    assert "--mem=100M --partition=cpu --comment=grant 7 --wrap" in helper
+    assert "set -- 77 MinMemoryNode=400; job=" in helper
+    assert hidden.run("kill -9 $$") == 137  # what an earlier attempt wrote into the log is old
+    assert len(hidden.marks.requeues) == 1
+
+
+def test_the_job_that_changes_a_request_inherits_none_of_it(hidden):
+    """Slurm 24.11 sets SLURM_TRES_PER_TASK, which would contradict the options of the small job."""
+    hidden.run(f"{OOM} kill -9 $$", {"SLURM_TRES_PER_TASK": "cpu=2", "SLURM_OOM_KILL_STEP": "0",
+                                     "SLURM_CONF": "/etc/slurm.conf"})
+    seen = {name for name in hidden.slurm.environment() if name.startswith(("SLURM", "SRUN"))}
+    assert hidden.slurm.calls("sbatch") and seen == {"SLURM_CONF"}
+
+
+@pytest.mark.parametrize(("step", "code"), [("kill -9 $$", 137), ("exit 9", 9), ("exit 1", 1)])
+def test_a_kill_alone_says_nothing_of_memory(hidden, step, code):
+    assert hidden.run(step) == code
+    assert hidden.marks.requeues == [] and hidden.marks.gave_up == ""
+    assert hidden.slurm.calls("scontrol") == hidden.slurm.calls("sbatch") == []
+
+
+def test_what_was_told_to_end_is_not_put_back_whatever_the_log_says(hidden):
+    assert hidden.run(f"{OOM} trap '' TERM; kill -s TERM $PPID; /bin/sleep 0.3; kill -9 $$") == 137
+    assert hidden.marks.requeues == [] and hidden.slurm.calls("scontrol") == []
+
+
+def test_accounting_says_so_too(hidden):
+    hidden.slurm.says("sacct", "echo RUNNING; echo OUT_OF_MEMORY")
+    assert hidden.run("kill -9 $$") == 137
+    assert [entry["reason"] for entry in hidden.marks.requeues] == ["out of memory"]
+
+
+def test_the_time_limit_heals_from_a_container_without_slurm(hidden):
+    assert hidden.run('[ "$L3HPC_REQUEUES" = 1 ] && exit 85') == 85
+    [entry] = hidden.marks.requeues
+    assert (entry["reason"], entry["time_min"]) == ("time limit", 2)
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+    assert hidden.run("exit 85", policy={"continues": True}) == 85
+    assert hidden.slurm.calls("scontrol")[1:] == ["scontrol requeue 77"]
+    assert hidden.run("exit 85", policy={"time": 2}) == 85
+    assert hidden.marks.gave_up == "time limit (2 min) after 2 requeues (1 min → 2 min)"
+
+
+def test_a_refused_requeue_is_not_shown_as_one(hidden):
+    hidden.slurm.says("scontrol", "echo 'scontrol: error: Access denied' >&2; exit 1")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.marks.requeues == [] and hidden.marks.restarts == 0
+    assert hidden.marks.gave_up == ("out of memory; Slurm did not requeue it: "
+                                    "scontrol: error: Access denied")
+
+
+@pytest.mark.parametrize("lost", [
+    "echo 'Socket timed out on send/recv operation' >&2; exit 1",
+    "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exit 124"])
+def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
+    hidden.slurm.says("scontrol", f"[ -e {hidden.folder}/once ] && exit; touch "
+                                  f"{hidden.folder}/once; {lost}")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400]
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"] * 2
+    hidden.slurm.says("scontrol", lost)
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert "Slurm did not requeue it" in hidden.marks.gave_up
+    assert len(hidden.slurm.calls("scontrol")) == 2 + 3
+
+
+def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch):
+    found = machine.folder / "found"
+    found.mkdir()
+    for folder in os.environ["PATH"].split(":")[1:]:
+        for program in Path(folder).glob("*") if Path(folder).is_dir() else ():
+            if not program.name.startswith(("scontrol", "sbatch", "sacct")) and not (
+                    found / program.name).is_symlink():
+                (found / program.name).symlink_to(program)
+    hidden = Hidden(machine, slurm)
+    assert hidden.run("exit 85", {"PATH": str(found)}) == 85
+    assert hidden.marks.gave_up == ("time limit; Slurm did not requeue it: "
+                                    "scontrol is not on this node")
+    assert hidden.marks.requeues == []
+
+
+def test_where_no_helper_can_be_submitted_it_is_held(hidden):
+    hidden.slurm.says("sbatch", "echo 'sbatch: error: not from a compute node' >&2; exit 1")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    [entry] = hidden.marks.requeues
+    assert entry["held"] is True and entry["mem_mb"] == 400
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+
+
+def test_a_job_that_wakes_up_on_the_node_that_failed_leaves_it(hidden):
+    hidden.slurm.says("sacct", "echo 'NODE_FAIL|n1|2026-11-27T10:00:00'")
+    variables = {"SLURM_RESTART_COUNT": "1", "SLURMD_NODENAME": "n1"}
+    assert hidden.run(": > started", variables) == 1
+    assert not (hidden.machine.work / "started").exists()
+    assert [entry["reason"] for entry in hidden.marks.requeues] == ["node failure"] * 2
+    assert hidden.slurm.calls("scontrol") == ["scontrol requeuehold 77"]
+    assert "set -- 77 ExcNodeList=n1; job=" in hidden.slurm.calls("sbatch")[0]
+    assert hidden.run(": > started", {**variables, "SLURM_RESTART_COUNT": "2"}) == 0
+
+
+@pytest.mark.parametrize("states", [["RUNNING", "COMPLETING", "PENDING"], ["", "PENDING"]])
+def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tmp_path):
+    hidden.run(f"{OOM} kill -9 $$")
+    [helper] = hidden.slurm.calls("sbatch")
+    text = (hidden.slurm.folder / "calls").read_text().partition(" --wrap ")[2].partition(
+        "\nscontrol ")[0]
+    said = tmp_path / "states"
+    said.write_text("".join(f"{state}\n" for state in states))
+    hidden.slurm.says("squeue", f"head -n 1 {said}; sed -i 1d {said}")
+    subprocess.run(["sh", "-c", text], check=True, timeout=240)
+    assert hidden.slurm.calls("scontrol")[-2:] == [
+        "scontrol update JobId=77 MinMemoryNode=400", "scontrol release 77"]
