@@ -123,10 +123,10 @@ RUN_STEPS = """
 import json, sys
 from pathlib import Path
 from l3hpc.worker.standalone import run_standalone
-for step, settings, inputs, output in json.loads(sys.argv[1]):
+for step, settings, inputs, output in json.loads(sys.argv[2]):
     run_standalone(step, settings, {name: Path(path) for name, path in inputs.items()},
                    Path(output))
-    heavy = [name for name in ("sklearn", "pandas", "tensorflow") if name in sys.modules]
+    heavy = [name for name in json.loads(sys.argv[1]) if name in sys.modules]
     print(step, *heavy)
 """
 
@@ -135,11 +135,11 @@ for step, settings, inputs, output in json.loads(sys.argv[1]):
 def loaded_by():
     """Runs steps by hand, one after the other in one new process: what each has loaded, in lines.
 
-    Called with (step, settings, inputs, output) tuples.
+    Called with (step, settings, inputs, output) tuples; heavy: names of packages and modules.
     """
-    def run(*calls):
-        done = subprocess.run([sys.executable, "-c", RUN_STEPS, json.dumps(calls, default=str)],
-                              capture_output=True, text=True)
+    def run(*calls, heavy=("sklearn", "pandas", "tensorflow")):
+        done = subprocess.run([sys.executable, "-c", RUN_STEPS, json.dumps(heavy),
+                               json.dumps(calls, default=str)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

@@ -20,3 +20,15 @@ def test_sampling_and_reduction_load_neither_scikit_learn_nor_tensorflow(loaded_
         ("fit", {"emb_dim": "3", "kernel": "poly", "landmarks": "20"}, sample, tmp_path / "marks"),
         ("reduce", {}, {"extract": published, "fit": tmp_path / "marks"}, tmp_path / "reduced2"),
     ) == ["sample", "fit", "reduce", "fit", "fit", "reduce"]
+
+
+def test_embedding_with_ncnn_loads_little_of_scipy(loaded_by, city, teacher, tmp_path):
+    """Each would take a tenth to a quarter of what a small task costs before it works."""
+    assert loaded_by(
+        ("extract", {"audio": str(city / "audio"), "weights": str(teacher), "engine": "ncnn",
+                     "hop": "0.5"}, {}, tmp_path / "extract"),
+        ("embed", {"audio": str(city / "audio"), "student": str(teacher), "engine": "ncnn",
+                   "hop": "0.5"}, {}, tmp_path / "embed"),
+        heavy=("sklearn", "pandas", "tensorflow", "scipy.fft", "scipy.special", "numpy.ma",
+               "numpy.f2py"),
+    ) == ["extract", "embed"]
