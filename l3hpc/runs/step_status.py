@@ -222,10 +222,10 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
     stuck = [parent for parent in parents if parent.state.is_stuck]
     was_cancelled = record.state is RunState.CANCELLED
     packed = attempts.packed(step)
+    in_turn = _in_turn(snapshot, own, packed)
     tasks = {index: evaluate(index, job, snapshot.marks.get(index), own,
                              was_cancelled=was_cancelled,
-                             packed=index in packed and not (
-                                 job in own.live and _is_next(snapshot, index, packed)))
+                             packed=index in packed and index not in in_turn)
              for index, job in snapshot.open_ids.items()}
     if snapshot.by_others:  # a job that finds the result of another run ends well
         tasks = {index: task for index, task in tasks.items() if task.detail != NO_RESULT}
@@ -246,14 +246,24 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
     _point_to_log(status, snapshot, tasks)
 
 
-def _is_next(snapshot: Snapshot, index: int, packed: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether a task is the next one of its packed job, which is just between two tasks."""
-    job = snapshot.open_ids[index]
-    marks = {task: snapshot.marks.get(task, markers.TaskMarks()).of(job)
-             for task in packed[index] if task in snapshot.open_ids}
-    begun = [mark for mark in marks.values() if mark.begin is not None]
-    waiting = [task for task, mark in marks.items() if mark.begin is None]
-    return waiting[:1] == [index] and all(mark.exit_code is not None for mark in begun)
+def _in_turn(snapshot: Snapshot, own: StepJobs, packed: Mapping[int, tuple[int, ...]]) -> set[int]:
+    """The tasks that have not begun, and for which the state of their packed job stands: the next
+    one of a job that is between two tasks, and the first one of a job that ended before any began.
+    """
+    of_job: dict[str, list[int]] = {}
+    for index, job in sorted(snapshot.open_ids.items()):
+        if index in packed:
+            of_job.setdefault(job, []).append(index)
+    found = set()
+    for job, indices in of_job.items():
+        marks = {index: snapshot.marks.get(index, markers.TaskMarks()).of(job)
+                 for index in indices}
+        waiting = [index for index, mark in marks.items() if mark.begin is None]
+        begun = [mark for mark in marks.values() if mark.begin is not None]
+        if waiting and (all(mark.exit_code is not None for mark in begun) if job in own.live
+                        else len(waiting) == len(packed[waiting[0]])):
+            found.add(waiting[0])
+    return found
 
 
 def _describe_done(status: StepStatus, step: StepRecord) -> None:

@@ -33,6 +33,7 @@ _OUTCOMES = {
     JobState.CANCELLED: (TaskState.CANCELLED, "cancelled"),
     JobState.REVOKED: (TaskState.CANCELLED, "revoked"),
 }
+_NEVER_STARTED = (JobState.CANCELLED, JobState.REVOKED, JobState.BLOCKED)  # also of a whole job
 _UNFINISHED = (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED)  # in accounting
 
 
@@ -155,7 +156,8 @@ def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
     if ended is not None and ended.state not in _UNFINISHED:
         if has_failed or marks.exit_code == 0:
             return _exited(marks)
-        if marks.begin is None and ended.state in (JobState.FAILED, JobState.COMPLETED):
+        # what has ended the job (its time limit, say) has happened to the task in work
+        if marks.begin is None and ended.state not in _NEVER_STARTED:
             return TaskStatus(TaskState.LOST, NO_TURN)
     return None
 

@@ -124,15 +124,20 @@ def _step_usage(
     cpus = max(int(requested.get("cpus", 1)), 1)
     waits = []
     together, started = attempts.packed(step), _started(results, marks)
+    first: dict[tuple[int, float], float] = {}  # first task of a packed job, since → its beginning
     for result in results:
         # the queue time of a dependent task starts when its parents are done, not at its submission
         submitted = max((attempt.time for attempt in step.attempts
                          if result["index"] in attempt.tasks), default=None)
         if submitted is not None:
             # a task of a packed job has waited until the first of them began
-            began = [started[index] for index in together.get(result["index"], ())
-                     if started.get(index, 0.0) >= submitted]
-            waits.append(min([float(result["started"]), *began]) - max(submitted, could_start))
+            began = float(result["started"])
+            if of_job := together.get(result["index"]):
+                if (key := (of_job[0], submitted)) not in first:
+                    first[key] = min((started[index] for index in of_job
+                                      if started.get(index, 0.0) >= submitted), default=began)
+                began = min(began, first[key])
+            waits.append(began - max(submitted, could_start))
     used = sum(float(result.get("cpu_s", 0.0)) for result in results)
     memory = max(float(result.get("peak_memory_mb", 0.0)) for result in results)
     requeues = sum(mark.restarts for mark in marks.values())

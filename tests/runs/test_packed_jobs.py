@@ -7,6 +7,7 @@ import pytest
 from fakeslurm import queue_line
 from submitted import Case
 
+from l3hpc import schedulers
 from l3hpc.config.profile import Limits
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
@@ -78,9 +79,10 @@ def test_a_step_whose_job_runs_shows_what_its_tasks_do(case):
     case.finish("extract", 3)
     case.queue(queue_line("100_1", "RUNNING", used="3:00", limit="20:00"))
     begin(case, 4, "100_1")
-    snapshot = read_snapshot(case.workspace, records.read(case.workspace, "demo"),
-                             records.read(case.workspace, "demo").steps[0])
-    assert not step_status._is_next(snapshot, 5, attempts.packed(snapshot.record))
+    record = records.read(case.workspace, "demo")
+    snapshot = read_snapshot(case.workspace, record, record.steps[0])
+    own = snapshot.own(schedulers.of_record(case.workspace, record).jobs(record))
+    assert step_status._in_turn(snapshot, own, attempts.packed(snapshot.record)) == set()
     assert case.step("extract").detail == "starting, limit in 17:00, 1 of 6 tasks failed (1)"
 
 
@@ -93,6 +95,43 @@ def test_what_was_not_started_is_lost_and_resume_is_next(case):
     case.sacct("100_0|FAILED|9:0|60|n1", "100_1|COMPLETED|0:0|60|n1")
     assert case.look()["extract"] == ("lost", NO_TURN)
     assert case.run.next == "l3hpc resume demo"
+
+
+@pytest.mark.parametrize(("state", "detail", "memory"), [
+    ("FAILED|1:0", "exit 1", None), ("OUT_OF_MEMORY|0:125", "out of memory", 200),
+    ("TIMEOUT|0:0", "time limit", None), ("NODE_FAIL|1:0", "node failure (n1)", None)])
+@pytest.mark.parametrize("in_work", [0, 1])
+def test_what_ended_the_job_happened_to_one_task_and_the_others_were_not_started(
+        case, state, detail, memory, in_work):
+    """Also if it ended before any task had begun: then it is the first one."""
+    for task in (4, 5, *range(in_work)):
+        case.finish("extract", task)
+    if in_work:
+        begin(case, 0, code=0)
+        begin(case, 1)
+    case.queue()
+    case.sacct(f"100_0|{state}|60|n1", "100_1|COMPLETED|0:0|60|n1")
+    step = case.step("extract")
+    assert (step.state, step.failed_tasks, step.needs_mem_mb) == ("failed", [in_work], memory)
+    assert step.detail == f"{detail}, 1 of 6 tasks failed ({in_work})"
+    assert step.repeats is state.startswith("FAILED")
+
+
+def test_a_job_that_was_cancelled_before_it_began(case):
+    case.queue()
+    case.sacct("100_0|CANCELLED|0:0|0|", "100_1|CANCELLED|0:0|0|")
+    assert case.look()["extract"] == ("cancelled", "cancelled")
+
+
+def test_status_of_a_job_of_many_tasks_looks_at_each_once(chains, slurm, tmp_path, monkeypatch):
+    case = Case(chains, slurm, tmp_path, names=("extract",), tasks={"extract": 60},
+                resources={"extract": Resources(1, 100, 0, 1, pack=60)})
+    case.queue(queue_line("100_0", "RUNNING", used="3:00", limit="60:00"))
+    looked, of = [], markers.TaskMarks.of
+    monkeypatch.setattr(markers.TaskMarks, "of",
+                        lambda marks, job: looked.append(job) or of(marks, job))
+    assert case.step("extract").state == "running"
+    assert len(looked) <= 3 * 60
 
 
 def test_logs_of_a_task_and_where_it_has_none_those_of_its_job(case):
