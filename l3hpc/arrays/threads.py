@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from itertools import islice, repeat
+from itertools import count, islice, repeat
+from threading import Lock
 from typing import Generic, TypeVar
 
 POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
@@ -181,6 +182,58 @@ class InOrder(Generic[Item, Result]):
     def _oldest(self) -> tuple[Item, Result]:
         item, result = self._running.popleft()
         return item, result.result()
+
+
+def pull_in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int,
+) -> Iterator[Result]:
+    """As ``map_in_order``, but the threads that compute also take the items, one at a time.
+
+    So an item may be read and prepared by the iterator without a thread of its own, which would
+    compete with those that compute: where every core has one, blocks are done a tenth earlier.
+
+    Parameters
+    ----------
+    work
+        The function.
+    items
+        Its arguments. The iterator runs on several threads, never on two at once; ``threads`` + 1
+        buffers, used in turn, are enough.
+    threads
+        The number of threads.
+
+    Yields
+    ------
+    Result
+        ``work(item)`` of each item, in the order of the items. The first error ends all.
+    """
+    remaining, lock, taken = enumerate(items), Lock(), 0
+
+    def one() -> tuple[int, list[Result]]:
+        nonlocal taken
+        with lock:
+            found = next(remaining, None)
+            if found is None:
+                return taken, []
+            taken += 1
+        return found[0], [work(found[1])]
+
+    running: deque[Future[tuple[int, list[Result]]]] = deque()
+    done: dict[int, list[Result]] = {}
+    pool = ThreadPoolExecutor(threads)
+    try:
+        running.extend(pool.submit(one) for _ in range(threads + 1))
+        for number in count():
+            # Two threads may take their items in another order than they were started.
+            while number not in done:
+                other, result = running.popleft().result()
+                done[other] = result
+            if not done[number]:
+                return
+            yield done.pop(number)[0]
+            running.append(pool.submit(one))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def compute_batches(

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from l3hpc.arrays.rows import rechunk
-from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
+from l3hpc.arrays.threads import available_threads, blas_threads, pull_in_order
 from l3hpc.errors import InputError
 
 PIECE_ROWS = 2048  # read and centred at once: few enough to stay in the cache
@@ -101,7 +101,7 @@ def moments(
     reader = _Reader(first, [_Block(size, d, kind) for _ in range(workers + 1)])
     sums = _Sums(d, kind)
     with blas_threads(max(1, cores // workers)):
-        for block in map_in_order(_multiply, reader.blocks(chain([first], pieces)), workers):
+        for block in pull_in_order(_multiply, reader.blocks(chain([first], pieces)), workers):
             sums.add(block)
             if on_rows is not None:
                 on_rows(block.count)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,11 +14,15 @@ from l3hpc.arrays.threads import (
     blas_threads,
     compute_batches,
     map_in_order,
+    pull_in_order,
 )
 
+BOTH = pytest.mark.parametrize("map_in_order", [map_in_order, pull_in_order])
 
+
+@BOTH
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_results_come_in_the_order_of_the_items(threads):
+def test_results_come_in_the_order_of_the_items(threads, map_in_order):
     def work(item):
         time.sleep(0.002 * (item % 3))
         return item * item
@@ -27,8 +31,9 @@ def test_results_come_in_the_order_of_the_items(threads):
     assert list(map_in_order(work, [], threads)) == []
 
 
+@BOTH
 @pytest.mark.parametrize("threads", [1, 3])
-def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads):
+def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads, map_in_order):
     """Callers keep threads + 1 buffers and use them in turn."""
     taken, most = 0, 0
 
@@ -43,12 +48,14 @@ def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads):
     assert most == threads + 1
 
 
-def test_items_are_worked_on_at_the_same_time():
+@BOTH
+def test_items_are_worked_on_at_the_same_time(map_in_order):
     together = threading.Barrier(3, timeout=120)
     assert len(list(map_in_order(lambda item: together.wait(), range(3), 3))) == 3
 
 
-def test_the_first_error_ends_all():
+@BOTH
+def test_the_first_error_ends_all(map_in_order):
     worked = []
 
     def work(item):
@@ -65,13 +72,52 @@ def test_the_first_error_ends_all():
     assert len(worked) < 10
 
 
-def test_an_error_of_the_items_is_raised_too():
+@BOTH
+def test_an_error_of_the_items_is_raised_too(map_in_order):
     def items():
         yield 1
         raise KeyError("broken file")
 
     with pytest.raises(KeyError, match="broken file"):
         list(map_in_order(lambda item: item, items(), 2))
+
+
+def test_items_are_pulled_by_the_threads_that_compute_and_by_one_at_a_time():
+    inside, takers = threading.Lock(), set()
+
+    def items():
+        for item in range(200):
+            assert inside.acquire(blocking=False)
+            takers.add(threading.get_ident())
+            time.sleep(0.0001)
+            inside.release()
+            yield item
+
+    assert list(pull_in_order(lambda item: item, items(), 3)) == list(range(200))
+    assert threading.get_ident() not in takers
+
+
+def test_items_that_threads_take_in_another_order_than_they_start_come_in_their_own(monkeypatch):
+    class Backwards:
+        """Starts the first three calls in the opposite order."""
+
+        def __init__(self, threads):
+            self.waiting, self.together = [], threads + 1
+
+        def submit(self, call):
+            self.waiting.append((Future(), call))
+            submitted = self.waiting[-1][0]
+            if len(self.waiting) == self.together:
+                for future, one in reversed(self.waiting):
+                    future.set_result(one())
+                self.waiting, self.together = [], 1
+            return submitted
+
+        def shutdown(self, **_):
+            pass
+
+    monkeypatch.setattr("l3hpc.arrays.threads.ThreadPoolExecutor", Backwards)
+    assert list(pull_in_order(lambda item: -item, range(7), 2)) == [0, -1, -2, -3, -4, -5, -6]
 
 
 def test_a_batch_starts_before_the_last_item_of_the_one_before_has_ended():

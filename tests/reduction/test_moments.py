@@ -113,7 +113,7 @@ def test_wide_rows_take_fewer_threads_and_the_same_sums(monkeypatch):
     expected = moments([x], threads=4)
     seen = []
     monkeypatch.setattr(module, "BUFFER_BYTES", 1)
-    monkeypatch.setattr(module, "map_in_order", lambda work, items, threads: (
+    monkeypatch.setattr(module, "pull_in_order", lambda work, items, threads: (
         seen.append(threads), map(work, items))[1])
     np.testing.assert_allclose(moments([x], threads=4).scatter, expected.scatter, rtol=1e-10,
                                atol=1e-8)
