@@ -35,7 +35,7 @@ settings.load_profile("l3hpc")
 HERE = Path(__file__).resolve().parent
 COLLECTED = pytest.StashKey()  # what reading the test files has imported and found
 _LOADED_BEFORE = set(sys.modules)
-_FROZEN = set()  # what was loaded when the garbage collector was told to leave all as it is
+_frozen = []  # what the garbage collector does not look at, besides the tests
 
 
 def pytest_addoption(parser):
@@ -94,17 +94,18 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: workers.turn(item.nodeid, slow))
 
 
-def pytest_runtest_logfinish():
-    if "tensorflow" in sys.modules and "tensorflow" not in _FROZEN:
-        # The million objects that it has made stay: a look at all of them takes 0.3 s, and pytest
-        # looks five times when it ends.
-        gc.freeze()
-        _FROZEN.add("tensorflow")
-
-
 def pytest_collection_finish(session):
     session.config.stash[COLLECTED] = (set(sys.modules) - _LOADED_BEFORE,
                                        [item.nodeid for item in session.items])
+    gc.freeze()
+
+
+def pytest_runtest_logfinish():
+    # The million objects of TensorFlow stay, too: a look at all of them takes 0.3 s, and pytest
+    # looks five times when it ends.
+    if "tensorflow" in sys.modules and not _frozen:
+        gc.freeze()
+        _frozen.append("tensorflow")
 
 
 def _slow(item):
