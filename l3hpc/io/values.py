@@ -262,8 +262,10 @@ def _check(hint: object) -> Check:
             and abs(value) < 2**62
     if hint in (None, type(None)):
         return lambda value: value is None
+    if not isinstance(hint, type):
+        return lambda value: True
     # A dataclass in a field has been made before, so isinstance is the test for it as well.
-    return lambda value: not isinstance(hint, type) or isinstance(value, hint)
+    return lambda value: isinstance(value, hint)
 
 
 def short_repr(value: object) -> str:

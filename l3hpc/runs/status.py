@@ -228,7 +228,8 @@ def _run_status(
     others_unfinished = any(len(each.done) < each.record.tasks for each in snapshots)
     for first in snapshots:
         snapshot = reread(first, first.own(answer))
-        parents = [step for step in steps if step.name in snapshot.record.ok_needs]
+        needed = {*snapshot.record.ok_needs}
+        parents = [step for step in steps if step.name in needed] if needed else []
         steps.append(describe(snapshot, parents, answer, interrupted=interrupted,
                               others_unfinished=others_unfinished))
     state = _run_state(record, steps)

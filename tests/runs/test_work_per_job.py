@@ -101,7 +101,7 @@ def test_status_of_many_jobs_takes_few_calls_for_each(chains, slurm, tmp_path):
     slurm.says("squeue", f"cat {tmp_path}/queue")
     found = status.collect(tmp_path)
     assert {step.state for run in found for step in run.steps} == {"waiting"}
-    assert calls(lambda: status.collect(tmp_path)) < 60 * 250
+    assert calls(lambda: status.collect(tmp_path)) < 60 * 185
 
 
 def test_a_small_file_takes_little_memory_to_read(tmp_path):
