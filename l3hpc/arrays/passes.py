@@ -17,7 +17,7 @@ import numpy as np
 
 from l3hpc.arrays.features import FeatureRows
 from l3hpc.arrays.rows import Rows, rechunk
-from l3hpc.arrays.threads import allocated_cores, map_in_order
+from l3hpc.arrays.threads import allocated_cores, pull_in_order
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -60,7 +60,7 @@ def map_blocks(
     buffers: list[np.ndarray] = []
 
     def items() -> Iterator[tuple[int, np.ndarray]]:
-        # map_in_order has at most workers + 1 items in flight, so that as many buffers can be
+        # pull_in_order has at most workers + 1 items in flight, so that as many buffers can be
         # used in turn; a block itself is only valid until the next one.
         for number, block in enumerate(rechunk(source.chunks(BLOCK_ROWS), BLOCK_ROWS)):
             if len(buffers) <= workers:
@@ -84,7 +84,7 @@ def map_blocks(
         yield from map(prepared, items())
         return
     with _libraries().limit(limits=max(1, cores // workers), user_api="blas"):
-        yield from map_in_order(prepared, items(), workers)
+        yield from pull_in_order(prepared, items(), workers)
 
 
 # Looking through a process for its BLAS libraries takes longer than a small product.

@@ -91,8 +91,8 @@ def test_the_same_bits_on_any_number_of_cores(monkeypatch):
 def test_wide_rows_get_fewer_workers_not_more_memory(monkeypatch):
     """At 6,144 columns the products of one worker alone are 302 MB."""
     asked = []
-    inner = passes.map_in_order
-    monkeypatch.setattr(passes, "map_in_order", lambda work, items, threads: asked.append(threads)
+    inner = passes.pull_in_order
+    monkeypatch.setattr(passes, "pull_in_order", lambda work, items, threads: asked.append(threads)
                         or inner(work, items, threads))
     monkeypatch.setattr(passes, "allocated_cores", lambda: 16)
     for d, most in ((48, 4), (512, 8), (2048, 1), (6144, 1)):
