@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from itertools import count, islice, repeat
 from threading import Lock
@@ -134,12 +135,25 @@ class InOrder(Generic[Item, Result]):
         self._work, self._threads = work, threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="in-order")
         self._running: deque[tuple[Item, Future[Result]]] = deque()
+        self._left = threading.Event()
 
     def __enter__(self) -> InOrder[Item, Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def check(self) -> None:
+        """End work whose result nobody will take; for long work to call now and then.
+
+        Raises
+        ------
+        CancelledError
+            The ``with`` block has been left, by an error or an interrupt.
+        """
+        if self._left.is_set():
+            raise CancelledError
 
     def add(self, item: Item) -> tuple[Item, Result] | None:
         """Start to work on an item.

@@ -293,7 +293,11 @@ class Extraction:
         windows = JoinedFrames(block.windows)
         # The samples are the largest part of the memory, and only their embeddings are needed now.
         block.windows.clear()
-        return self.network.embed(windows, batch_size=self.batch_size, on_batch=self._advance)
+        return self.network.embed(windows, batch_size=self.batch_size, on_batch=self._on_batch)
+
+    def _on_batch(self, count: int) -> None:
+        self._threads.check()  # a signal should not have to wait for whole blocks
+        self._advance(count)
 
     def _write(self, block: _Block, embedding: np.ndarray, skipped: dict[int, str]) -> None:
         self._check(embedding, block, skipped)

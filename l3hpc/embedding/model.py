@@ -152,21 +152,25 @@ class Model:
         """
         calls = threading.Lock()
 
-        def one_at_a_time(count: int) -> None:
+        def after_batch(count: int) -> None:
+            results.check()  # an interrupt should not have to wait for whole parts
             with calls:
                 if on_batch is not None:
                     on_batch(count)
 
-        def embed(part: tuple[Frames | None, Item]) -> np.ndarray:
+        def embed(part: tuple[Frames | None, Item], on_batch: Callable[[int], None] | None
+                  ) -> np.ndarray:
             if part[0] is None:
                 return np.empty((0, self.dim), np.float32)
-            return self.embed(part[0], batch_size, one_at_a_time)
+            return self.embed(part[0], batch_size, on_batch)
 
         if not self.shares_threads:
             for part in parts:
-                yield embed(part), part[1]
+                yield embed(part, on_batch), part[1]
             return
-        with InOrder(embed, 2) as results:
+        results = InOrder[tuple[Frames | None, Item], np.ndarray](
+            lambda part: embed(part, after_batch), 2)
+        with results:
             for part in parts:
                 if (finished := results.add(part)) is not None:
                     yield finished[1], finished[0][1]

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -206,3 +206,23 @@ def test_an_error_comes_in_the_place_of_its_result():
         assert results.add(1) == (0, 0)
         results.add(2)
         pytest.fail("the error was lost")
+
+
+def test_work_that_looks_ends_when_the_block_is_left_by_an_error():
+    begun, ended = threading.Event(), []
+
+    def work(number):
+        try:
+            while True:
+                results.check()
+                begun.set()
+                time.sleep(0.001)
+        except CancelledError:
+            ended.append(number)
+            raise
+
+    with pytest.raises(KeyboardInterrupt), InOrder(work, 1) as results:
+        results.add(0)
+        assert begun.wait(120)
+        raise KeyboardInterrupt
+    assert ended == [0]

@@ -169,6 +169,30 @@ def test_two_blocks_are_embedded_at_once_where_the_engine_shares_its_threads(tmp
         assert file["frame"][()].tolist() == [0, 1, 2, 3] * 4
 
 
+def test_after_an_error_no_block_is_embedded_to_its_end(tmp_path, monkeypatch):
+    (tmp_path / "audio").mkdir()
+    for number in range(2):
+        soundfile.write(tmp_path / f"audio/{number}.wav", noise(4), RATE)
+    begun, read = threading.Event(), extraction.read_pieces
+
+    def endless(self, frames, batch_size=None, on_batch=None):
+        while True:
+            on_batch(0)
+            begun.set()
+            time.sleep(0.001)
+
+    def pieces(path, *args, **options):
+        if path.name == "1.wav":
+            assert begun.wait(120)
+            raise MemoryError("no more")
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(Network, "embed", endless)
+    monkeypatch.setattr(extraction, "read_pieces", pieces)
+    with pytest.raises(MemoryError, match="no more"):
+        extract(tmp_path, block=4)
+
+
 def test_the_first_blocks_are_small(tmp_path, monkeypatch):
     (tmp_path / "audio").mkdir()
     for number in range(20):

@@ -174,6 +174,26 @@ def test_two_parts_are_embedded_at_once_where_the_engine_shares_its_threads(mode
         *([[number] * 5] * 2 for number in range(3)), [], [[3] * 5] * 2]
 
 
+def test_after_an_error_no_part_is_embedded_to_its_end(model, monkeypatch):
+    begun, batches = threading.Event(), []
+
+    def endless(_model, frames, _, on_batch):
+        while True:
+            batches.append(on_batch(1))
+            begun.set()
+            time.sleep(0.001)
+
+    def parts():
+        yield np.zeros((1, 5)), 0
+        assert begun.wait(120)
+        raise OSError("no more")
+
+    monkeypatch.setattr(type(model), "embed", endless)
+    with pytest.raises(OSError, match="no more"):
+        list(model.embed_each(parts()))
+    assert batches
+
+
 def test_parts_are_embedded_one_by_one_by_other_networks(model, alone, sound):
     frames = sound(4).reshape(4, 8000)
     parts = [(frames[:1], "a"), (None, "nothing"), (frames[1:], "b")]
