@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,17 @@ import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.errors import command_line
+from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
     from l3hpc.runs.pack import Outcome
 
 
-@click.group()
+@click.group(epilog="""\b
+Examples:
+  l3hpc runs pack upstream-20261120-1a2b    one file in place of five for each task
+  l3hpc runs unpack upstream-20261120-1a2b  put them back
+""")
 def runs() -> None:
     """Pack the small files of runs that have ended, and unpack them."""
 
@@ -50,7 +56,8 @@ def pack(run: str, dry_run: bool, as_json: bool, config_file: str | None,
 
     folder = workspace(config_file, workspace_dir)
     done = packing.pack(folder, records.find(folder, run), dry_run=dry_run)
-    _print(done, as_json, "would be packed" if dry_run else "packed", "nothing to pack")
+    nothing = "is packed already" if os.path.exists(done.archive) else "nothing to pack"
+    _print(done, as_json, "would be packed" if dry_run else "packed", nothing)
     if done.moved and not dry_run and not as_json:
         click.echo(f"to undo it: {command_line('runs', 'unpack', done.run)}", err=True)
 
@@ -81,5 +88,6 @@ def _print(done: Outcome, as_json: bool, what: str, nothing: str) -> None:
         click.echo(f"{done.run}: {nothing}")
     else:
         after = "" if done.bytes_after is None else f" ({done.bytes_after:,} bytes)"
-        click.echo(f"{done.run}: {done.moved:,} files {what}; {done.files_before:,} files "
+        click.echo(f"{done.run}: {count_of(done.moved, 'file')} {what}; "
+                   f"{count_of(done.files_before, 'file')} "
                    f"({done.bytes_before:,} bytes) → {done.files_after:,}{after}")

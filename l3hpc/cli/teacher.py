@@ -32,7 +32,11 @@ Then use the file: l3hpc submit upstream --weights birdnet.tflite
 """
 
 
-@click.group("teacher")
+@click.group("teacher", epilog="""\b
+Examples:
+  l3hpc teacher describe birdnet.tflite                       what is in the file
+  l3hpc teacher describe birdnet.tflite --rate 48000 --write  write birdnet.teacher.yaml
+""")
 def command() -> None:
     """Use networks of other kinds as teachers."""
 

@@ -115,6 +115,9 @@ def describe_progress(progress: dict[str, Any]) -> str:
     --------
     >>> describe_progress({"phase": "epoch", "done": 12, "total": 300, "loss": 0.41234})
     'epoch 12/300, loss 0.4123'
+    >>> describe_progress({"phase": "training", "done": 3, "total": 12, "unit": "epochs",
+    ...                    "epoch": 3, "batch": "8/34"})
+    'training 3/12 epochs, batch 8/34'
     """
     phase, done, total = progress.get("phase"), progress.get("done") or 0, progress.get("total")
     fields = {"phase", "done", "total", "unit", "elapsed_s", "time", "beat", "written", "activity"}
@@ -123,7 +126,8 @@ def describe_progress(progress: dict[str, Any]) -> str:
         parts.append(f"{phase} {amount(done, total or None, progress.get('unit') or '')}".rstrip())
     parts += [str(progress["activity"])] if progress.get("activity") else []
     for name, value in progress.items():
-        if name not in fields and value is not None:
+        # an epoch that is counted already would read as the one that is running
+        if name not in fields and value is not None and f"{name}s" != progress.get("unit"):
             text = f"{value:.4g}" if isinstance(value, float) else str(value)
             parts.append(f"{name.replace('_', ' ')} {text}")
     left = remaining_s(progress)

@@ -122,13 +122,19 @@ class Progress:
         elapsed = time.monotonic() - self.started
         parts = [f"{self.phase}: {amount}" if amount else self.phase] if self.phase else []
         parts += [self.activity] if self.activity else []
-        parts += [f"{name} {_short(value)}" for name, value in self.details.items()]
+        parts += self._shown_details()
         if self.done and elapsed > 1:
             parts.append(f"{self.done / elapsed:.3g} {self.unit or 'units'}/s")
             if self.total and self.done < self.total:
                 left = elapsed / self.done * (self.total - self.done)
                 parts.append(f"{formatting.clock(left)} left")
         return ", ".join(parts)
+
+
+    def _shown_details(self) -> list[str]:
+        # an epoch that is counted already would read as the one that is running
+        return [f"{name} {_short(value)}" for name, value in self.details.items()
+                if f"{name}s" != self.unit]
 
 
 class LogProgress(Progress):
@@ -228,7 +234,7 @@ class BarProgress(Progress):
 
     def show(self, force: bool = False) -> None:
         if self._task is not None:
-            details = [f"{name} {_short(value)}" for name, value in self.details.items()]
+            details = self._shown_details()
             self._bar.update(
                 self._task, completed=self.done,
                 amount=formatting.amount(self.done, self.total, ""),

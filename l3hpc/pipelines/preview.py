@@ -34,8 +34,8 @@ class Cost:
 
     def as_text(self) -> str:
         """``4,320 core-hours and 336 GPU-hours``; without GPUs only the first."""
-        text = f"{_number(self.core_hours)} core-hours"
-        return f"{text} and {_number(self.gpu_hours)} GPU-hours" if self.gpu_hours else text
+        text = _hours(self.core_hours, "core-hour")
+        return f"{text} and {_hours(self.gpu_hours, 'GPU-hour')}" if self.gpu_hours else text
 
 
 def maximum_cost(plan: Plan) -> Cost:
@@ -94,8 +94,11 @@ def needs_confirmation(plan: Plan) -> bool:
         cost.core_hours > CONFIRM_CORE_HOURS or cost.gpu_hours > CONFIRM_GPU_HOURS)
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+def _hours(value: float, unit: str) -> str:
+    if 0 < value < 0.01:  # what a demonstration or a test of a pipeline uses
+        return f"less than 0.01 {unit}s"
+    number = f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+    return f"{number} {unit}" if number == "1" else f"{number} {unit}s"
 
 
 def as_text(plan: Plan) -> str:

@@ -193,7 +193,7 @@ class PlainDisplay:
             how = f"done in {elapsed}" if counts else "done before"
             return f"{step.name}: {how}" + (f", {summary}" if summary else "")
         if stage == "failed":
-            return f"{step.name}: failed. {_error_line(self._workspace, record, step)}".rstrip()
+            return f"{step.name}: failed: {_error_line(self._workspace, record, step)}"
         if stage:
             return f"{step.name}: {stage}"
         fraction, text = _advance(self._workspace, record, step)
@@ -325,4 +325,4 @@ def _error_line(workspace: Path, record: RunRecord, step: StepRecord) -> str:
     for _, mark in sorted(marks.items()):
         if mark.error:
             return str(mark.error.get("message") or mark.error.get("type")).splitlines()[0]
-    return f"See: {command_line('logs', record.run, step.name)}"
+    return f"see {command_line('logs', record.run, step.name)}"

@@ -196,7 +196,7 @@ class OwnStep(Step[P]):
     def summary(self, results: Results) -> str:
         """The values that the tasks returned; their range where there are several tasks."""
         if len(results) == 1:
-            return ", ".join(f"{key} {_short(value)}" for key, value in results[0].items()
+            return ", ".join(_named(key, _short(value)) for key, value in results[0].items()
                              if isinstance(value, (str, int, float)))
         parts = [f"{len(results)} tasks"]
         for key in results[0] if results else ():
@@ -205,7 +205,8 @@ class OwnStep(Step[P]):
                        if isinstance(value, (int, float)) and not isinstance(value, bool)]
             if len(numbers) == len(values):
                 least, most = _short(min(numbers)), _short(max(numbers))
-                parts.append(f"{key} {least}" + (f" to {most}" if most != least else ""))
+                each = " each" if key == "files" else ""
+                parts.append(_named(key, least if most == least else f"{least} to {most}") + each)
         return ", ".join(parts)
 
 
@@ -328,6 +329,12 @@ def read_code(path: Path) -> str:
     except UnicodeDecodeError:
         raise InputError("is not text in UTF-8", where=str(path),
                          hint="Name files of data under inputs:, not under code:.") from None
+
+
+def _named(key: str, value: str) -> str:
+    if key == "files":  # what a step without values of its own returns: how many outputs there are
+        return f"{value} {'file' if value == '1' else 'files'}"
+    return f"{key} {value}"
 
 
 def _short(value: object) -> str:

@@ -199,7 +199,7 @@ def run_command(command: list[str], folder: Path, environment: Mapping[str, str]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         said = _last_line(start)
         raise L3hpcError(f"the command ended with {how}" + (f": {said}" if said else ""),
-                         hint="What it printed is in the log: l3hpc logs")
+                         hint="What it printed is in the log.")
 
 
 def _log_size() -> int | None:

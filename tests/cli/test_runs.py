@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import chains
@@ -53,6 +54,13 @@ def test_a_pipe_in_the_place_of_a_log_hangs_nobody(here, capsys):
     assert "sample" in call(capsys, "status", "bad-2")[1]
 
 
+def test_a_run_without_logs_has_nothing_to_pack(here, capsys):
+    for folder in (*Path("ws/runs/bad-2").glob("steps/*/logs"),
+                   *Path("ws/runs/bad-2").glob("steps/*/markers")):
+        shutil.rmtree(folder)
+    assert call(capsys, "runs", "pack", "bad-2")[1] == "bad-2: nothing to pack\n"
+
+
 def test_a_packed_run_is_read_as_before(here, capsys):
     shown = {words: call(capsys, *words) for words in (
         ("usage", "bad-2"), ("logs", "bad-2", "sample", "--out"), ("logs", "bad-2", "sample"))}
@@ -64,7 +72,12 @@ def test_a_packed_run_is_read_as_before(here, capsys):
     assert code == 0 and out.startswith("bad-2: 10 files packed; ")
     assert err == "to undo it: l3hpc runs unpack bad-2\n"
     assert not os.path.exists(log)
-    assert call(capsys, "runs", "pack", "bad-2") == (0, "bad-2: nothing to pack\n", "")
+    assert call(capsys, "runs", "pack", "bad-2") == (0, "bad-2: is packed already\n", "")
+    Path("ws/runs/bad-2/steps/sample/logs").mkdir(exist_ok=True)
+    Path("ws/runs/bad-2/steps/sample/logs/late_log.out").touch()
+    code, out, _ = call(capsys, "runs", "pack", "bad-2", "--dry-run")
+    assert code == 0 and out.startswith("bad-2: 1 file would be packed; ")
+    Path("ws/runs/bad-2/steps/sample/logs/late_log.out").unlink()
     assert {words: call(capsys, *words) for words in shown} == shown
     assert call(capsys, "status", "bad-2")[1].splitlines() == [
         line for line in state if not line.strip().startswith("log ")]

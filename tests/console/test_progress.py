@@ -94,6 +94,15 @@ def test_a_phase_that_counts_nothing_shows_no_count_and_ends_silently(no_time_pa
         "reading embeddings", "training: 0/2 epochs", "training: 2/2 epochs"]
 
 
+def test_a_line_does_not_repeat_what_it_counts(no_time_passes):
+    log = io.StringIO()
+    progress = LogProgress(log)
+    progress.start("training", total=12, unit="epochs")
+    progress.advance(12, epoch=12, batch="8/34")
+    assert progress.line() == "training: 12/12 epochs, batch 8/34"
+    assert progress.snapshot()["epoch"] == 12
+
+
 def test_without_a_command_nothing_is_shown(capfd):
     with doing("starting TensorFlow", at_once=True):
         pass

@@ -42,6 +42,11 @@ def test_every_command_has_a_golden_help():
         CLICK.write_text(click_now())
 
 
+def test_every_help_has_examples():
+    assert not [path.name for path in (HERE / "help").glob("l3hpc*.txt")
+                if "Examples:" not in path.read_text()]
+
+
 def test_lists_of_commands_show_whole_sentences():
     cut = [f"{path.name}: {line}" for path in (HERE / "help").glob("l3hpc*.txt")
            for line in path.read_text().splitlines()

@@ -467,6 +467,14 @@ def test_a_width_is_the_filters_that_follow_from_it():
         build(options={"width": 1.5})
 
 
+@pytest.mark.parametrize(("core", "gpu", "text"), [
+    (0.0, 0.0, "0 core-hours"), (0.0099, 0.0, "less than 0.01 core-hours"),
+    (0.01, 0.0, "0.01 core-hours"), (0.996, 1.0, "1 core-hour and 1 GPU-hour"),
+    (4320.4, 336.0, "4,320 core-hours and 336 GPU-hours")])
+def test_a_cost_in_words(core, gpu, text):
+    assert preview.Cost(core, gpu).as_text() == text
+
+
 def test_the_cost_names_the_last_run_in_which_the_same_steps_are_done():
     def done(made, hours):
         for item in made.steps:
@@ -492,7 +500,7 @@ def test_the_cost_names_the_last_run_in_which_the_same_steps_are_done():
     again = build(options={"asr": 16000})  # train alone is to run: one task of the last run's six
     assert preview.last_cost(again) == (first.run, preview.Cost(1.0, 0.5))
     assert preview.cost_text(again).endswith(
-        f"; the last similar run used 1 core-hours and 0.5 GPU-hours ({first.run})")
+        f"; the last similar run used 1 core-hour and 0.5 GPU-hours ({first.run})")
     assert preview.as_json(again)["cost"]["last"] == {
         "core_hours": 1.0, "gpu_hours": 0.5, "run": first.run}
     more = build(sets=["extract.files_per_task=2"])  # three tasks of extract; another sample

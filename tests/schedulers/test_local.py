@@ -110,7 +110,7 @@ def test_behind_a_failed_step_nothing_runs(chains, tmp_path, capsys):
     assert not any((made.step_folder(name).markers / "0.begin").exists()
                    for name in ("fit", "reduce", "train"))
     lines = capsys.readouterr().err.splitlines()
-    assert "sample: failed. the fake was told to fail" in lines
+    assert "sample: failed: the fake was told to fail" in lines
     assert {path.name for path in made.step_folder("sample").markers.iterdir()} == {
         "0.begin", "0.exit", "0.error.json", "0.progress.json"}
     assert {path.name for path in made.step_folder("sample").logs.iterdir()} == {

@@ -29,7 +29,7 @@ def l3hpc(folder, *words):
 
 
 @pytest.mark.parametrize(("page", "pipeline", "said", "output", "content"), [
-    ("shell.md", "checksums", "2 tasks, files 1", "manifest.txt",
+    ("shell.md", "checksums", "2 tasks, 1 file each", "manifest.txt",
      r"(\w{64}  .*/recordings/\d.wav\n){2}"),
     ("python.md", "peaks", "2 tasks, peak 0 to 1000, silent 0 to 1", "peaks.txt",
      r"0.wav 1000\n1.wav 0\n"),

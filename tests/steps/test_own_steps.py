@@ -426,3 +426,15 @@ def test_a_command_runs_outside_of_a_pipeline(tmp_path):
     result = standalone.run_standalone("shell", {"command": 'cat "$L3_INPUT_TEXT/x" > y'},
                                        {"text": tmp_path}, tmp_path / "out")
     assert list(result["files"]) == ["y"] and (tmp_path / "out/y").read_text() == "x"
+
+
+@pytest.mark.parametrize(("results", "text"), [
+    ([{"files": 1}], "1 file"), ([{"files": 3, "peak": 0.5}], "3 files, peak 0.5"),
+    ([{"files": 1}, {"files": 1}], "2 tasks, 1 file each"),
+    ([{"files": 0}, {"files": 12}], "2 tasks, 0 to 12 files each"),
+    ([{"peak": 1}, {"peak": 1}], "2 tasks, peak 1"),
+])
+def test_the_summary_of_own_steps(results, text):
+    from l3hpc.steps import registry
+
+    assert registry.step("shell").summary(results) == text
