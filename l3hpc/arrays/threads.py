@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
+from contextvars import copy_context
 from itertools import count, islice, repeat
 from threading import Lock
 from typing import Generic, TypeVar
@@ -222,11 +223,13 @@ def pull_in_order(
         ``work(item)`` of each item, in the order of the items. The first error ends all.
     """
     remaining, lock, taken = enumerate(items), Lock(), 0
+    # Of the caller: what reads may note its progress there, or what is damaged.
+    context = copy_context()
 
     def one() -> tuple[int, list[Result]]:
         nonlocal taken
         with lock:
-            found = next(remaining, None)
+            found = context.run(next, remaining, None)
             if found is None:
                 return taken, []
             taken += 1

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -95,6 +96,19 @@ def test_items_are_pulled_by_the_threads_that_compute_and_by_one_at_a_time():
 
     assert list(pull_in_order(lambda item: item, items(), 3)) == list(range(200))
     assert threading.get_ident() not in takers
+
+
+def test_items_are_pulled_in_the_context_of_the_caller():
+    notes: ContextVar[list[int] | None] = ContextVar("notes", default=None)
+
+    def items():
+        for item in range(9):
+            notes.get().append(item)
+            yield item
+
+    token = notes.set([])
+    assert list(pull_in_order(lambda item: item, items(), 3)) == notes.get() == list(range(9))
+    notes.reset(token)
 
 
 def test_items_that_threads_take_in_another_order_than_they_start_come_in_their_own(monkeypatch):
