@@ -167,6 +167,7 @@ def unpack_locked(folder: RunFolder) -> int:
         As ``unpack``.
     """
     if not folder.packed.exists():
+        _remove_halves(folder)
         return 0
     # among the files are pickles and scripts, which are loaded only if they belong to this user
     owner = os.lstat(folder.packed).st_uid
@@ -180,7 +181,6 @@ def unpack_locked(folder: RunFolder) -> int:
         by_folder.setdefault(os.path.dirname(name), {})[os.path.basename(name)] = entry
     for place, entries in by_folder.items():
         target = Path(os.path.join(folder, place))
-        target.parent.mkdir(parents=True, exist_ok=True)
         staged = target.with_name(f".{target.name}{_STAGED}")
         staged.mkdir()
         for name, (file, content) in entries.items():
@@ -276,14 +276,19 @@ def _remove_leftovers(folder: RunFolder) -> None:
     """Remove what a killed command left on its way: its content is in the archive, or still in its
     folder.
     """
-    for half in folder.path.glob(f".{folder.packed.name}.*.tmp"):
-        half.unlink()
+    _remove_halves(folder)
     for step in os.scandir(folder.steps) if folder.steps.is_dir() else ():
         if step.is_dir(follow_symlinks=False):
             place = folder.step(step.name)
             for each in (place.logs, place.markers):
                 for end in (_REMOVED, _STAGED):
                     shutil.rmtree(each.with_name(f".{each.name}{end}"), ignore_errors=True)
+
+
+def _remove_halves(folder: RunFolder) -> None:
+    """Remove archives that were never completed."""
+    for half in folder.path.glob(f".{folder.packed.name}.*.tmp"):
+        half.unlink()
 
 
 def _count(folder: RunFolder) -> tuple[int, int]:

@@ -136,6 +136,17 @@ def test_a_file_that_is_not_one_is_refused(case):
     assert no.value.where == str(link) and files(case) == before
 
 
+def test_an_archive_that_lacks_a_byte_replaces_nothing(case, monkeypatch):
+    before, write = files(case), run_archive.write
+    name = "steps/extract/markers/1.exit"
+    monkeypatch.setattr(run_archive, "write", lambda stream, entries: write(
+        stream, {**entries, name: (entries[name][0], entries[name][1][:-1])}))
+    with pytest.raises(InputError, match="does not contain what was written into it") as no:
+        pack.pack(case.workspace, "demo")
+    assert no.value.where == name and files(case) == before
+    assert not folder(case).packed.exists() and not list(folder(case).path.rglob(".*"))
+
+
 def test_what_is_written_beside_an_archive_is_newer_and_is_packed_too(case):
     before = files(case)
     pack.pack(case.workspace, "demo")
@@ -175,6 +186,7 @@ def test_killed_at_any_point_nothing_is_lost(case, what):
         other = pack.unpack if what is pack.pack else pack.pack
         other(case.workspace, "demo")
         assert files(case) == (before if other is pack.unpack else {})
+        assert not list(run.path.rglob(".*"))
     assert 4 < point < 199
     assert files(case) == (before if what is pack.unpack else {})
     assert not list(run.path.rglob(".*"))
