@@ -133,11 +133,10 @@ def log_size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         try:
-            content = run_archive.read_file(path)
+            return run_archive.file_size(path)
         except InputError as error:
             report_damage(error)
             return None
-        return None if content is None else len(content)
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:

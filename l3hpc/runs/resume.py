@@ -22,6 +22,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.io.files import write_json
 from l3hpc.io.syncing import make_durable
+from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, pack, status, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
@@ -144,7 +145,7 @@ def resume(
     # the plan is made under the lock: otherwise two resumptions would submit the same tasks
     with submission_lock.acquire(workspace, run, "resume"), submit.umask(profile):
         if files := pack.unpack_locked(Workspace(workspace).run(run)):
-            progress.note(f"unpacked {files:,} files")
+            progress.note(f"unpacked {count_of(files, 'file')}")
         todo = plan_resume(workspace, run, profile, sets, only=only, again=again, progress=progress)
         elsewhere = computed_elsewhere(todo.plan)
         texts = submit.render_scripts(todo.plan, todo.steps, elsewhere)

@@ -144,7 +144,7 @@ def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
     if live is not None:
         if has_failed:
             return _exited(marks)
-        if not live.state.is_running:
+        if not live.state.is_running and live.state != JobState.COMPLETING:
             return None
         if marks.begin is None:
             return TaskStatus(TaskState.QUEUED, IN_TURN)

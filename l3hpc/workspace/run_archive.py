@@ -28,10 +28,13 @@ from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import RunFolder, StepFolder
 
 INDEX = "index.json"
+SCHEMA = 1
 _FILE = re.compile(r"steps/([^/\0]+)/(logs|markers)/([^/\0]+)")
+_MAX_NAME = 255  # bytes, in all usual file systems
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAX_INDEX = 2**28
 _NS = 10**9
+_MAX_S = 2**33  # seconds since 1970, in the year 2242
 
 
 class _Index(TypedDict):
@@ -92,15 +95,24 @@ class Archive:
         for name, info in infos.items():
             # what is written outside of the folders of steps, or is not a file, is not from us
             match = _FILE.fullmatch(name)
-            if name != INDEX and (match is None or {match[1], match[3]} & {".", ".."}):
+            if name != INDEX and (match is None or any(
+                    each in (".", "..") or len(os.fsencode(each)) > _MAX_NAME
+                    for each in (match[1], match[3]))):
                 raise InputError(f"contains {name!r}, which is not a log or marker of a step",
                                  where=str(path))
             if info.flag_bits & 1 or info.compress_type not in _METHODS:
                 raise InputError(f"{name!r} is encrypted, or compressed in another way",
                                  where=str(path))
-        index = check_mapping(_Index, parse_json(self.read(INDEX, MAX_INDEX), path), "index")
-        if index["files"].keys() != infos.keys() - {INDEX} or any(
-                len(entry) != 3 for entry in index["files"].values()):
+        value = parse_json(self.read(INDEX, MAX_INDEX), path)
+        try:
+            index = check_mapping(_Index, value, "index")
+        except InputError as error:
+            raise InputError(error.message, where=str(path)) from None
+        if index["schema"] != SCHEMA:
+            raise InputError(f"its format is {index['schema']}; this version of l3hpc reads "
+                             f"format {SCHEMA}", where=str(path))
+        if index["files"].keys() != infos.keys() - {INDEX} or not all(
+                map(_is_entry, index["files"].values())):
             raise InputError("its index does not list the files that it contains", where=str(path))
         self.files = {name: Packed(name, infos[name].file_size, seconds * _NS + ns, mode & 0o777)
                       for name, (seconds, ns, mode) in index["files"].items()}
@@ -132,6 +144,11 @@ class Archive:
         if limit is not None and len(content) > limit:
             raise InputError(f"is larger than {limit:,} bytes", where=where)
         return content
+
+
+def _is_entry(entry: list[int]) -> bool:
+    """Whether it is a time and permissions; another time could not be given to a file."""
+    return len(entry) == 3 and abs(entry[0]) < _MAX_S and 0 <= entry[1] < _NS
 
 
 @contextmanager
@@ -224,6 +241,30 @@ def read_file(path: Path) -> bytes | None:
         return archive.read(name) if archive is not None and name in archive.files else None
 
 
+def file_size(path: Path) -> int | None:
+    """Return the size of a log or marker in the archive of its run, without reading it.
+
+    Parameters
+    ----------
+    path
+        Where the file was.
+
+    Returns
+    -------
+    int or None
+        Bytes; None as from ``read_file``.
+
+    Raises
+    ------
+    InputError
+        If the archive is damaged.
+    """
+    run = StepFolder(os.path.dirname(os.path.dirname(path))).run
+    with opened(run) as archive:
+        file = archive.files.get(os.path.relpath(path, run)) if archive is not None else None
+        return None if file is None else file.bytes
+
+
 def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, bytes]]) -> None:
     """Write an archive.
 
@@ -235,7 +276,7 @@ def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, bytes]]) -> None:
         Path in the folder of the run → the file and its content.
     """
     # a JSON number is exact up to 2^53
-    index = {"schema": 1, "files": {name: [*divmod(file.changed_ns, _NS), file.mode]
+    index = {"schema": SCHEMA, "files": {name: [*divmod(file.changed_ns, _NS), file.mode]
                                     for name, (file, _) in files.items()}}
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo(INDEX), json.dumps(index), zipfile.ZIP_DEFLATED)

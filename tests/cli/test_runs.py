@@ -12,7 +12,9 @@ from click.shell_completion import ShellComplete
 
 import l3hpc.steps
 from l3hpc.cli import cli, main
+from l3hpc.cli import pack as packing
 from l3hpc.runs import notebook, submit
+from l3hpc.runs.pack import Outcome
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +61,11 @@ def test_a_run_without_logs_has_nothing_to_pack(here, capsys):
                    *Path("ws/runs/bad-2").glob("steps/*/markers")):
         shutil.rmtree(folder)
     assert call(capsys, "runs", "pack", "bad-2")[1] == "bad-2: nothing to pack\n"
+
+
+def test_one_file_that_was_packed(capsys):
+    packing._print(Outcome("demo", 1, 10, 1, 9, 1, "packed.zip"), False, "packed", "")
+    assert capsys.readouterr().out == "demo: 1 file packed; 1 file (10 bytes) → 1 (9 bytes)\n"
 
 
 def test_a_packed_run_is_read_as_before(here, capsys):

@@ -252,12 +252,12 @@ def test_an_archive_of_somebody_else_is_not_unpacked(case, monkeypatch):
     assert files(case) == {}
 
 
-def zipped(*names, index=None, **more):
+def zipped(*names, index=None, schema=1, **more):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # two of one name
         listed = {name: [1, 0, 0o644] for name in names} if index is None else index
-        archive.writestr("index.json", json.dumps({"schema": 1, "files": listed}))
+        archive.writestr("index.json", json.dumps({"schema": schema, "files": listed}))
         for name in names:
             info = zipfile.ZipInfo(name)
             for key, value in more.items():
@@ -281,12 +281,34 @@ def test_other_names_are_refused(name):
     (zipped(GOOD, GOOD), "two files of one name"),
     (zipped(GOOD, index={}), "does not list the files"),
     (zipped(GOOD, index={GOOD: [1, 2]}), "does not list the files"),
-    (zipped(GOOD, index={GOOD: 7}), "index"),
+    (zipped(GOOD, index={GOOD: 7}), "index.files cannot be"),
+    (zipped(GOOD, index={GOOD: [10**10, 0, 0o600]}), "does not list the files"),
+    (zipped(GOOD, index={GOOD: [-10**10, 0, 0o600]}), "does not list the files"),
+    (zipped(GOOD, index={GOOD: [1, 10**9, 0o600]}), "does not list the files"),
+    (zipped(GOOD, index={GOOD: [1, -1, 0o600]}), "does not list the files"),
+    (zipped(GOOD, schema=2), "its format is 2; this version of l3hpc reads format 1"),
+    (zipped(f"steps/a/logs/{'é' * 128}"), "which is not a log or marker of a step"),
     (zipped(GOOD, compress_type=zipfile.ZIP_LZMA), "compressed in another way"),
     (io.BytesIO(b"no zip"), "is not a zip file"), (io.BytesIO(b""), "is not a zip file")])
 def test_other_archives_are_refused(stream, words):
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as caught:
         Archive(stream, Path("packed.zip"))
+    assert str(caught.value.where).startswith("packed.zip")
+
+
+def test_times_before_1970_and_names_of_255_bytes_are_allowed():
+    name = f"steps/a/logs/{'é' * 127}x"
+    assert Archive(zipped(name, index={name: [-5, 1, 0o600]}), Path("packed.zip")).files[
+        name].changed_ns == -5 * 10**9 + 1
+
+
+def test_the_size_of_a_log_is_known_without_reading_it(case, monkeypatch):
+    step = Workspace(case.workspace).run("demo").step("extract")
+    sizes = {path: path.stat().st_size for path in step.logs.iterdir()}
+    pack.pack(case.workspace, "demo")
+    monkeypatch.setattr(run_archive, "read_file", lambda path: pytest.fail("was read"))
+    assert sizes and {path: logs.log_size(path) for path in sizes} == sizes
+    assert logs.log_size(step.logs / "none") is None
 
 
 def test_a_link_in_an_archive_becomes_a_file(case):

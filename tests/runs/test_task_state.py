@@ -55,6 +55,14 @@ def test_a_task_of_a_running_packed_job(marks, state, detail):
     assert evaluate(3, "7_0", other, StepJobs(live={"7_0": RUNNING}), packed=True).detail == IN_TURN
 
 
+def test_a_task_that_had_not_begun_does_not_run_while_its_job_ends():
+    ending = StepJobs(live={"7_0": LiveJob(JobState.COMPLETING, elapsed_s=500.0)})
+    assert evaluate(3, "7_0", None, ending, packed=True).state is TaskState.QUEUED
+    began = TaskMarks(begin={"job": "7_0", "time": "1"})
+    in_work = evaluate(2, "7_0", began, ending, packed=True)
+    assert (in_work.state, in_work.detail) == (TaskState.RUNNING, "ending")
+
+
 def test_before_its_job_is_started_again_a_failed_task_has_failed():
     waiting = StepJobs(live={"7_0": LiveJob(JobState.PENDING, "priority", restarts=1)})
     began = {"job": "7_0", "time": "1"}

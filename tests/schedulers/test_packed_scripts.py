@@ -20,6 +20,7 @@ STUB = """#!/bin/bash
 case "$*" in
 *l3hpc.worker.requeue*)
     echo "requeue ${*:3} in ${L3HPC_PACK#* }" >> "$STUB_OUT/calls"
+    case "$*" in *" ended "*) cat > "$STUB_OUT/evidence" ;; esac
     cat "$STUB_OUT/answer" 2> /dev/null
     exit 0 ;;
 esac
@@ -228,3 +229,27 @@ def test_where_no_requeue_is_granted_the_job_ends(tmp_path):
     assert process.returncode == 140
     assert machine.calls() == ["task 0 restarts 0",
                                f"requeue {machine.step} 1 ended 140 in 0 1 2"]
+
+
+def test_that_a_task_ran_out_of_memory_says_nothing_about_those_after_it(tmp_path):
+    """Accounting and the control group tell of the whole job."""
+    machine = Machine(tmp_path, name="far", srun=False)
+    sacct = tmp_path / "sacct"
+    sacct.write_text('#!/bin/bash\n'
+                     'case "$*" in *"--format State,JobID"*) cat "$STUB_OUT/states" ;; esac\n')
+    sacct.chmod(0o755)
+    machine.behave('\n'.join((
+        'if [ "$task" = 1 ]; then cp "$STUB_OUT/evidence" "$STUB_OUT/first"; fi',
+        'if [ "$task" -lt 2 ]; then echo "OUT_OF_MEMORY|77_0.$task" >> "$STUB_OUT/states"; fi',
+        'echo "of task $task" >&2; exit 9')))
+    (machine.out / "states").write_text("RUNNING|77_0\n")
+    assert machine.run()[0] == 9
+    assert (machine.out / "first").read_text() == (
+        "RUNNING|77_0\nOUT_OF_MEMORY|77_0.0\nof task 0\n")
+    # the third task: nothing of the first two, only its log
+    assert (machine.out / "evidence").read_text() == "of task 2\n"
+    machine.behave('if [ "$task" = 2 ]; then cp "$STUB_OUT/evidence" "$STUB_OUT/second"; fi\n'
+                   + (machine.out / "behave").read_text())
+    (machine.out / "states").write_text("RUNNING|77_0\n")
+    machine.run()
+    assert (machine.out / "second").read_text() == "OUT_OF_MEMORY|77_0.1\nof task 1\n"
