@@ -149,7 +149,7 @@ def tiles(data: ReportData) -> list[Tile]:
 def score_note(scores: Scores) -> str:
     """Return the interval of the main score, and the scores beside it."""
     interval = scores.intervals.get("micro_auprc")
-    confidence = f"{scores.confidence:.0%} CI {number(interval[0])}–{number(interval[1])}; " \
+    confidence = f"{scores.confidence:.0%} CI {number(interval[0])} to {number(interval[1])}; " \
         if interval and scores.confidence else ""
     spread = scores.spread.get("micro_auprc")
     seeds = f"mean of {scores.seeds} seeds, standard deviation {number(spread)}; " \

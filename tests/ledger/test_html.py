@@ -246,6 +246,14 @@ def test_ticks_are_regular(browser, tmp_path):
         3, 0.5, 1, 2, 5, *(float(f"1e{power}") for power in range(-30, 1, 5))]
 
 
+def test_a_note_is_not_cut_where_there_is_room(browser, tmp_path):
+    note = "random-weight teacher: shows that the chain works, not how well"
+    write_html(tmp_path / "r.html", {MSE: [row("a", 0.5, note=note, state="finished")]})
+    browser.open((tmp_path / "r.html").as_uri())
+    cell = "document.querySelector('#body .note').parentElement"
+    assert browser.js(f"{cell}.scrollWidth <= {cell}.clientWidth && {cell}.clientWidth > 300")
+
+
 def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
     """A classifier has no epochs of its own: its student's are shown."""
     ust = TABS["sonyc_ust"]
