@@ -309,11 +309,14 @@ class Recognised:
             bands = "takes audio"
         else:
             kind = "linear spectrogram" if front.n_mels is None else f"{front.n_mels} mels"
-            bands = (f"{kind}, DFT {front.n_dft}, hop {front.hop}, front end {front.name} "
-                     f"(known from: {self.evidence})")
+            known = f" (known from: {self.evidence})"
+            if self.evidence == "spec":  # stated, and no conclusion from what the file contains
+                known = " (stated in the file)" if self.file is not None else ""
+            bands = f"{kind}, DFT {front.n_dft}, hop {front.hop}, front end {front.name}{known}"
         name = self.file.name if self.file is not None else \
             "untrained" if self.random_weights else short_name(self.label)
-        return (f"{name}: {NETWORKS[self.network]}, {self.format}; {self.rate} Hz, {bands}; "
+        stored = "" if self.format == "none" else f", {self.format}"
+        return (f"{name}: {NETWORKS[self.network]}{stored}; {self.rate} Hz, {bands}; "
                 f"{self.dim} values per frame")
 
     def as_json(self) -> dict[str, Any]:

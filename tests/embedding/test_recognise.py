@@ -1,6 +1,7 @@
 """What a model file is, is told from the file itself; names are tried that lie or say nothing."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -275,3 +276,12 @@ def test_options_of_edgel3_and_openl3_are_names():
         "openl3-linear-music-512")
     with pytest.raises(InputError, match="cannot be combined"):
         model_files.published_name(model_type="sea", content_type="env")
+
+
+def test_a_description_names_what_is_known_and_no_more(tmp_path):
+    found = recognise("untrained")
+    assert str(found) == ("untrained: L3 audio network (openl3); 48000 Hz, 256 mels, DFT 2048, "
+                          "hop 242, front end kapre-0.1; 512 values per frame")
+    stated = replace(found, file=tmp_path / "student.h5", format="l3hpc", random_weights=False)
+    assert str(stated).startswith("student.h5: L3 audio network (openl3), l3hpc; 48000 Hz, ")
+    assert "front end kapre-0.1 (stated in the file); 512" in str(stated)
