@@ -52,11 +52,17 @@ def start_syncing(paths: Iterable[Path | str]) -> Callable[[], None]:
 
     # Disks and file servers combine requests that arrive together: many cost little more than one.
     threads = [threading.Thread(target=work) for _ in distinct[:THREADS]]
+    started = []
     for thread in threads:
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # this user may have no more processes, as on a busy login node
+            break
+        started.append(thread)
 
     def wait() -> None:
-        for thread in threads:
+        work()  # what no thread has taken
+        for thread in started:
             thread.join()
         if errors:
             raise errors[0]

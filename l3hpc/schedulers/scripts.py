@@ -147,9 +147,10 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     folders = list(sources.template_folders() if templates is None else templates)
     environment = _environment(tuple(Path(folder).absolute() for folder in folders))
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
+    chosen = part or parts(plan, planned)[0]
     try:
-        return _without_gaps(environment.select_template(names).render(
-            _context(plan, planned, part or parts(plan, planned)[0])))
+        template = environment.select_template(names)
+        text = _without_gaps(template.render(_context(plan, planned, chosen)))
     except jinja2.TemplateSyntaxError as error:
         raise InputError(f"template: {error.message}",
                          where=f"{error.filename or error.name}:{error.lineno}") from None
@@ -159,6 +160,11 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     except jinja2.TemplateNotFound as error:
         raise InputError(f"there is no template {error.name!r}",
                          where=", ".join(str(folder) for folder in folders)) from None
+    if chosen.pack > 1 and packing.VARIABLE not in text:  # it would run one task of each job
+        raise InputError("the template does not run several tasks in one job",
+                         where=template.filename,
+                         hint=f"Extend default/base.sbatch.j2, or set pack: 1 for {planned.name}.")
+    return text
 
 
 def render_template(name: str, context: Mapping[str, Any]) -> str:

@@ -31,6 +31,23 @@ def test_it_goes_on_in_the_background_until_it_is_waited_for(tmp_path, monkeypat
     assert synced == [str(tmp_path)]
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+def test_where_no_more_threads_can_be_started_the_caller_writes(tmp_path, monkeypatch, threads):
+    """Login nodes limit the processes of a user, and threads count."""
+    started, start, synced = [], threading.Thread.start, []
+
+    def limited(thread):
+        if len(started) >= threads:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(syncing, "_sync", synced.append)
+    syncing.make_durable(["a", "b", "c"])
+    assert sorted(synced) == ["a", "b", "c"] and len(started) == threads
+
+
 def test_an_error_of_the_disk_is_raised_once_the_others_are_there(tmp_path, monkeypatch):
     synced = []
 

@@ -218,6 +218,17 @@ class TestTemplates:
                              replace(planned(), name="small"))
         assert text == "#!/bin/bash\necho small\n"
 
+    def test_one_that_knows_nothing_of_packed_jobs_is_refused_for_them(self):
+        """A copy of an earlier base template would run one task of each job."""
+        item = replace(planned(), shards=[{}] * 4, resources=Resources(1, 100, 0, 5, pack=2))
+        with pytest.raises(InputError, match="does not run several tasks in one job") as error:
+            self.rendered("train.sbatch.j2", "#!/bin/bash\n{{ command }}\n", item)
+        assert str(error.value.where).endswith("templates/train.sbatch.j2")
+        assert error.value.hint == ("Extend default/base.sbatch.j2, or set pack: 1 for "
+                                    f"{item.name}.")
+        text = self.rendered("train.sbatch.j2", '{% extends "default/base.sbatch.j2" %}\n', item)
+        assert "L3HPC_PACK" in text
+
     def test_unquoted_text_is_refused(self):
         with pytest.raises(InputError, match="without quoting it") as error:
             self.rendered("train.sbatch.j2", "echo {{ env.GREETING }}\n")
