@@ -91,9 +91,11 @@ def describe_exit(code: int) -> str:
 
     Examples
     --------
-    >>> describe_exit(1), describe_exit(143)
-    ('exit 1', 'ended by SIGTERM (exit 143)')
+    >>> describe_exit(1), describe_exit(143), describe_exit(-15)
+    ('exit 1', 'ended by SIGTERM (exit 143)', 'ended by SIGTERM (exit 143)')
     """
+    if code < 0:  # as Python reports the signal that ended a process
+        code = 128 - code
     if code == 137:
         return "killed by signal 9; no evidence that memory was the cause"
     if code == 127:
