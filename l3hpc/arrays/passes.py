@@ -60,12 +60,12 @@ def map_blocks(
     buffers: list[np.ndarray] = []
 
     def items() -> Iterator[tuple[int, np.ndarray]]:
-        # pull_in_order has at most workers + 1 items in flight, so that as many buffers can be
-        # used in turn; a block itself is only valid until the next one.
+        # pull_in_order has one item in progress for each worker: as many buffers are used in turn.
+        # A block itself is only valid until the next one.
         for number, block in enumerate(rechunk(source.chunks(BLOCK_ROWS), BLOCK_ROWS)):
-            if len(buffers) <= workers:
+            if len(buffers) < workers:
                 buffers.append(np.empty_like(block))
-            slot = number % (workers + 1)
+            slot = number % workers
             if buffers[slot].dtype != block.dtype or len(buffers[slot]) < len(block):
                 buffers[slot] = np.empty_like(block)
             copy = buffers[slot][:len(block)]

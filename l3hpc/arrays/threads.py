@@ -212,8 +212,8 @@ def pull_in_order(
     work
         The function.
     items
-        Its arguments. The iterator runs on several threads, never on two at once; ``threads`` + 1
-        buffers, used in turn, are enough.
+        Its arguments. The iterator runs on several threads, never on two at once. As many are in
+        progress as there are threads, so that as many buffers, used in turn, are enough.
     threads
         The number of threads.
 
@@ -239,7 +239,7 @@ def pull_in_order(
     done: dict[int, list[Result]] = {}
     pool = ThreadPoolExecutor(threads)
     try:
-        running.extend(pool.submit(one) for _ in range(threads + 1))
+        running.extend(pool.submit(one) for _ in range(threads))
         for number in count():
             # Two threads may take their items in another order than they were started.
             while number not in done:

@@ -98,7 +98,7 @@ def moments(
         return Moments(0, np.empty(0), np.empty((0, 0)), np.empty(0, dtype=bool))
     size, d = PIECE_ROWS * BLOCK_PIECES[kind], first.shape[1]
     workers = max(1, min(cores, BUFFER_BYTES // (kind.itemsize * (d + 1) * (d + size))))
-    reader = _Reader(first, [_Block(size, d, kind) for _ in range(workers + 1)])
+    reader = _Reader(first, [_Block(size, d, kind) for _ in range(workers)])
     sums = _Sums(d, kind)
     with blas_threads(max(1, cores // workers)):
         for block in pull_in_order(_multiply, reader.blocks(chain([first], pieces)), workers):

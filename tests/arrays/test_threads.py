@@ -32,10 +32,10 @@ def test_results_come_in_the_order_of_the_items(threads, map_in_order):
     assert list(map_in_order(work, [], threads)) == []
 
 
-@BOTH
+@pytest.mark.parametrize(("map_in_order", "beyond"), [(map_in_order, 1), (pull_in_order, 0)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads, map_in_order):
-    """Callers keep threads + 1 buffers and use them in turn."""
+def test_no_more_items_are_under_way_than_callers_have_buffers(threads, map_in_order, beyond):
+    """They are used in turn."""
     taken, most = 0, 0
 
     def items():
@@ -46,7 +46,7 @@ def test_no_more_than_one_item_beyond_the_threads_is_under_way(threads, map_in_o
 
     for done in map_in_order(lambda item: item, items(), threads):
         most = max(most, taken - done)  # items from this result on
-    assert most == threads + 1
+    assert most == threads + beyond
 
 
 @BOTH
@@ -113,10 +113,10 @@ def test_items_are_pulled_in_the_context_of_the_caller():
 
 def test_items_that_threads_take_in_another_order_than_they_start_come_in_their_own(monkeypatch):
     class Backwards:
-        """Starts the first three calls in the opposite order."""
+        """Starts the first calls in the opposite order."""
 
         def __init__(self, threads):
-            self.waiting, self.together = [], threads + 1
+            self.waiting, self.together = [], threads
 
         def submit(self, call):
             self.waiting.append((Future(), call))
@@ -131,7 +131,7 @@ def test_items_that_threads_take_in_another_order_than_they_start_come_in_their_
             pass
 
     monkeypatch.setattr("l3hpc.arrays.threads.ThreadPoolExecutor", Backwards)
-    assert list(pull_in_order(lambda item: -item, range(7), 2)) == [0, -1, -2, -3, -4, -5, -6]
+    assert list(pull_in_order(lambda item: -item, range(7), 3)) == [0, -1, -2, -3, -4, -5, -6]
 
 
 def test_a_batch_starts_before_the_last_item_of_the_one_before_has_ended():
