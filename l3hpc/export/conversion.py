@@ -20,6 +20,7 @@ Micro has no such Fourier transform: on a microcontroller the front end stays ou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from l3hpc.export.graph import Graph
 from l3hpc.models.parameters import Convolution, FoldedNetwork
 from l3hpc.models.quantisation import patch_moment, round_together
 from l3hpc.models.spec import NetworkSpec
+from l3hpc.models.tensorflow_log import without_lines
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -108,7 +110,13 @@ def convert(network: FoldedNetwork, form: str, spectrograms: np.ndarray | None =
             tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if form == "int8" else
             tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
         converter.inference_input_type = converter.inference_output_type = integers
-    return bytes(converter.convert())
+    with without_lines(_without_settings):
+        return bytes(converter.convert())
+
+
+def _without_settings(text: str) -> str:
+    # the converter repeats its settings on stderr, whatever the log level
+    return re.sub(r"^fully_quantize: .*\n", "", text, flags=re.MULTILINE)
 
 
 def fold_input_scale(network: FoldedNetwork) -> tuple[float, tuple[Convolution, ...]]:

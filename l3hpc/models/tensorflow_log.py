@@ -142,12 +142,23 @@ def _starting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_startup_lines() -> Iterator[None]:
-    """Capture what is written to stderr; afterwards write all of it except the start-up messages.
-    """
     # Without a GPU TensorFlow logs the error "failed call to cuInit", which is to be expected.
     has_gpu = os.path.exists(NVIDIA)
     level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", SCRIPTS_LEVEL)
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if level == SCRIPTS_LEVEL and not has_gpu else level
+    with without_lines(drop_startup_lines):
+        yield
+
+
+@contextlib.contextmanager
+def without_lines(drop: Callable[[str], str]) -> Iterator[None]:
+    """Capture what is written to stderr, by C++ too; afterwards write what is left of it.
+
+    Parameters
+    ----------
+    drop
+        What to leave of the text.
+    """
     if sys.stderr is None:  # closed: nothing is shown anyway
         yield
         return
@@ -163,7 +174,7 @@ def _without_startup_lines() -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             kept.seek(0)
-            text = drop_startup_lines(kept.read().decode(errors="replace"))
+            text = drop(kept.read().decode(errors="replace"))
             if text:
                 os.write(2, text.encode())
 

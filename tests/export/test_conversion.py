@@ -53,6 +53,13 @@ def test_formats_keep_the_embedding(made, form, least):
     assert deviation_of(TfliteRunner(it.flatbuffer).embed(it.spectrograms), right).cosine > least
 
 
+def test_the_converter_repeats_no_settings(made, capfd):
+    it = made("small", "int8")
+    capfd.readouterr()
+    convert(it.network, "int8", it.spectrograms)
+    assert "fully_quantize" not in capfd.readouterr().err
+
+
 def test_integers_without_frames_are_refused(made):
     network = made("small", "fp32").network
     for form in ("int8", "int16x8"):
