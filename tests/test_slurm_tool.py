@@ -1,9 +1,12 @@
-"""tools/test-slurm, as far as it goes without root, network and minutes of time."""
+"""tools/test-slurm, as far as it goes without root, network and minutes of time, and the ports of
+clusters."""
 
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+import realslurm
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = ROOT / "tools/test-slurm"
@@ -46,3 +49,32 @@ def test_what_is_missing_is_said_before_anything_is_made(run, tmp_path, words, p
 def test_both_releases_and_options_of_pytest_are_explained(run):
     done = run("--help")
     assert done.returncode == 0 and "trixie" in done.stdout and "-- -n 4 tests/" in done.stdout
+
+
+def test_clusters_that_start_at_once_get_ports_of_their_own(monkeypatch):
+    """Also where both look before any daemon listens, and at the same ports in the same order."""
+    class InOrder:
+        def sample(self, ports, count):
+            return list(ports)[:count]
+
+    monkeypatch.setattr(realslurm.random, "SystemRandom", InOrder)
+    first, claims = realslurm.free_ports(3)
+    with socket.socket() as daemon:
+        daemon.bind(("127.0.0.1", first[0]))
+        second, others = realslurm.free_ports(3)
+        for claim in claims:
+            claim.close()
+        third, more = realslurm.free_ports(3)
+    for claim in (*others, *more):
+        claim.close()
+    assert len({*first, *second}) == 6
+    assert first[0] not in third and not {*second} & {*third}  # in use, and still claimed
+    assert first[1] in third
+
+
+def test_a_cluster_that_has_ended_claims_no_ports(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # there is nothing to cancel
+    cluster = realslurm.RealSlurm(False, place=tmp_path)
+    assert all(claim.getsockname() for claim in cluster._claims)
+    cluster.stop()
+    assert [claim.fileno() for claim in cluster._claims] == [-1] * 7

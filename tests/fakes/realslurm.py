@@ -69,7 +69,7 @@ class RealSlurm:
         self.conf = self.folder / "slurm.conf"
         self.env = {"SLURM_CONF": str(self.conf)}
         self.processes = {}
-        ports = _free_ports(4 + len(self.nodes))
+        ports, self._claims = free_ports(4 + len(self.nodes))
         self.ports = dict(zip(("ctld", "dbd", "db", *self.nodes), ports, strict=False))
 
     @property
@@ -108,6 +108,8 @@ class RealSlurm:
             for node in self.nodes:
                 for group in CGROUPS.glob(f"*/*{node}*"):
                     _remove_cgroup(group)
+        for claim in self._claims:
+            claim.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def command(self, *words, timeout=120, check=True):
@@ -395,15 +397,24 @@ def _which(name):
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SBIN}")
 
 
-def _free_ports(count):
-    """Below those that the system gives away by itself: nobody else gets them meanwhile."""
-    ports = []
+def free_ports(count):
+    """Ports below those that the system gives away by itself, and the sockets that claim them. Many
+    clusters start at once, and between a look at a port and the daemon that takes it are seconds:
+    as long as its claim is open, no other cluster gets it."""
+    ports, claims = [], []
     for port in random.SystemRandom().sample(range(20_000, 32_000), 500):
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            ports.append(port)
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0l3slurm-port-{port}")  # a name in the kernel: it ends with its process
+            with socket.socket() as one:
+                one.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        ports.append(port)
+        claims.append(claim)
         if len(ports) == count:
-            return ports
+            return ports, claims
     raise RuntimeError("no free ports between 20,000 and 32,000")
 
 
