@@ -62,6 +62,8 @@ class Variant:
         Of the report of the run; empty if it has none.
     random_weights
         Whether it is a run with results of a random-weight teacher.
+    epochs_of
+        The kind of step whose history ``epochs`` is.
     """
 
     label: str
@@ -72,6 +74,7 @@ class Variant:
     result: str = ""
     address: str = ""
     random_weights: bool = False
+    epochs_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,8 @@ def of_sweep(record: RunRecord, combinations: Sequence[CombinationStatus], rows:
         tuple(combinations[0].values), metrics,
         tuple(Variant(", ".join(f"{name}={value}" for name, value in each.values.items()),
                       each.values, str(each.state), _as_mapping(values, metrics), epochs,
-                      each.result)
-              for each, values, epochs in found), notes=tuple(dict.fromkeys(notes)))
+                      each.result, epochs_of=kind)
+              for each, values, (kind, epochs) in found), notes=tuple(dict.fromkeys(notes)))
 
 
 @dataclass(frozen=True)
@@ -206,9 +209,11 @@ def of_runs(runs: Sequence[ComparedRun], rows: Rows) -> Comparison:
     metrics = metrics_of(values)
     return Comparison(tuple(differing), metrics, tuple(
         Variant(one.record.run, {name: own.get(name, "–") for name in differing}, one.state,
-                _as_mapping(found, metrics), history(one.chain, notes), one.result, one.address,
-                has_random_weights(Path(step.artifact) for step in one.chain.values()))
-        for one, own, found in zip(runs, params, values, strict=True)), of_runs=True,
+                _as_mapping(found, metrics), epochs, one.result, one.address,
+                has_random_weights(Path(step.artifact) for step in one.chain.values()), kind)
+        for one, own, found, (kind, epochs) in zip(
+            runs, params, values, [history(one.chain, notes) for one in runs], strict=True)),
+        of_runs=True,
         notes=tuple(dict.fromkeys(notes)))
 
 
@@ -354,8 +359,8 @@ def _config(path: Path) -> Any:
     return read_json(path) if path.is_file() else {}
 
 
-def history(chain: Chain, notes: list[str]) -> tuple[Epoch, ...]:
-    """Return the training history of the last step that has one.
+def history(chain: Chain, notes: list[str]) -> tuple[str, tuple[Epoch, ...]]:
+    """Return the kind of the last step that has a training history, and its epochs.
 
     Parameters
     ----------
@@ -374,5 +379,5 @@ def history(chain: Chain, notes: list[str]) -> tuple[Epoch, ...]:
         found: tuple[Epoch, ...] = ()
         if path is not None and (found := or_note(partial(read_epochs, path), found,
                                                   "A training history", notes)):
-            return found
-    return ()
+            return record.kind, found
+    return "", ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -227,8 +228,11 @@ def losses(comparison: Comparison, width: int) -> Markup | None:
 
 
 def curves_of(comparison: Comparison) -> dict[int, tuple[Variant, list[tuple[int, float]]]]:
-    """Return the loss curves: index of a variant → the variant, and its (epoch, loss) pairs."""
-    found = {}
+    """Return the loss curves: index of a variant → the variant, and its (epoch, loss) pairs.
+
+    Losses of different steps (a student, a classifier) cannot be compared: the others are left out.
+    """
+    found: dict[int, tuple[Variant, list[tuple[int, float]]]] = {}
     for index, variant in enumerate(comparison.variants[:MOST_LINES]):
         for values in ([(epoch.epoch, epoch.valid_loss) for epoch in variant.epochs],
                        [(epoch.epoch, epoch.loss) for epoch in variant.epochs]):
@@ -237,7 +241,10 @@ def curves_of(comparison: Comparison) -> dict[int, tuple[Variant, list[tuple[int
             if points:
                 found[index] = (variant, points)
                 break
-    return found
+    if not found:
+        return found
+    (kind, _), = Counter(variant.epochs_of for variant, _ in found.values()).most_common(1)
+    return {index: curve for index, curve in found.items() if curve[0].epochs_of == kind}
 
 
 def colour_of(index: int, comparison: Comparison) -> str:

@@ -185,6 +185,7 @@ class Compared:
     panels: Sequence[Panel]
     more_panels: Sequence[Panel]
     losses: Markup | None
+    losses_of: str
     legend: Sequence[tuple[str, str]]
 
 
@@ -211,6 +212,8 @@ def compared(found: Comparison) -> Compared:
         if len(found.variants) > 1 and found.metrics else None,
         panels[:FIRST_PANELS * len(options)], panels[FIRST_PANELS * len(options):MOST_PANELS],
         losses,
+        next((f" of {variant.epochs_of}"
+              for variant, _ in curves.values() if variant.epochs_of), ""),
         [(comparison_charts.colour_of(index, found), variant.label)
          for index, (variant, _) in curves.items()
          if comparison_charts.colour_of(index, found) != "grey"])

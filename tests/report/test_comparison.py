@@ -170,3 +170,16 @@ def test_of_runs_without_a_shared_metric_none_is_the_best():
     assert Comparison((), metrics, (clips, all_), of_runs=True).best is None
     better = replace(clips, label="clips-2", metrics={"Test Acc": 0.75})
     assert Comparison((), metrics, (clips, all_, better), of_runs=True).best == 2
+
+
+def test_losses_of_different_steps_share_no_chart():
+    found = variants(3)
+    student, first, second = (replace(variant, epochs_of=kind) for variant, kind in zip(
+        found.variants, ("train", "classify", "classify"), strict=True))
+    mixed = replace(found, variants=(student, first, second))
+    assert list(comparison_charts.curves_of(mixed)) == [1, 2]
+    assert "Validation loss of classify per epoch" in page(ReportData("demo", sweep=mixed))
+    two = replace(found, variants=(student, first))
+    assert comparison_charts.losses(two, 340) is None
+    assert "Validation loss" not in page(ReportData("demo", sweep=two))
+    assert "Validation loss per epoch" in page(ReportData("demo", sweep=found))
