@@ -90,11 +90,35 @@ def existing_log(folder: StepFolder, step: StepRecord, index: int, which: str = 
         The file; it may not exist yet.
     """
     own = folder.log(attempts.log_names(step)[index], which)
-    if index not in attempts.packed(step) or log_size(own) is not None:
+    if log_size(own) is not None:
         return own
-    # what Slurm says of the end of a job stands in its own log
-    of_job = folder.log(attempts.latest(step)[index], which)
-    return of_job if log_size(of_job) else own
+    return log_of_job(folder, step, index, which) or own
+
+
+def log_of_job(folder: StepFolder, step: StepRecord, index: int, which: str = "err"
+               ) -> Path | None:
+    """Return the log of a packed job, where Slurm says why it has ended the job.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    step
+        The step in the record of the run.
+    index
+        Index of one of its tasks.
+    which
+        ``err`` or ``out``.
+
+    Returns
+    -------
+    Path or None
+        None if it is empty, or the task has a job for itself.
+    """
+    if index not in attempts.packed(step):
+        return None
+    path = folder.log(attempts.latest(step)[index], which)
+    return path if log_size(path) else None
 
 
 def open_log(path: Path) -> IO[bytes]:

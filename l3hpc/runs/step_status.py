@@ -379,7 +379,10 @@ def _point_to_log(status: StepStatus, snapshot: Snapshot, tasks: dict[int, TaskS
     marks = snapshot.marks.get(index, markers.TaskMarks()).of(job)
     if status.state is StepState.FAILED and marks.error is None and not marks.gave_up:
         memory = int(snapshot.record.resources.get("mem_mb") or 0)
-        status.last_words = logs.last_lines(log, began=marks.progress is not None or marks.in_setup)
+        # without an exit code, the task was killed together with its packed job
+        of_job = marks.exit_code is None and logs.log_of_job(folder, snapshot.record, index)
+        status.last_words = logs.last_lines(of_job or log, began=bool(of_job) or (
+            marks.progress is not None or marks.in_setup))
         if marks.exit_code == 137 and not marks.terminated and memory:
             status.last_words = [*status.last_words[-2:], (
                 "if it needs more memory: " + command_line(

@@ -149,6 +149,28 @@ def test_logs_of_a_task_and_where_it_has_none_those_of_its_job(case):
     assert case.step("extract").log == str(step.log("100_0_1"))
 
 
+def test_why_slurm_killed_the_job_stands_in_the_log_of_the_job(case):
+    for task in (0, 4, 5):
+        case.finish("extract", task)
+    begin(case, 1)
+    step = case.made.step_folder("extract")
+    step.log("100_0_1").write_text("loading\n")
+    step.log("100_0").write_text("slurmstepd: error: Exceeded job memory limit\n")
+    case.queue()
+    case.sacct("100_0|FAILED|0:9|60|n1", "100_1|COMPLETED|0:0|60|n1")
+    found = case.step("extract")
+    assert found.last_words[0] == "slurmstepd: error: Exceeded job memory limit"
+    assert found.log == str(step.log("100_0_1"))
+    # not of a task that had ended by itself
+    begin(case, 1, code=9)
+    assert case.step("extract").last_words[0] == "loading"
+    # a job of one task has one log
+    record = records.read(case.workspace, "demo")
+    assert logs.log_of_job(step, record.steps[0], 1) == step.log("100_0")
+    record.steps[0].attempts[0].pack = 1
+    assert logs.log_of_job(step, record.steps[0], 1) is None
+
+
 def test_resume_submits_what_is_missing_packed_again(case):
     fail(case)
     (case.made.steps[0].artifact / "0003/result.json").unlink()
