@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import resource
 import shutil
@@ -198,9 +199,10 @@ def _listing(work: Path, many: int, runs: int) -> Table:
             job = str(number * 20 + place + 1_000_000)
             if number % 10 < 8 or place < 10:
                 (artifact / "0000").mkdir(parents=True)
-                (artifact / "0000/result.json").write_text("{}")
-                (artifact / "summary.json").write_text(
-                    '{"text": "3 rows", "started": 1, "finished": 2}')
+                (artifact / "0000/result.json").write_text(json.dumps(
+                    {"index": 0, "run": name, "started": 1, "finished": 2}))
+                (artifact / "summary.json").write_text(json.dumps(
+                    {"text": "3 rows", "started": 1, "finished": 2, "runs": [name]}))
             elif place == 10:
                 (marks / "0.begin").write_text(f'{{"job": "{job}", "node": "n1", "time": 1}}')
                 if number % 10 == 8:
@@ -214,6 +216,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     found = status.collect(folder)
     states = [[run.state for run in found].count(state) for state in ("done", "failed", "lost")]
     assert states == [many * 8 // 10, many // 10, many // 10], states
+    assert not any(run.damaged for run in found), found[0].damaged
     whole, slurm = [], []
     asking = {name: getattr(queue, name) for name in ("query_squeue", "query_sacct")}
     for _ in range(runs):

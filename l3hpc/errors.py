@@ -191,7 +191,8 @@ def nearest(word: object, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}? {listing}" if close else listing
 
 
-_damage: ContextVar[list[InputError] | None] = ContextVar("damage", default=None)
+# what was reported, by its text: a file that several readers come across is reported once
+_damage: ContextVar[tuple[list[InputError], set[str]] | None] = ContextVar("damage", default=None)
 
 
 @contextlib.contextmanager
@@ -204,7 +205,7 @@ def collect_damage() -> Iterator[list[InputError]]:
         Grows while the block runs: one error for each file that was skipped.
     """
     errors: list[InputError] = []
-    token = _damage.set(errors)
+    token = _damage.set((errors, set()))
     try:
         yield errors
     finally:
@@ -213,6 +214,11 @@ def collect_damage() -> Iterator[list[InputError]]:
 
 def report_damage(error: InputError) -> None:
     """Record that a file cannot be used and is skipped; ignored outside ``collect_damage``."""
-    errors = _damage.get()
-    if errors is not None and str(error) not in map(str, errors):
+    collected = _damage.get()
+    if collected is None:
+        return
+    errors, known = collected
+    text = str(error)
+    if text not in known:
+        known.add(text)
         errors.append(error)

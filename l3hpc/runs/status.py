@@ -168,12 +168,26 @@ def collect(
             answers = {name: query.answer() for name, query in queries.items()}
         statuses = [_run_status(workspace, record, snapshots[record.run], answers[record.executor])
                     for record in chosen]
-    for status in statuses if damage else ():
-        folders = [str(Workspace(workspace).run(status.run)),
-                   *(step.artifact for step in status.steps)]
-        status.damaged = [f"{error.where}: {error.message}" for error in damage
-                          if str(error.where).startswith(tuple(f"{each}/" for each in folders))]
+    if damage:
+        _note_damage(workspace, statuses, damage)
     return statuses
+
+
+def _note_damage(workspace: Path, statuses: Sequence[RunStatus], damage: Sequence[InputError]
+                 ) -> None:
+    """Enter each error into the runs in whose folders, or artifacts, its file is."""
+    below: dict[str, list[int]] = {}  # any folder → the errors in it
+    for number, error in enumerate(damage):
+        folder = str(error.where).rpartition("/")[0]
+        while folder:
+            below.setdefault(folder, []).append(number)
+            folder = folder.rpartition("/")[0]
+    for status in statuses:
+        folders = {str(Workspace(workspace).run(status.run)),
+                   *(step.artifact for step in status.steps)}
+        numbers = sorted({number for folder in folders for number in below.get(folder, ())})
+        status.damaged = [f"{damage[number].where}: {damage[number].message}"
+                          for number in numbers]
 
 
 def live_tasks(workspace: Path, record: RunRecord) -> dict[str, dict[int, LiveTask]]:

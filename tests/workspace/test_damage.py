@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from l3hpc import errors
 from l3hpc.cli import main
 from l3hpc.errors import InputError
-from l3hpc.runs import submission_lock, submit
+from l3hpc.runs import status, submission_lock, submit
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.local.scheduler import spool
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 
 pytestmark = pytest.mark.slow
 
@@ -260,3 +261,33 @@ def test_unreadable_folders_are_named(workspace, monkeypatch):
         assert artifacts.finished("a") == set()
     assert [(error.where, error.message) for error in found] == [
         ("m", "cannot be read: Permission denied"), ("a", "cannot be read: Permission denied")]
+
+
+def test_thousands_of_damaged_files_are_reported_once_each_without_comparing_them_all(monkeypatch):
+    texts, real = [], InputError.__str__
+    monkeypatch.setattr(InputError, "__str__", lambda self: texts.append(1) or real(self))
+    with errors.collect_damage() as found:
+        for number in (*range(300), *range(300)):
+            errors.report_damage(InputError("is damaged", where=f"{number}.json"))
+    assert [error.where for error in found] == [f"{number}.json" for number in range(300)]
+    assert len(texts) == 600
+
+
+def test_damage_belongs_to_the_runs_in_whose_folders_it_is(tmp_path, chains):
+    """Runs whose names begin alike, and an artifact that two runs share."""
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    shared = chains.plan(tmp_path, "a", names=("extract",), on=on).steps[0].artifact
+    for run in ("a", "ab", "b"):
+        records.write(tmp_path, RunRecord(run, "p", "site", 1.0, "u", "h", [], {}, "submitted", [
+            StepRecord("extract", "extract", str(shared if run != "b" else tmp_path / "other"), 1,
+                       [], "submitted", "7", [0], {}, [], [Attempt("7", False, [0], 1.0)])]))
+        (tmp_path / "runs" / run / "attempts.jsonl").write_text("[]\n")
+    shared.mkdir(parents=True)
+    (shared / "0000").mkdir()
+    (shared / "0000/result.json").write_text("{}")
+    by_run = {one.run: [text.replace(str(tmp_path), "").split(": ")[0] for text in one.damaged]
+              for one in status.collect(tmp_path)}
+    result = str(shared / "0000/result.json").replace(str(tmp_path), "")
+    assert by_run == {"a": ["/runs/a/attempts.jsonl:1", result],
+                      "ab": ["/runs/ab/attempts.jsonl:1", result],
+                      "b": ["/runs/b/attempts.jsonl:1"]}
