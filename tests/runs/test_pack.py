@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import warnings
 import zipfile
@@ -134,6 +135,29 @@ def test_a_file_that_is_not_one_is_refused(case):
     with pytest.raises(InputError, match="not a regular file") as no:
         pack.pack(case.workspace, "demo")
     assert no.value.where == str(link) and files(case) == before
+
+
+def test_the_archive_goes_only_when_the_disk_has_the_files(case, monkeypatch):
+    before, synced = files(case), []
+    pack.pack(case.workspace, "demo")
+    run = folder(case)
+
+    def record(paths):
+        assert run.packed.exists()
+        synced.extend(str(path) for path in paths)
+
+    monkeypatch.setattr(pack, "make_durable", record)
+    pack.unpack(case.workspace, "demo")
+    ends = {path.removeprefix(f"{run}/").replace("/.logs.unpacked", "/logs")
+            .replace("/.markers.unpacked", "/markers") for path in synced}
+    assert ends >= {*before, "steps/extract", "steps/extract/logs", "steps/extract/markers"}
+    assert f"{run}/steps/extract" in synced and f"{run}/steps/extract/logs" in synced
+
+
+def test_a_run_without_folders_has_nothing_to_pack(case):
+    shutil.rmtree(folder(case).steps)
+    assert pack.pack(case.workspace, "demo").moved == 0
+    assert not folder(case).packed.exists()
 
 
 def test_an_archive_that_lacks_a_byte_replaces_nothing(case, monkeypatch):
