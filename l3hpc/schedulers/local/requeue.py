@@ -51,8 +51,6 @@ def current_task(folder: Path | StepFolder, job: LocalJob) -> int:
     job
         The job.
     """
-    if not job.tasks:
-        return job.task
     marks = markers.read(StepFolder(folder).markers, job.tasks)
     begun = {index: mark.started or 0.0 for index, mark in marks.items() if _is_of(mark, job)}
     return max(begun, key=lambda index: (begun[index], index), default=job.task)
