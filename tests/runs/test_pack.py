@@ -372,6 +372,13 @@ def test_what_goes_in_comes_out(content):
     assert {name: (file, archive.read(name)) for name, file in archive.files.items()} == entries
 
 
+def test_a_pipe_in_place_of_an_archive_hangs_nobody(tmp_path):
+    os.mkfifo(RunFolder(tmp_path).packed)
+    with pytest.raises(InputError, match="cannot be read: not a regular file"), \
+            run_archive.opened(RunFolder(tmp_path)):
+        pass
+
+
 def test_a_run_that_is_not_packed_has_no_archive(tmp_path):
     with run_archive.opened(RunFolder(tmp_path)) as archive:
         assert archive is None
