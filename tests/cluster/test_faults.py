@@ -81,8 +81,8 @@ def test_a_node_that_dies_costs_one_requeue(slurm_cluster, chains, tmp_path, gat
         # Slurm is made to look now: with such a limit all the time, a machine that is too busy for
         # a while would lose its nodes.
         with slurm_cluster.configured(SlurmdTimeout="6"):
-            slurm_cluster.until(lambda: "down" in slurm_cluster.command(
-                "sinfo", "-h", "-N", "-n", node, "-o", "%T"), "Slurm misses no node")
+            slurm_cluster.until(lambda: "DOWN" in slurm_cluster.node_state(node),
+                                "Slurm misses no node")
         found = until(tmp_path, "demo", lambda found: found.steps[0].restarts > 0)
         gate.unlink()
         assert states(until(tmp_path, "demo", settled)) == {

@@ -131,8 +131,8 @@ def test_a_node_that_dies_costs_the_task_that_it_had(slurm_cluster, chains, tmp_
     slurm_cluster.kill_node(node)
     try:
         with slurm_cluster.configured(SlurmdTimeout="6"):
-            slurm_cluster.until(lambda: "down" in slurm_cluster.command(
-                "sinfo", "-h", "-N", "-n", node, "-o", "%T"), "Slurm misses no node")
+            slurm_cluster.until(lambda: "DOWN" in slurm_cluster.node_state(node),
+                                "Slurm misses no node")
         until(tmp_path, "demo", lambda found: found.steps[0].restarts > 0)
         gate.unlink()
         assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
