@@ -78,7 +78,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
         click.echo(json.dumps(written, indent=2) if as_json else _hear_summary(written, dry_run))
         return
     from l3hpc.export import package
-    from l3hpc.export.build import ExportSettings
+    from l3hpc.export.build import ExportSettings, describe_model
     from l3hpc.models.tensorflow_log import import_tensorflow
 
     settings = ExportSettings(_form(forms), strips, frontend, arena, calibrate, licence)
@@ -86,6 +86,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
         planned = package.preview(model, output, settings)
         click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
         return
+    describe_model(model)  # what is wrong with the file is said before TensorFlow has started
     import_tensorflow()
     report = package.export_model(model, output, settings, default_progress())
     click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))

@@ -36,7 +36,7 @@ from l3hpc.models.embedder import BatchesEngine, check_network
 if TYPE_CHECKING:
     import h5py
 
-BLOCK_BYTES = 50 << 20  # of samples; three blocks are in memory at a time
+BLOCK_BYTES = 25 << 20  # of windows; two blocks are computed while a third fills
 FIRST_BLOCK = 64  # windows
 GPU_BLOCK_BYTES = 800 << 20  # of windows, which overlap: half as many samples, at a hop of 0.5 s
 AHEAD_BYTES = 16 << 20  # of samples; a longer recording is read piece by piece, when it is used

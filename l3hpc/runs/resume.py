@@ -144,13 +144,13 @@ def resume(
     progress = progress or Progress()
     # the plan is made under the lock: otherwise two resumptions would submit the same tasks
     with submission_lock.acquire(workspace, run, "resume"), submit.umask(profile):
-        if files := pack.unpack_locked(Workspace(workspace).run(run)):
-            progress.note(f"unpacked {count_of(files, 'file')}")
         todo = plan_resume(workspace, run, profile, sets, only=only, again=again, progress=progress)
         elsewhere = computed_elsewhere(todo.plan)
         texts = submit.render_scripts(todo.plan, todo.steps, elsewhere)
         if on_planned is not None:
             on_planned(todo)
+        if todo.is_needed and (files := pack.unpack_locked(Workspace(workspace).run(run))):
+            progress.note(f"unpacked {count_of(files, 'file')}")
         record = records.read(workspace, run)
         left_out = _carry_out(todo, texts, record, progress, elsewhere)
     submitted = [step.name for step in todo.steps if step.name not in left_out]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json
 from l3hpc.io.values import check_mapping
+from l3hpc.workspace import markers
 from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.states import StepState
 
@@ -226,6 +227,24 @@ def granted_to_job(policy: Policy, requeues: Iterable[Sequence[Mapping[str, Any]
     granted = [granted_resources(policy, each) for each in requeues]
     return (max((mem for mem, _ in granted), default=policy.mem_mb),
             max((time for _, time in granted), default=policy.time_min))
+
+
+def requeues_of(folder: Path | StepFolder, task: int, together: Collection[int] = ()
+                ) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
+    """Return the requeues of a task, and those of each other task of its packed job.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    task
+        Index of the task.
+    together
+        Indices of all tasks of its packed job.
+    """
+    marks = markers.read(StepFolder(folder).markers, {task, *together})
+    own = marks.pop(task, markers.TaskMarks())
+    return own.requeues, [other.requeues for other in marks.values()]
 
 
 def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],

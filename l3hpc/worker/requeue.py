@@ -309,10 +309,7 @@ def near_time_limit(folder: Path, task: int) -> bool:
 def _requeues(folder: Path, task: int) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
     """The requeues of a task, and those of each other task of its packed job."""
     packed = packing.of_this_process()
-    tasks = {task, *packed.tasks} if packed is not None else {task}
-    marks = markers.read(StepFolder(folder).markers, tasks)
-    own = marks.pop(task, markers.TaskMarks())
-    return own.requeues, [other.requeues for other in marks.values()]
+    return requeue_policy.requeues_of(folder, task, packed.tasks if packed is not None else ())
 
 
 def _cancelled(folder: Path) -> bool:

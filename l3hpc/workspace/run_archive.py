@@ -235,10 +235,8 @@ def read_file(path: Path) -> bytes | None:
     InputError
         If it is damaged.
     """
-    run = StepFolder(os.path.dirname(os.path.dirname(path))).run
-    with opened(run) as archive:
-        name = os.path.relpath(path, run)
-        return archive.read(name) if archive is not None and name in archive.files else None
+    with _holding(path) as (archive, name):
+        return None if archive is None else archive.read(name)
 
 
 def file_size(path: Path) -> int | None:
@@ -259,10 +257,17 @@ def file_size(path: Path) -> int | None:
     InputError
         If the archive is damaged.
     """
+    with _holding(path) as (archive, name):
+        return None if archive is None else archive.files[name].bytes
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[tuple[Archive | None, str]]:
+    """The archive that has a file (None: none has it), and the name of the file in it."""
     run = StepFolder(os.path.dirname(os.path.dirname(path))).run
+    name = os.path.relpath(path, run)
     with opened(run) as archive:
-        file = archive.files.get(os.path.relpath(path, run)) if archive is not None else None
-        return None if file is None else file.bytes
+        yield archive if archive is not None and name in archive.files else None, name
 
 
 def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, bytes]]) -> None:

@@ -1,4 +1,4 @@
-"""``l3hpc export``: options that contradict each other."""
+"""``l3hpc export``: options that contradict each other, and a model that is not there."""
 
 import pytest
 
@@ -21,3 +21,11 @@ def test_one_format_is_taken(tmp_path, say, form):
     code, out, _ = say("export", "untrained", f"--{form}", f"--{form}", "-o",
                        str(tmp_path / "out"), "--dry-run")
     assert code == 0 and f", as {form}" in out
+
+
+def test_a_missing_model_is_named_before_tensorflow_starts(tmp_path, say, monkeypatch):
+    monkeypatch.setattr("l3hpc.models.tensorflow_log.import_tensorflow", lambda: 1 / 0)
+    missing, out = tmp_path / "missing.h5", tmp_path / "out"
+    code, _, error = say("export", str(missing), "--fp32", "-o", str(out))
+    assert code == 2 and "missing.h5" in error
+    assert not out.exists()

@@ -103,6 +103,10 @@ def test_a_packed_run_is_read_as_before(here, capsys):
     code, out, err = call(capsys, "resume", "bad-2")
     assert code == 0 and "unpacked 10 files" in err
     assert not (here / "ws/runs/bad-2/packed.zip").exists()
+    call(capsys, "runs", "pack", "bad-2")
+    code, out, err = call(capsys, "resume", "bad-2")  # nothing is missing: it stays packed
+    assert code == 0 and "unpacked" not in err, out + err
+    assert (here / "ws/runs/bad-2/packed.zip").exists()
 
 
 def test_runs_from_outside(here, capsys, monkeypatch):

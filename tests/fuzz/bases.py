@@ -80,67 +80,61 @@ def workspace(folder: Path) -> dict[str, str]:
 
     from l3hpc.io.files import write_json
     from l3hpc.ledger.journal.records import Journal
-    from l3hpc.runs import submit
     from l3hpc.workspace import records
 
     names = {"good-1": "done", "bad-2": "failed", "third-3": "done"}
-    queued = submit.run_local
-    submit.run_local = lambda *words, **options: None
-    try:
-        for number, (name, state) in enumerate(names.items()):
-            made = chains.plan(folder, name, ("extract", "sample", "fit"), tasks={"extract": 2},
-                               salt=name)
-            submit.submit(made)
-            jobs: dict[str, dict[str, Any]] = {}
-            record = records.read(folder, name)
+    for number, (name, state) in enumerate(names.items()):
+        made = chains.plan(folder, name, ("extract", "sample", "fit"), tasks={"extract": 2},
+                           salt=name)
+        chains.submit_behind(made)
+        jobs: dict[str, dict[str, Any]] = {}
+        record = records.read(folder, name)
 
-            for step, planned in zip(record.steps, made.steps, strict=True):
-                failed = state == "failed" and step.name == "sample"
-                blocked = state == "failed" and step.name == "fit"
-                marks = Workspace(folder).run(name).step(step.name).markers
-                for attempt in step.attempts:
-                    for index, job in attempt.task_ids.items():
-                        jobs[job] = {
-                            "state": "BLOCKED" if blocked else "FAILED" if failed else "COMPLETED",
-                            "step": step.name, "task": index, "job": attempt.job,
-                            "array": attempt.array, "after": [], "exit": int(failed),
-                            "started": 1e9, "ended": 1e9 + 60}
-                        if blocked:
-                            continue
-                        text = (f"job={job} node=here time={10**9} restarts=0\n"
-                                if number != 2 else json.dumps({"job": job, "time": 10**9}))
-                        (marks / f"{index}.begin").write_text(text)
-                        (marks / f"{index}.exit").write_text(
-                            f"code={int(failed)} time={10**9 + 60}\n")
-                        write_json(marks / f"{index}.progress.json", {
-                            "phase": "epoch", "done": 2, "total": 5, "elapsed_s": 20.0,
-                            "loss": 0.5})
-                        logs = Workspace(folder).run(name).step(step.name).logs
-                        (logs / f"{job}_0_log.err").write_text("some words\nand more\n")
-                        (logs / f"{job}_0_log.out").write_text("printed\n")
-                        if failed:
-                            write_json(marks / f"{index}.error.json", {
-                                "type": "ValueError", "message": "no good", "tail": ["x", "y"]})
-                            write_json(marks / f"{index}.requeues.json", [
-                                {"reason": "time", "time": 1e9, "words": "time limit"}])
-                        else:
-                            place = planned.artifact / f"{index:04d}"
-                            place.mkdir(parents=True, exist_ok=True)
-                            (place / "out.txt").write_text("(0)")
-                            write_json(place / "result.json", {
-                                "started": 1e9, "finished": 1e9 + 61, "summary": {"rows": 1},
-                                "usage": {"memory_mb": 100, "cpu_s": 50.0}, "files": {}})
-            write_json(Workspace(folder).run(name).path / "local.json",
-                       {"schema": 1, "host": "elsewhere", "jobs": jobs})
-            journal = Journal(folder / "ledger/journal", run=name, git_commit="abc", labels={
-                "username": "ada", "model_dir": f"/m/{number}", "output_dir": f"/o/{number}",
-                "exp_id": "1"})
-            for epoch in range(3):
-                journal.record("embedding_approx_mse",
-                               {"latest_train_loss": 0.5 / (epoch + 1)}, epoch=epoch)
-            journal.record("sonyc_ust", {"micro_auprc": 0.5 + number / 10})
-    finally:
-        submit.run_local = queued
+        for step, planned in zip(record.steps, made.steps, strict=True):
+            failed = state == "failed" and step.name == "sample"
+            blocked = state == "failed" and step.name == "fit"
+            marks = Workspace(folder).run(name).step(step.name).markers
+            for attempt in step.attempts:
+                for index, job in attempt.task_ids.items():
+                    jobs[job] = {
+                        "state": "BLOCKED" if blocked else "FAILED" if failed else "COMPLETED",
+                        "step": step.name, "task": index, "job": attempt.job,
+                        "array": attempt.array, "after": [], "exit": int(failed),
+                        "started": 1e9, "ended": 1e9 + 60}
+                    if blocked:
+                        continue
+                    text = (f"job={job} node=here time={10**9} restarts=0\n"
+                            if number != 2 else json.dumps({"job": job, "time": 10**9}))
+                    (marks / f"{index}.begin").write_text(text)
+                    (marks / f"{index}.exit").write_text(
+                        f"code={int(failed)} time={10**9 + 60}\n")
+                    write_json(marks / f"{index}.progress.json", {
+                        "phase": "epoch", "done": 2, "total": 5, "elapsed_s": 20.0,
+                        "loss": 0.5})
+                    logs = Workspace(folder).run(name).step(step.name).logs
+                    (logs / f"{job}_0_log.err").write_text("some words\nand more\n")
+                    (logs / f"{job}_0_log.out").write_text("printed\n")
+                    if failed:
+                        write_json(marks / f"{index}.error.json", {
+                            "type": "ValueError", "message": "no good", "tail": ["x", "y"]})
+                        write_json(marks / f"{index}.requeues.json", [
+                            {"reason": "time", "time": 1e9, "words": "time limit"}])
+                    else:
+                        place = planned.artifact / f"{index:04d}"
+                        place.mkdir(parents=True, exist_ok=True)
+                        (place / "out.txt").write_text("(0)")
+                        write_json(place / "result.json", {
+                            "started": 1e9, "finished": 1e9 + 61, "summary": {"rows": 1},
+                            "usage": {"memory_mb": 100, "cpu_s": 50.0}, "files": {}})
+        write_json(Workspace(folder).run(name).path / "local.json",
+                   {"schema": 1, "host": "elsewhere", "jobs": jobs})
+        journal = Journal(folder / "ledger/journal", run=name, git_commit="abc", labels={
+            "username": "ada", "model_dir": f"/m/{number}", "output_dir": f"/o/{number}",
+            "exp_id": "1"})
+        for epoch in range(3):
+            journal.record("embedding_approx_mse",
+                           {"latest_train_loss": 0.5 / (epoch + 1)}, epoch=epoch)
+        journal.record("sonyc_ust", {"micro_auprc": 0.5 + number / 10})
     return names
 
 

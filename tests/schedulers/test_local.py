@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from chains import submit_behind
 
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
@@ -39,16 +40,6 @@ def until(condition, seconds=240):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-def submit_behind(made):
-    """Submit on ``local`` without running anything."""
-    queued = submit.run_local
-    submit.run_local = lambda *args, **options: None
-    try:
-        return submit.submit(made)
-    finally:
-        submit.run_local = queued
 
 
 @pytest.mark.parametrize("begun, said", [

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from chains import submit_behind
 
 from l3hpc import schedulers
 from l3hpc.config.resources import Resources
@@ -25,16 +26,6 @@ FOUR = Resources(cpus=1, mem_mb=100, time_min=5, pack=4)
 def plan(chains, folder, tasks=10, resources=FOUR, on=None, names=("extract", "sample"), **step):
     return chains.plan(folder, names=names, tasks={"extract": tasks}, on=on,
                        params={"extract": step}, resources={"extract": resources})
-
-
-def behind(made):
-    """Submit without running anything."""
-    queued = submit.run_local
-    submit.run_local = lambda *args, **options: None
-    try:
-        return submit.submit(made)
-    finally:
-        submit.run_local = queued
 
 
 def states(workspace):
@@ -99,7 +90,7 @@ def test_a_failed_task_stops_none_of_its_job_and_resume_packs_what_is_missing(ch
 
 def test_killed_in_the_middle_done_stays_done_and_the_rest_is_resumed(chains, tmp_path):
     made = plan(chains, tmp_path, tasks=4, names=("extract",), seconds=3.0)
-    behind(made)
+    submit_behind(made)
     killed = []
 
     def look(record, jobs):
@@ -150,7 +141,7 @@ def test_at_the_time_limit_of_the_job_the_rest_goes_on_later(chains, tmp_path, m
     monkeypatch.setattr("l3hpc.schedulers.local.runner.warning_s", lambda limit: limit - 3)
     made = plan(chains, tmp_path, tasks=3, names=("extract",),
                 resources=replace(FOUR, pack=3, time_min=1), seconds=4.0)
-    behind(made)
+    submit_behind(made)
     assert Runner(tmp_path, "demo", grace_s=5).run()
     assert states(tmp_path) == {"extract": "done"}
     found = marks(made)

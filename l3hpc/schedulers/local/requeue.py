@@ -102,10 +102,8 @@ def policy_decision(folder: Path | StepFolder, task: int, cause: str,
     together
         Indices of all tasks of its packed job.
     """
-    marks = markers.read(StepFolder(folder).markers, {task, *together})
-    own = marks.pop(task, markers.TaskMarks())
-    return requeue_policy.decide(requeue_policy.read(folder), cause, own.requeues,
-                                 others=[other.requeues for other in marks.values()])
+    own, others = requeue_policy.requeues_of(folder, task, together)
+    return requeue_policy.decide(requeue_policy.read(folder), cause, own, others=others)
 
 
 def note_requeue(folder: Path | StepFolder, task: int, cause: str,
@@ -137,8 +135,7 @@ def reset_for_requeue(folder: Path | StepFolder, job: LocalJob) -> None:
     job
         The job.
     """
-    marks = markers.read(StepFolder(folder).markers, {job.task, *job.tasks})
-    mem, minutes = requeue_policy.granted_to_job(
-        requeue_policy.read(folder), [each.requeues for each in marks.values()])
+    own, others = requeue_policy.requeues_of(folder, job.task, job.tasks)
+    mem, minutes = requeue_policy.granted_to_job(requeue_policy.read(folder), [own, *others])
     job.requeue()
     job.mem_mb, job.time_min = mem, minutes
