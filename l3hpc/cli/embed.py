@@ -224,9 +224,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     elif not quiet:
         click.echo(_summary(results, info.dim))
         if info.random_weights:
-            from l3hpc.models.weights import RANDOM_WEIGHTS
-
-            click.echo(f"these embeddings are meaningless: {RANDOM_WEIGHTS}")
+            click.echo("the weights of this model are random, so these embeddings mean nothing")
     return _report_failed_inputs(plan) or (EXIT_FAILED if failed else 0)
 
 

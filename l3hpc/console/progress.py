@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from l3hpc.console import formatting, terminal
 from l3hpc.io.files import write_json
-from l3hpc.io.values import escape_controls, one_line
+from l3hpc.io.values import count_of, escape_controls, one_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -45,7 +45,8 @@ class Progress:
     unit : str
         The unit, in the plural.
     details : dict
-        Further values to show, such as an epoch and its loss.
+        Further values to show, such as an epoch and its loss. A whole number with a name in the
+        plural is a count: ``10 recordings``.
     activity : str
         What is waited for now, besides the phase; empty for nothing.
     started : float
@@ -58,6 +59,9 @@ class Progress:
     >>> progress.advance(32, loss=0.4123456)
     >>> progress.line()
     'embedding: 32/1,200 frames, loss 0.4123'
+    >>> progress.advance(32, recordings=10)
+    >>> progress.line()
+    'embedding: 64/1,200 frames, loss 0.4123, 10 recordings'
     >>> progress.finish()
     """
 
@@ -130,10 +134,9 @@ class Progress:
                 parts.append(f"{formatting.clock(left)} left")
         return ", ".join(parts)
 
-
     def _shown_details(self) -> list[str]:
         # an epoch that is counted already would read as the one that is running
-        return [f"{name} {_short(value)}" for name, value in self.details.items()
+        return [_detail(name, value) for name, value in self.details.items()
                 if f"{name}s" != self.unit]
 
 
@@ -234,11 +237,12 @@ class BarProgress(Progress):
 
     def show(self, force: bool = False) -> None:
         if self._task is not None:
-            details = self._shown_details()
+            details = [self.activity, *self._shown_details()] if self.activity \
+                else self._shown_details()
             self._bar.update(
                 self._task, completed=self.done,
                 amount=formatting.amount(self.done, self.total, ""),
-                details=one_line(" ".join([*([self.activity] if self.activity else []), *details])))
+                details=one_line(", ".join(details)))
 
     def finish(self) -> None:
         super().finish()
@@ -357,5 +361,8 @@ def _json_ready(value: object) -> object:
     return value
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _detail(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, int) and words.endswith("s"):
+        return count_of(value, words.removesuffix("s"))
+    return f"{words} {value:.4g}" if isinstance(value, float) else f"{words} {value}"

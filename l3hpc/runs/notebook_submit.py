@@ -55,17 +55,20 @@ class PlannedRun:
         pandas.DataFrame
             One row per step, indexed by its name: ``kind``, ``tasks`` and ``missing`` (numbers of
             all tasks and of those to run), ``cpus``, ``mem_mb``, ``gpus`` and ``time_min`` (the
-            request of one task) and ``artifact`` (its folder).
+            request of one task), ``pack`` (how many tasks a job runs, one after another),
+            ``jobs`` (how many jobs or array elements the missing tasks need) and ``artifact`` (its
+            folder).
         """
         import pandas
 
         names = [step.name for step in self.plan.steps]
         rows = [(step.kind, len(step.shards), len(step.missing), step.resources.cpus,
                  step.resources.mem_mb, step.resources.gpus, step.resources.time_min,
-                 str(step.artifact)) for step in self.plan.steps]
+                 step.of_a_job.pack, step.jobs, str(step.artifact)) for step in self.plan.steps]
         return pandas.DataFrame(
             rows, index=pandas.Index(names, name="step"),
-            columns=["kind", "tasks", "missing", "cpus", "mem_mb", "gpus", "time_min", "artifact"])
+            columns=["kind", "tasks", "missing", "cpus", "mem_mb", "gpus", "time_min", "pack",
+                     "jobs", "artifact"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as ``l3hpc submit --dry-run --json`` prints it."""

@@ -281,7 +281,7 @@ def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[C
         except QueueFullError as error:
             if last_message != error.message:
                 last_message = error.message
-                now.progress.note(f"{step.name}: {last_message}: trying again until there is room")
+                now.progress.note(f"{step.name}: {last_message}; trying again until there is room")
             pause(LIMIT_S[min(refusals, len(LIMIT_S) - 1)])
             refusals += 1
         except DependencyGoneError:

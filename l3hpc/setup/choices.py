@@ -14,9 +14,10 @@ from l3hpc.config import sources
 from l3hpc.config.capabilities import LOCAL
 from l3hpc.config.profile import ClusterProfile, word
 from l3hpc.config.resources import Resources
+from l3hpc.config.units import format_time
 from l3hpc.errors import ClusterError, InputError, nearest
 from l3hpc.pipelines import definition
-from l3hpc.schedulers.slurm.partitions import Amount, Partition, excesses
+from l3hpc.schedulers.slurm.partitions import Amount, Excess, Partition, excesses
 from l3hpc.schedulers.slurm.site import Site
 
 Refusal = Callable[[tuple[str, ...]], str]  # options of sbatch → why it refuses them, or ''
@@ -79,6 +80,19 @@ def demands() -> dict[str, Resources]:
     return most
 
 
+def packed_demands() -> dict[str, Resources]:
+    """Kind of step → the longest request of a pipeline that packs several of its tasks into a job
+    (``pack: 8``)."""
+    longest: dict[str, Resources] = {}
+    for path in sources.pipelines().values():
+        for step in definition.load_pipeline_file(path).steps.values():
+            one = step.resources.over(Resources())
+            if one.pack > 1 and (step.kind not in longest
+                                 or one.job_min > longest[step.kind].job_min):
+                longest[step.kind] = one
+    return longest
+
+
 def choose(site: Site, refusal: Refusal, *, name: str | None = None,
            partition: str | None = None, account: str | None = None) -> Choice:
     """A profile with which this site takes the delivered and own pipelines.
@@ -122,14 +136,16 @@ def choose(site: Site, refusal: Refusal, *, name: str | None = None,
     choice = Choice(
         called, account, main.name, gpu.request, gpu.kind, memory,
         notes=[*renamed, *site.notes, *notes, *gpu.notes])
+    packed = packed_demands()
     for kind, wanted in demands().items():
+        requests = (wanted, packed[kind]) if kind in packed else (wanted,)
         if wanted.gpus and gpu.partitions:  # all of them take a job with a GPU
-            place = _in_order(gpu.partitions, main, kind, wanted, choice)[0]
+            place = _in_order(gpu.partitions, main, kind, requests, choice)[0]
         else:
-            place = next((one for one in _in_order((main, *others), main, kind, wanted, choice)
+            place = next((one for one in _in_order((main, *others), main, kind, requests, choice)
                           if one is main or not refusal((*base, f"--partition={one.name}"))), main)
         places[place.name] = place
-        _settle(choice, kind, wanted, place, main)
+        _settle(choice, kind, requests, place, main)
     choice.limits.update(_limits(site, list(places.values()), memory))
     return choice
 
@@ -219,25 +235,31 @@ def _gpus(site: Site, refusal: Refusal, base: tuple[str, ...], main: Partition) 
     return _Gpus(notes=said)
 
 
-def _in_order(candidates: tuple[Partition, ...], main: Partition, kind: str, wanted: Resources,
-              choice: Choice) -> list[Partition]:
+def _in_order(candidates: tuple[Partition, ...], main: Partition, kind: str,
+              requests: tuple[Resources, ...], choice: Choice) -> list[Partition]:
     """Partitions for a kind of step, the best first: the main one, unless another has what that one
     lacks."""
-    profile = choice.profile()
     return sorted(candidates, key=lambda one: (
-        len(excesses(one, kind, kind, profile, wanted)), one is not main,
-        bool(one.gpus) and not wanted.gpus, -one.nodes, one.name))
+        len(_excesses(one, kind, requests, choice)), one is not main,
+        bool(one.gpus) and not requests[0].gpus, -one.nodes, one.name))
 
 
-def _settle(choice: Choice, kind: str, wanted: Resources, place: Partition, main: Partition
-            ) -> None:
+def _excesses(place: Partition, kind: str, requests: tuple[Resources, ...], choice: Choice
+              ) -> list[Excess]:
+    profile = choice.profile()
+    return [one for each in requests for one in excesses(place, kind, kind, profile, each)]
+
+
+def _settle(choice: Choice, kind: str, requests: tuple[Resources, ...], place: Partition,
+            main: Partition) -> None:
     """What the profile says of a kind of step that does not fit as the pipelines have it."""
+    wanted, *packed = requests
     own: dict[str, str | int] = {}
     reasons = []
     if place is not main:
         own["partition"] = place.name
-        if not excesses(place, kind, kind, choice.profile(), wanted):
-            over = excesses(main, kind, kind, choice.profile(), wanted)
+        if not _excesses(place, kind, requests, choice):
+            over = _excesses(main, kind, requests, choice)
             reasons += [f"{one.requested}; {one.available}" for one in over[:1]]
     capped: dict[Amount, tuple[str, str | int]] = {
         Amount.GPUS: ("gpus", max(place.gpus.values(), default=0))}
@@ -263,6 +285,13 @@ def _settle(choice: Choice, kind: str, wanted: Resources, place: Partition, main
         key, value = capped[one.what]
         own[key] = value
         reasons.append(f"{one.requested}; {one.available}")
+    # a note, no setting: pack in the profile would also pack the other pipelines' tasks
+    for each in packed:
+        if place.time_min and each.job_min > place.time_min:
+            fits = max(place.time_min // each.time_min, 1)
+            choice.notes.append(f"{kind} requests {each.time_text} in a pipeline of yours; "
+                                f"partition {place.name} allows {format_time(place.time_min)}: "
+                                f"write pack: {fits} there")
     if own:
         choice.steps[kind] = own
         choice.reasons[kind] = "; ".join(reasons)

@@ -108,7 +108,7 @@ def test_the_model_of_cluster_yaml_and_random_weights_are_told(place, say):
     (place / "cluster.yaml").write_text("paths: {weights: t.h5}\n")
     code, out, err = say("embed", "in/a.wav", "--engine", "ncnn", "--hop-size", "1")
     assert code == 0 and "48000 Hz, 256 mels" in err
-    assert "these embeddings are meaningless: random-weight teacher" in out
+    assert "the weights of this model are random, so these embeddings mean nothing\n" in out
 
 
 def trained(place, run, created, *names, options=None, folder="workspace"):

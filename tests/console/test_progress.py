@@ -120,9 +120,18 @@ def test_a_bar_shows_what_it_waits_for(monkeypatch, capsys):
     assert task.fields["amount"] == "0/3"
     with bar.doing("compiling"):
         bar.advance(1, loss=0.5)
-        assert (task.fields["amount"], task.fields["details"]) == ("1/3", "compiling loss 0.5")
+        assert (task.fields["amount"], task.fields["details"]) == ("1/3", "compiling, loss 0.5")
     assert task.fields["details"] == "loss 0.5"
     bar.finish()
+
+
+def test_details_read_as_english():
+    """"recordings 10" and "best_epoch 3" were names of variables."""
+    progress = module.Progress()
+    progress.start("embedding", 400, "windows")
+    progress.advance(0, recordings=1, rows=12_000, best_epoch=3, val_loss=0.25, batch="8/34")
+    assert progress.line() == ("embedding: 0/400 windows, 1 recording, 12,000 rows, best epoch 3, "
+                               "val loss 0.25, batch 8/34")
 
 
 def test_the_progress_of_a_command_ends_with_it(capsys):

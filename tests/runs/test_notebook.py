@@ -75,6 +75,9 @@ def test_a_dry_run_shows_the_plan_and_submits_nothing(tmp_path, monkeypatch):
     assert repr(plan).endswith("nothing was submitted (dry_run=True)")
     assert plan._repr_html_() == f"<pre>{html.escape(repr(plan))}</pre>"
     assert "sample-400" in plan.frame().index and plan.frame()["missing"]["extract"] == 1
+    packed = l3hpc.submit("upstream", audio_dir="audio", weights="untrained", dry_run=True,
+                          sets={"extract.pack": 8}, workspace="workspace").frame()
+    assert list(packed[["pack", "jobs"]].loc["extract"]) == [1, 1]  # one task, one job
     assert plan.to_json()["submitted"] is False
     assert not (tmp_path / "workspace").exists()
 

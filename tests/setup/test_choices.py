@@ -179,6 +179,30 @@ def test_a_limit_of_more_than_a_year_is_none():
     assert "time" not in found.limits and found.profile().limits.time is None
 
 
+def test_a_packed_step_goes_where_all_its_tasks_have_time(monkeypatch):
+    """Eight tasks of 4 h in one job need 32 h."""
+    short = partition("cpu", default=True, time_min=1440)
+    monkeypatch.setattr(choices, "packed_demands", lambda: {"fit": Resources(4, 8192, 0, 240, 8)})
+    found = choices.choose(site(short, partition("long")), takes_all)
+    assert found.steps == {"fit": {"partition": "long"}} and found.notes == []
+    assert found.reasons["fit"] == "requests 8 × 4 h; partition cpu allows 1 d"
+    found = choices.choose(site(short), takes_all)
+    assert found.steps == {}
+    assert found.notes == ["fit requests 8 × 4 h in a pipeline of yours; partition cpu allows 1 d: "
+                           "write pack: 6 there"]
+
+
+def test_packed_demands_are_those_of_the_longest_job(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    for name, asked in (("one", "time: 4h, pack: 8"), ("two", "time: 1h, pack: 20"),
+                        ("three", "time: 90h")):
+        (tmp_path / f"jobs/{name}.yaml").write_text(
+            f"steps:\n  fit: {{given: [sample], resources: {{{asked}}}}}\n")
+    [(kind, found)] = choices.packed_demands().items()
+    assert (kind, found.time_min, found.pack) == ("fit", 240, 8)
+
+
 def test_demands_are_the_most_of_any_pipeline(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
