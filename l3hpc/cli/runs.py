@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,18 @@ def cancel(
 ) -> None:
     """Cancel all jobs of RUN (a name, the beginning of one, or 'latest').
 
-    Finished results are kept: the next submission of the same pipeline reuses them.
+    Finished results are kept: the next submission of the same pipeline reuses them. What a killed
+    submission has left is removed.
     """
+    from l3hpc.runs import submission_lock
     from l3hpc.runs.resume import cancel
     from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
+    if submission_lock.discard(folder, run):
+        click.echo(json.dumps({"run": run, "cancelled": [], "removed": True}) if as_json
+                   else f"removed {run}: none of its jobs had been submitted")
+        return
     name = records.find(folder, run)
     stopped = cancel(folder, name)
     if as_json:
@@ -174,10 +181,11 @@ reason), running, requeued, done, reused (from an earlier run), failed, blocked 
 failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
 "next", "then", "notes", "damaged", "combinations", "computed_by"}], "left_out": [{"where",
-"message"}]}; each step has name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by,
-restarts, log, progress, last_words, failed_tasks, artifact, held, held_by_administrator,
-computed_by (the other runs that have computed what it did not), repeats (resume alone would fail
-again), needs_mem_mb; each combination has values, steps, state, result.
+"message"}], "unsubmitted": [{"run", "folder", "started", "next"}]}; each step has name, kind,
+job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress, last_words,
+failed_tasks, artifact, held, held_by_administrator, computed_by (the other runs that have computed
+what it did not), repeats (resume alone would fail again), needs_mem_mb; each
+combination has values, steps, state, result.
 
 A run that failed stays failed when a later run computes its results: "failed (since computed by
 RUN)". Resuming it takes them over.
@@ -252,36 +260,40 @@ def _cut_to_terminal(text: str) -> str:
 def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
                  ) -> tuple[str, bool, int]:
     """Return the text, whether a run is still active, and the exit code (1 for damaged files)."""
-    from l3hpc.runs import display, status
+    from l3hpc.runs import display, status, submission_lock
     from l3hpc.workspace import records
 
     broken: list[InputError] = []
+    lost: list[InputError] = []
+    unsubmitted: list[submission_lock.Unsubmitted] = []
     if run is not None:
         found = status.collect(folder, [records.find(folder, run)])
     else:
         found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
+        unsubmitted = submission_lock.unsubmitted(folder, lost)
+    older = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
+    broken += lost
     is_active = any(each.state.is_active for each in found)
     # damage does not hide the other runs, but a script must notice it
     code = EXIT_FAILED if broken or any(each.damaged for each in found) else EXIT_OK
     if as_json:
         left_out = [{"where": error.where, "message": error.message} for error in broken]
         value = {"schema": status.SCHEMA, "runs": [each.to_json() for each in found],
-                 "left_out": left_out}
+                 "left_out": left_out, "unsubmitted": [asdict(each) for each in unsubmitted]}
         return json.dumps(value, indent=2), is_active, code
     for error in broken:
         click.echo(f"error: {one_line(error.where)}: {one_line(error.message)}", err=True)
         for line in (error.hint or "").splitlines():
             click.echo(f"       {line}", err=True)
-    if not found:
+    if not found and not unsubmitted:
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or try: l3hpc demo)"), False, code
-    text = "\n\n".join(display.run_text(each, None if run else COMBINATIONS)
-                       for each in found)
-    hidden = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
-    if hidden > 0:
-        text += f"\n\nand {hidden:,} older: l3hpc status --all"
-    return text, is_active, code
+    parts = [display.run_text(each, None if run else COMBINATIONS) for each in found]
+    if older > 0:
+        parts.append(f"and {older:,} older: l3hpc status --all")
+    parts += [display.unsubmitted_text(each) for each in unsubmitted]
+    return "\n\n".join(parts), is_active, code
 
 
 # --- logs -----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from l3hpc.errors import command_line
 from l3hpc.io.values import one_line
 from l3hpc.runs.status import CombinationStatus, RunStatus
 from l3hpc.runs.step_status import StepStatus
+from l3hpc.runs.submission_lock import Unsubmitted
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.local_jobs import LocalJob
@@ -65,6 +66,20 @@ def run_text(run: RunStatus, most: int | None = None) -> str:
         lines.append(f"  then: {run.then}   (after removing the cause)")
     lines += _combination_lines(run, most)
     return "\n".join(lines)
+
+
+def unsubmitted_text(run: Unsubmitted) -> str:
+    """Format a run of which nothing was submitted, and what to do next.
+
+    Parameters
+    ----------
+    run
+        The run.
+    """
+    return "\n".join([
+        one_line(f"{run.run}   not submitted, started {age(run.started)}"),
+        "  note: the submitting process was killed before it had submitted a job",
+        one_line(f"  next: submit it again; {run.next} removes its folder")])
 
 
 def _combination_lines(run: RunStatus, most: int | None = None) -> list[str]:

@@ -2,11 +2,17 @@
 
 A submission may wait for hours while the queue is full. Meanwhile another shell can see that it is
 in progress, cannot submit the same jobs, and can request that it stops.
+
+A submission that was killed before it wrote the record of its run leaves a folder without one
+(``unsubmitted``): no job of it exists, because jobs are submitted after that.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
@@ -18,6 +24,7 @@ from l3hpc.workspace.states import RunState
 
 STOP_S = 150.0  # an sbatch that hangs is killed after two minutes
 POLL_S = 0.5
+NEW_S = 10.0  # an empty folder so young belongs to a submission that is about to take its lock
 
 
 class Stopped(L3hpcError):
@@ -58,6 +65,135 @@ def acquire(workspace: Path, run: str, label: str) -> Lease:
     # left by a cancel that was killed
     _request(workspace, run).unlink(missing_ok=True)
     return lease
+
+
+@dataclass(frozen=True)
+class Unsubmitted:
+    """A run whose submission was killed before its record was written.
+
+    Attributes
+    ----------
+    run, folder : str
+        Its name and its folder.
+    started : float
+        When it was submitted, unix seconds.
+    next : str
+        The command that removes the folder.
+    """
+
+    run: str
+    folder: str
+    started: float
+    next: str
+
+
+def unsubmitted(workspace: Path, broken: list[InputError]) -> list[Unsubmitted]:
+    """Find the runs whose submission was killed before their record was written.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    broken
+        Receives an error for each run of which jobs have started: its record has been lost.
+    """
+    found = []
+    for run in records.names_without_record(workspace):
+        folder = Workspace(workspace).run(run)
+        try:
+            started = os.stat(folder).st_mtime
+            is_new = not os.listdir(folder) and time.time() - started < NEW_S
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        if is_new or _lock(workspace, run).holder() is not None or folder.record.exists():
+            continue
+        if _has_jobs(workspace, run):
+            broken.append(_lost(workspace, run))
+        else:
+            found.append(Unsubmitted(run, str(folder), started, command_line("cancel", run)))
+    return found
+
+
+def take_over(workspace: Path, run: str) -> Lease | None:
+    """Empty the folder of a run whose submission was killed before its record was written.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+
+    Returns
+    -------
+    Lease or None
+        The submission lock of the run, which the caller releases. None if the run exists.
+
+    Raises
+    ------
+    InputError
+        If another command is submitting it, or the record of a run with jobs has been lost.
+    """
+    if run not in records.names_without_record(workspace):
+        return None
+    if _has_jobs(workspace, run):
+        raise _lost(workspace, run)
+    lease = acquire(workspace, run, "submit")
+    folder = Workspace(workspace).run(run)
+    if folder.record.exists():  # by a submission that has just ended
+        lease.release(forget=True)
+        return None
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        elif not entry.name.startswith(f"{folder.submission_lease.name}."):
+            os.unlink(entry.path)
+    return lease
+
+
+def discard(workspace: Path, run: str) -> bool:
+    """Remove the folder of a run whose submission was killed before its record was written.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run
+        Name of the run.
+
+    Returns
+    -------
+    bool
+        False if the run exists, or there is no such folder.
+
+    Raises
+    ------
+    InputError
+        As for ``take_over``.
+    """
+    lease = take_over(workspace, run)
+    if lease is None:
+        return False
+    lease.release(forget=True)
+    os.rmdir(Workspace(workspace).run(run))
+    return True
+
+
+def _has_jobs(workspace: Path, run: str) -> bool:
+    """Whether jobs of a run have been submitted, or have left something in its folder."""
+    folder = Workspace(workspace).run(run)
+    if folder.attempts.exists() or folder.packed.exists():
+        return True
+    steps = os.listdir(folder.steps) if folder.steps.is_dir() else []
+    return any(part.is_dir() and os.listdir(part) for name in steps
+               for part in (folder.step(name).markers, folder.step(name).logs))
+
+
+def _lost(workspace: Path, run: str) -> InputError:
+    return InputError("is missing, and jobs of this run have been submitted",
+                      where=str(Workspace(workspace).run(run).record),
+                      hint=f"Restore it from a backup; or cancel what squeue lists as l3-{run}-…, "
+                           "remove the folder and submit again: finished steps are reused.")
 
 
 def interrupted(workspace: Path, record: RunRecord) -> bool:

@@ -256,10 +256,15 @@ def _make_folder(plan: Plan) -> Lease:
     try:
         plan.folder.path.mkdir(parents=True)
     except FileExistsError:
-        raise InputError(f"the run {plan.run} already exists", where=str(plan.folder),
-                         hint="Choose another name with --name.") from None
+        lock = submission_lock.take_over(plan.workspace, plan.run)
+        if lock is None:
+            raise InputError(f"the run {plan.run} already exists", where=str(plan.folder),
+                             hint="Choose another name with --name.") from None
+        return lock
     try:
         return submission_lock.acquire(plan.workspace, plan.run, "submit")
+    except InputError:  # another submission of this name has taken the folder over
+        raise
     except BaseException:  # a full disk, Ctrl-C
         shutil.rmtree(plan.folder, ignore_errors=True)
         raise

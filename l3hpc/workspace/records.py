@@ -319,16 +319,40 @@ def names(workspace: Path) -> list[str]:
     InputError
         If it is not a folder.
     """
+    return sorted(entry.name for entry in _entries(workspace) if _has_record(entry.path))
+
+
+def names_without_record(workspace: Path) -> list[str]:
+    """List the folders of runs that have no record, in alphabetical order: each is being submitted,
+    or its submission was killed.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder; it need not exist.
+
+    Raises
+    ------
+    InputError
+        If it is not a folder.
+    """
+    return sorted(entry.name for entry in _entries(workspace)
+                  if entry.is_dir(follow_symlinks=False) and not _has_record(entry.path))
+
+
+def _entries(workspace: Path) -> list[os.DirEntry[str]]:
     try:
-        entries = list(os.scandir(Workspace(workspace).runs))
+        return [entry for entry in os.scandir(Workspace(workspace).runs)
+                if not entry.name.startswith(".")]
     except FileNotFoundError:
         return []
     except NotADirectoryError:
         raise _not_a_folder(workspace) from None
-    return sorted(entry.name for entry in entries
-                  if not entry.name.startswith(".")
-                  # also a broken link, so that a damaged run is named instead of missing
-                  and os.path.lexists(RunFolder(entry.path).record))
+
+
+def _has_record(folder: str) -> bool:
+    # also a broken link, so that a damaged run is named instead of missing
+    return os.path.lexists(RunFolder(folder).record)
 
 
 def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
@@ -450,6 +474,10 @@ def unknown_run(workspace: Path, text: str) -> InputError:
         What was given as the name.
     """
     known = names(workspace)
+    if text in names_without_record(workspace):
+        return InputError(f"the run {text} has no record: it is being submitted, or its submission "
+                          "was killed", where=str(Workspace(workspace).run(text)),
+                          hint="l3hpc status says which, and what to do next.")
     where = f"no run {text!r} in {Workspace(workspace).runs}"
     if not known:
         return InputError(where, hint="Nothing has been submitted in this workspace: l3hpc submit")

@@ -1,9 +1,13 @@
-"""Two commands at once on one run, one of which hands its jobs over."""
+"""Two commands at once on one run, one of which hands its jobs over; what a killed one leaves."""
 
+import json
+import os
+import signal
 import threading
 
 import pytest
 
+from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submission_lock, submit
 from l3hpc.runs.resume import cancel, resume
@@ -84,3 +88,83 @@ def test_a_question_that_nobody_took_back_stops_no_later_submission(chains, slur
     records.write(tmp_path, record)
     (tmp_path / "runs/demo/stop.asked").touch()
     assert resume(tmp_path, "demo", on).steps[1].job == "103"
+
+
+@pytest.fixture
+def say(capsys, tmp_path):
+    """Exit code and output of a command in this workspace."""
+    def call(*words):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--workspace", str(tmp_path)])
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out + told.err
+    return call
+
+
+def killed_before_the_record(plan):
+    """A submission that is killed when everything but its record is written."""
+    pid = os.fork()
+    if not pid:
+        records.write = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        submit.submit(plan)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    folder = plan.folder.path
+    assert (folder / "steps/extract/config.json").exists() and not (folder / "run.json").exists()
+
+
+def test_a_submission_killed_before_its_record_is_listed(chains, slurm, on, tmp_path, say):
+    killed_before_the_record(chains.plan(tmp_path, names=("extract",), on=on))
+    code, text = say("status")
+    assert code == 0 and text == (
+        "demo   not submitted, started just now\n"
+        "  note: the submitting process was killed before it had submitted a job\n"
+        "  next: submit it again; l3hpc cancel demo removes its folder\n")
+    [found] = json.loads(say("status", "--json")[1])["unsubmitted"]
+    assert (found["run"], found["next"]) == ("demo", "l3hpc cancel demo")
+    assert "its submission was killed" in say("status", "demo")[1]
+    submit.submit(chains.plan(tmp_path, "other", names=("extract",), on=on))
+    assert [line.split()[0] for line in say("status")[1].splitlines()
+            if line and not line.startswith(" ")] == ["other", "demo"]
+    assert say("cancel", "demo") == (0, "removed demo: none of its jobs had been submitted\n")
+    assert not (tmp_path / "runs/demo").exists() and "demo" not in say("status")[1]
+
+
+def test_the_name_of_a_killed_submission_can_be_used_again(chains, slurm, on, tmp_path):
+    plan = chains.plan(tmp_path, names=("extract", "sample"), on=on)
+    killed_before_the_record(plan)
+    (tmp_path / "runs/demo/steps/older").mkdir()
+    record = submit.submit(plan)
+    assert [step.job for step in record.steps] == ["100", "101"]
+    assert sorted(path.name for path in (tmp_path / "runs/demo/steps").iterdir()) == [
+        "extract", "sample"]
+    assert not list((tmp_path / "runs/demo").glob("*.owner.*"))
+    with pytest.raises(InputError, match="already exists"):
+        submit.submit(plan)
+
+
+def test_a_lost_record_is_no_killed_submission(chains, slurm, on, tmp_path, say):
+    """Its jobs may be running: its folder is neither taken over nor removed."""
+    plan = chains.plan(tmp_path, names=("extract",), on=on)
+    submit.submit(plan)
+    (tmp_path / "runs/demo/run.json").unlink()
+    (tmp_path / "runs/demo/steps/extract/markers/0.begin").touch()
+    code, text = say("status")
+    assert code == 1 and "run.json: is missing, and jobs of this run have been submitted" in text
+    for attempt in (lambda: submit.submit(plan), lambda: submission_lock.discard(tmp_path, "demo")):
+        with pytest.raises(InputError, match="is missing, and jobs"):
+            attempt()
+    assert (tmp_path / "runs/demo").exists()
+
+
+def test_a_submission_that_has_only_begun_is_left_alone(chains, on, tmp_path):
+    folder = tmp_path / "runs/demo"
+    folder.mkdir(parents=True)
+    assert submission_lock.unsubmitted(tmp_path, []) == []  # about to take its lock
+    os.utime(folder, (1, 1))
+    assert [one.run for one in submission_lock.unsubmitted(tmp_path, [])] == ["demo"]
+    with submission_lock.acquire(tmp_path, "demo", "submit"):
+        assert submission_lock.unsubmitted(tmp_path, []) == []
+        with pytest.raises(InputError, match="are being submitted by"):
+            submit.submit(chains.plan(tmp_path, names=("extract",)))
+    assert folder.exists()
