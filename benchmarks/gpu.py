@@ -31,7 +31,8 @@ from l3hpc.datasets.extraction import READERS
 from l3hpc.models.embedder import Embedder
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, activation_bytes, openl3_spec, student_spec
-from l3hpc.models.torch_engine import TorchEngine, TorchFrontend, TorchNetwork
+from l3hpc.models.torch_engine import TorchEngine
+from l3hpc.models.torch_network import HALVINGS, TorchFrontend, TorchNetwork
 from l3hpc.models.training.torch_engine import TorchTrainingEngine
 
 GPU = torch.cuda.is_available()
@@ -241,10 +242,8 @@ def parts_of_the_network(small: bool) -> Table:
                             lambda x=x, w=weight: by_product(x, w), alone)
                 if index in spec.halvings:
                     pooled = after_pooling(functional.max_pool2d(alone, 2), bias)
-                    ways = {"max_pool2d": lambda a=alone, b=bias: after_pooling(
-                                functional.max_pool2d(a, 2), b),
-                            "largest of four views": lambda a=alone, b=bias: after_pooling(
-                                largest_of_four(a), b)}
+                    ways = {name: lambda a=alone, b=bias, h=halve: after_pooling(h(a), b)
+                            for name, halve in HALVINGS.items()}
                     if GPU:
                         ways["Triton"] = lambda a=alone, b=bias: gpu_kernels.pool_2x2(
                             a, b.float(), True)
@@ -255,22 +254,14 @@ def parts_of_the_network(small: bool) -> Table:
     return Table("Parts of the teacher, and other ways to compute them",
                  ("part", "precision", "way", "µs a frame", "largest difference"), rows,
                  [f"Batches of {size}. Pooling: with bias and ReLU. The engine takes the first way "
-                  "of each, but the product for convolution 1."])
+                  "of each, but the product for convolution 1, and for pooling the fastest of "
+                  f"{', '.join(HALVINGS)}."])
 
 
 def after_pooling(x: Any, bias: Any) -> Any:
     """Bias and ReLU, in place."""
     x += bias[:, None, None]
     return x.relu_()
-
-
-def largest_of_four(x: Any) -> Any:
-    """Max pooling 2x2 without the indices that ``max_pool2d`` writes."""
-    bands, times = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
-    top, below = x[:, :, 0:bands:2], x[:, :, 1:bands:2]
-    return torch.maximum(
-        torch.maximum(top[..., 0:times:2], top[..., 1:times:2]),
-        torch.maximum(below[..., 0:times:2], below[..., 1:times:2]))
 
 
 def by_product(x: Any, weight: Any) -> Any:

@@ -1,13 +1,8 @@
 """Run a folded network and its front end with PyTorch, on one or several GPUs, or on the CPU.
 
 PyTorch is in the extra ``torch``. Sound goes to the device, embeddings come back: while one batch
-is computed the next is copied, and the one after that is gathered in page-locked memory. The front
-end is a batched FFT and one matrix product with the mel filters. (A DFT by matrix product in full
-float32 would cost a tenth of the network's operations, on units that are a tenth as fast.)
-
-What keeps a GPU busy here: channels-last maps, the first convolution as a matrix product, and bias
-and ReLU after max pooling, which gives the same numbers (rounding is monotonic) with a quarter of
-the memory traffic. ``benchmarks.gpu`` measures these and what else could be done.
+is computed the next is copied, and the one after that is gathered in page-locked memory. What the
+device computes is in ``torch_network``.
 """
 
 from __future__ import annotations
@@ -24,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l3hpc.arrays.threads import read_ahead
-from l3hpc.audio.frontends import RANGE_DB, Frontend, hann
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models.parameters import FoldedNetwork
+from l3hpc.models.torch_network import TorchFrontend, TorchNetwork
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +32,6 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 CPU_ACTIVATION_BYTES = 96 << 20
 GPU_SHARE = 32  # the largest feature map of a batch takes one part in so many of a GPU's memory
 MAX_BATCH = 512
-TAPS = 16  # columns of the first layer's product: its 9 taps, and zeros for aligned rows
 IN_FLIGHT = 2  # batches that a device has been given: one computes, the next is copied
 AHEAD = 2  # batches that are being gathered meanwhile
 _flags = threading.Lock()  # the precision of float32 products is one setting for the whole process
@@ -357,86 +351,3 @@ def _precision(place: Any, tf32: bool) -> Iterator[None]:
         yield
     finally:
         place.fp32_precision = before
-
-
-class TorchFrontend:
-    """``Frontend`` on a device: call it on frames (n, rate) float32 for (n, bands, times) dB."""
-
-    def __init__(self, frontend: Frontend, place: torch.device) -> None:
-        import torch
-
-        self._frontend = frontend
-        self._type = torch.float64 if frontend.dtype is np.float64 else torch.float32
-        self._window = torch.tensor(hann(frontend.n_dft), dtype=self._type, device=place)
-        self._filters = None if frontend.n_mels is None else torch.tensor(
-            frontend.filterbank(), dtype=torch.float32, device=place)
-
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        own = self._frontend
-        padded = torch.nn.functional.pad(frames.to(self._type), own.padding())
-        windows = padded.unfold(1, own.n_dft, own.hop) * self._window
-        energy = torch.fft.rfft(windows).abs()
-        if own.power:
-            energy = energy.square_()
-        if self._filters is not None:
-            energy = energy @ self._filters
-        decibels = energy.clamp_(min=own.floor).log10_().mul_(own.decibel_factor).float()
-        decibels -= decibels.amax((1, 2), keepdim=True)
-        return decibels.clamp_(min=-RANGE_DB).transpose(1, 2)
-
-
-class TorchNetwork:
-    """A ``FoldedNetwork`` on a device: call it on spectrograms (n, bands, times) float32."""
-
-    def __init__(self, network: FoldedNetwork, place: torch.device, precision: str) -> None:
-        import torch
-
-        self._network = network
-        self._gpu = place.type == "cuda"
-        self._type = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self._weights = [
-            torch.tensor(layer.kernel, dtype=self._type, device=place).permute(3, 2, 0, 1)
-            .contiguous(memory_format=torch.channels_last) for layer in network.convolutions]
-        self._biases = [torch.tensor(layer.bias, dtype=self._type, device=place)
-                        for layer in network.convolutions]
-
-    def __call__(self, spectrograms: torch.Tensor) -> torch.Tensor:
-        spec = self._network.spec
-        last = len(self._weights) - 1
-        x = (spectrograms * self._network.scale + self._network.shift).to(self._type)
-        x = self.first_by_product(x) if self._gpu else self.layer(x[:, None], 0, None)
-        for index in range(1, last + 1):
-            pool = (2, 2) if index in spec.halvings else spec.pool if index == last else None
-            x = self.layer(x, index, pool)
-        return x.permute(0, 2, 3, 1).reshape(len(x), spec.dim).float()
-
-    def layer(self, x: torch.Tensor, index: int, pool: tuple[int, int] | None) -> torch.Tensor:
-        """Convolution, bias, ReLU where the layer has one, and max pooling where one follows."""
-        import torch
-        from torch.nn import functional
-
-        weight, bias = self._weights[index], self._biases[index]
-        relu = self._network.convolutions[index].relu
-        if pool is None and relu and self._gpu:
-            return torch.cudnn_convolution_relu(x, weight, bias, (1, 1), (1, 1), (1, 1), 1)
-        x = functional.conv2d(x, weight, padding=1)
-        if pool is not None:
-            x = functional.max_pool2d(x, pool)
-        x += bias[:, None, None]
-        return x.relu_() if relu else x
-
-    def first_by_product(self, x: torch.Tensor) -> torch.Tensor:
-        """The first convolution and its ReLU, of (n, bands, times), as one matrix product: cuDNN's
-        kernels are made for many input channels, and take three times as long for one."""
-        import torch
-        from torch.nn import functional
-
-        weight = self._weights[0]
-        taps = x.new_zeros((*x.shape, TAPS))
-        taps[..., :9].unflatten(-1, (3, 3)).copy_(
-            functional.pad(x, (1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1))
-        matrix = functional.pad(weight.reshape(len(weight), 9), (0, TAPS - 9)).t()
-        products = torch._addmm_activation(self._biases[0], taps.view(-1, TAPS), matrix)
-        return products.view(*x.shape, -1).permute(0, 3, 1, 2)

@@ -19,7 +19,8 @@ from l3hpc.errors import InputError, L3hpcError  # noqa: E402
 from l3hpc.models import engines, precision, weights  # noqa: E402
 from l3hpc.models.embedder import Embedder  # noqa: E402
 from l3hpc.models.spec import NetworkSpec, openl3_spec  # noqa: E402
-from l3hpc.models.torch_engine import TorchEngine, TorchFrontend  # noqa: E402
+from l3hpc.models.torch_engine import TorchEngine  # noqa: E402
+from l3hpc.models.torch_network import HALVINGS, TorchFrontend, TorchNetwork, fastest  # noqa: E402
 
 SPEC = NetworkSpec(8000, 32, 160, 512, filters=(4, 4, 8, 8, 8, 8, 12, 12))
 SPECS = {
@@ -71,6 +72,59 @@ def test_embeddings_equal_tensorflows(name):
     assert found.shape == expected.shape == (5, network.spec.dim)
     assert np.abs(expected).max() > 0
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (1, 5, 7, 9), (3, 64, 8, 3), (2, 1, 2, 2)])
+def test_all_ways_of_pooling_give_the_same_bits_in_the_same_layout(shape, kind):
+    x = torch.from_numpy(np.random.default_rng(3).normal(size=shape)).to(kind)
+    x[0, 0, 0, 1], x[0, -1, 1, 0] = torch.nan, torch.inf
+    x = x.contiguous(memory_format=torch.channels_last)
+    expected = torch.nn.functional.max_pool2d(x, 2)
+    for name, halve in HALVINGS.items():
+        found = halve(x)
+        assert found.is_contiguous(memory_format=torch.channels_last), name
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", HALVINGS)
+def test_the_teacher_is_the_same_with_each_way_of_pooling(name):
+    network = lively(openl3_spec()).folded()
+    ours, plain = (TorchNetwork(network, torch.device("cpu"), "float32") for _ in range(2))
+    ours.halvings = dict.fromkeys(range(len(network.convolutions)), HALVINGS[name])
+    x = torch.from_numpy(np.random.default_rng(1).uniform(
+        -80, 0, (2, *network.spec.frontend.shape)).astype(np.float32))
+    with torch.inference_mode():
+        assert torch.equal(ours(x), plain(x))
+
+
+def test_the_fastest_way_of_pooling_is_taken(monkeypatch):
+    """With a clock in place of the events of a GPU, which the machines of the tests do not have."""
+    now, used = [0.0], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = now[0]
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return end.at - self.at
+
+    def way(name, first, later):
+        def halve(x):
+            now[0] += later if name in used else first
+            used.append(name)
+            return x
+        return halve
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    slow, quick = way("slow", 0.1, 3.0), way("quick", 99.0, 1.0)  # its kernel is loaded first
+    assert fastest([slow, quick], torch.zeros(1)) is quick
 
 
 def test_the_teacher_equals_tensorflows_from_sound_on():
