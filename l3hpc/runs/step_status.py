@@ -19,7 +19,7 @@ from l3hpc.schedulers.base import Hold, JobAnswer, LiveJob, StepJobs
 from l3hpc.workspace import artifacts, attempts, markers, origin
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState, StepState, TaskState
+from l3hpc.workspace.states import JobState, RunState, StepState, TaskState
 
 _ORDER = (TaskState.RUNNING, TaskState.FAILED, TaskState.REQUEUED, TaskState.QUEUED,
           TaskState.WAITING, TaskState.BLOCKED, TaskState.LOST, TaskState.CANCELLED)
@@ -232,6 +232,8 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         if not tasks:
             return
     _merge(status, tasks, stuck, was_cancelled=was_cancelled)
+    if status.state is StepState.QUEUED and _is_between_tasks(snapshot, own):
+        status.state, status.detail = StepState.RUNNING, "between two tasks"
     if status.state is StepState.FAILED:
         _note_remedy(status, snapshot, tasks)
     _note_holds(status, own.live)
@@ -244,6 +246,14 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         status.state = StepState.BLOCKED
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
     _point_to_log(status, snapshot, tasks)
+
+
+def _is_between_tasks(snapshot: Snapshot, own: StepJobs) -> bool:
+    """Whether a job of the step is ending that has written its result: it makes room for the next.
+    """
+    every = {job for attempt in snapshot.record.attempts for job in attempt.task_ids.values()}
+    return any(own.live[job].state.is_running or own.live[job].state == JobState.COMPLETING
+               for job in every.intersection(own.live) - {*snapshot.open_ids.values()})
 
 
 def _in_turn(snapshot: Snapshot, own: StepJobs, packed: Mapping[int, tuple[int, ...]]) -> set[int]:

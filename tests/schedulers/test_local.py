@@ -77,6 +77,28 @@ def test_a_chain_of_five_runs_to_its_end(chains, tmp_path):
         assert link.resolve() == (tmp_path / "artifacts" / name / link.resolve().name)
 
 
+def test_an_array_that_has_begun_is_running_until_it_is_done(chains, tmp_path):
+    """Between the result of a task and the start of the next one it was shown as queued."""
+    made = chains.plan(tmp_path, names=("extract",), tasks={"extract": 4},
+                       on=chains.profile(slots={"cpus": 1, "mem": "4GB"}))
+    seen, ended = [], threading.Event()
+
+    def look():
+        while not ended.is_set():
+            if (tmp_path / "runs/demo/run.json").exists():
+                [found] = status.collect(tmp_path, ["demo"])
+                seen.append(str(found.steps[0].state))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        submit.submit(made)
+    finally:
+        ended.set()
+        looking.join()
+    assert "queued" not in seen[seen.index("running"):] and len(seen) > 20
+
+
 def test_the_second_submission_runs_nothing_again(chains, tmp_path, capsys):
     names = ("extract", "sample")
     submit.submit(chains.plan(tmp_path, "first", names))

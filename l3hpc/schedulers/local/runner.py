@@ -162,9 +162,13 @@ class Runner:
             return False
         self._take_up()
         self._measure_memory()
-        self._reap()
+        ended = self._reap()
+        if any(job.state is JobState.PENDING for job in ended):  # requeued: its markers are reset
+            self._local.save()
         self._block()
-        self._start_ready()
+        # with those that ended in one step: between them, an array would be waiting for nothing
+        if self._start_ready() or ended:
+            self._local.save()
         self._show()
         return any(job.state.is_active for job in self._local.jobs.values())
 
@@ -185,18 +189,20 @@ class Runner:
         self._local.take_up(self._record)
         self._local.save()
 
-    def _reap(self) -> None:
-        changed = False
+    def _reap(self) -> list[LocalJob]:
+        """Handle the jobs that have ended or reached a limit; returns those that have changed.
+        """
+        changed = []
         for name, job in self._of(JobState.RUNNING):
             code = self._exit_code(name, job)
             if code is None:
-                changed |= self._watch(name, job)
+                if self._watch(name, job):
+                    changed.append(job)
                 continue
             self._processes.pop(name, None)
             self._handle_exit(job, code)
-            changed = True
-        if changed:
-            self._local.save()
+            changed.append(job)
+        return changed
 
     def _handle_exit(self, job: LocalJob, code: int) -> None:
         """Requeue a job whose script has ended, or note how it ended."""
@@ -292,7 +298,8 @@ class Runner:
         since = self._runnerless_since.setdefault(run, time.monotonic())
         return time.monotonic() - since > self._orphan
 
-    def _start_ready(self) -> None:
+    def _start_ready(self) -> bool:
+        """Start the jobs that can; returns whether there was one."""
         used = [self._allocation(job) for _, job in self._of(JobState.RUNNING)]
         cpus = self._cpus - sum(job_cpus for job_cpus, _ in used)
         mem = self._mem - sum(job_mem for _, job_mem in used)
@@ -305,8 +312,7 @@ class Runner:
             if job_cpus <= cpus and job_mem <= mem:
                 self._start(name, job, job_cpus)
                 cpus, mem, started = cpus - job_cpus, mem - job_mem, True
-        if started:
-            self._local.save()
+        return started
 
     def _allocation(self, job: LocalJob) -> tuple[int, int]:
         """The cores and MiB that a job gets."""
