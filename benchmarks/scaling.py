@@ -248,7 +248,7 @@ def arrays(quick: bool, work: Path) -> Table:
             "Start: the whole job script without the step itself: bash, Python, imports, submitit. "
             "Loading the weights is part of the step.",
             f"Each further task adds {fixed:.2f} core-seconds: imports, and loading the network. "
-            "The random weights are drawn by the first task of a user and read by the others.",
+            "The first task of a user draws and folds the weights, the others map them.",
             f"The first task on each kind of node also measures which engine is faster: "
             f"{max(first['step_cpu'] - alone_['step_cpu'], 0):.1f} core-seconds, once.",
             "Two tasks at once share the processor's caches and memory. More than two were not "

@@ -374,17 +374,26 @@ def read_own_file(path: Path | str) -> bytes:
     InputError
         The file belongs to another user (other than root), or is not a regular file.
     """
+    with open_own_file(path) as stream:
+        return stream.read()
+
+
+def open_own_file(path: Path | str) -> IO[bytes]:
+    """Open a file that must belong to the current user; see ``read_own_file``."""
     path = Path(path)
     # The owner is read from the open file, so that nobody can exchange the file after the check.
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(handle, "rb") as stream:
-        state = os.fstat(handle)
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    try:
+        state = os.fstat(stream.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise InputError("not a regular file", where=str(path))
         if not is_trusted_owner(state.st_uid, path.parent):
             raise InputError(f"belongs to {user_name(state.st_uid)}, not to you: it is not "
                              "executed", where=str(path))
-        return stream.read()
+    except BaseException:
+        stream.close()
+        raise
+    return stream
 
 
 def is_owned_by_user(folder: Path) -> bool:

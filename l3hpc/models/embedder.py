@@ -16,7 +16,7 @@ from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames, format_seconds, window_samples
 from l3hpc.errors import InputError
-from l3hpc.models.parameters import Parameters
+from l3hpc.models.parameters import FoldedNetwork, Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
 
 BATCH_CONVENTIONS = ("A'",)  # kapre-0.1-batch normalises over the batch, on the CPU
@@ -182,7 +182,7 @@ class Embedder:
     Parameters
     ----------
     parameters
-        Its weights.
+        Its weights, as read or folded.
     label
         One line that names the weights; show it beside every number they produce.
     trained
@@ -198,12 +198,13 @@ class Embedder:
         The network; ``rate`` (Hz), ``window_s`` (seconds per frame) and ``dim`` are copied from it.
     """
 
-    def __init__(self, parameters: Parameters, label: str, *, trained: bool = True,
+    def __init__(self, parameters: Parameters | FoldedNetwork, label: str, *, trained: bool = True,
                  threads: int | None = None, engine: Engine | None = None) -> None:
         if engine is None:
             from l3hpc.models.engines import TensorFlowEngine
 
-            engine = TensorFlowEngine(parameters.folded(), threads)
+            folded = parameters.folded() if isinstance(parameters, Parameters) else parameters
+            engine = TensorFlowEngine(folded, threads)
         self.spec: NetworkSpec = parameters.spec
         self.rate, self.dim = self.spec.rate, self.spec.dim
         self.window_s = self.spec.window_s

@@ -26,6 +26,7 @@ from l3hpc.arrays.threads import allocated_cores, compute_batches
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.models.parameters import FoldedNetwork
+from l3hpc.models.spec import NetworkSpec
 
 MAGIC = 7767517  # first line of an ncnn graph in text form
 NO_WINOGRAD = 1 << 6  # a bit of parameter 31, the features that a layer must not use
@@ -68,7 +69,7 @@ class NcnnEngine:
         self._network = network
         self._threads = threads or allocated_cores()
         self._start()
-        self._strips = strips(network)
+        self._strips = strips(network.spec)
         self._net = _load(network)
         self._memory = _Memory()
 
@@ -177,13 +178,13 @@ class Strip:
     target: slice
 
 
-def strips(network: FoldedNetwork) -> list[Strip]:
+def strips(spec: NetworkSpec) -> list[Strip]:
     """How the first block, up to its pooling, is divided.
 
     Parameters
     ----------
-    network
-        The folded network.
+    spec
+        The network.
 
     Returns
     -------
@@ -191,7 +192,6 @@ def strips(network: FoldedNetwork) -> list[Strip]:
         From top to bottom; none where the maps of the block are small enough to be computed whole,
         or no pooling ends it.
     """
-    spec = network.spec
     if not spec.halvings:
         return []
     bands, times = spec.frontend.shape
@@ -228,7 +228,7 @@ def graph_text(network: FoldedNetwork) -> str:
         The content of a ``.param`` file.
     """
     lines = []
-    for chain in _chains(network):
+    for chain in _chains(network.spec):
         lines += _layers(network, chain)
     return f"{MAGIC}\n{len(lines)} {len(lines)}\n" + "\n".join(lines) + "\n"
 
@@ -244,12 +244,12 @@ class _Chain:
     bottom: bool = True
 
 
-def _chains(network: FoldedNetwork) -> list[_Chain]:
+def _chains(spec: NetworkSpec) -> list[_Chain]:
     """The parts of the graph, of which every call computes one."""
-    count, block = len(network.convolutions), strips(network)
+    count, block = len(spec.filters), strips(spec)
     if not block:
         return [_Chain("data", "embedding", range(count))]
-    first = network.spec.halvings[0] + 1
+    first = spec.halvings[0] + 1
     names = dict.fromkeys(strip.name for strip in block)
     return [*(_Chain(name, f"{name}_pool", range(first), name == "top", name == "bottom")
               for name in names), _Chain("pooled", "embedding", range(first, count))]
@@ -281,8 +281,62 @@ def _layers(network: FoldedNetwork, chain: _Chain) -> list[str]:
     return lines
 
 
+def convolution_order(spec: NetworkSpec) -> list[int]:
+    """In which order the graph has the convolutions; those of the first block several times.
+
+    Parameters
+    ----------
+    spec
+        The network.
+
+    Returns
+    -------
+    list of int
+        Their indices.
+    """
+    return [index for chain in _chains(spec) for index in chain.convolutions]
+
+
+def weight_file(network: FoldedNetwork, order: Iterable[int]) -> Iterator[bytes | memoryview]:
+    """Make a ``.bin`` file, which holds the weights in the order of the graph.
+
+    Parameters
+    ----------
+    network
+        The folded network.
+    order
+        From ``convolution_order``.
+
+    Yields
+    ------
+    bytes or memoryview
+        The next part of the file.
+    """
+    for index in order:
+        layer = network.convolutions[index]
+        yield struct.pack("<I", 0)  # 0: plain float32 follows
+        yield np.ascontiguousarray(layer.kernel.transpose(3, 2, 0, 1), "<f4").data
+        yield np.ascontiguousarray(layer.bias, "<f4").data
+
+
 def _load(network: FoldedNetwork) -> Any:
     """The network as an ``ncnn.Net``, in float32 without any reduced precision."""
+    if network.file is not None:
+        net = _net(network, str(network.file.path))
+        if net is not None:  # None where /proc is not mounted
+            return net
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        for part in weight_file(network, convolution_order(network.spec)):
+            file.write(part)
+        file.flush()
+        net = _net(network, file.name)
+    if net is None:
+        raise RuntimeError("ncnn cannot load the network: is the version incompatible?")
+    return net
+
+
+def _net(network: FoldedNetwork, weights: str) -> Any:
+    """The same from a file of weights; None where ncnn cannot load it."""
     import ncnn
 
     net = ncnn.Net()
@@ -292,14 +346,5 @@ def _load(network: FoldedNetwork) -> Any:
     # ncnn's defaults use half precision wherever the processor has it.
     for option in REDUCED_PRECISION_OPTIONS:
         setattr(net.opt, option, False)
-    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
-        layers = [network.convolutions[index] for chain in _chains(network)
-                  for index in chain.convolutions]
-        for layer in layers:
-            file.write(struct.pack("<I", 0))  # 0: plain float32 follows
-            file.write(np.ascontiguousarray(layer.kernel.transpose(3, 2, 0, 1), "<f4").data)
-            file.write(np.ascontiguousarray(layer.bias, "<f4").data)
-        file.flush()
-        if net.load_param_mem(graph_text(network)) != 0 or net.load_model(file.name) != 0:
-            raise RuntimeError("ncnn cannot load the network: is the version incompatible?")
-    return net
+    loaded = net.load_param_mem(graph_text(network)) == 0 and net.load_model(weights) == 0
+    return net if loaded else None

@@ -5,8 +5,11 @@ Every engine and file format of this package uses these classes, so that none de
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -67,9 +70,8 @@ class Parameters:
                 factor, offset = _affine(self.layers[position])
                 kernel, bias = kernel * factor, bias * factor + offset
                 position += 1
-            relu = index < last or (self.spec.final_norm and self.spec.head == "relu")
-            convolutions.append(
-                Convolution(kernel.astype(np.float32), bias.astype(np.float32), relu))
+            convolutions.append(Convolution(kernel.astype(np.float32), bias.astype(np.float32),
+                                            has_relu(self.spec, index)))
         return FoldedNetwork(self.spec, float(scale[0]), float(shift[0]), tuple(convolutions))
 
 
@@ -92,6 +94,26 @@ class Convolution:
     relu: bool
 
 
+class OpenFile:
+    """A file that stays open until nobody refers to it.
+
+    Parameters
+    ----------
+    handle
+        Of the open file; it is duplicated.
+
+    Attributes
+    ----------
+    path
+        By which another library opens this very file, even if it was replaced or removed.
+    """
+
+    def __init__(self, handle: int) -> None:
+        own = os.dup(handle)
+        self.path = Path(f"/proc/self/fd/{own}")
+        weakref.finalize(self, os.close, own)
+
+
 @dataclass(frozen=True)
 class FoldedNetwork:
     """What an inference engine needs: ``x * scale + shift``, then the convolutions.
@@ -109,12 +131,29 @@ class FoldedNetwork:
         Of the spectrogram's normalisation.
     convolutions
         In order.
+    file
+        One whose beginning is what ``ncnn_engine.weight_file`` makes of them; None: there is
+        none.
     """
 
     spec: NetworkSpec
     scale: float
     shift: float
     convolutions: tuple[Convolution, ...]
+    file: OpenFile | None = field(default=None, compare=False)
+
+
+def has_relu(spec: NetworkSpec, index: int) -> bool:
+    """Whether a ReLU follows a convolution.
+
+    Parameters
+    ----------
+    spec
+        The network.
+    index
+        Of the convolution.
+    """
+    return index < len(spec.filters) - 1 or (spec.final_norm and spec.head == "relu")
 
 
 def check_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], spec: NetworkSpec,

@@ -29,7 +29,7 @@ from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.quantisation import (
     quantise,
 )
-from l3hpc.models.weights import load_parameters
+from l3hpc.models.weights import load_folded
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "int8")
 ENGINES_BY_PRECISION = {"tf32": ("auto", "torch"), "bfloat16": ("auto", "tensorflow", "torch"),
@@ -173,11 +173,11 @@ def load_reduced(name: str | Path, precision: str, frames: np.ndarray | None = N
     InputError
         No engine computes in this precision here.
     """
-    parameters, info = load_parameters(name, embedding_size=embedding_size, geometry=geometry)
-    reduced, exact = _engines(parameters.folded(), precision, frames, threads, engine)
+    network, info = load_folded(name, embedding_size=embedding_size, geometry=geometry)
+    reduced, exact = _engines(network, precision, frames, threads, engine)
 
     def embedder(engine: Engine, label: str) -> Embedder:
-        return Embedder(parameters, label, trained=not info.random_weights, threads=threads,
+        return Embedder(network, label, trained=not info.random_weights, threads=threads,
                         engine=engine)
 
     return embedder(reduced, f"{info.label}, {precision}"), embedder(exact, info.label)

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +19,14 @@ import numpy as np
 from l3hpc.audio.mels import format_bands
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, write_bytes
-from l3hpc.models.drawn_weights import untrained_once
 from l3hpc.models.geometry import find_geometry
-from l3hpc.models.parameters import ARRAY_NAMES, Parameters, check_layers
+from l3hpc.models.parameters import (
+    ARRAY_NAMES,
+    FoldedNetwork,
+    Parameters,
+    check_layers,
+    untrained,
+)
 from l3hpc.models.spec import L3_FILTERS, NetworkSpec, openl3_spec
 from l3hpc.models.weight_files import StoredNetwork, network_bytes, open_network
 
@@ -32,6 +40,7 @@ FORMATS = {("keras2", False): "Keras 2 weights", ("keras2", True): "Keras 2 mode
            ("l3hpc", False): "l3hpc"}  # (of the file, whether it holds a configuration)
 DEFAULT_SEED = 20180216
 BEST_STUDENT = "model_best_valid_loss.h5"  # what a training writes, in the folder of its task
+RECENT_S = 5.0  # since a change: another one could have the same time
 SPARSE_SHARE = 0.3  # of zeros among kernel weights; trained dense kernels have none
 RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
 _UNTRAINED = re.compile(r"untrained(?::(\d{1,18}))?")
@@ -147,7 +156,7 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
     seed = untrained_seed(name)
     if seed is not None:
         info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
-        return untrained_once(info.spec, seed), info
+        return untrained(info.spec, seed), info
     with open_network(Path(name)) as stored:
         info = _describe(stored, embedding_size, geometry or {})
         arrays = tuple(layer.read() for layer in stored.layers)
@@ -161,6 +170,36 @@ def load_parameters(name: str | Path, *, embedding_size: int | None = None,
             raise InputError(f"layer {layer!r} holds a moving variance below 0", where=str(name),
                              allowed=f"arrays in the order {', '.join(ARRAY_NAMES['batch_norm'])}")
     return Parameters(info.spec, arrays), info
+
+
+def load_folded(name: str | Path, *, embedding_size: int | None = None,
+                geometry: Mapping[str, Any] | None = None) -> tuple[FoldedNetwork, WeightsInfo]:
+    """Load a network for inference, from ``prepared_weights`` if that has it.
+
+    Parameters
+    ----------
+    name, embedding_size, geometry
+        As in ``describe_weights``.
+
+    Returns
+    -------
+    network
+        Its arrays cannot be changed.
+    info
+        What the file holds.
+
+    Raises
+    ------
+    InputError
+        As in ``load_parameters``.
+    """
+    from l3hpc.models.prepared_weights import prepared
+
+    def make() -> FoldedNetwork:
+        return load_parameters(name, embedding_size=embedding_size, geometry=geometry)[0].folded()
+
+    info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
+    return prepared(lambda: _content(name, info), info.spec, make), info
 
 
 def load(name: str | Path, *, embedding_size: int | None = None,
@@ -194,9 +233,9 @@ def load(name: str | Path, *, embedding_size: int | None = None,
     from l3hpc.models import engines
     from l3hpc.models.embedder import Embedder
 
-    parameters, info = load_parameters(name, embedding_size=embedding_size, geometry=geometry)
-    return Embedder(parameters, info.label, trained=not info.random_weights, threads=threads,
-                    engine=engines.choose(parameters.folded(), threads, engine))
+    network, info = load_folded(name, embedding_size=embedding_size, geometry=geometry)
+    return Embedder(network, info.label, trained=not info.random_weights, threads=threads,
+                    engine=engines.choose(network, threads, engine))
 
 
 def embedding_dim(name: str | Path, *, embedding_size: int | None = None) -> int:
@@ -237,10 +276,27 @@ def identity(name: str | Path, *, embedding_size: int | None = None,
         of a student of l3hpc, ``target`` (see ``WeightsInfo``).
     """
     info = describe_weights(name, embedding_size=embedding_size, geometry=geometry)
-    content = f"untrained-{untrained_seed(name)}" if info.file is None else digest_file(info.file)
-    return {"kind": info.kind, "dim": info.spec.dim, "digest": content, "label": info.label,
-            "spec": info.spec.to_dict(), "random_weights": info.random_weights,
+    return {"kind": info.kind, "dim": info.spec.dim, "digest": _content(name, info),
+            "label": info.label, "spec": info.spec.to_dict(),
+            "random_weights": info.random_weights,
             **({"target": dict(info.target)} if info.target else {})}
+
+
+def _content(name: str | Path, info: WeightsInfo) -> str:
+    """What the weights are: a digest of their file, or the seed of random ones."""
+    if info.file is None:
+        return f"untrained-{untrained_seed(name)}"
+    state = os.stat(info.file)
+    if time.time() - state.st_ctime < RECENT_S:
+        return digest_file(info.file)
+    return _digest_once(info.file, (state.st_ino, state.st_size, state.st_mtime_ns,
+                                    state.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=8)
+def _digest_once(file: Path, state: tuple[int, ...]) -> str:
+    # a task asks for the digest of its teacher, which has 19 MB, and for the teacher
+    return digest_file(file)
 
 
 def random_weights_note(identity: Mapping[str, Any] | None) -> str | None:

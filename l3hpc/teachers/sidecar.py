@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.files import write_text
-from l3hpc.io.yaml import read_yaml
 from l3hpc.teachers.base import HIGHEST_RATE, LOWEST_RATE
 from l3hpc.teachers.logmel import LogMel
 
@@ -74,6 +72,9 @@ def read_sidecar(file: Path) -> Sidecar:
     InputError
         There is none, or a value is missing, unknown or not allowed.
     """
+    # PyYAML is loaded when a sidecar is read: most teachers have none
+    from l3hpc.io.yaml import read_yaml
+
     path = sidecar_path(file)
     values, lines = read_yaml(path)
     if not isinstance(values, dict):
@@ -140,6 +141,8 @@ def write_sidecar(file: Path, sidecar: Sidecar) -> Path:
     Path
         The file that was written.
     """
+    import yaml
+
     notes = {"rate": "Hz", "window": "seconds of audio per embedding", "input": "tensor",
              "output": "tensor that is the embedding",
              "pool": "none, mean or max: over all axes of the output but 'axis'",

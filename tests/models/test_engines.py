@@ -63,7 +63,7 @@ def test_strips_of_the_first_block_give_what_ncnn_gives_for_whole_maps(
     monkeypatch.setattr(ncnn_engine, "STRIP_BYTES", 1 << 30)
     whole = engines.make_engine("ncnn", network, 1).run(frames)
     monkeypatch.setattr(ncnn_engine, "STRIP_BYTES", strip_rows * 4 * 4 * times)
-    block = ncnn_engine.strips(network)
+    block = ncnn_engine.strips(network.spec)
     assert [(strip.first, strip.stop) for strip in block] == starts
     assert [row for strip in block for row in range(bands)[strip.target]] == \
         list(range(bands // 2 if starts else 0))
@@ -73,11 +73,11 @@ def test_strips_of_the_first_block_give_what_ncnn_gives_for_whole_maps(
 
 def test_the_maps_of_a_strip_fit_into_a_cache():
     teacher = lively(openl3_spec("mel256", 512)).folded()
-    block = ncnn_engine.strips(teacher)
+    block = ncnn_engine.strips(teacher.spec)
     assert len(block) == 32  # of 8 rows: 64 maps of 8 x 199 values are 407,552 bytes
     assert block[1] == ncnn_engine.Strip("middle", 6, 18, slice(4, 8))
     # A student's maps are small enough.
-    assert not ncnn_engine.strips(lively(SPECS["student"]).folded())
+    assert not ncnn_engine.strips(SPECS["student"])
 
 
 def test_an_embedding_does_not_depend_on_the_batch_or_the_threads():

@@ -1,5 +1,4 @@
 import gzip
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ import pytest
 
 from l3hpc.audio.mels import mel_filterbank
 from l3hpc.errors import InputError
-from l3hpc.models import drawn_weights, weights
+from l3hpc.models import weights
 from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, openl3_spec
 from l3hpc.models.weight_files import open_network
@@ -306,89 +305,3 @@ def test_a_student_of_random_weights_says_so_wherever_it_goes(tmp_path):
     weights.save(untrained(STUDENT, 0), second, {"teacher": {"label": "published"}})
     assert weights.random_weights_note(weights.identity(second)) is None
     assert weights.random_weights_note(None) is None
-
-
-@pytest.fixture
-def drawings(monkeypatch, tmp_path):
-    """How often weights were drawn; the file with them lies below tmp_path."""
-    seeds = []
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(drawn_weights, "LEAST_VALUES", 0)
-    monkeypatch.setattr(drawn_weights, "untrained", lambda spec, seed: (
-        seeds.append(seed), untrained(spec, seed))[1])
-    return seeds
-
-
-def equal(found, expected):
-    return all(np.array_equal(one, other) and one.dtype == other.dtype
-               for ours, theirs in zip(found.layers, expected.layers, strict=True)
-               for one, other in zip(ours, theirs, strict=True))
-
-
-def test_random_weights_are_drawn_once_for_all_tasks(drawings):
-    for seed, other in ((1, STUDENT), (1, STUDENT), (2, STUDENT), (1, TEACHER), (1, TEACHER)):
-        assert equal(drawn_weights.untrained_once(other, seed), untrained(other, seed))
-    assert drawings == [1, 2, 1]
-    assert equal(Parameters(STUDENT, drawn_weights.untrained_once(STUDENT, 1).layers),
-                 untrained(STUDENT, 1))
-
-
-@pytest.mark.parametrize("damage", [
-    lambda content: content[:-4], lambda content: b"", lambda content: content + b"\0" * 4,
-    lambda content: content[:-1] + bytes([content[-1] ^ 1])])
-def test_a_damaged_file_of_random_weights_is_drawn_again(drawings, tmp_path, damage):
-    drawn_weights.untrained_once(STUDENT, 1)
-    [path] = tmp_path.glob("l3hpc/untrained/*.f32")
-    whole = path.read_bytes()
-    path.write_bytes(damage(whole))
-    assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
-    assert drawings == [1, 1] and path.read_bytes() == whole
-
-
-def test_random_weights_without_a_place_for_their_file(drawings, tmp_path):
-    (tmp_path / "l3hpc").write_text("not a folder")
-    for _ in range(2):
-        assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
-    assert drawings == [1, 1]
-
-
-def test_random_weights_without_a_home_folder(drawings, monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.delenv("HOME", raising=False)
-
-    def unknown(uid):
-        raise KeyError(uid)
-
-    monkeypatch.setattr("pwd.getpwuid", unknown)
-    for _ in range(2):
-        assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
-    assert drawings == [1, 1]
-
-
-def test_random_weights_can_be_changed_whether_they_were_drawn_or_read(drawings):
-    for _ in range(2):
-        for arrays in drawn_weights.untrained_once(STUDENT, 1).layers:
-            for array in arrays:
-                array += 1
-    assert drawings == [1]
-    assert equal(drawn_weights.untrained_once(STUDENT, 1), untrained(STUDENT, 1))
-
-
-def test_a_few_files_of_random_weights_are_kept(drawings, tmp_path, monkeypatch):
-    seconds = iter(range(100))
-    utime = os.utime
-    # clocks of file systems are coarse
-    monkeypatch.setattr(drawn_weights.os, "utime",
-                        lambda path: utime(path, (time := 10**9 + next(seconds), time)))
-    for seed in (0, 1, 2, 3):
-        drawn_weights.untrained_once(STUDENT, seed)
-    written = tmp_path / "l3hpc" / "untrained" / ".x.f32.abcdefgh.tmp"
-    written.write_bytes(b"")
-    drawn_weights.untrained_once(STUDENT, 0)  # the one that was used last
-    for seed in (4, 5):
-        drawn_weights.untrained_once(STUDENT, seed)
-    assert len(list(tmp_path.glob("l3hpc/untrained/*.f32"))) == 4 and written.exists()
-    drawings.clear()
-    for seed in (0, 3, 4, 5, 1):
-        drawn_weights.untrained_once(STUDENT, seed)
-    assert drawings == [1]
