@@ -271,12 +271,21 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
         note = row("a", 0.1, note="random-weight teacher; " + "a reason of several words " * 6)
         write_html(tmp_path / "note.html", {MSE: [note]})
         browser.open((tmp_path / "note.html").as_uri())
-        cell = "document.querySelector('#body .note').parentElement"
-        assert browser.js(f"{cell}.scrollWidth <= {cell}.clientWidth")  # wrapped, not cut
-        assert browser.js(f"{cell}.clientHeight") > 80
-        # beside the column of names, which stays in place, a line of it is seen as a whole
-        assert browser.js(f"{cell}.offsetWidth <= document.querySelector('.scroll').clientWidth"
-                          " - document.querySelector('td.run').offsetWidth")
+        # a line of its own, wrapped within what is seen, wherever the table is scrolled to
+        assert browser.js("getComputedStyle(document.querySelector('#body .note')).display"
+                          ) == "none"
+        for columns in (2, 30):
+            seen = browser.js("(() => { const text = document.createRange(), box = document"
+                              ".querySelector('.scroll').getBoundingClientRect();"
+                              "text.selectNodeContents(document.querySelector('.below div'));"
+                              "const { left, right, height } = text.getBoundingClientRect();"
+                              "return [left >= box.left, right <= box.right, height > 50] })()")
+            assert seen == [True, True, True], columns
+            if columns == 2:
+                browser.js("$('all').click(); document.querySelector('.scroll').scrollLeft = 700")
+                assert browser.js("document.querySelector('.scroll').scrollLeft") == 700
+        browser.js("document.querySelector('#body input').click()")
+        assert browser.js("document.querySelectorAll('#body tr.pick').length") == 2
         browser.open((tmp_path / "r.html").as_uri())
         browser.js("$('tabs').children[1].click(); $('all').click();"
                    "document.querySelectorAll('#body input').forEach(box => box.click())")

@@ -73,7 +73,8 @@ function drawTable() {
     const cell = el('th', {scope: 'col', className: index === RUN ? 'run' : ''}, title);
     if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     head.append(cell);
-    if (index === tab().rank) head.append(el('th', {scope: 'col'}, 'State, note'));
+    if (index === tab().rank) head.append(el('th', {scope: 'col'}, 'State',
+                                                 el('span', {className: 'note'}, ', note')));
   }
   const body = document.createDocumentFragment();
   for (const row of rows) {
@@ -86,9 +87,12 @@ function drawTable() {
       el('td', {className: 'run', title: key(row)},
          el('label', {}, box, el('span', {title: row.best ? 'best' : ''}, row.best ? '★ ' : ''),
             row.name)));
+    // on a phone, a note in its column would have to be scrolled sideways: it has a line of its own
+    const below = row.note ? el('tr', {className: 'below ' + line.className},
+      el('td', {colSpan: list.length + 2}, el('div', {}, row.note))) : null;
     box.onchange = () => {
       box.checked ? view.picked.add(row) : view.picked.delete(row);
-      line.classList.toggle('pick', box.checked);
+      for (const each of [line, below]) each?.classList.toggle('pick', box.checked);
       drawChosen();
     };
     for (const index of list) {
@@ -97,7 +101,8 @@ function drawTable() {
                             title: text.length > 30 ? text : ''}, end(text, 60)));
       if (index === tab().rank) line.append(state);
     }
-    body.append(line);
+    if (below) line.classList.add('noted');
+    body.append(...[line, below].filter(Boolean));
   }
   $('head').replaceChildren(head);
   $('body').replaceChildren(body);
