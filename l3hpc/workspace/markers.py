@@ -257,6 +257,24 @@ def drop_last_requeue(folder: Path, index: int) -> None:
     write_json(path(folder, index, "requeues.json"), marks.requeues[:-1])
 
 
+def keep_failure(folder: Path, index: int, job: str, code: int) -> None:
+    """Note for the script of a packed job that a task has failed: it is not repeated when the job
+    is requeued because of another one.
+
+    Parameters
+    ----------
+    folder
+        The markers of the step.
+    index
+        Index of the task.
+    job
+        Id of the job, an element of an array.
+    code
+        Exit code of the task.
+    """
+    (folder / f".{index}.failed").write_text(f"{job} {code}\n", encoding="utf-8")
+
+
 def give_up(folder: Path, index: int, reason: str, when: float) -> None:
     """Note why a task is not requeued any more.
 

@@ -161,6 +161,36 @@ def test_a_job_whose_script_is_killed_leaves_done_what_was_done(
     assert (made.steps[0].artifact / "0000/result.json").read_text() == before
 
 
+def test_a_killed_task_takes_nothing_from_the_others_on_the_disk_of_the_node(
+        slurm_cluster, chains, tmp_path):
+    """Two jobs of three tasks; the second task of the first one is killed while it writes."""
+    disks = tmp_path / "disks"
+    made, record = run(chains, slurm_cluster, tmp_path, tasks=6, names=("extract",),
+                       request=replace(TWO, pack=3), fail="kill once", fail_task=1,
+                       on={"scratch": f"{disks}/$SLURMD_NODENAME",
+                           "setup": (f'mkdir -p {disks}/"$SLURMD_NODENAME"',)})
+    found = until(tmp_path, "demo", settled)
+    assert (found.steps[0].state, found.steps[0].done, found.steps[0].failed_tasks) == (
+        "failed", 5, [1])
+    assert found.steps[0].detail.startswith("killed by signal 9")
+    assert chains.output(made, "extract") == {n: f"({n})" for n in (0, 2, 3, 4, 5)}
+    job, step, seen = record.steps[0].job, made.step_folder("extract"), marks(made)
+    for task in range(6):
+        log = step.log(f"{job}_{task // 3}_{task}").read_text()
+        assert f"working in {disks}/{seen[task].begin['node']}/l3hpc-" in log
+    # what it left there, the next task of its job has removed; nothing of it came back
+    assert not list(disks.glob("*/l3hpc-*/extract-*"))
+    assert not list(made.steps[0].artifact.rglob("half.txt"))
+    slurm_cluster.until(lambda: not slurm_cluster.jobs(), "the jobs do not end")
+    before = {path: path.stat().st_mtime_ns for path in made.steps[0].artifact.glob("0*/*")}
+    again = resume(tmp_path, "demo", made.profile)
+    assert again.steps[0].attempts[1].tasks == [1]
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
+    assert chains.output(made, "extract") == {n: f"({n})" for n in range(6)}
+    assert not list(made.steps[0].artifact.rglob("half.txt"))
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
 def test_arrays_are_split_by_elements_and_the_next_step_waits_for_all(
         slurm_plain, chains, tmp_path):
     made, record = run(chains, slurm_plain, tmp_path, tasks=7, request=replace(TWO, pack=2),

@@ -14,6 +14,7 @@ class FakeParams(Params):
     gate: str = ""  # a file: as long as it is there the step goes on
     fail: str = ""
     fail_task: int = -1
+    error_task: int = -1  # fails whatever ``fail`` says
     memory_mb: int = 0
     memory_task: int = -1
     memory_s: float = 5.0
@@ -34,6 +35,8 @@ def run(params, task):
         del ballast
     while params.gate and os.path.exists(params.gate):
         time.sleep(0.1)
+    if params.error_task == task.index:
+        raise L3hpcError("this task always fails")
     if params.fail_task in (-1, task.index):
         if params.fail == "full" and task.node_scratch is not None:
             (task.scratch / "checkpoint").write_text("half")
@@ -43,6 +46,11 @@ def run(params, task):
         if params.fail == "crash":
             raise RuntimeError("an unforeseen crash")
         if params.fail == "kill":
+            os.kill(os.getpid(), 9)
+        mark = task.scratch / "killed"
+        if params.fail == "kill once" and not mark.exists():
+            (task.output / "half.txt").write_text("half")
+            mark.write_text("")
             os.kill(os.getpid(), 9)
         if params.fail == "scratch":  # fails the first time only
             mark = task.scratch / "tried"

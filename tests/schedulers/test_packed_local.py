@@ -168,3 +168,35 @@ def test_more_memory_for_the_job_runs_only_what_is_not_done(chains, tmp_path):
         0: [], 1: [500, 1000][:len(found[1].requeues)], 2: []} and found[1].requeues
     assert [found[task].begin["restarts"] for task in range(3)] == [
         "0", str(len(found[1].requeues)), "0"]
+
+
+def test_a_task_that_the_kernel_kills_gets_more_memory_and_failed_ones_are_not_repeated(
+        chains, tmp_path, monkeypatch):
+    """The script goes on after the kill: the requeue is that of the killed task, not the last."""
+    made = plan(chains, tmp_path, tasks=4, names=("extract",), fail="kill once", fail_task=1,
+                error_task=2)
+    killed = made.steps[0].artifact.glob
+    monkeypatch.setattr("l3hpc.schedulers.local.runner.kernel_kills",
+                        lambda: len(list(killed(".work/*/killed"))))
+    submit.submit(made)
+    [found] = status.collect(tmp_path, ["demo"])
+    assert (found.steps[0].state, found.steps[0].done, found.steps[0].failed_tasks) == (
+        "failed", 3, [2])
+    seen = marks(made)
+    assert {task: [(entry["reason"], entry["mem_mb"]) for entry in seen[task].requeues]
+            for task in range(4)} == {0: [], 1: [("out of memory", 200)], 2: [], 3: []}
+    assert [seen[task].begin["restarts"] for task in range(4)] == ["0", "1", "0", "0"]
+    step = made.step_folder("extract")
+    assert step.log("1_0_2").read_text().count("this task always fails") == 1
+    assert not list(step.markers.glob(".*"))
+
+
+def test_a_task_that_someone_kills_is_no_matter_of_memory(chains, tmp_path):
+    made = plan(chains, tmp_path, tasks=3, names=("extract",), fail="kill once", fail_task=1)
+    submit.submit(made)
+    [found] = status.collect(tmp_path, ["demo"])
+    assert (found.steps[0].state, found.steps[0].done, found.steps[0].failed_tasks) == (
+        "failed", 2, [1])
+    assert found.steps[0].detail.startswith("killed by signal 9") and not marks(made)[1].requeues
+    resume(tmp_path, "demo", made.profile)
+    assert states(tmp_path) == {"extract": "done"}

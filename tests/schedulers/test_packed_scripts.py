@@ -159,6 +159,23 @@ def test_a_signal_ends_the_task_and_the_job(machine):
     assert machine.hidden() == []
 
 
+@pytest.mark.parametrize("name", ["HUP", "USR1", "XCPU"])
+def test_a_signal_that_no_step_handles_ends_the_job(machine, name):
+    """No other task begins, and its marker says why."""
+    machine.behave('echo $$ > "$STUB_OUT/pid"; exec sleep 240')
+    process, number = machine.start(), getattr(signal, f"SIG{name}")
+    machine.until("task 0 restarts 0")
+    time.sleep(0.5)
+    process.send_signal(number)
+    process.wait(timeout=240)
+    os.kill(int((machine.out / "pid").read_text()), signal.SIGKILL)  # Slurm ends it with the job
+    process.communicate()
+    assert process.returncode == 128 + number
+    assert machine.calls() == ["task 0 restarts 0"]
+    seen = machine.marker("0.exit")
+    assert (seen["code"], seen["signal"]) == (128 + number, name)
+
+
 ENDS = ('if [ "$task" = 0 ]; then trap "touch $STUB_OUT/warned" USR2; touch "$STUB_OUT/ready"\n'
         'until [ -e "$STUB_OUT/warned" ]; do sleep 0.05; done; fi; exit 0')
 

@@ -14,7 +14,8 @@ from l3hpc.workspace.local_jobs import LocalJob
 REQUEUE = 85  # exit code of a job that is to be requeued
 
 
-def requeue_or_give_up(folder: Path | StepFolder, job: LocalJob, cause: str) -> bool:
+def requeue_or_give_up(folder: Path | StepFolder, job: LocalJob, cause: str,
+                       task: int | None = None) -> bool:
     """Requeue a job with what the policy grants, or give it up.
 
     Parameters
@@ -25,13 +26,15 @@ def requeue_or_give_up(folder: Path | StepFolder, job: LocalJob, cause: str) -> 
         Gets the new ``mem_mb`` and ``time_min``.
     cause
         ``requeue_policy.MEMORY`` or ``TIME``.
+    task
+        The task to which it happened. None: the one that the job is running.
 
     Returns
     -------
     bool
         False if it is given up.
     """
-    task = current_task(folder, job)
+    task = current_task(folder, job) if task is None else task
     decision = policy_decision(folder, task, cause, job.tasks)
     if not decision.again:
         markers.give_up(StepFolder(folder).markers, task, decision.words, time.time())
@@ -59,6 +62,24 @@ def current_task(folder: Path | StepFolder, job: LocalJob) -> int:
 def _is_of(mark: markers.TaskMarks, job: LocalJob) -> bool:
     """Whether a task began in this job (an element of an array, which has these tasks alone)."""
     return mark.begin is not None and mark.begin.get("job", "").partition("_")[0] == job.job
+
+
+def failed_tasks(folder: Path | StepFolder, job: LocalJob, done: Collection[int]
+                 ) -> dict[int, int]:
+    """Return the tasks of a packed job that have failed, with their exit codes.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    job
+        The job.
+    done
+        Indices of the finished tasks of the step.
+    """
+    marks = markers.read(StepFolder(folder).markers, set(job.tasks).difference(done))
+    return {index: mark.exit_code for index, mark in sorted(marks.items())
+            if mark.exit_code and _is_of(mark, job)}
 
 
 def noted_exit_code(folder: Path | StepFolder, job: LocalJob, done: Collection[int]) -> int:

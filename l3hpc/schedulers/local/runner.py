@@ -26,6 +26,7 @@ from l3hpc.schedulers.base import Show
 from l3hpc.schedulers.local.requeue import (
     REQUEUE,
     current_task,
+    failed_tasks,
     noted_exit_code,
     policy_decision,
     requeue_or_give_up,
@@ -33,7 +34,7 @@ from l3hpc.schedulers.local.requeue import (
 )
 from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import clean_environment
-from l3hpc.workspace import artifacts, records
+from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.lease import Lease, process_start
 from l3hpc.workspace.local_jobs import LocalJob, LocalJobs, is_alive, spool_entry
@@ -200,26 +201,37 @@ class Runner:
                     changed.append(job)
                 continue
             self._processes.pop(name, None)
-            self._handle_exit(job, code)
+            self._handle_exit(name, job, code)
             changed.append(job)
         return changed
 
-    def _handle_exit(self, job: LocalJob, code: int) -> None:
+    def _handle_exit(self, name: str, job: LocalJob, code: int) -> None:
         """Requeue a job whose script has ended, or note how it ended."""
         folder = self._folder(job)
         if code == REQUEUE:
             reset_for_requeue(folder, job)
         elif code == WARNED and requeue_or_give_up(folder, job, TIME):
             return  # the warning ended it, because Python had not installed its handler yet
-        elif not self._was_memory_kill(job, code) or not requeue_or_give_up(folder, job, MEMORY):
+        elif not self._requeue_for_memory(name, job, code):
             failed = JobState.OUT_OF_MEMORY if job.over else JobState.FAILED
             job.end(JobState.COMPLETED if code == 0 else failed, code)
 
-    def _was_memory_kill(self, job: LocalJob, code: int) -> bool:
-        """Whether a killed job was killed for its memory: by us, or by the kernel of this machine.
+    def _requeue_for_memory(self, name: str, job: LocalJob, code: int) -> bool:
+        """Requeue a job that was killed for its memory: by us, or by the kernel of this machine.
+        The kernel kills one task of a packed job, whose script goes on with the others.
         """
-        return code in KILLED and bool(
-            job.over or job.kernel_kills is not None and kernel_kills() > job.kernel_kills)
+        folder = self._folder(job)
+        by_kernel = job.kernel_kills is not None and kernel_kills() > job.kernel_kills
+        if not job.tasks or job.over or code == -signal.SIGKILL:
+            return code in KILLED and (job.over or by_kernel) \
+                and requeue_or_give_up(folder, job, MEMORY)
+        failed = failed_tasks(folder, job, artifacts.finished(self._step_record(job).artifact))
+        killed = [task for task, own in failed.items() if own in KILLED]
+        if not by_kernel or not killed or not requeue_or_give_up(folder, job, MEMORY, killed[0]):
+            return False
+        for task in failed.keys() - {*killed}:
+            markers.keep_failure(folder.markers, task, name, failed[task])
+        return True
 
     def _watch(self, name: str, job: LocalJob) -> bool:
         """Warn a job before its time limit; end it at the limit or above its memory. True on a
