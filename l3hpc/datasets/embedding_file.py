@@ -219,7 +219,7 @@ class EmbeddingFile:
                 if name in file and (only is None or name in only):
                     columns[name] = (hdf5.read_strings(file, name) if name in _TEXT_COLUMNS
                                      else hdf5.numeric_dataset(file, name, dims=1)[()])
-            recordings = len(hdf5.read_strings(file, "recordings/file"))
+            recordings = len(hdf5.string_dataset(file, "recordings/file"))
         for name, values in columns.items():
             expected = self.rows if name in _ROW_COLUMNS else recordings
             if len(values) != expected:

@@ -168,6 +168,21 @@ def read_strings(file: Hdf5File, name: str) -> np.ndarray:
     Raises
     ------
     InputError
+        As ``string_dataset``.
+    """
+    data = string_dataset(file, name)
+    try:
+        return np.asarray(data.asstr()[()], object)
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        raise damage_error(file.source, error, f"'{name}'") from None
+
+
+def string_dataset(file: Hdf5File, name: str) -> h5py.Dataset:
+    """Return a one-dimensional data set of strings; its values are not read yet.
+
+    Raises
+    ------
+    InputError
         There is no such data set, it has another type or shape, or it cannot be read completely.
     """
     data = _dataset(file, name)
@@ -175,10 +190,7 @@ def read_strings(file: Hdf5File, name: str) -> np.ndarray:
         raise InputError(f"contains {_type_name(data.dtype)} values of shape {data.shape} in "
                          f"'{name}'", where=str(file.source), allowed="a list of strings")
     refuse_unreadable(data, file.source, file.identity)
-    try:
-        return np.asarray(data.asstr()[()], object)
-    except (OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise damage_error(file.source, error, f"'{name}'") from None
+    return data
 
 
 def read_attributes(owner: h5py.Group | h5py.Dataset, path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import numpy as np
 
 from l3hpc.arrays.features import FeatureRows, features
 from l3hpc.arrays.passes import map_blocks, reproducible_blas
-from l3hpc.arrays.rows import Rows, RowSource, as_rows, require_real
+from l3hpc.arrays.rows import BLOCK_ROWS, Rows, RowSource, as_rows, require_real
 from l3hpc.errors import InputError
 from l3hpc.sampling.projection_dpp import sample_projection
 
@@ -284,9 +284,7 @@ class KDPP:
         if self.rows is None:
             matrix = self._kernel[np.ix_(indices, indices)]
         else:
-            chosen = np.asarray(self.rows.take(indices), np.float64)
-            tall = len(chosen) > self.dim_
-            matrix = chosen.T @ chosen if tall else chosen @ chosen.T
+            matrix = self._small_product(indices)
         missing = len(indices) - len(matrix)
         precision = len(matrix) * np.finfo(np.float64).eps
         # Cholesky is faster, but fails where ε is lost in the rounding of the diagonal.
@@ -299,6 +297,18 @@ class KDPP:
             with np.errstate(divide="ignore"):
                 total = float(np.log(np.where(values > floor, values, 0.0) + self.epsilon).sum())
         return total + missing * self.log_epsilon if missing else total
+
+    def _small_product(self, indices: np.ndarray) -> np.ndarray:
+        """The smaller of B_S B_Sᵀ and B_Sᵀ B_S, which have the same eigenvalues but zeros."""
+        assert self.rows is not None
+        if len(indices) <= self.dim_:
+            chosen = np.asarray(self.rows.take(indices), np.float64)
+            return chosen @ chosen.T
+        gram = np.zeros((self.dim_, self.dim_))
+        for start in range(0, len(indices), BLOCK_ROWS):
+            block = np.asarray(self.rows.take(indices[start:start + BLOCK_ROWS]), np.float64)
+            gram += block.T @ block
+        return gram
 
     def log_likelihood(self, indices: np.ndarray) -> float:
         """Log P(S) of a set of rows among all sets of its size.

@@ -235,12 +235,15 @@ def select_frames(
     own = corpus.rows_of(sensor)
     if not len(own):
         return []
-    timestamps = corpus.columns["timestamp"][own]
+    # A task usually has one sensor: then these are views of the columns, not copies.
+    here = slice(int(own[0]), int(own[-1]) + 1) if is_contiguous(own) else own
+    del own
+    timestamps = corpus.columns["timestamp"][here]
     frames = time_frames(timestamps, timescale, timezone)
     count = -(-samples // len(frames))
     relevance = None
     if method in ("spl", "dpp"):
-        levels = corpus.columns["loudness"][own]
+        levels = corpus.columns["loudness"][here]
         if np.isnan(levels).any():
             raise InputError(f"sampling method {method!r} needs the loudness of every row",
                              where=str(corpus.source.path),
@@ -254,7 +257,8 @@ def select_frames(
         # that the same task happens to have.
         rng = np.random.default_rng(np.random.SeedSequence(
             [seed, int(digest(sensor), 16), int(digest(label), 16)]))
-        rows = _FrameRows(corpus, own[members])
+        numbers = members + here.start if isinstance(here, slice) else here[members]
+        rows = _FrameRows(corpus, numbers)
         selection = select(method, rows, None if relevance is None else relevance[members], count,
                            rng, epsilon, norm, count=len(members))
         # Read again, the selected rows would be most of the file: a few of every block.
@@ -263,7 +267,7 @@ def select_frames(
             kept = rows.read[selection.rows]
             keep_bytes -= kept.nbytes
         selections.append(
-            FrameSelection(sensor, label, own[members][selection.rows], selection, kept))
+            FrameSelection(sensor, label, numbers[selection.rows], selection, kept))
         progress.advance(1, rows=sum(len(one.rows) for one in selections))
     return selections
 
