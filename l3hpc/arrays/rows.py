@@ -236,6 +236,13 @@ class ChunkRows:
         return rows[back.reshape(-1)]
 
 
+def in_order_only(rows: object) -> bool:
+    """Whether every ``take`` is a pass over the data: ``ChunkRows``, and what consists of them."""
+    inner = [*getattr(rows, "parts", ()), getattr(rows, "rows", None)]
+    return isinstance(rows, ChunkRows) or any(
+        in_order_only(each) for each in inner if each is not None)
+
+
 class SubsetRows:
     """Selected rows of another matrix, for example one period of a sensor's recordings.
 

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from l3hpc.arrays.features import FeatureRows
+from l3hpc.arrays.rows import ChunkRows, ConcatRows, SubsetRows, in_order_only
 from l3hpc.sampling.kdpp import KDPP
 from l3hpc.sampling.subset import EmbeddingCorpus, select_frames
 
@@ -87,3 +89,12 @@ def test_the_determinant_of_a_large_sample_is_computed_in_blocks():
     sign, right = np.linalg.slogdet(np.eye(3) + values[picked].T @ values[picked] / 0.1)
     assert found == pytest.approx(right + len(picked) * np.log(0.1), rel=1e-12) and sign == 1
     assert max(largest) <= 4096
+
+
+def test_rows_that_are_only_read_in_order_are_known_in_any_wrapping():
+    values = np.zeros((4, 2))
+    chunks = ChunkRows(lambda: [values], values.shape)
+    for wrap in (FeatureRows, lambda rows: SubsetRows(rows, np.arange(2)),
+                 lambda rows: ConcatRows([values, rows]),
+                 lambda rows: SubsetRows(FeatureRows(rows), np.arange(2))):
+        assert in_order_only(wrap(chunks)) and not in_order_only(wrap(values))
