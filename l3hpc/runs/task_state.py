@@ -35,6 +35,8 @@ _OUTCOMES = {
 }
 _NEVER_STARTED = (JobState.CANCELLED, JobState.REVOKED, JobState.BLOCKED)  # also of a whole job
 _UNFINISHED = (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED)  # in accounting
+# after these Slurm requeues a job, which accounting learns later than squeue
+_MAY_RETURN = (*_UNFINISHED, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED)
 
 
 @dataclass
@@ -109,17 +111,21 @@ def evaluate(
         status = in_turn
     elif live is not None:
         status = _live(live, marks)
-    elif job in answer.ended and answer.ended[job].state not in _UNFINISHED:
+    elif job in answer.ended and answer.ended[job].state not in (
+            _MAY_RETURN if answer.unreachable else _UNFINISHED):
         status = _ended(answer.ended[job], marks)
-    elif marks.exit_code is not None:
+    elif marks.exit_code is not None and (
+            not (answer.unreachable and marks.terminated) or marks.gave_up or was_cancelled):
         status = _exited(marks)
-    else:
+    else:  # also what Slurm has stopped, and may have requeued
         status = _unknown(job, marks, answer)
     if was_cancelled and (status.state in (TaskState.LOST, TaskState.CANCELLED)
                           or status.state is TaskState.FAILED and _by_signal(marks)):
         status.state, status.detail, status.last_words = TaskState.CANCELLED, "", []
-    if status.state is TaskState.FAILED and _is_being_requeued(marks):
-        status = TaskStatus(TaskState.REQUEUED, started=True)
+    if live is None and not was_cancelled and status.state in (
+            TaskState.FAILED, TaskState.RUNNING) and _is_being_requeued(marks, answer.unreachable):
+        status = TaskStatus(TaskState.REQUEUED, started=True, detail=(
+            f"{answer.unreachable} does not respond" if answer.unreachable else ""))
     if status.state is TaskState.FAILED:
         # how a packed job has ended says nothing about a task that had ended by itself
         of_others = packed and marks.exit_code is not None and marks.exit_code < 128
@@ -162,15 +168,17 @@ def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
     return None
 
 
-def _is_being_requeued(marks: TaskMarks) -> bool:
-    """Whether a script has just asked for a requeue, and was stopped for it.
+def _is_being_requeued(marks: TaskMarks, unreachable: str) -> bool:
+    """Whether a script has asked for a requeue, and was stopped for it.
 
-    Slurm ends the job before it queues it again. In between, squeue or sacct may show its end.
+    Slurm ends the job before it queues it again. In between, squeue or sacct may show its end;
+    after a while their answer counts. As long as squeue does not respond, the job may be waiting.
     """
     if not marks.requeues or marks.gave_up or not (marks.terminated or marks.exit_code is None):
         return False
     when = float(marks.requeues[-1].get("time", 0.0))
-    return (marks.started or 0.0) <= when and 0 <= time.time() - when < _BETWEEN_S
+    return (marks.started or 0.0) <= when and (
+        bool(unreachable) or 0 <= time.time() - when < _BETWEEN_S)
 
 
 def _note_remedy(status: TaskStatus, ended: EndedJob | None, marks: TaskMarks) -> None:

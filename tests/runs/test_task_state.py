@@ -32,6 +32,31 @@ def test_between_the_end_of_an_attempt_and_the_queue(ago, began, marks, state, s
     assert evaluate(0, "7", found, StepJobs(ended=ended)).state is state
 
 
+@pytest.mark.parametrize(("marks", "requeued", "shown", "state"), [
+    (STOPPED, True, None, TaskState.REQUEUED),  # it may still wait in the queue
+    (STOPPED, False, None, TaskState.RUNNING),  # preempted, perhaps
+    ({}, True, None, TaskState.REQUEUED),
+    (STOPPED, False, JobState.PREEMPTED, TaskState.RUNNING),
+    (STOPPED, False, JobState.NODE_FAIL, TaskState.RUNNING),
+    (STOPPED, False, JobState.TIMEOUT, TaskState.FAILED),
+    ({"exit_code": 1}, True, None, TaskState.FAILED),
+    ({**STOPPED, "gave_up": "out of memory"}, True, None, TaskState.FAILED)])
+def test_what_slurm_stopped_has_not_failed_while_squeue_is_silent(marks, requeued, shown, state):
+    """However long it does not respond: the job may be back in the queue."""
+    entry = {"reason": "out of memory", "time": time.time() - 3600, "mem_mb": 400}
+    found = TaskMarks(begin={"job": "7", "time": time.time() - 7200},
+                      requeues=[entry] * requeued, **marks)
+    answer = StepJobs(ended={} if shown is None else {"7": EndedJob(shown, 143, 9.0)},
+                      unreachable="squeue")
+    status = evaluate(0, "7", found, answer)
+    assert status.state is state
+    assert state is TaskState.FAILED or status.detail.endswith("squeue does not respond")
+    if marks and shown is None:
+        cancelled = evaluate(0, "7", found, answer, was_cancelled=True)
+        assert cancelled.state is (TaskState.FAILED if "terminated" not in marks
+                                   else TaskState.CANCELLED)
+
+
 RUNNING = LiveJob(JobState.RUNNING, elapsed_s=500.0, limit_s=3600.0)
 
 

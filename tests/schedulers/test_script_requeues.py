@@ -133,6 +133,19 @@ def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
     assert len(hidden.slurm.calls("scontrol")) == 2 + 3
 
 
+@pytest.mark.parametrize(("state", "gave_up"), [("COMPLETING", ""), ("PENDING", ""), (
+    "RUNNING", "out of memory; Slurm did not requeue it: Job is pending execution")])
+def test_a_requeue_that_is_refused_because_it_was_done_is_one(hidden, state, gave_up):
+    """The reply to the first call was lost, and the node is slow to end the script."""
+    hidden.slurm.says("scontrol", f"if [ -e {hidden.folder}/once ]; then\n"
+                                  "echo 'Job is pending execution' >&2; exit 1; fi\n"
+                                  f"touch {hidden.folder}/once; exit 124")
+    hidden.slurm.says("squeue", f"echo {state}")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.marks.gave_up == gave_up
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not gave_up)
+
+
 def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch):
     found = machine.folder / "found"
     found.mkdir()
@@ -179,3 +192,24 @@ def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tm
     subprocess.run(["sh", "-c", text], check=True, timeout=240)
     assert hidden.slurm.calls("scontrol")[-2:] == [
         "scontrol update JobId=77 MinMemoryNode=400", "scontrol release 77"]
+
+
+@pytest.mark.parametrize(("fails", "calls"), [
+    ('[ "$1" = update ]', ["update", "update", "release"]),
+    ('[ "$1" = release ]', ["update", "release", "update", "release"])])
+@pytest.mark.parametrize("reply", [
+    "slurm_update error: Job update not available right now, the DB index is being set, "
+    "try again in a bit", "Socket timed out on send/recv operation"])
+def test_the_helper_asks_again_where_slurm_says_later(hidden, tmp_path, fails, calls, reply):
+    hidden.run(f"{OOM} kill -9 $$")
+    text = (hidden.slurm.folder / "calls").read_text().partition(" --wrap ")[2].partition(
+        "\nscontrol ")[0]
+    hidden.slurm.says("squeue", "echo PENDING")
+    hidden.slurm.says("scontrol", f"if {fails} && ! [ -e {tmp_path}/once ]; then\n"
+                                  f"touch {tmp_path}/once; echo '{reply}' >&2; exit 1; fi")
+    subprocess.run(["sh", "-c", text], check=True, timeout=240)
+    assert [call.split()[1] for call in hidden.slurm.calls("scontrol")[1:]] == calls
+    hidden.slurm.says("scontrol", "echo 'Access/permission denied' >&2; exit 1")
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1 and "Access/permission denied" in done.stderr
+    assert done.stderr.rstrip().endswith("job 77 (PENDING) was not changed; next: l3hpc resume")

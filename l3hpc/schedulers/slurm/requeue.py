@@ -133,7 +133,8 @@ def _scontrol(command: Sequence[str], cluster: str = "") -> None:
             return
         except ClusterError as error:
             # a second call changes nothing; a job that was requeued does not live to make it
-            if wait is None or not is_unreachable(error.message):
+            again = is_unreachable(error.message) or "try again" in error.message
+            if wait is None or not again:
                 raise
             time.sleep(wait)
 

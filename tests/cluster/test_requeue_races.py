@@ -1,0 +1,52 @@
+"""Slurm is slow or silent at the moment at which a task goes back to the queue."""
+
+import json
+import signal
+
+import pytest
+from follow import profile, settled, states, until
+
+from l3hpc.config.resources import Resources
+from l3hpc.runs import status, submit, task_state
+from l3hpc.runs.resume import resume
+from l3hpc.schedulers.slurm import queue
+from l3hpc.workspace import markers
+from l3hpc.workspace.layout import Workspace
+
+pytestmark = pytest.mark.slow
+
+
+def hungry(chains, cluster, folder, **on):
+    made = chains.plan(folder, names=("extract", "sample"), on=profile(chains, cluster, **on),
+                       params={"extract": {"memory_mb": 300}},
+                       resources={"extract": Resources(1, 200, 0, 5)})
+    submit.submit(made)
+    return made
+
+
+def marks(folder):
+    return markers.read_task(Workspace(folder).run("demo").step("extract").markers, 0)
+
+
+def test_a_task_in_the_queue_has_not_failed_while_squeue_is_silent(
+        slurm_plain, chains, tmp_path, monkeypatch):
+    """It is held, so that it stays there, and was requeued a while ago."""
+    monkeypatch.setattr(task_state, "_BETWEEN_S", 0.0)
+    monkeypatch.setattr(queue, "SQUEUE_S", 1.0)
+    on = profile(chains, slurm_plain)
+    hungry(chains, slurm_plain, tmp_path)
+    rules = Workspace(tmp_path).run("demo").step("extract").requeue_policy
+    value = json.loads(rules.read_text())
+    rules.write_text(json.dumps({**value, "helper": [*value["helper"], "--partition=nowhere"]}))
+    until(tmp_path, "demo", lambda found: marks(tmp_path).requeues
+          and "held" in found.steps[0].detail)
+    controller = slurm_plain.processes["slurmctld"]
+    controller.send_signal(signal.SIGSTOP)
+    try:
+        [found] = status.collect(tmp_path, ["demo"])
+    finally:
+        controller.send_signal(signal.SIGCONT)
+    assert found.state == "running" and found.steps[0].state == "requeued"
+    assert found.steps[0].detail.startswith("squeue does not respond")
+    resume(tmp_path, "demo", on)
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
