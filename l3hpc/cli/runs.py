@@ -353,10 +353,9 @@ def logs(
     if size is None:
         raise InputError(f"{step} of {name} has not started: it has no log yet",
                          hint=f"To see its state: {command_line('status', name)}")
-    with logs.open_log(path) as stream:
-        text = stream.read().decode("utf-8", "replace")
-    click.echo(log_text(text), nl=False)
-    if not text:
+    for text in logs.pieces(path):
+        click.echo(log_text(text), nl=False)
+    if not size:
         click.echo(f"the log of {step} is empty: {path}", err=True)
 
 

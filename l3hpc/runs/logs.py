@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import codecs
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import open_regular
@@ -121,13 +120,18 @@ def log_of_job(folder: StepFolder, step: StepRecord, index: int, which: str = "e
     return path if log_size(path) else None
 
 
-def open_log(path: Path) -> IO[bytes]:
-    """Open a log, also of a packed run.
+def pieces(path: Path) -> Iterator[str]:
+    """Read a log piece by piece, also of a packed run; a piece ends with a line where it can.
 
     Parameters
     ----------
     path
         What ``find_log`` returned.
+
+    Yields
+    ------
+    str
+        About a million characters.
 
     Raises
     ------
@@ -136,13 +140,35 @@ def open_log(path: Path) -> IO[bytes]:
     OSError
         If there is no such file, or it cannot be read.
     """
+    decoder, rest = _decoder(), ""
+    for block in _blocks(path):
+        text = rest + decoder.decode(block)
+        end = text.rfind("\n") + 1
+        # a line without end is not collected
+        rest = text[end:] if end or len(text) < run_archive.BLOCK else ""
+        if piece := text[:len(text) - len(rest)]:
+            yield piece
+    if last := rest + decoder.decode(b"", final=True):
+        yield last
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    """For pieces of a text: a character may be divided between two."""
+    return codecs.getincrementaldecoder("utf-8")("replace")
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
     try:
-        return open_regular(path)
+        stream = open_regular(path)
     except FileNotFoundError:
-        content = run_archive.read_file(path)
-        if content is None:
+        archived = run_archive.read_blocks(path)
+        if archived is None:
             raise
-        return io.BytesIO(content)
+        yield from archived
+        return
+    with stream:
+        while block := stream.read(run_archive.BLOCK):
+            yield block
 
 
 def log_size(path: Path) -> int | None:
@@ -173,10 +199,15 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
     limit
         Largest number of bytes.
     """
-    with open_log(path) as stream:
-        size = stream.seek(0, 2)
-        stream.seek(max(size - limit, 0))
-        data = stream.read()
+    data, size = b"", 0
+    try:
+        with open_regular(path) as stream:
+            size = stream.seek(0, 2)
+            stream.seek(max(size - limit, 0))
+            data = stream.read(limit)
+    except FileNotFoundError:
+        for block in _blocks(path):
+            data, size = (data + block)[-limit:], size + len(block)
     if size > limit:
         data = data.partition(b"\n")[2]
     return data.decode(errors="replace")
@@ -229,7 +260,7 @@ def follow(
     str
         The next piece of text.
     """
-    offset, is_over, asked = 0, False, float("-inf")
+    offset, is_over, asked, decoder = 0, False, float("-inf"), _decoder()
     while True:
         # before reading, so that what is written until the end is still read
         if time.monotonic() - asked >= ask_every_s:
@@ -237,15 +268,17 @@ def follow(
         if path.exists():
             size = path.stat().st_size
             if size < offset:
-                offset = 0
+                offset, decoder = 0, _decoder()
             if size > offset:
                 with open_regular(path) as stream:
                     stream.seek(offset)
-                    data = stream.read()
+                    data = stream.read(run_archive.BLOCK)
                 offset += len(data)
-                yield data.decode(errors="replace")
+                yield decoder.decode(data)
                 continue
         if is_over:
+            if last := decoder.decode(b"", final=True):
+                yield last
             return
         time.sleep(POLL_S)
 

@@ -241,8 +241,7 @@ class Run:
                              which=which)
         if logs.log_size(path) is None:
             raise InputError(f"{step} of {self.name} has not started: it has no log yet")
-        with logs.open_log(path) as stream:
-            return stream.read().decode("utf-8", "replace")
+        return "".join(logs.pieces(path))
 
     def cancel(self) -> list[str]:
         """Cancel all waiting and running jobs of the run.

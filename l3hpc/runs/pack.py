@@ -12,7 +12,7 @@ import operator
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,14 @@ def pack(workspace: Path, run: str, *, dry_run: bool = False) -> Outcome:
         _remove_leftovers(folder)
         loose = dict(_loose(folder))
         if loose:
-            files = {**_archived(folder), **{name: _read(path, name)
-                                             for name, path in loose.items()}}
-            mode = functools.reduce(operator.or_, (file.mode for file, _ in files.values()))
-            with atomic_file(folder.packed, mode=mode & 0o666) as stream:
-                run_archive.write(stream, files)
-                _verify(run_archive.Archive(stream, folder.packed), files)
-            _remove(folder, files)
+            with run_archive.opened(folder) as before_it:
+                files = _contents(before_it) | {name: (_about(path, name), _blocks(path))
+                                                for name, path in loose.items()}
+                mode = functools.reduce(operator.or_, (file.mode for file, _ in files.values()))
+                with atomic_file(folder.packed, mode=mode & 0o666) as stream:
+                    digests = run_archive.write(stream, files)
+                    _verify(run_archive.Archive(stream, folder.packed), digests)
+            _remove(folder, {name: file for name, (file, _) in files.items()})
     finally:
         lock.release(forget=True)
     return Outcome(run, *before, *_count(folder), len(loose), str(folder.packed))
@@ -175,27 +176,44 @@ def unpack_locked(folder: RunFolder) -> int:
         raise InputError(f"belongs to {user_name(owner)}, not to you: it is not unpacked",
                          where=str(folder.packed))
     _remove_leftovers(folder)
-    files = _archived(folder)  # all of it is read before anything is written
-    by_folder: dict[str, dict[str, tuple[Packed, bytes]]] = {}
-    for name, entry in files.items():
-        by_folder.setdefault(os.path.dirname(name), {})[os.path.basename(name)] = entry
-    for place, entries in by_folder.items():
-        target = Path(os.path.join(folder, place))
-        staged = target.with_name(f".{target.name}{_STAGED}")
-        staged.mkdir()
-        for name, (file, content) in entries.items():
-            _write(Path(os.path.join(staged, name)), file, content)
-        make_durable([staged, *(os.path.join(staged, name) for name in entries)])
+    with run_archive.opened(folder) as archive:
+        assert archive is not None
+        files = list(archive.files.values())
+        staged = _stage(folder, archive)  # all of it is read before anything gets its name
+    for target, (place, names) in staged.items():
+        make_durable([place, *(os.path.join(place, name) for name in names)])
         if not target.exists():
-            staged.rename(target)
+            place.rename(target)
         else:
-            for name in entries:  # somebody has used the folder since: what is there is newer
+            for name in names:  # somebody has used the folder since: what is there is newer
                 if not os.path.lexists(os.path.join(target, name)):
-                    os.rename(os.path.join(staged, name), os.path.join(target, name))
-            shutil.rmtree(staged)
+                    os.rename(os.path.join(place, name), os.path.join(target, name))
+            shutil.rmtree(place)
         make_durable([target.parent, target])
     folder.packed.unlink()
     return len(files)
+
+
+def _stage(folder: RunFolder, archive: run_archive.Archive) -> dict[Path, tuple[Path, list[str]]]:
+    """Unpack into folders beside those of the files: folder → the one beside it, and its files.
+
+    If the archive is damaged, they are removed again.
+    """
+    staged: dict[Path, tuple[Path, list[str]]] = {}
+    try:
+        for path, file in archive.files.items():
+            target = Path(os.path.join(folder, os.path.dirname(path)))
+            if target not in staged:
+                staged[target] = target.with_name(f".{target.name}{_STAGED}"), []
+                staged[target][0].mkdir()
+            place, names = staged[target]
+            names.append(os.path.basename(path))
+            _write(Path(os.path.join(place, names[-1])), file, archive.blocks(path))
+    except BaseException:
+        for place, _ in staged.values():
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+    return staged
 
 
 def _refuse_active(workspace: Path, run: str) -> None:
@@ -228,36 +246,40 @@ def _loose(folder: RunFolder) -> Iterator[tuple[str, Path]]:
             yield os.path.relpath(entry.path, folder), Path(entry.path)
 
 
-def _read(path: Path, name: str) -> tuple[Packed, bytes]:
+def _about(path: Path, name: str) -> Packed:
+    state = os.lstat(path)
+    return Packed(name, state.st_size, state.st_mtime_ns, stat.S_IMODE(state.st_mode))
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, when it is asked for."""
     with open(path, "rb") as stream:
-        state, content = os.fstat(stream.fileno()), stream.read()
-    return Packed(name, len(content), state.st_mtime_ns, stat.S_IMODE(state.st_mode)), content
+        while block := stream.read(run_archive.BLOCK):
+            yield block
 
 
-def _write(path: Path, file: Packed, content: bytes) -> None:
+def _write(path: Path, file: Packed, content: Iterable[bytes]) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
+        stream.writelines(content)
         stream.flush()
         os.fchmod(handle, file.mode)
         os.utime(handle, ns=(file.changed_ns, file.changed_ns))
 
 
-def _archived(folder: RunFolder) -> dict[str, tuple[Packed, bytes]]:
-    with run_archive.opened(folder) as archive:
-        if archive is None:
-            return {}
-        return {name: (file, archive.read(name)) for name, file in archive.files.items()}
+def _contents(archive: run_archive.Archive | None) -> dict[str, tuple[Packed, Iterator[bytes]]]:
+    return {} if archive is None else {
+        name: (file, archive.blocks(name)) for name, file in archive.files.items()}
 
 
-def _verify(archive: run_archive.Archive, files: Mapping[str, tuple[Packed, bytes]]) -> None:
+def _verify(archive: run_archive.Archive, digests: Mapping[str, bytes]) -> None:
     """Refuse an archive that does not contain what was written into it."""
-    for name, (_, content) in files.items():
-        if archive.read(name) != content:
+    for name, digest in digests.items():
+        if archive.digest(name) != digest:
             raise InputError("the archive does not contain what was written into it", where=name)
 
 
-def _remove(folder: RunFolder, packed: Mapping[str, tuple[Packed, bytes]]) -> None:
+def _remove(folder: RunFolder, packed: Mapping[str, Packed]) -> None:
     """Remove the folders whose files are in the archive. One in which somebody has written in the
     meantime stays.
     """
@@ -265,7 +287,7 @@ def _remove(folder: RunFolder, packed: Mapping[str, tuple[Packed, bytes]]) -> No
         there = {os.path.relpath(entry.path, folder): entry.stat(follow_symlinks=False)
                  for entry in os.scandir(place)}
         if all(name in packed and (state.st_size, state.st_mtime_ns) == (
-                packed[name][0].bytes, packed[name][0].changed_ns)
+                packed[name].bytes, packed[name].changed_ns)
                 for name, state in there.items()):
             removed = place.with_name(f".{place.name}{_REMOVED}")
             place.rename(removed)

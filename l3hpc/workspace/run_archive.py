@@ -9,12 +9,14 @@ were written.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ _MAX_NAME = 255  # bytes, in all usual file systems
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 MAX_INDEX = 2**28
 _NS = 10**9
+BLOCK = 2**20  # bytes that are read at once
+BIG = 2**30  # bytes; zip needs other headers from 2 GiB
 _MAX_S = 2**33  # seconds since 1970, in the year 2242
 
 
@@ -117,33 +121,75 @@ class Archive:
         self.files = {name: Packed(name, infos[name].file_size, seconds * _NS + ns, mode & 0o777)
                       for name, (seconds, ns, mode) in index["files"].items()}
 
-    def read(self, name: str, limit: int | None = None) -> bytes:
-        """Read one file.
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Read one file in blocks, because a log may be larger than memory.
+
+        Parameters
+        ----------
+        name
+            Its path in the folder of the run.
+
+        Yields
+        ------
+        bytes
+            Up to a MiB.
+
+        Raises
+        ------
+        InputError
+            If there is no such file, or it is damaged.
+        """
+        where = f"{self._path}: {name}"
+        if name not in self._zip.NameToInfo:
+            raise InputError("is not in the archive", where=where)
+        with contextlib.ExitStack() as closing:
+            stream = None
+            while True:
+                # not around ``yield``: an error of the caller is none of the archive
+                try:
+                    stream = stream or closing.enter_context(self._zip.open(name))
+                    block = stream.read(BLOCK)
+                except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError,
+                        NotImplementedError) as error:
+                    raise InputError(f"is damaged: {error}", where=where) from None
+                if not block:
+                    return
+                yield block
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Read one small file.
 
         Parameters
         ----------
         name
             Its path in the folder of the run.
         limit
-            Largest number of bytes; None: as many as there are.
+            Largest number of bytes.
 
         Raises
         ------
         InputError
             If there is no such file, it is longer, or it is damaged.
         """
-        where = f"{self._path}: {name}"
-        try:
-            with self._zip.open(name) as stream:
-                content = stream.read() if limit is None else stream.read(limit + 1)
-        except KeyError:
-            raise InputError("is not in the archive", where=where) from None
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError,
-                NotImplementedError) as error:
-            raise InputError(f"is damaged: {error}", where=where) from None
-        if limit is not None and len(content) > limit:
-            raise InputError(f"is larger than {limit:,} bytes", where=where)
-        return content
+        content = bytearray()
+        for block in self.blocks(name):
+            content += block
+            if len(content) > limit:
+                raise InputError(f"is larger than {limit:,} bytes", where=f"{self._path}: {name}")
+        return bytes(content)
+
+    def digest(self, name: str) -> bytes:
+        """Return what ``write`` returned for one file, from what the archive has of it.
+
+        Raises
+        ------
+        InputError
+            As ``blocks``.
+        """
+        state = hashlib.blake2b()
+        for block in self.blocks(name):
+            state.update(block)
+        return state.digest()
 
 
 def _is_entry(entry: list[int]) -> bool:
@@ -217,8 +263,8 @@ def read_all(folder: Path, limit: int, wanted: Callable[[str], bool]
         report_damage(error)
 
 
-def read_file(path: Path) -> bytes | None:
-    """Read a log or marker from the archive of its run.
+def read_blocks(path: Path) -> Iterator[bytes] | None:
+    """Read a log or marker from the archive of its run, in blocks.
 
     Parameters
     ----------
@@ -227,16 +273,21 @@ def read_file(path: Path) -> bytes | None:
 
     Returns
     -------
-    bytes or None
+    iterator of bytes, or None
         None if the run is not packed, or its archive does not have the file.
 
     Raises
     ------
     InputError
-        If it is damaged.
+        If it is damaged; also while it is read.
     """
+    return _blocks_of(path) if file_size(path) is not None else None
+
+
+def _blocks_of(path: Path) -> Iterator[bytes]:
     with _holding(path) as (archive, name):
-        return None if archive is None else archive.read(name)
+        if archive is not None:
+            yield from archive.blocks(name)
 
 
 def file_size(path: Path) -> int | None:
@@ -250,7 +301,7 @@ def file_size(path: Path) -> int | None:
     Returns
     -------
     int or None
-        Bytes; None as from ``read_file``.
+        Bytes; None as from ``read_blocks``.
 
     Raises
     ------
@@ -270,7 +321,8 @@ def _holding(path: Path) -> Iterator[tuple[Archive | None, str]]:
         yield archive if archive is not None and name in archive.files else None, name
 
 
-def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, bytes]]) -> None:
+def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, Iterable[bytes]]]
+          ) -> dict[str, bytes]:
     """Write an archive.
 
     Parameters
@@ -278,12 +330,26 @@ def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, bytes]]) -> None:
     stream
         Receives it.
     files
-        Path in the folder of the run → the file and its content.
+        Path in the folder of the run → the file and its content in blocks, which are read once.
+
+    Returns
+    -------
+    dict of str to bytes
+        Path → digest of what was written.
     """
     # a JSON number is exact up to 2^53
     index = {"schema": SCHEMA, "files": {name: [*divmod(file.changed_ns, _NS), file.mode]
                                     for name, (file, _) in files.items()}}
+    digests = {}
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo(INDEX), json.dumps(index), zipfile.ZIP_DEFLATED)
-        for name, (_, content) in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+        for name, (file, content) in files.items():
+            info, state = zipfile.ZipInfo(name), hashlib.blake2b()
+            info.compress_type = zipfile.ZIP_DEFLATED
+            # its header is written first, and cannot grow when more comes than was announced
+            with archive.open(info, "w", force_zip64=file.bytes > BIG) as target:
+                for block in content:
+                    target.write(block)
+                    state.update(block)
+            digests[name] = state.digest()
+    return digests

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -23,6 +24,7 @@ from l3hpc.workspace.layout import RunFolder, StepFolder, Workspace
 from l3hpc.workspace.run_archive import Archive, Packed
 
 TASKS = 3
+LONG = 100 << 20  # bytes of a log
 
 
 @pytest.fixture
@@ -70,8 +72,7 @@ def seen(case):
     texts = {}
     for task in range(TASKS):
         path = logs.find_log(case.workspace, record, step, task=task)
-        with logs.open_log(path) as stream:
-            texts[task] = stream.read(), logs.log_size(path), logs.tail(path)
+        texts[task] = "".join(logs.pieces(path)), logs.log_size(path), logs.tail(path)
     return (shown, texts, usage.collect(case.workspace, "demo"),
             timeline.collect(case.workspace, record, {}),
             markers.read(StepFolder(case.made.step_folder("extract")).markers))
@@ -163,8 +164,15 @@ def test_a_run_without_folders_has_nothing_to_pack(case):
 def test_an_archive_that_lacks_a_byte_replaces_nothing(case, monkeypatch):
     before, write = files(case), run_archive.write
     name = "steps/extract/markers/1.exit"
-    monkeypatch.setattr(run_archive, "write", lambda stream, entries: write(
-        stream, {**entries, name: (entries[name][0], entries[name][1][:-1])}))
+
+    def lacking(stream, entries):
+        entries = {each: (file, list(content)) for each, (file, content) in entries.items()}
+        digests = write(io.BytesIO(), entries)
+        file, [*blocks, last] = entries[name]
+        write(stream, {**entries, name: (file, [*blocks, last[:-1]])})
+        return digests
+
+    monkeypatch.setattr(run_archive, "write", lacking)
     with pytest.raises(InputError, match="does not contain what was written into it") as no:
         pack.pack(case.workspace, "demo")
     assert no.value.where == name and files(case) == before
@@ -202,7 +210,7 @@ def test_killed_at_any_point_nothing_is_lost(case, what):
         loose, run = files(case), folder(case)
         with run_archive.opened(run) as archive:
             packed = {} if archive is None else {
-                name: (archive.read(name), file.changed_ns, file.mode | 0o100000)
+                name: (archive.read(name, 2**20), file.changed_ns, file.mode | 0o100000)
                 for name, file in archive.files.items()}
         assert {**packed, **loose} == before
         assert seen(case) == shown
@@ -326,11 +334,15 @@ def test_times_before_1970_and_names_of_255_bytes_are_allowed():
         name].changed_ns == -5 * 10**9 + 1
 
 
+def only_the_index(blocks):
+    return lambda self, name: blocks(self, name) if name == run_archive.INDEX else pytest.fail(name)
+
+
 def test_the_size_of_a_log_is_known_without_reading_it(case, monkeypatch):
     step = Workspace(case.workspace).run("demo").step("extract")
     sizes = {path: path.stat().st_size for path in step.logs.iterdir()}
     pack.pack(case.workspace, "demo")
-    monkeypatch.setattr(run_archive, "read_file", lambda path: pytest.fail("was read"))
+    monkeypatch.setattr(Archive, "blocks", only_the_index(Archive.blocks))
     assert sizes and {path: logs.log_size(path) for path in sizes} == sizes
     assert logs.log_size(step.logs / "none") is None
 
@@ -352,7 +364,7 @@ def test_limits_of_what_is_read():
     with pytest.raises(InputError, match="larger than 3 bytes"):
         archive.read(GOOD, 3)
     with pytest.raises(InputError, match="is not in the archive"):
-        archive.read("steps/a/logs/y")
+        archive.read("steps/a/logs/y", 1)
 
 
 NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]),
@@ -367,9 +379,76 @@ def test_what_goes_in_comes_out(content):
         Packed(f"steps/{step}/{kind}/{name}", len(text), changed, mode), text)
         for (step, kind, name), (text, changed, mode) in content.items()}
     stream = io.BytesIO()
-    run_archive.write(stream, entries)
+    digests = run_archive.write(stream, {
+        name: (file, [text[:7], text[7:]]) for name, (file, text) in entries.items()})
     archive = Archive(stream, Path("packed.zip"))
-    assert {name: (file, archive.read(name)) for name, file in archive.files.items()} == entries
+    assert {name: (file, archive.read(name, 300))
+            for name, file in archive.files.items()} == entries
+    assert digests == {name: archive.digest(name) for name in entries}
+
+
+def peak_of(call):
+    """Bytes of memory that a call needs beyond what is there before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_log_is_never_whole_in_memory(case):
+    record = records.read(case.workspace, "demo")
+    path = folder(case).step("extract").log("100_0")
+    with path.open("r+b") as log:  # zeros without a line, then two lines
+        log.truncate(LONG)
+        log.seek(0, 2)
+        log.write("é\nlast line\n".encode())
+    size = LONG + 13
+
+    def read():
+        assert logs.find_log(case.workspace, record, record.steps[0], task=0) == path
+        assert sum(map(len, logs.pieces(path))) == size - 1
+        assert logs.tail(path, 100) == "last line\n" and logs.log_size(path) == size
+
+    def pack_again():
+        (folder(case).step("extract").markers).mkdir()
+        folder(case).step("extract").markers.joinpath("9.begin").write_text("{}")
+        assert pack.pack(case.workspace, "demo").moved == 1
+
+    for call in (read, lambda: pack.pack(case.workspace, "demo"), read, pack_again,
+                 lambda: pack.unpack(case.workspace, "demo"), read):
+        assert peak_of(call) < LONG // 4
+    assert path.stat().st_size == size and not folder(case).packed.exists()
+
+
+def test_a_packed_log_is_read_piece_by_piece(case):
+    path = folder(case).step("extract").log("100_0")
+    text = "".join(f"{number} é\n" for number in range(300_000)) + "no end"
+    path.write_text(text)
+    assert [*logs.pieces(path)][0].endswith("é\n")
+    pack.pack(case.workspace, "demo")
+    pieces = [*logs.pieces(path)]
+    assert "".join(pieces) == text and len(pieces) > 3
+    assert all(piece.endswith("\n") for piece in pieces[:-1])
+    with pytest.raises(FileNotFoundError):
+        next(logs.pieces(path.with_name("none")))
+
+
+def test_damage_in_the_middle_of_a_long_log_leaves_nothing_unpacked(case):
+    path = folder(case).step("extract").log("100_0")
+    path.write_bytes(os.urandom(3 << 20))
+    pack.pack(case.workspace, "demo")
+    packed = folder(case).packed
+    content = bytearray(packed.read_bytes())
+    content[len(content) // 2] ^= 1
+    packed.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged") as no:
+        pack.unpack(case.workspace, "demo")
+    assert no.value.where == f"{packed}: steps/extract/logs/{path.name}"
+    assert files(case) == {} and not list(folder(case).steps.glob("*/.*"))
+    with pytest.raises(InputError, match="is damaged"):
+        list(logs.pieces(path))
 
 
 def test_a_pipe_in_place_of_an_archive_hangs_nobody(tmp_path):
@@ -382,5 +461,5 @@ def test_a_pipe_in_place_of_an_archive_hangs_nobody(tmp_path):
 def test_a_run_that_is_not_packed_has_no_archive(tmp_path):
     with run_archive.opened(RunFolder(tmp_path)) as archive:
         assert archive is None
-    assert run_archive.read_file(RunFolder(tmp_path).step("a").log("7")) is None
+    assert run_archive.read_blocks(RunFolder(tmp_path).step("a").log("7")) is None
     assert list(run_archive.read_all(RunFolder(tmp_path).step("a").markers, 10, bool)) == []
