@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from l3hpc.embedding.model import load_model
 from l3hpc.models import weights
@@ -55,3 +56,20 @@ def sound():
         return (0.1 * rng.standard_normal(len(time))
                 + 0.2 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
     return make
+
+
+@pytest.fixture
+def folder(tmp_path, sound):
+    """Recordings of all kinds, at several levels."""
+    place = tmp_path / "in"
+    (place / "street/night").mkdir(parents=True)
+    soundfile.write(place / "a.wav", sound(2.3, 44100), 44100)
+    soundfile.write(place / "street/b.flac", np.stack([sound(1.5, 16000)] * 2, 1), 16000)
+    soundfile.write(place / "street/night/a.ogg", sound(3, 8000), 8000)
+    soundfile.write(place / "short.wav", sound(0.3), 8000)
+    soundfile.write(place / "silent.wav", np.zeros(12000), 8000)
+    soundfile.write(place / "empty.wav", np.zeros(0), 8000)
+    (place / "broken.wav").write_bytes(b"RIFF nothing")
+    (place / "notes.txt").write_text("no audio")
+    (place / ".hidden.wav").write_bytes(b"")
+    return place

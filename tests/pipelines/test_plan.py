@@ -2,9 +2,7 @@ import datetime
 import json
 import os
 import shutil
-import sys
 import wave
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,9 +13,7 @@ from l3hpc import steps
 from l3hpc.config import settings as config
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
-from l3hpc.installation import install_command
-from l3hpc.pipelines import external_inputs, plan, preview, sweep
-from l3hpc.pipelines.packages import refuse_missing
+from l3hpc.pipelines import plan, preview
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
@@ -202,44 +198,6 @@ def test_resources_pipeline_then_profile_then_person():
         build(settings=far, sets=["train.mem=200GB"])
 
 
-@pytest.mark.parametrize(("request_", "words"), [
-    ({"options": {"mels": 512}}, ["--mels 512 leaves", "bins are 7.8 Hz apart"]),
-    ({"options": {"emb-dim": 600}}, ["--emb-dim 600 is more than the teacher's 512"]),
-    ({"options": {"samples": 100}}, ["--samples 100 is fewer than the 128 dimensions"]),
-    ({"options": {"fmax": 5000.0}}, ["fmax", "4000"]),
-    ({"options": {"dft": 1_000_000}}, ["dft"]),
-    ({"options": {"epochs": 0}}, ["--epochs", "greater than or equal to 1"]),
-    ({"options": {"level": "fine"}}, [
-        "has no option --level", "it offers: --precision, --extract-engine, --approx"]),
-    ({"sets": ["trian.epochs=3"]}, ["no step 'trian'", "did you mean 'train'?"]),
-    ({"sets": ["train.epoch=3"]}, ["no parameter 'epoch'", "did you mean 'epochs'?"]),
-    ({"sets": ["train.epochs=many"]}, ["--set train.epochs", "valid integer", "'many'"]),
-    ({"sets": ["train.mem=lots"]}, ["'lots' is not an amount of memory"]),
-    ({"sets": ["train.cpus=0"]}, ["--set train.cpus"]),
-    ({"sets": ["epochs=3"]}, ["not step.parameter=value"]),
-    ({"sets": ["train.epochs"]}, ["not step.parameter=value"]),
-    ({"start": "trian"}, ["no step 'trian' to start from", "did you mean 'train'?"]),
-    ({"start": "train"}, ["train needs the output of", "--embedding-dir"]),
-    ({"start": "reduce"}, ["reduce needs the output of"]),
-    ({"sets": ["sample.timezone=America/New_Yrok"]}, ["unknown time zone"]),
-])
-def test_impossible_wishes_are_refused(request_, words):
-    with pytest.raises(InputError) as error:
-        build(**request_)
-    for word in words:
-        assert word in str(error.value)
-    assert not Path("workspace").exists()
-
-
-def test_missing_audio_and_teacher_say_how_to_name_them():
-    with pytest.raises(InputError, match="paths.audio is not set") as error:
-        build(settings=configuration(audio=None))
-    assert "--audio-dir" in str(error.value) and "AUDIO_DIR" in str(error.value)
-    with pytest.raises(InputError, match="paths.weights is not set") as error:
-        build(settings=configuration(weights=None))
-    assert "untrained" in str(error.value)
-
-
 def test_an_empty_folder_is_nothing_to_do():
     Path("empty").mkdir()
     with pytest.raises(InputError):
@@ -280,20 +238,6 @@ def write_embeddings(path, dim):
         file["audio"] = np.zeros((3, 8000), np.int16)
 
 
-def test_a_target_of_another_length_is_refused_before_submission():
-    Path("published").mkdir()
-    settings = configuration(weights=None, embeddings="published")
-    Path("published/x.h5").write_bytes(b"x")
-    with pytest.raises(InputError, match="x.h5"):
-        build(settings=settings, start="train")
-    write_embeddings("published/x.h5", 512)
-    with pytest.raises(InputError, match="have 512 dimensions, the student 128") as error:
-        build(settings=settings, start="train")
-    assert error.value.where == "--emb-dim" and "--emb-dim 512" in str(error.value)
-    assert build(settings=settings, start="train", options={"emb-dim": 512}).steps
-    assert build(settings=settings, start="sample").steps  # φ makes 128 of them
-
-
 def test_start_from_published_embeddings():
     Path("published/train").mkdir(parents=True)
     write_embeddings("published/train/x.h5", 128)
@@ -310,110 +254,6 @@ def test_start_from_published_embeddings():
     assert [item.name for item in made.steps] == ["sample", "fit", "reduce", "train"]
     assert step(made, "sample").inputs == {"extract": str(Path("published").resolve())}
     assert step(made, "reduce").inputs["extract"] == str(Path("published").resolve())
-
-
-@pytest.fixture
-def ust(monkeypatch):
-    """downstream without its data sets: only the plan is looked at."""
-    for kind in ("embed", "classify", "evaluate"):
-        module = steps.step(kind)
-        monkeypatch.setattr(module, "check", lambda params, plan: None)
-        monkeypatch.setattr(module, "digests", lambda params: {})
-        monkeypatch.setattr(module, "shards", lambda params, upstream: [{}])
-    return configuration(sonyc_ust="ust")
-
-
-def test_the_latest_student_is_found(ust):
-    with pytest.raises(InputError, match="no run in .* has trained a student") as error:
-        build("downstream", ust)
-    assert "l3hpc submit upstream" in str(error.value)
-    made = build()
-    finish(step(made, "train"))
-    record(made)
-    down = build("downstream", ust)
-    embed = step(down, "embed")
-    assert embed.inputs == {"train": str(step(made, "train").artifact)} and embed.waits_for == ()
-    assert step(down, "evaluate").labels["student_run"] == made.run
-    assert f"embed: student of {made.run}" in preview.as_text(down)
-    [shown] = [one for one in preview.as_json(down)["steps"] if one["name"] == "embed"]
-    assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"],
-                                         "step": "train"}}
-    assert step(down, "evaluate").labels["model_dir"] == str(made.folder.artifact("train"))
-    newer = build(options={"epochs": 2})
-    record(newer, created=2.0, state="refused")  # has made nothing and never will
-    assert step(build("downstream", ust), "embed").inputs == embed.inputs
-    assert step(build("downstream", ust, student=made.run), "embed").inputs == embed.inputs
-    with pytest.raises(InputError, match="has no finished train") as error:
-        build("downstream", ust, student=newer.run)
-    assert made.run in str(error.value)
-    with pytest.raises(InputError, match="neither a run nor a file") as error:
-        build("downstream", ust, student="upstraem")
-    assert "hear:package.module" in str(error.value)
-    with pytest.raises(InputError, match="random weights cannot be a student") as error:
-        build("downstream", ust, student="untrained")
-    assert "hear:package.module" in str(error.value)
-    assert "--teacher --weights untrained" in str(error.value)
-
-
-def test_one_of_the_students_of_a_sweep_has_to_be_named(ust):
-    grid = sweep.parse_grid(["emb-dim=64,128"])
-    made = sweep.build("upstream", ust, plan.Request(), grid, date=DATE, user="you").plan
-    record(made, options=made.options)
-    for name in ("train-64", "train-128"):
-        finish(step(made, name))
-    every = (f"{made.run}/train-64 (emb-dim=64); {made.run}/train-128 (emb-dim=128)")
-    for request in ({"student": made.run}, {"student": "latest"}, {},
-                    {"inputs": {"train": made.run}}):
-        with pytest.raises(InputError, match="has several train steps") as error:
-            build("downstream", ust, **request)
-        assert every in str(error.value)
-    wanted = step(made, "train-128")
-    for request in ({"student": f"{made.run}/train-128"},
-                    {"inputs": {"train": f"{made.run}/train-128"}}):
-        down = build("downstream", ust, **request)
-        assert step(down, "embed").inputs == {"train": str(wanted.artifact)}
-        assert f"of {made.run}/train-128" in preview.as_text(down)
-    for name in ("train-256", "extract"):
-        for request in ({"student": f"{made.run}/{name}"},
-                        {"inputs": {"train": f"{made.run}/{name}"}}):
-            with pytest.raises(InputError, match=f"has no train step '{name}'") as error:
-                build("downstream", ust, **request)
-            assert f"{made.run}/train-64" in str(error.value)
-
-
-def test_what_a_sweep_shares_needs_no_name(ust):
-    made = sweep.build("upstream", ust, plan.Request(), sweep.parse_grid(["emb-dim=64,128"]),
-                       date=DATE, user="you").plan
-    record(made, options=made.options)
-    finish(step(made, "extract"))
-    shared = external_inputs.run_output(made.workspace, made.run, "extract",
-                                        records.read_all(made.workspace), "local")
-    assert shared.path == step(made, "extract").artifact
-
-
-def test_the_student_of_a_run_that_still_works_is_waited_for(ust):
-    Path("cluster.yaml").write_text("clusters: {far: {}, near: {}}\n")
-    far = configuration("far", sonyc_ust="ust")
-    made = build(settings=configuration("far"))
-    record(made)
-    embed = step(build("downstream", far), "embed")
-    assert embed.waits_for == ("104",) and step(build("downstream", far), "classify").waits_for \
-        == ()
-    with pytest.raises(InputError, match="no run"):  # another cluster cannot wait for that job
-        build("downstream", configuration("near", sonyc_ust="ust"))
-    record(made, local=True)  # nobody runs it
-    with pytest.raises(InputError, match="no run"):
-        build("downstream", far)
-
-
-def test_a_student_from_a_file(ust, tmp_path):
-    Path("student.h5").write_bytes(b"x")
-    embed = step(build("downstream", ust, student="student.h5"), "embed")
-    assert embed.params["student"] == str(tmp_path / "student.h5") and embed.inputs == {}
-    assert f"student {tmp_path / 'student.h5'}" in preview.as_text(
-        build("downstream", ust, student="student.h5"))
-    embed = step(build("downstream", ust, sets=["embed.student=student.h5"]), "embed")
-    assert embed.params["student"] == "student.h5" and embed.inputs == {}
 
 
 def test_an_input_by_run_or_artifact():
@@ -433,16 +273,6 @@ def test_an_input_by_run_or_artifact():
         build(start="train", inputs={"reduce": "nowhere"})
     with pytest.raises(InputError, match="unknown step 'redcue'"):
         build(start="train", inputs={"redcue": "published"})
-
-
-def test_a_reused_student_keeps_the_row_that_it_has(ust):
-    made = build()
-    finish(step(made, "train"))
-    again = build("all", ust, name="later")
-    assert not step(again, "train").missing
-    key = str(made.folder.artifact("train"))
-    assert step(again, "evaluate").labels["model_dir"] == key
-    assert str(again.folder) in step(again, "evaluate").labels["output_dir"]
 
 
 def test_a_list_may_be_set_with_commas_alone():
@@ -510,59 +340,6 @@ def test_the_cost_names_the_last_run_in_which_the_same_steps_are_done():
     assert preview.last_cost(build(options={"hop": 80}))[0] == first.run
 
 
-def test_each_of_two_students_has_its_own_row():
-    Path("jobs").mkdir()
-    Path("jobs/two.yaml").write_text(
-        "include: upstream\nsteps:\n  small: {kind: train, needs: [extract, reduce], "
-        "params: {asr: 16000}}\n")
-    made = build("two")
-    folder = made.folder.artifacts
-    assert step(made, "train").labels["model_dir"] == str(folder / "train")
-    assert step(made, "small").labels["model_dir"] == str(folder / "small")
-    assert step(made, "small").fingerprint != step(made, "train").fingerprint
-
-
-def test_a_broken_record_is_named():
-    made = build()
-    record(made)
-    path = made.folder.record
-    path.write_text("{")
-    with pytest.raises(InputError) as error:
-        external_inputs.student_input(made.workspace, "train", "latest", "local")
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize("executor", ["local", "slurm"])
-@pytest.mark.parametrize(("change", "known"), [
-    ({}, True), ({"python": sys.executable + "3"}, True), ({"python": "/elsewhere/python"}, False),
-    ({"setup": ("module load umap",)}, False), ({"env": {"PYTHONPATH": "/elsewhere"}}, False),
-    ({"container": ("apptainer", "exec", "image.sif")}, False)])
-def test_a_missing_package_is_refused_wherever_the_jobs_python_can_be_asked(
-        executor, change, known, monkeypatch, tmp_path):
-    """A job that fits a UMAP would otherwise fail after hours of extract."""
-    other = tmp_path / "python"  # the same installation, started by another name
-    other.symlink_to(sys.executable)
-    if change.get("python") == sys.executable + "3":
-        change = {"python": str(other)}
-    profile = configuration().profile.model_copy(update={"executor": executor, **change})
-    packages = {"l3hpc_no_such_package": "pip install it", "json": ""}
-    if not known:
-        refuse_missing("fit", packages, profile)
-        return
-    with pytest.raises(InputError, match="fit needs the package 'l3hpc_no_such_package'") as found:
-        refuse_missing("fit", packages, profile)
-    assert str(profile.python) in str(found.value) and "pip install it" in str(found.value)
-
-
-@pytest.mark.parametrize("way", [
-    lambda: build(options={"approx": "tsne"}), lambda: build(sets=["fit.approx=tsne"]),
-    lambda: sweep.build("upstream", configuration(), plan.Request(),
-                        sweep.parse_grid(["approx=pca,tsne"]), date=DATE, user="you")])
-def test_t_sne_is_refused_with_the_reason_on_every_way_in(way):
-    with pytest.raises(InputError, match="no transform for others"):
-        way()
-
-
 def test_a_kernel_makes_another_artifact_and_its_default_the_same():
     plain, linear, rbf, wide = (prints(build(**request)) for request in (
         {}, {"options": {"kernel": "linear"}}, {"options": {"kernel": "rbf"}},
@@ -570,42 +347,3 @@ def test_a_kernel_makes_another_artifact_and_its_default_the_same():
     assert plain == linear
     assert len({one["fit"] for one in (plain, rbf, wide)}) == 3
     assert plain["sample"] == rbf["sample"]
-
-
-def test_a_missing_package_is_refused_where_this_python_runs_the_job(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="fit needs the package 'umap'") as refused:
-        build(options={"approx": "umap"})
-    assert install_command("umap") in str(refused.value)
-    build(options={"approx": "pca"})
-
-
-def on_slurm(**change):
-    """The configuration of a Slurm cluster, with the packages that any precision needs."""
-    loaded = configuration()
-    profile = loaded.profile.model_copy(update={
-        "executor": "slurm", "gpu_request": "gres", "container": ("image.sif",),
-        **change})
-    return replace(loaded, profile=profile)
-
-
-@pytest.mark.parametrize(("sets", "words"), [
-    (["extract.precision=int8"], "int8 runs on the CPU, and each task of extract requests 1 GPU"),
-    (["extract.precision=tf32", "extract.gpus=0"], "tf32 needs a GPU"),
-    (["train.engine=torch", "train.precision=tf32", "train.gpus=0"], "tasks of train request none"),
-])
-def test_gpus_with_which_the_tasks_would_fail_are_refused(sets, words):
-    with pytest.raises(InputError, match=words) as refused:
-        build(settings=on_slurm(), sets=sets)
-    advised = refused.value.hint.partition("--set ")[2]
-    build(settings=on_slurm(), sets=[*(text for text in sets if ".gpus=" not in text), advised])
-    # where l3hpc requests no GPUs, it does not know what a task has
-    build(settings=on_slurm(gpu_request="none"), sets=sets)
-
-
-def test_idle_gpus_are_noted_in_the_preview():
-    for count, noted in ((1, False), (4, True)):
-        made = build(settings=on_slurm(), sets=["train.engine=torch", f"train.gpus={count}"])
-        assert ("3 of 4 would be idle" in preview.descriptions(made)["train"]) == noted
-    made = build(settings=on_slurm(), sets=["train.gpus=4"])
-    assert "idle" not in preview.descriptions(made)["train"]

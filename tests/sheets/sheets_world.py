@@ -71,3 +71,49 @@ class World:
             line = shown[cells(row)[TABS[tab].index(TABS[tab].key[0])]]
             for ours, theirs in zip(cells(row), line, strict=False):
                 assert same_cell(ours, theirs), (row.key, ours, theirs)
+
+
+def epochs(world, name, count, first=0):
+    for epoch in range(first, first + count):
+        world.record(name, epoch, latest_train_loss=hash((name, epoch)) % 1000 / 7,
+                     latest_validation_loss=hash((name, epoch, 1)) % 1000 / 7)
+
+
+def once(world, fault, only=":batchUpdate"):
+    """The next matching request fails in this way, the others do not."""
+    left = [fault]
+
+    def faults(method, path):
+        return left.pop() if left and path.endswith(only) else None
+    world.server.faults = faults
+
+
+def filled(world, names="abcdef"):
+    world.init()
+    for number, name in enumerate(names):
+        world.record(name, num_epochs=number)
+        epochs(world, name, 2)
+    world.sync()
+
+
+def in_between(world, action, moment="before_batch"):
+    """A person acts once just before (or after) the next batch is applied."""
+    def act(book):
+        setattr(world.server, moment, None)
+        action(book)
+    setattr(world.server, moment, act)
+
+
+def reverse(book):
+    """A person sorts the rows."""
+    sheet = book.named(MSE)
+    book.reorder(sheet, [row for row in sheet["grid"][1:]
+                         if any(value is not None for value in row)][::-1])
+
+
+def written_by_hand(world, place, **values):
+    line = [None] * 28
+    for name, value in values.items():
+        line[TABS[MSE].index(name)] = value
+    world.server.book.named(MSE)["grid"][place] = line
+    return list(line)
