@@ -224,7 +224,9 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     elif not quiet:
         click.echo(_summary(results, info.dim))
         if info.random_weights:
-            click.echo("the weights of this model are random, so these embeddings mean nothing")
+            why = "the weights of this model are random" if info.file is None else \
+                "this model comes from a random-weight teacher"
+            click.echo(f"{why}, so these embeddings mean nothing")
     return _report_failed_inputs(plan) or (EXIT_FAILED if failed else 0)
 
 

@@ -336,9 +336,10 @@ def audio_line(folder: Path | None) -> Finding:
         return from_error("audio", error)
     sensors = {recording.sensor for recording in recordings}
     lost = sum(recording.size < 0 for recording in recordings)
-    size = sum(max(recording.size, 0) for recording in recordings) / 1e9
+    size = sum(max(recording.size, 0) for recording in recordings)
+    amount = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
     words = (f"{count_of(len(recordings), 'recording')} of "
-             f"{count_of(len(sensors), 'sensor')}, {size:,.2f} GB")
+             f"{count_of(len(sensors), 'sensor')}, {amount}")
     if lost:
         return Finding("audio", "yellow",
                        f"{words}; {lost:,} of them are listed but missing",

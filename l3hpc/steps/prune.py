@@ -281,15 +281,15 @@ class Prune(Step[PruneParams]):
         spec_after(params)
 
     def describe(self, params: PruneParams, plan: PlanParams) -> str:
-        """``plans 95.45, 8 convolutions, 213,491 parameters by the published count``."""
+        """``8 convolutions, 512-d; parameters left by the published count: 213,491 (plan 95.45)``.
+        """
         from l3hpc.compression.sizes import published_size
 
         spec = spec_after(params)
-        left = [f"{plans.plan_title(one, params.depth)}: "
-                f"{published_size(plans.parse_plan(one, params.depth), spec).remaining:,.0f}"
-                for one in params.plans]
+        left = [f"{published_size(plans.parse_plan(one, params.depth), spec).remaining:,.0f} "
+                f"(plan {plans.plan_title(one, params.depth)})" for one in params.plans]
         return (f"{count_of(params.depth, 'convolution')}, {spec.dim}-d; parameters left by "
-                f"the published count: {'; '.join(left)}")
+                f"the published count: {', '.join(left)}")
 
     def shards(self, params: PruneParams, upstream: Upstream) -> list[Shard]:
         """One task per plan."""

@@ -108,7 +108,9 @@ def test_the_model_of_cluster_yaml_and_random_weights_are_told(place, say):
     (place / "cluster.yaml").write_text("paths: {weights: t.h5}\n")
     code, out, err = say("embed", "in/a.wav", "--engine", "ncnn", "--hop-size", "1")
     assert code == 0 and "48000 Hz, 256 mels" in err
-    assert "the weights of this model are random, so these embeddings mean nothing\n" in out
+    assert "this model comes from a random-weight teacher, so these embeddings mean nothing" in out
+    code, out, err = say("embed", "in/a.wav", "-m", "untrained", "--hop-size", "1", "-o", "random")
+    assert "the weights of this model are random, so these embeddings mean nothing" in out
 
 
 def trained(place, run, created, *names, options=None, folder="workspace"):

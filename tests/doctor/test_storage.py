@@ -1,5 +1,6 @@
 """The checks of folders: the workspace, scratch, audio and weights."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -111,9 +112,11 @@ def test_filesystem_is_that_of_the_longest_mount_point():
 def test_audio_is_counted(tmp_path):
     for name in ("one/a_1500000000.wav", "two/b_1500000000.wav"):
         (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"RIFF")
+        (tmp_path / name).write_bytes(bytes(600_000))
     line = storage.audio_line(tmp_path)
-    assert (line.severity, line.message) == ("green", "2 recordings of 2 sensors, 0.00 GB")
+    assert (line.severity, line.message) == ("green", "2 recordings of 2 sensors, 1.2 MB")
+    os.truncate(tmp_path / name, 1_500_000_000)  # no disk is filled: it is a hole
+    assert storage.audio_line(tmp_path).message == "2 recordings of 2 sensors, 1.5 GB"
 
 
 def test_missing_places_are_red_and_unset_ones_are_not(tmp_path):
