@@ -21,6 +21,8 @@ import numpy as np
 
 PACKAGES = ("numpy", "scipy", "scikit-learn", "tensorflow", "keras", "torch", "h5py")
 GEMM_SIZE = 3072
+# the kernel's flag → its name, from the widest
+INSTRUCTIONS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
 DISK_MB = 512
 
 
@@ -32,9 +34,22 @@ def machine() -> dict[str, Any]:
     if names:
         processor = names[0]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"processor": processor, "cores": len(os.sched_getaffinity(0)),
-            "memory_gib": round(memory, 1), "python": platform.python_version(),
-            "gpu": _gpu(), "blas": blas(), "packages": {name: version(name) for name in PACKAGES}}
+    return {"processor": processor, "instructions": instructions(_flags()),
+            "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory, 1),
+            "python": platform.python_version(), "gpu": _gpu(), "blas": blas(),
+            "packages": {name: version(name) for name in PACKAGES}}
+
+
+def instructions(flags: str) -> str:
+    """The widest instructions for matrices that a processor has: ratios differ with them.
+
+    Parameters
+    ----------
+    flags
+        The kernel's list of its abilities.
+    """
+    have = flags.split()
+    return next((name for flag, name in INSTRUCTIONS.items() if flag in have), "")
 
 
 def processor_folder(processor: str, flags: str = "") -> str:
@@ -43,9 +58,9 @@ def processor_folder(processor: str, flags: str = "") -> str:
     Parameters
     ----------
     processor
-        Its name as the kernel reports it.
+        Its name as the kernel reports it; several generations may share it.
     flags
-        The kernel's list of its abilities: with matrix units (AMX), ratios are others.
+        The kernel's list of its abilities.
 
     Examples
     --------
@@ -54,15 +69,29 @@ def processor_folder(processor: str, flags: str = "") -> str:
     """
     name = re.sub(r"\((?:R|TM)\)|@.*|\b(?:CPU|Processor)\b|\d+-Core", " ", processor, flags=re.I)
     words = re.findall(r"[a-z0-9]+", name.lower())
-    return "-".join(words + ["amx"] * ("amx_tile" in flags.split()))
+    return "-".join([*words, *filter(None, [instructions(flags).lower().replace("-", "")])])
+
+
+def processor_name(machine: dict[str, Any]) -> str:
+    """Return the processor and its widest instructions, for people: ``AMD EPYC with AVX-512``.
+
+    Parameters
+    ----------
+    machine
+        From a results file; older ones do not name the instructions.
+    """
+    known = machine.get("instructions")
+    return f"{machine['processor']} with {known}" if known else str(machine["processor"])
 
 
 def this_processor() -> str:
     """Return the name of the folder that has the results of this machine's processor."""
-    flags = ""
+    return processor_folder(machine()["processor"], _flags())
+
+
+def _flags() -> str:
     with open("/proc/cpuinfo") as stream:
-        flags = next((line.partition(":")[2] for line in stream if line.startswith("flags")), "")
-    return processor_folder(machine()["processor"], flags)
+        return next((line.partition(":")[2] for line in stream if line.startswith("flags")), "")
 
 
 def version(name: str) -> str | None:
@@ -91,13 +120,13 @@ def blas() -> str | None:
 def about(machine: dict[str, Any]) -> str:
     """One line about a machine."""
     if "packages" not in machine:  # figures of a machine that others measured
-        return f"{machine['processor']}, {machine['cores']} cores"
+        return f"{processor_name(machine)}, {machine['cores']} cores"
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items()
                          if version)
     if machine.get("blas"):
         versions += f", {machine['blas']}"
     gpu = machine.get("gpu") or "no GPU"
-    return (f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+    return (f"{processor_name(machine)}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
             f"{gpu}; Python {machine['python']}, {versions}")
 
 

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import about, machine, this_processor
+from benchmarks.machine import about, machine, processor_name, this_processor
 
 RESULTS = Path(__file__).parent / "results"
-REFERENCE = "amd-epyc"
+REFERENCE = "amd-epyc-avx512"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def compared(names: Sequence[str]) -> list[Compared]:
         own = _claims(RESULTS / f"{name}.json")
         others: dict[str, dict[tuple[str, str], Claim]] = {}
         for file in sorted(RESULTS.glob(f"*/{name}.json")):
-            here = load(file)[0]["machine"]["processor"]
+            here = processor_name(load(file)[0]["machine"])
             others[here] = {(claim.part, claim.peer): claim for claim in _claims(file)}
         for claim in own:
             key = claim.part, claim.peer

@@ -144,8 +144,9 @@ def test_no_committed_figure_reads_like_a_program_printed_it() -> None:
 
 
 @pytest.mark.parametrize(("name", "flags", "folder"), [
-    ("AMD EPYC", "fma avx2", tables.REFERENCE),
-    ("AMD EPYC 7B13 64-Core Processor", "avx2", "amd-epyc-7b13"),
+    ("AMD EPYC", "fma avx2 avx512f", tables.REFERENCE),
+    ("AMD EPYC", "fma avx2", "amd-epyc-avx2"),
+    ("AMD EPYC 7B13 64-Core Processor", "avx2", "amd-epyc-7b13-avx2"),
     ("Intel(R) Xeon(R) Processor", "avx512f amx_tile amx_bf16", "intel-xeon-amx"),
     ("Intel(R) Core(TM) i7-9700K CPU @ 3.60GHz", "", "intel-core-i7-9700k")])
 def test_every_processor_has_a_folder(name: str, flags: str, folder: str) -> None:
@@ -154,19 +155,23 @@ def test_every_processor_has_a_folder(name: str, flags: str, folder: str) -> Non
 
 def test_claims_give_the_range_over_the_processors(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measured(folder: Path, processor: str, *claims: Claim) -> None:
-        here = {**machine(), "processor": processor}
+    def measured(folder: Path, processor: str, instructions: str, *claims: Claim) -> None:
+        here = {**machine(), "processor": processor, "instructions": instructions}
         tables.write_results(folder / "kdpp.json", "kdpp", here, [
             Table("k-DPP", ["s"], [["1"]], claims=claims)], quick=False)
 
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    measured(tmp_path, "EPYC", Claim("n", "DPPy", 480, 300), Claim("memory", "DPPy", 13, 8))
-    measured(tmp_path / "xeon", "Xeon", Claim("n", "DPPy", 299, 300), Claim("AMX", "DPPy", 9, 8))
+    measured(tmp_path, "EPYC", "AVX-512", Claim("n", "DPPy", 480, 300),
+             Claim("memory", "DPPy", 13, 8))
+    measured(tmp_path / "old", "EPYC", "AVX2", Claim("memory", "DPPy", 14, 8))
+    measured(tmp_path / "new", "EPYC", "AVX-1024", Claim("memory", "DPPy", 7, 8))
+    measured(tmp_path / "xeon", "Xeon", "AMX", Claim("n", "DPPy", 299, 300),
+             Claim("AMX", "DPPy", 9, 8))
     lines = tables.compared_markdown(tables.compared(["kdpp", "unknown"])).splitlines()[2:]
     assert lines == [
-        "| n | DPPy | **299 to 480 ×** (missed on Xeon) | higher | ≥ 300 × |  |",
-        "| memory | DPPy | **13 ×** | higher | ≥ 8 × |  |",
-        "| AMX | DPPy | **9 ×**, Xeon | higher | ≥ 8 × |  |"]
+        "| n | DPPy | **299 to 480 ×** (missed on Xeon with AMX) | higher | ≥ 300 × |  |",
+        "| memory | DPPy | **7 to 14 ×** (missed on EPYC with AVX-1024) | higher | ≥ 8 × |  |",
+        "| AMX | DPPy | **9 ×**, Xeon with AMX | higher | ≥ 8 × |  |"]
 
 
 def test_results_of_another_processor_do_not_replace_those_of_the_reference(
