@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from l3hpc.io.values import one_line
+from l3hpc.io.values import count_of, one_line
 
 UNLIMITED = sys.maxsize  # width of a column without ``at_most``
 # Characters of one cell each. Most tables have no others, and so do not need to import rich.
@@ -130,12 +130,30 @@ def describe_progress(progress: dict[str, Any]) -> str:
     for name, value in progress.items():
         # an epoch that is counted already would read as the one that is running
         if name not in fields and value is not None and f"{name}s" != progress.get("unit"):
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            parts.append(f"{name.replace('_', ' ')} {text}")
+            parts.append(detail(name, value))
     left = remaining_s(progress)
     if left is not None:
         parts.append(f"{clock(left)} left")
     return ", ".join(parts)
+
+
+def detail(name: str, value: object) -> str:
+    """Describe one value of a progress; a whole number with a name in the plural is a count.
+
+    Parameters
+    ----------
+    name, value
+        The value and its name.
+
+    Examples
+    --------
+    >>> detail("recordings", 10), detail("rows", 1), detail("val_loss", 0.412345)
+    ('10 recordings', '1 row', 'val loss 0.4123')
+    """
+    words = name.replace("_", " ")
+    if isinstance(value, int) and words.endswith("s"):
+        return count_of(value, words.removesuffix("s"))
+    return f"{words} {value:.4g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def amount(done: int, total: int | None, unit: str) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from l3hpc.console import formatting, terminal
 from l3hpc.io.files import write_json
-from l3hpc.io.values import count_of, escape_controls, one_line
+from l3hpc.io.values import escape_controls, one_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -136,7 +136,7 @@ class Progress:
 
     def _shown_details(self) -> list[str]:
         # an epoch that is counted already would read as the one that is running
-        return [_detail(name, value) for name, value in self.details.items()
+        return [formatting.detail(name, value) for name, value in self.details.items()
                 if f"{name}s" != self.unit]
 
 
@@ -359,10 +359,3 @@ def _json_ready(value: object) -> object:
     if isinstance(value, float) and value - value != 0:
         return None
     return value
-
-
-def _detail(name: str, value: object) -> str:
-    words = name.replace("_", " ")
-    if isinstance(value, int) and words.endswith("s"):
-        return count_of(value, words.removesuffix("s"))
-    return f"{words} {value:.4g}" if isinstance(value, float) else f"{words} {value}"

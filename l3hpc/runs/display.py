@@ -214,6 +214,8 @@ class PlainDisplay:
         fraction, text = _advance(self._workspace, record, step)
         # of a single task, the fraction is that of its phase, and not of what the step has to do
         percent = f"{fraction:.0%}" if step.tasks > 1 or not text else ""
+        if fraction == 1 and step.tasks == 1 and not text:  # the result is there, the job ends
+            percent = "ending"
         return f"{step.name} after {elapsed}: " + ", ".join(filter(None, (percent, text)))
 
     def _print(self, text: str) -> None:

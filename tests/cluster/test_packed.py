@@ -191,6 +191,29 @@ def test_a_killed_task_takes_nothing_from_the_others_on_the_disk_of_the_node(
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_in_a_container_and_on_the_disk_of_the_node_a_task_gets_more_memory(
+        slurm_cluster, chains, tmp_path):
+    """No command of Slurm is found inside; the script requeues the job from outside."""
+    inside, empty, disks = tmp_path / "container", tmp_path / "empty", tmp_path / "disks"
+    empty.mkdir()
+    inside.write_text(f'#!/bin/sh\nPATH={empty} exec "$@"\n')
+    inside.chmod(0o755)
+    made, record = run(chains, slurm_cluster, tmp_path, tasks=2, names=("extract",),
+                       memory_mb=300, memory_task=1, on={
+                           "container": [str(inside)], "scratch": f"{disks}/$SLURMD_NODENAME",
+                           "setup": (f'mkdir -p {disks}/"$SLURMD_NODENAME"',)})
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}
+    assert chains.output(made, "extract") == {0: "(0)", 1: "(1)"}
+    seen = marks(made)
+    assert {task: [entry["mem_mb"] for entry in seen[task].requeues] for task in range(2)} == {
+        0: [], 1: [400]}
+    assert restarts(made, 2) == {0: 0, 1: 1}
+    logs = [made.step_folder("extract").log(f"{record.steps[0].job}_0_{task}").read_text()
+            for task in range(2)]
+    assert [log.count(f"working in {disks}/") for log in logs] == [1, 2]
+    assert not list(disks.glob("*/l3hpc-*/extract-*"))
+
+
 def test_arrays_are_split_by_elements_and_the_next_step_waits_for_all(
         slurm_plain, chains, tmp_path):
     made, record = run(chains, slurm_plain, tmp_path, tasks=7, request=replace(TWO, pack=2),

@@ -392,7 +392,7 @@ def test_a_line_names_the_phase_that_has_come_so_far(tmp_path, monkeypatch):
     for tasks, advance, line in (
             (1, (0.58, "preparing spectra 116/200 windows"),
              "train after 0:00: preparing spectra 116/200 windows"),
-            (1, (0.0, ""), "train after 0:00: 0%"),
+            (1, (0.0, ""), "train after 0:00: 0%"), (1, (1.0, ""), "train after 0:00: ending"),
             (4, (0.25, "1/4 tasks, epoch 1/9"), "train after 0:00: 25%, 1/4 tasks, epoch 1/9")):
         told.append(advance)
         step = SimpleNamespace(name="train", tasks=tasks)
