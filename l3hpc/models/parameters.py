@@ -140,7 +140,8 @@ class FoldedNetwork:
     scale: float
     shift: float
     convolutions: tuple[Convolution, ...]
-    file: OpenFile | None = field(default=None, compare=False)
+    # not copied by ``replace``, which makes another network
+    file: OpenFile | None = field(default=None, init=False, compare=False)
 
 
 def has_relu(spec: NetworkSpec, index: int) -> bool:

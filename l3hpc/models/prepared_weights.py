@@ -102,8 +102,10 @@ def _read(path: Path, spec: NetworkSpec, order: list[int]) -> FoldedNetwork | No
         convolutions[index] = Convolution(kernel, values[-outputs:], has_relu(spec, index))
         start += size
     scale, shift = _AFFINE.unpack_from(content, numbers)
-    return FoldedNetwork(spec, scale, shift, tuple(convolutions[index]
-                                                   for index in range(len(shapes))), file)
+    network = FoldedNetwork(spec, scale, shift, tuple(convolutions[index]
+                                                      for index in range(len(shapes))))
+    object.__setattr__(network, "file", file)
+    return network
 
 
 def _write(path: Path, network: FoldedNetwork, order: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,16 @@ def test_ncnn_is_given_the_file_itself(spec, monkeypatch):
     right = make_engine("ncnn", untrained(spec, 1).folded(), 1).run(frames)
     monkeypatch.setattr(ncnn_engine, "weight_file", None)
     assert np.array_equal(make_engine("ncnn", network, 1).run(frames), right)
+
+
+def test_a_changed_network_is_not_computed_with_the_weights_of_the_file():
+    prepared(STUDENT)
+    network, _ = prepared(STUDENT)
+    changed = replace(network, convolutions=untrained(STUDENT, 2).folded().convolutions)
+    frames = np.random.default_rng(0).uniform(-80, 0, (1, *STUDENT.frontend.shape)).astype("f4")
+    right = make_engine("ncnn", replace(untrained(STUDENT, 2).folded(), scale=network.scale,
+                                        shift=network.shift), 1).run(frames)
+    assert np.array_equal(make_engine("ncnn", changed, 1).run(frames), right)
 
 
 def test_ncnn_is_given_a_copy_where_the_open_file_has_no_path(monkeypatch):
