@@ -35,8 +35,8 @@ install-dev: $(VENV)/.dev  ## also install the test dependencies
 slurm:  ## install a real Slurm for the tests (Debian or Ubuntu, as root)
 	sh tools/install-slurm
 
-test-slurm:  ## run tests/cluster on newer Slurm in chroots, as root (SUITE=trixie or sid; default: both)
-	tools/test-slurm $(or $(SUITE),trixie sid)
+test-slurm:  ## run tests/cluster on newer Slurm in chroots, as root (SUITE=trixie or sid; default: both; VM=1, NFS=1: in a virtual machine)
+	tools/test-slurm $(if $(NFS),--nfs,$(if $(VM),--vm)) $(or $(SUITE),trixie sid)
 
 demo: $(VENV)/.core  ## run the whole pipeline on a synthetic city and show the results
 	$(BIN)/l3hpc demo --yes

@@ -3,6 +3,8 @@
 import json
 import time
 
+from realslurm import PATIENCE
+
 from l3hpc.runs import status
 from l3hpc.workspace.layout import Workspace
 
@@ -13,6 +15,7 @@ def profile(chains, cluster, **changes):
 
 def until(workspace, run, wanted, seconds=240):
     """The status of a run once ``wanted(status)`` holds."""
+    seconds *= PATIENCE
     end, pause = time.monotonic() + seconds, 0.2
     while True:
         [found] = status.collect(workspace, [run])
