@@ -147,6 +147,14 @@ def test_the_page_on_the_architecture_names_modules_that_exist():
     assert len(named) > 20 and not missing
 
 
+def test_the_page_on_the_architecture_names_nothing_that_is_gone():
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`([a-z]+_[a-z_]+)`", page))
+    used = {path.stem for path in MODULES.values()}.union(
+        *(re.findall(r"\w+", path.read_text()) for path in MODULES.values()))
+    assert len(named) > 50 and named <= used
+
+
 def test_the_page_on_the_architecture_names_every_module():
     """In code words, so that a newcomer can search for it: in front of what it does."""
     page = re.sub(r"```.*?```", "", (PACKAGE.parent / "docs/architecture.md").read_text(),
