@@ -74,7 +74,7 @@ function drawTable() {
     if (on) cell.setAttribute('aria-sort', down ? 'descending' : 'ascending');
     head.append(cell);
     if (index === tab().rank) head.append(el('th', {scope: 'col'}, 'State',
-                                                 el('span', {className: 'note'}, ', note')));
+                                                 el('span', {className: 'wide'}, ', note')));
   }
   const body = document.createDocumentFragment();
   for (const row of rows) {
