@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import queue
+import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 THREADS = 4
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def make_durable(paths: Iterable[Path | str]) -> None:
@@ -23,51 +27,92 @@ def make_durable(paths: Iterable[Path | str]) -> None:
     OSError
         If the disk does not confirm it.
     """
-    start_syncing(paths)()
+    with Syncing() as syncing:
+        syncing.add(paths)
+        syncing.wait()
 
 
-def start_syncing(paths: Iterable[Path | str]) -> Callable[[], None]:
-    """Have files and folders that were written without ``durable`` brought to disk in the
-    background.
+class Syncing:
+    """Brings files and folders that were written without ``durable`` to disk in the background.
 
-    Parameters
-    ----------
-    paths
-        Those that have been removed in the meantime are ignored.
-
-    Returns
-    -------
-    callable
-        Waits until they are there; raises ``OSError`` if the disk does not confirm it.
+    A context manager: its threads end with the block, also if nobody waits for them. They start
+    with ``start``, because that takes a moment, which the caller chooses.
     """
-    distinct = list(dict.fromkeys(map(str, paths)))
-    left, errors = iter(distinct), list[OSError]()
 
-    def work() -> None:
-        for path in left:  # which the threads share
+    def __init__(self) -> None:
+        self._queue = queue.SimpleQueue[str | None]()
+        self._seen = set[str]()
+        self._threads = list[threading.Thread]()
+        self._errors = list[OSError]()
+        self._started = False
+
+    def __enter__(self) -> Syncing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        for _ in self._threads:
+            self._queue.put(None)
+
+    def add(self, paths: Iterable[Path | str]) -> None:
+        """Add paths, each of which is brought to disk once.
+
+        Parameters
+        ----------
+        paths
+            Those that have been removed in the meantime are ignored.
+        """
+        for path in map(str, paths):
+            if path not in self._seen:
+                self._seen.add(path)
+                self._queue.put(path)
+
+    def start(self) -> None:
+        """Begin to bring to disk what was added; does nothing if it has begun."""
+        if self._started:
+            return
+        self._started = True
+        # a new thread must not receive the Ctrl-C that is blocked while a job is submitted
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            # Disks and file servers combine requests that arrive together: many cost little more
+            # than one.
+            for _ in range(THREADS):
+                thread = threading.Thread(target=self._work, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # this user may have no more, as on a busy login node
+                    break
+                self._threads.append(thread)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def wait(self) -> None:
+        """Wait until everything that was added is on disk.
+
+        Raises
+        ------
+        OSError
+            If the disk does not confirm it.
+        """
+        if len(self._seen) > 1:
+            self.start()
+        # one for each, after all paths: whoever takes it has no more to do
+        for _ in range(len(self._threads) + 1):
+            self._queue.put(None)
+        self._work()  # what no thread has taken
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        if self._errors:
+            raise self._errors[0]
+
+    def _work(self) -> None:
+        while (path := self._queue.get()) is not None:
             try:
                 _sync(path)
             except OSError as error:
-                errors.append(error)
-
-    # Disks and file servers combine requests that arrive together: many cost little more than one.
-    threads = [threading.Thread(target=work) for _ in distinct[:THREADS]]
-    started = []
-    for thread in threads:
-        try:
-            thread.start()
-        except RuntimeError:  # this user may have no more processes, as on a busy login node
-            break
-        started.append(thread)
-
-    def wait() -> None:
-        work()  # what no thread has taken
-        for thread in started:
-            thread.join()
-        if errors:
-            raise errors[0]
-
-    return wait
+                self._errors.append(error)
 
 
 def _sync(path: str) -> None:

@@ -20,8 +20,6 @@ from l3hpc.config.units import parse_task_memory, parse_time
 from l3hpc.config.validators import pack_size
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
-from l3hpc.io.files import write_json
-from l3hpc.io.syncing import make_durable
 from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, pack, status, submission_lock, submit, submit_jobs
@@ -187,10 +185,18 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
         # only after the user has confirmed, in on_planned
         artifacts.discard(Path(entry.artifact))
     for step in todo.steps:
-        _prepare(todo.plan, step, texts[step.name], records.step(record, step.name))
+        _note_requeues(todo.plan, step, records.step(record, step.name))
     before, since = _mark_submitting(workspace, record), time.time()
-    left_out = submit_jobs.submit_steps(todo.plan, todo.steps, texts, record, progress,
-                                  live=todo.live, before=before, elsewhere=elsewhere)
+    with submit.durable(progress) as syncing:
+
+        def write_step(step: PlannedStep) -> None:
+            _write_step(todo.plan, step, texts[step.name])
+            syncing.add((todo.plan.step_folder(step.name).requeue_policy,
+                         *submit.written_later(step)))
+
+        left_out = submit_jobs.submit_steps(
+            todo.plan, todo.steps, texts, record, progress, live=todo.live, before=before,
+            elsewhere=elsewhere, write_step=write_step, meanwhile=syncing.start)
     last_job.submit_job(workspace, record, progress, since)
     return left_out
 
@@ -416,21 +422,20 @@ def _planned(workspace: Path, record: RunRecord, entry: StepRecord, profile: Clu
         version=config["version"], requeue_limits=limits, continues=rules.continues)
 
 
-def _prepare(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]],
-             entry: StepRecord) -> None:
-    """Write the scripts and the policy of a new attempt; put the requeues of the last one on
-    record.
-    """
-    folder = plan.step_folder(step.name)
-    submit_jobs.write_scripts(folder, texts)
-    write_json(folder.requeue_policy, requeue_policy.of(plan.profile, step).to_json())
-    make_durable(folder.scripts)
+def _note_requeues(plan: Plan, step: PlannedStep, entry: StepRecord) -> None:
+    """Put the requeues of the last attempt on record, and what the next one requests."""
     entry.resources = step.resources.to_json()
-    marks = markers.read(folder.markers)
+    marks = markers.read(plan.step_folder(step.name).markers)
     requeues = {str(index): marks[index].requeues for index in step.missing
                 if index in marks and marks[index].requeues}
     if requeues and entry.attempts:
         entry.attempts[-1].requeues = requeues
+
+
+def _write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
+    """Write the scripts and the policy of a new attempt, without the requeues of the last one."""
+    submit.write_step(plan, step, texts, again=True)
+    folder = plan.step_folder(step.name)
     for index in step.missing:
         for name in ("requeues.json", "gave_up.json"):
             markers.path(folder.markers, index, name).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from l3hpc import schedulers
@@ -22,8 +22,8 @@ from l3hpc.config.capabilities import LOCAL, SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
-from l3hpc.io.files import create_file, current_user, json_bytes, share_file
-from l3hpc.io.syncing import start_syncing
+from l3hpc.io.files import create_file, current_user, json_bytes, share_file, write_bytes
+from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, notifications, submission_lock
 from l3hpc.runs.dependencies import computed_elsewhere
@@ -36,8 +36,6 @@ from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
-
-_BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def submit(
@@ -97,9 +95,16 @@ def submit(
         try:
             record = _write_folder(plan, steps, texts)
             # after a power failure, the run can be resumed
-            with _durable(_written(plan, steps), progress or Progress()):
+            with durable(progress or Progress()) as syncing:
+                syncing.add(_written_first(plan, steps))
+
+                def write(step: PlannedStep) -> None:
+                    write_step(plan, step, texts[step.name])
+                    syncing.add(written_later(step))
+
                 left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
-                                     elsewhere=elsewhere)
+                                        elsewhere=elsewhere, write_step=write,
+                                        meanwhile=syncing.start)
             last_job.submit_job(plan.workspace, record, progress or Progress())
         finally:
             lock.release(forget=True)
@@ -271,7 +276,9 @@ def _make_folder(plan: Plan) -> Lease:
 
 
 def _write_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
-    """Write everything that the jobs read, and the record in state ``submitting``."""
+    """Write what a resumption needs: the settings and policies of all steps, and the record in
+    state ``submitting``.
+    """
     try:
         return _fill_folder(plan, steps, texts)
     except BaseException:  # a full disk, Ctrl-C: no half of a run
@@ -283,7 +290,13 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
     plan.folder.artifacts.mkdir()
     plan.folder.steps.mkdir()
     for step in steps:
-        _fill_step(plan, step, texts.get(step.name, ()))
+        folder = plan.step_folder(step.name)
+        os.mkdir(folder)
+        create_file(folder.config, json_bytes(step.config(plan.run)))
+        if step.name in texts:  # the rest is written while the step before is being submitted
+            create_file(folder.requeue_policy, _policy(plan, step))
+        else:
+            write_step(plan, step, ())
     last_job.prepare(plan)
     notifications.prepare(plan)
     is_local = not plan.profile.capabilities.remote
@@ -308,50 +321,82 @@ def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> 
 
 
 @contextlib.contextmanager
-def _durable(paths: Iterable[Path], progress: Progress) -> Iterator[None]:
-    """Have the disk confirm these files by the end of the block. It writes them while sbatch is at
-    work, so that this costs next to nothing.
+def durable(progress: Progress) -> Iterator[Syncing]:
+    """Have the disk confirm by the end of the block what is added within it. It writes the files
+    while sbatch is at work, so that this costs next to nothing.
+
+    Parameters
+    ----------
+    progress
+        Receives a note if the disk does not confirm it.
+
+    Yields
+    ------
+    Syncing
+        For the paths.
     """
-    # the new threads must not receive the Ctrl-C that is blocked while a job is submitted
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
-    try:
-        wait = start_syncing(paths)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    yield
-    try:
-        wait()
-    except OSError as error:
-        progress.note(f"warning: the disk did not confirm that the files of this run are written "
-                      f"({error.strerror}): a power failure could lose them")
+    with Syncing() as syncing:
+        yield syncing
+        try:
+            syncing.wait()
+        except OSError as error:
+            progress.note("warning: the disk did not confirm that the files of this run are "
+                          f"written ({error.strerror}): a power failure could lose them")
 
 
-def _written(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
-    """What a resumption of a new run reads, and the folders that hold it. (Slurm has its own copy
-    of a script, and a resumption makes another.)
-    """
+def _written_first(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
+    """What a resumption of a new run reads, and the folders that hold it."""
     run = plan.folder
     yield from (run.path.parent, run.path, run.record, run.artifacts, run.steps, run.sync_script)
     for step in steps:
         folder = plan.step_folder(step.name)
-        yield from (folder.path, folder.config, folder.requeue_policy, step.artifact,
-                    step.artifact.parent)
+        yield from (folder.path, folder.config, folder.requeue_policy)
+        if not step.missing:
+            yield from written_later(step)
 
 
-def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
-    """Fill the folder of the step, and that of its artifact. Every file less counts: on a shared
-    disk, creating files takes most of the time of a submission, apart from sbatch. Nobody reads
-    the folder before the record of the run is there, so its files are written in place.
+def written_later(step: PlannedStep) -> Iterator[Path]:
+    """Yield what of the files of ``write_step`` has to be on disk. (Slurm has its own copy of a
+    script, and a resumption makes another.)
+
+    Parameters
+    ----------
+    step
+        The step.
+    """
+    yield from (step.artifact, step.artifact.parent)
+
+
+def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]], *,
+               again: bool = False) -> None:
+    """Write what the jobs of a step read, apart from its settings and its policy.
+
+    Every file less counts: on a shared disk, creating files takes most of the time of a submission,
+    apart from sbatch.
+
+    Parameters
+    ----------
+    plan
+        The plan of the run.
+    step
+        The step, whose settings are in its folder.
+    texts
+        What each of its scripts runs, and its text.
+    again
+        Replace what an earlier submission wrote, perhaps not all of it, and the policy.
     """
     folder = plan.step_folder(step.name)
-    for path in (folder, folder.logs, folder.markers):
-        os.mkdir(path)
-    create_file(folder.config, json_bytes(step.config(plan.run)))
+    for path in (folder.logs, folder.markers):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+    if again:
+        for old in folder.scripts:
+            old.unlink()
+        # whole or not at all: jobs that are live may read it
+        write_bytes(folder.requeue_policy, _policy(plan, step), durable=False)
+    # nobody reads a script before its job is submitted, so it is written in place
     for number, (_, text) in enumerate(texts):
         create_file(folder.script(number), text.encode())
-    if texts:
-        create_file(folder.requeue_policy,
-                    json_bytes(requeue_policy.of(plan.profile, step).to_json()))
     try:
         os.mkdir(step.artifact)
     except FileNotFoundError:
@@ -361,7 +406,12 @@ def _fill_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part
     if plan.profile.shared_group and step.missing:
         sharing.prepare_artifact(step.artifact)
     share_file(folder.config, ArtifactFolder(step.artifact).config)
-    os.symlink(step.artifact, plan.folder.artifact(step.name))
+    with contextlib.suppress(FileExistsError):
+        os.symlink(step.artifact, plan.folder.artifact(step.name))
+
+
+def _policy(plan: Plan, step: PlannedStep) -> bytes:
+    return json_bytes(requeue_policy.of(plan.profile, step).to_json())
 
 
 def _check_scripts(

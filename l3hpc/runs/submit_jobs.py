@@ -1,16 +1,18 @@
 """Submitting jobs: all of a submission or none of it, and no job without a record of it.
 
 Each script is submitted in the order of the dependencies, and its id is noted beside ``run.json``
-before the next one is. If one is refused, the user presses Ctrl-C, or another command cancels the
-run, the jobs that were already submitted are cancelled, the last one first.
+before the next one is. What a job reads is written while the one before it is being submitted. If
+one is refused, the user presses Ctrl-C, or another command cancels the run, the jobs that were
+already submitted are cancelled, the last one first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,6 +46,41 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 @dataclass
+class _Script:
+    """A script to submit: of a step, of a part of its tasks, or an array of several steps.
+
+    Attributes
+    ----------
+    step : PlannedStep
+        The step, or the first one of the array.
+    path : Path
+        The script.
+    text : str
+        Its text.
+    part : Part or None
+        The tasks that it runs; None for an array of steps.
+    steps : tuple of str
+        Names of its steps.
+    number, count : int
+        Which of the scripts of the step it is, and how many there are.
+    calls : tuple of Call
+        What its jobs run, once ``prepare`` was called.
+    pickles : tuple of Path
+        Those of the calls, until the script is submitted.
+    """
+
+    step: PlannedStep
+    path: Path
+    text: str
+    part: scripts.Part | None
+    steps: tuple[str, ...]
+    number: int = 0
+    count: int = 1
+    calls: tuple[Call, ...] = ()
+    pickles: tuple[Path, ...] = ()
+
+
+@dataclass
 class _Submission:
     """The jobs of one run that are being submitted.
 
@@ -51,6 +88,8 @@ class _Submission:
     ----------
     record : RunRecord
         Kept up to date with each job.
+    write_step, meanwhile : callable
+        As in ``submit_steps``.
     since : float
         When it began, unix seconds.
     submitted : list of JobId
@@ -62,8 +101,12 @@ class _Submission:
     dependencies: Dependencies
     scheduler: Scheduler
     progress: Progress
+    write_step: Callable[[PlannedStep], None]
+    meanwhile: Callable[[], None]
     since: float = field(default_factory=time.time)
     submitted: list[JobId] = field(default_factory=list)
+    _written: set[str] = field(default_factory=set)
+    _failed: dict[Path, Exception] = field(default_factory=dict)
 
     @property
     def last_cluster(self) -> str | None:
@@ -71,34 +114,60 @@ class _Submission:
         return next((entry.attempts[-1].cluster for entry in reversed(self.record.steps)
                      if entry.attempts), None)
 
-    def array(self, array: step_arrays.JobArray) -> None:
-        """Submit several steps as one array, with one task for each."""
-        write_text(array.script, array.text, durable=False)
-        calls = [_call(self.plan.step_folder(name), (0,), index)
-                 for index, name in enumerate(array.names)]
+    def submit(self, script: _Script, following: _Script | None) -> None:
+        """Submit a script. following: the next one, which is prepared meanwhile."""
+        step = script.step
+        if script.count > 1 and script.number == 0:
+            self.progress.note(f"{step.name}: {step.tasks:,} tasks in {script.count} arrays")
+        self._prepare(script)
+        # between sbatch and the record a Ctrl-C would leave a job that nobody knows
         with _signals(signal.SIG_BLOCK):
-            job = _submit(self, array.steps[0], array.script, calls)
-            self._note(job, {name: _attempt(replace(job, id=f"{job.id}_{index}"), array.script)
-                             for index, name in enumerate(array.names)}, first=True)
+            job = _submit(self, script, lambda: self._prepare_ahead(following))
+            script.pickles = ()
+            self._note(job, script)
         self.progress.advance(1)
 
-    def step(self, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
-        """Submit the scripts of one step."""
-        if len(texts) > 1:
-            self.progress.note(f"{step.name}: {step.tasks:,} tasks in {len(texts)} arrays")
-        folder = self.plan.step_folder(step.name)
-        for number, (part, text) in enumerate(texts):
-            script = folder.script(number)
-            calls = [_call(folder, tasks, index, packed=part.pack > 1)
-                     for index, tasks in part.elements.items()]
-            # between sbatch and the record a Ctrl-C would leave a job that nobody knows
-            with _signals(signal.SIG_BLOCK):
-                job = _submit(self, step, script, calls)
-                self._note(job, {step.name: _attempt(job, script, part, text)}, first=number == 0)
-            self.progress.advance(1)
+    def _prepare_ahead(self, script: _Script | None) -> None:
+        self.meanwhile()
+        if script is not None and script.path not in self._failed:
+            try:
+                self._prepare(script)
+            except Exception as error:  # raised when its turn has come
+                self._failed[script.path] = error
 
-    def _note(self, job: JobId, attempts: Mapping[str, Attempt], *, first: bool) -> None:
-        """Put what was submitted on record. first: of this submission of the step."""
+    def _prepare(self, script: _Script) -> None:
+        """Write what the jobs of a script look for, unless that has been done."""
+        if script.path in self._failed:
+            raise self._failed[script.path]
+        if script.pickles:
+            return
+        for name in script.steps:
+            if name not in self._written:
+                self._written.add(name)
+                self.write_step(self._planned[name])
+        if script.part is None:
+            write_text(script.path, script.text, durable=False)
+            script.calls = tuple(_call(self.plan.step_folder(name), (0,), index)
+                                 for index, name in enumerate(script.steps))
+        else:
+            folder = self.plan.step_folder(script.step.name)
+            script.calls = tuple(_call(folder, tasks, index, packed=script.part.pack > 1)
+                                 for index, tasks in script.part.elements.items())
+        script.pickles = scripts.pickle_calls(script.step, script.calls,
+                                              script.step.requeue_limits.time)
+
+    @functools.cached_property
+    def _planned(self) -> dict[str, PlannedStep]:
+        return {step.name: step for step in self.plan.steps}
+
+    def _note(self, job: JobId, script: _Script) -> None:
+        """Put what was submitted on record."""
+        if script.part is None:
+            attempts = {name: _attempt(replace(job, id=f"{job.id}_{index}"), script.path)
+                        for index, name in enumerate(script.steps)}
+        else:
+            attempts = {script.step.name: _attempt(job, script.path, script.part, script.text)}
+        first = script.number == 0  # of this submission of the step
         self.submitted.append(job)
         # on disk first: a kill after this line loses nothing
         records.note_attempts(self.plan.workspace, self.plan.run, attempts, first=first)
@@ -110,26 +179,12 @@ class _Submission:
             records.add_attempt(entry, attempt, first=first)
 
 
-def write_scripts(folder: StepFolder, texts: Sequence[tuple[scripts.Part, str]]) -> None:
-    """Write the scripts of a step: ``script.sbatch``, and ``script-1.sbatch`` … of a split array.
-
-    Parameters
-    ----------
-    folder
-        Folder of the step in the run.
-    texts
-        What each script runs, and its text.
-    """
-    for old in folder.scripts:
-        old.unlink()
-    for number, (_, text) in enumerate(texts):
-        write_text(folder.script(number), text, durable=False)
-
-
 def submit_steps(
     plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, record: RunRecord,
     progress: Progress, *, live: Collection[str] = (), before: RunState | None = None,
     elsewhere: Mapping[str, Collection[int]] | None = None,
+    write_step: Callable[[PlannedStep], None] = lambda step: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Submit the steps that have a script, in this order, and keep the record up to date.
 
@@ -154,6 +209,11 @@ def submit_steps(
         The state to which a refusal resets the record, of a run that was submitted earlier.
     elsewhere
         As from ``dependencies.computed_elsewhere``.
+    write_step
+        Writes what the jobs of a step read. Called for each step before its jobs are submitted,
+        mostly while those of the step before it are being submitted.
+    meanwhile
+        Called while each job is being submitted; never raises.
 
     Returns
     -------
@@ -167,40 +227,59 @@ def submit_steps(
         in the message.
     """
     now = _Submission(plan, record, Dependencies(plan, record, elsewhere or {}),
-                    schedulers.of(plan.profile, plan.workspace), progress)
-    arrays = {array.names[0]: array
-              for array in arrays_of(plan, steps, texts, {*texts, *live}, elsewhere or {})}
-    # the steps of an array are submitted with its first one
-    with_first = {name for array in arrays.values() for name in array.names[1:]}
-    chosen = [step for step in steps if step.name in texts and step.name not in with_first]
+                      schedulers.of(plan.profile, plan.workspace), progress, write_step, meanwhile)
+    todo = _in_turn(plan, steps, texts, live, elsewhere or {})
     left_out: dict[str, str] = {}
-    progress.start("submitting", sum(map(len, texts.values())) - len(with_first), "jobs")
+    progress.start("submitting", len(todo), "jobs")
     try:
-        for step in chosen:
-            array = arrays.get(step.name)
+        for script, following in zip(todo, [*todo[1:], None], strict=False):
+            if script.step.name in left_out:
+                continue
             try:
-                if array is not None:
-                    now.array(array)
-                else:
-                    now.step(step, texts[step.name])
+                now.submit(script, following)
             except ParentFailedError as error:
-                left_out |= dict.fromkeys(array.names if array else [step.name], error.message)
+                left_out |= dict.fromkeys(script.steps, error.message)
         if left_out and not now.submitted:
-            step = next(step for step in chosen if step.name in left_out)
-            raise InputError(left_out[step.name],
+            script = next(script for script in todo if script.step.name in left_out)
+            raise InputError(left_out[script.step.name],
                              hint=f"Finish that first: {command_line('resume', plan.run)}")
         record.state, record.note = RunState.SUBMITTED, ""
         records.write(plan.workspace, record)
     except L3hpcError as error:
         with _signals(signal.SIG_BLOCK):
-            raise _refusal(now, step, error, before) from None
+            raise _refusal(now, script.step, error, before) from None
     except BaseException as error:
         with _signals(signal.SIG_BLOCK):
             _withdraw(now, error, before)
         raise
     finally:
+        for script in todo:
+            for pickle in script.pickles:
+                pickle.unlink(missing_ok=True)
         progress.finish()
     return left_out
+
+
+def _in_turn(
+    plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, live: Collection[str],
+    elsewhere: Mapping[str, Collection[int]],
+) -> list[_Script]:
+    """The scripts in the order of their submission; an array of steps in the place of its first."""
+    arrays = {array.names[0]: array
+              for array in arrays_of(plan, steps, texts, {*texts, *live}, elsewhere)}
+    with_first = {name for array in arrays.values() for name in array.names[1:]}
+    found = []
+    for step in steps:
+        if step.name not in texts or step.name in with_first:
+            continue
+        if (array := arrays.get(step.name)) is not None:
+            found.append(_Script(array.steps[0], array.script, array.text, None,
+                                 tuple(array.names)))
+            continue
+        folder, own = plan.step_folder(step.name), texts[step.name]
+        found += [_Script(step, folder.script(number), text, part, (step.name,), number, len(own))
+                  for number, (part, text) in enumerate(own)]
+    return found
 
 
 def _refusal(now: _Submission, step: PlannedStep, error: L3hpcError, before: RunState | None
@@ -253,13 +332,13 @@ def _call(folder: StepFolder, tasks: tuple[int, ...], index: int, *, packed: boo
     return Call(work, folder.logs, tasks, index)
 
 
-def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[Call]) -> JobId:
+def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) -> JobId:
     """Submit one script; wait while the queue is full.
 
     There is no time limit: jobs of this very run may have to end first, which takes as long as they
     run. (``sbatch`` itself retries while the controller is busy.)
     """
-    plan = now.plan
+    plan, step = now.plan, script.step
 
     def pause(seconds: float) -> None:
         with _signals(signal.SIG_UNBLOCK):
@@ -269,13 +348,14 @@ def _submit(now: _Submission, step: PlannedStep, script: Path, calls: Sequence[C
     last_message = ""
     while True:
         submission_lock.check(plan.workspace, plan.run)
-        needed = now.dependencies.of(step, [task for call in calls for task in call.tasks])
+        needed = now.dependencies.of(step, [task for call in script.calls for task in call.tasks])
         try:
             return now.scheduler.submit(JobRequest(
-                script, plan.run, step, tuple(calls), needed.after_ok, needed.after_any,
+                script.path, plan.run, step, script.calls, needed.after_ok, needed.after_any,
                 cluster=plan.profile.slurm_clusters or now.record.clusters,
                 last_cluster=now.last_cluster, refusals=refusals, pause=pause,
                 max_timeouts=step.requeue_limits.time,
+                pickles=script.pickles, meanwhile=meanwhile,
                 recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
                 notify=lambda text: now.progress.note(f"{step.name}: {text}")))
         except QueueFullError as error:

@@ -264,6 +264,10 @@ class JobRequest:
         Waits for a number of seconds; may raise to stop the submission.
     give_up_s : float or None
         How long to retry while the scheduler does not respond; None: the scheduler's default.
+    pickles : tuple of Path
+        The pickled calls (``scripts.pickle_calls``), if they were written before.
+    meanwhile : callable
+        May be called while the scheduler is at work, any number of times; never raises.
     """
 
     script: Path
@@ -280,6 +284,8 @@ class JobRequest:
     notify: Callable[[str], None] = lambda text: None
     pause: Callable[[float], None] = time.sleep
     give_up_s: float | None = None
+    pickles: tuple[Path, ...] = ()
+    meanwhile: Callable[[], None] = lambda: None
 
 
 class NotReachedError(ClusterError):

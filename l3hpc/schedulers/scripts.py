@@ -32,7 +32,7 @@ from l3hpc.errors import ClusterError, InputError, nearest
 from l3hpc.io.files import create_file, share_file
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import packing
-from l3hpc.schedulers.base import JobId, JobRequest
+from l3hpc.schedulers.base import Call, JobId, JobRequest
 from l3hpc.workspace.layout import StepFolder
 
 if TYPE_CHECKING:
@@ -430,9 +430,9 @@ def _template_location(error: Exception, default: str) -> str:
 def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
     """Submit a script once, and store the calls under the ids that its jobs will look for.
 
-    The calls are pickled before the submission and renamed after it. For an array the names contain
-    our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script is kept under the id as
-    well.
+    The calls are pickled before the submission (by the caller or here) and renamed after it. For an
+    array the names contain our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script
+    is kept under the id as well.
 
     Parameters
     ----------
@@ -458,12 +458,16 @@ def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> Job
         raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
                            hint="The --array line is missing from its template.")
     # before the submission, because a job waits only a minute for its call; their names need the id
-    pickles = _pickled(request)
+    pickles = request.pickles
+    if not pickles:
+        assert request.step is not None
+        pickles = pickle_calls(request.step, request.calls, request.max_timeouts)
     try:
         job = submit()
     except BaseException:
-        for pickle in pickles:
-            pickle.unlink(missing_ok=True)
+        if not request.pickles:
+            for pickle in pickles:
+                pickle.unlink(missing_ok=True)
         raise
     # a later attempt writes its script over this one: the job's own has to stay as it was submitted
     kept = StepFolder(request.script.parent).submitted_script(job.id)
@@ -475,19 +479,33 @@ def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> Job
     return job
 
 
-def _pickled(request: JobRequest) -> list[Path]:
-    """One file per call, under a name that nobody looks for."""
+def pickle_calls(step: PlannedStep, calls: Sequence[Call], max_timeouts: int) -> tuple[Path, ...]:
+    """Write one file per call, under a name that nobody looks for.
+
+    Parameters
+    ----------
+    step
+        The step whose jobs run the calls.
+    calls
+        The calls.
+    max_timeouts
+        As in ``JobRequest``.
+
+    Returns
+    -------
+    tuple of Path
+        The files, which the caller removes if nothing is submitted.
+    """
     DelayedSubmission = import_submitit().DelayedSubmission
-    assert request.step is not None
     pickles: list[Path] = []
-    for call in request.calls:
+    for call in calls:
         delayed = DelayedSubmission(call.work)
         # by the real limit, submitit distinguishes a time-out from a preemption
-        delayed.set_timeout(request.step.of_a_job.job_min, request.max_timeouts)
+        delayed.set_timeout(step.of_a_job.job_min, max_timeouts)
         pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
         # not cloudpickle, which a class of a module does not need
         create_file(pickles[-1], pickle.dumps(delayed, pickle.HIGHEST_PROTOCOL), mode=0o666)
-    return pickles
+    return tuple(pickles)
 
 
 def import_submitit() -> ModuleType:

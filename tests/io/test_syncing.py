@@ -24,11 +24,36 @@ def test_each_path_once_and_those_that_are_gone_are_ignored(tmp_path, monkeypatc
 def test_it_goes_on_in_the_background_until_it_is_waited_for(tmp_path, monkeypatch):
     go, synced = threading.Event(), []
     monkeypatch.setattr(syncing, "_sync", lambda path: (go.wait(60), synced.append(path)))
-    wait = syncing.start_syncing([tmp_path])
-    assert synced == []
-    go.set()
-    wait()
-    assert synced == [str(tmp_path)]
+    with syncing.Syncing() as background:
+        background.add([tmp_path])
+        background.start()
+        assert synced == []
+        background.add([str(tmp_path), "later"])
+        go.set()
+        background.wait()
+    assert sorted(synced) == [str(tmp_path), "later"]
+
+
+def test_its_threads_end_if_nobody_waits(monkeypatch):
+    before = threading.active_count()
+    monkeypatch.setattr(syncing, "_sync", lambda path: None)
+    with pytest.raises(KeyError), syncing.Syncing() as background:
+        background.add("abc")
+        background.start()
+        threads = [*background._threads]
+        raise KeyError
+    for thread in threads:
+        thread.join(10)
+    assert len(threads) == syncing.THREADS and threading.active_count() == before
+
+
+def test_no_path_is_left_behind_however_the_threads_are_scheduled(monkeypatch):
+    """A thread must not take the sign to end that is meant for the one who waits."""
+    synced = []
+    monkeypatch.setattr(syncing, "_sync", synced.append)
+    for _ in range(300):
+        syncing.make_durable("abcdef")
+    assert len(synced) == 300 * 6
 
 
 @pytest.mark.parametrize("threads", [0, 1])

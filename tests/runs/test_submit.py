@@ -1,6 +1,7 @@
 """All of a plan's jobs or none, and no job without a record."""
 
 import json
+import os
 import pickle
 import re
 
@@ -8,8 +9,8 @@ import pytest
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.runs import submit, submit_jobs
-from l3hpc.runs.resume import cancel
+from l3hpc.runs import status, submit, submit_jobs
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import scripts
 from l3hpc.schedulers.slurm.commands import clean_environment
 from l3hpc.schedulers.slurm.sbatch import sbatch_command
@@ -244,3 +245,82 @@ def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkey
         submit.submit(chains.plan(tmp_path, on=on))
     assert list((tmp_path / "runs").iterdir()) == []
     assert slurm.calls("sbatch") == []
+
+
+def test_what_a_job_reads_is_written_while_the_one_before_is_submitted(
+        chains, slurm, on, tmp_path):
+    slurm.says("sbatch", f"""
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+for last; do :; done
+test -e "$last" && ls "$(dirname "$last")/logs"/.*.pkl > {slurm.folder}/own-$n
+i=0
+while [ $n != 102 ] && [ ! -e {slurm.folder}/written ] && [ $i -lt 1000 ]; do
+  set -- {tmp_path}/runs/demo/steps/*/logs/.*.pkl
+  [ $# -gt 1 ] && break
+  i=$((i + 1)); sleep 0.01
+done
+echo $i > {slurm.folder}/waited-$n
+echo $((n + 1)) > {slurm.folder}/next
+echo $n""")
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
+    submit.submit(made)
+    for number in (100, 101, 102):
+        assert (slurm.folder / f"own-{number}").read_text().count(".pkl") == 1
+        assert int((slurm.folder / f"waited-{number}").read_text()) < 1000
+    assert not list(made.folder.path.glob("steps/*/logs/.*"))
+
+
+def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(
+        chains, slurm, on, tmp_path, monkeypatch):
+    """The files of fit are written while sample is being submitted, which gets on record first."""
+    def full(path, data, *args, **options):
+        if path.name == "script.sbatch" and path.parent.name == "fit":
+            raise OSError(28, "No space left on device", str(path))
+        create_file(path, data, *args, **options)
+
+    create_file = submit.create_file
+    monkeypatch.setattr(submit, "create_file", full)
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
+    with pytest.raises(OSError, match="No space") as caught:
+        submit.submit(made)
+    assert caught.value.filename.endswith("steps/fit/script.sbatch")
+    assert slurm.calls("scancel") == ["scancel 101 100"]
+    record = records.read(tmp_path, "demo")
+    assert record.state == "refused" and {step.job for step in record.steps} == {None}
+    monkeypatch.setattr(submit, "create_file", create_file)
+    assert [step.job for step in resume(tmp_path, "demo", on).steps] == ["102", "103", "104"]
+
+
+@pytest.mark.parametrize("noted", [0, 1, 2])
+def test_a_submission_that_was_killed_is_resumed(chains, slurm, on, tmp_path, noted):
+    """At any moment: what the later jobs read may not have been written yet."""
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit", "reduce"), on=on,
+                       heal={"memory": 7})
+    other = chains.plan(tmp_path / "whole", names=("extract", "sample", "fit", "reduce"), on=on,
+                        heal={"memory": 7})
+    note, count = records.note_attempts, []
+
+    def killed(*args, **options):
+        count.append(1)
+        if len(count) > noted:
+            os._exit(9)
+        note(*args, **options)
+
+    child = os.fork()
+    if not child:
+        records.note_attempts = killed
+        submit.submit(made)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    [found] = status.collect(tmp_path, ["demo"])
+    assert found.next == "l3hpc resume demo"
+    resume(tmp_path, "demo", on)
+    submit.submit(other)
+    for step in made.steps:
+        folder = made.step_folder(step.name)
+        policy = json.loads(folder.requeue_policy.read_text())
+        assert policy == json.loads(other.step_folder(step.name).requeue_policy.read_text())
+        assert os.readlink(made.folder.artifact(step.name)) == str(step.artifact)
+        assert (step.artifact / "config.json").samefile(folder.config)
+        assert folder.markers.is_dir() and folder.script().is_file()
+        assert list(folder.logs.glob("*_submitted.pkl"))

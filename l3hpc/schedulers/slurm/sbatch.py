@@ -79,6 +79,8 @@ class Submission:
         How long to retry while Slurm does not respond, seconds.
     environment : dict of str to str
         That of sbatch.
+    meanwhile : callable
+        Called as soon as sbatch has started; never raises.
     """
 
     command: Sequence[str]
@@ -88,6 +90,7 @@ class Submission:
     pause: Callable[[float], None] = time.sleep
     give_up_s: float = field(default_factory=lambda: GIVE_UP_S)
     environment: Mapping[str, str] = field(default_factory=slurm_environment)
+    meanwhile: Callable[[], None] = lambda: None
 
 
 def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool,
@@ -241,6 +244,7 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
         raise ClusterError(f"cannot run sbatch: {error.strerror}") from None
     end = time.monotonic() + TIMEOUT_S
     try:
+        submission.meanwhile()
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(subprocess.TimeoutExpired), doing("waiting for sbatch"):
                 out, err = process.communicate(timeout=min(left, QUERY_EVERY_S))
