@@ -6,7 +6,6 @@ job did not fail: otherwise the step keeps the state that its jobs had, with the
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,17 +100,9 @@ class Snapshot:
     done: set[int]
     marks: dict[int, markers.TaskMarks]
     by_others: dict[int, str]  # of a finished step: task index → the run that computed it
-
-    @functools.cached_property
-    def open_ids(self) -> dict[int, str]:
-        """Task index → id of the job that has it, for the tasks whose own job tells their state:
-        the unfinished ones, or of a finished step those that another run computed.
-        """
-        is_finished = len(self.done) >= self.record.tasks
-        if is_finished and not self.by_others:
-            return {}
-        return {index: job for index, job in attempts.latest(self.record).items()
-                if (index in self.by_others if is_finished else index not in self.done)}
+    # task index → id of the job that has it, for the tasks whose own job tells their state: the
+    # unfinished ones, or of a finished step those that another run computed
+    open_ids: dict[int, str]
 
     def own(self, answer: JobAnswer) -> StepJobs:
         """What the scheduler reports about the unfinished tasks."""
@@ -139,15 +130,22 @@ def read_snapshot(workspace: Path, record: RunRecord, step: StepRecord, *,
         if submitted and step.attempts and not left else {}
     # markers of finished tasks are not needed otherwise, and there may be thousands
     asked = set(range(step.tasks)) - done if left else set(by_others)
-    folder = Workspace(workspace).run(record.run).step(step.name)
-    marks = markers.read(folder.markers, asked) if asked else {}
-    return Snapshot(workspace, record, step, done, marks, by_others)
+    open_ids = dict[int, str]()
+    if len(done) < step.tasks or by_others:
+        open_ids = {index: job for index, job in attempts.latest(step).items() if (
+            index not in done if len(done) < step.tasks else index in by_others)}
+    marks = dict[int, markers.TaskMarks]()
+    if asked and step.attempts:  # without a job there may not even be a folder for them
+        folder = Workspace(workspace).run(record.run).step(step.name)
+        marks = markers.read(folder.markers_text, asked)
+    return Snapshot(workspace, record, step, done, marks, by_others, open_ids)
 
 
 def reread(snapshot: Snapshot, own: StepJobs) -> Snapshot:
     """Read a step again if one of its tasks has neither a result nor a live job.
 
-    The task may have succeeded between the first reading and the answer of the scheduler.
+    The task may have succeeded between the first reading and the answer of the scheduler, unless
+    its job never started.
 
     Parameters
     ----------
@@ -156,7 +154,8 @@ def reread(snapshot: Snapshot, own: StepJobs) -> Snapshot:
     own
         What the scheduler reports about the step.
     """
-    gone = any(job not in own.live for job in snapshot.open_ids.values())
+    gone = any(job not in own.live and not (job in own.ended and own.ended[job].never_started)
+               for job in snapshot.open_ids.values())
     if own.queried and gone:
         return read_snapshot(snapshot.workspace, snapshot.run, snapshot.record, listed=True)
     return snapshot

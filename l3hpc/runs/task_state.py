@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.console.formatting import describe_exit, describe_limit, describe_progress, local_time
-from l3hpc.schedulers.base import EndedJob, Hold, LiveJob, StepJobs
+from l3hpc.schedulers.base import NEVER_STARTED, EndedJob, Hold, LiveJob, StepJobs
 from l3hpc.schedulers.requeue_policy import CAP, MEMORY, WARNED
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState
@@ -33,7 +33,6 @@ _OUTCOMES = {
     JobState.CANCELLED: (TaskState.CANCELLED, "cancelled"),
     JobState.REVOKED: (TaskState.CANCELLED, "revoked"),
 }
-_NEVER_STARTED = (JobState.CANCELLED, JobState.REVOKED, JobState.BLOCKED)  # also of a whole job
 _UNFINISHED = (JobState.PENDING, JobState.RUNNING, JobState.REQUEUED)  # in accounting
 # after these Slurm requeues a job, which accounting learns later than squeue
 _MAY_RETURN = (*_UNFINISHED, JobState.NODE_FAIL, JobState.BOOT_FAIL, JobState.PREEMPTED)
@@ -163,7 +162,7 @@ def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
         if has_failed or marks.exit_code == 0:
             return _exited(marks)
         # what has ended the job (its time limit, say) has happened to the task in work
-        if marks.begin is None and ended.state not in _NEVER_STARTED:
+        if marks.begin is None and ended.state not in NEVER_STARTED:
             return TaskStatus(TaskState.LOST, NO_TURN)
     return None
 

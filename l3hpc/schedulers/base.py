@@ -97,6 +97,10 @@ class LiveJob:
         return self.hold not in (None, Hold.ADMINISTRATOR)
 
 
+# states of jobs that may have been waiting until they ended
+NEVER_STARTED = (JobState.CANCELLED, JobState.REVOKED, JobState.BLOCKED)
+
+
 @dataclass(frozen=True)
 class EndedJob:
     """A job or array task that has ended.
@@ -117,6 +121,11 @@ class EndedJob:
     exit_code: int | None
     elapsed_s: float | None
     node: str = ""
+
+    @property
+    def never_started(self) -> bool:
+        """Whether it was cancelled while it waited, so that it has written nothing."""
+        return self.state in NEVER_STARTED and self.elapsed_s == 0
 
 
 @dataclass

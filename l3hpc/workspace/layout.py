@@ -383,7 +383,12 @@ class StepFolder(_Folder):
     @property
     def markers(self) -> Path:
         """The folder of the markers."""
-        return self._in("markers")
+        return Path(self.markers_text)
+
+    @property
+    def markers_text(self) -> str:
+        """The same as a string, for listings (see ``ArtifactFolder.summary_text``)."""
+        return f"{self._text}/markers"
 
 
 class ArtifactFolder(_Folder):

@@ -109,7 +109,7 @@ def path(folder: Path, index: int, what: str) -> Path:
     return Path(folder) / f"{index}.{what}"
 
 
-def read(folder: Path, tasks: Container[int] | None = None) -> dict[int, TaskMarks]:
+def read(folder: Path | str, tasks: Container[int] | None = None) -> dict[int, TaskMarks]:
     """Read the markers of a step.
 
     Parameters
@@ -128,7 +128,7 @@ def read(folder: Path, tasks: Container[int] | None = None) -> dict[int, TaskMar
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
-        _read_packed(folder, tasks, found)
+        _read_packed(Path(folder), tasks, found)
         return found
     except OSError as error:
         report_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))

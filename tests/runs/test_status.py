@@ -55,6 +55,21 @@ def test_done_steps_have_their_line_and_time(case):
     assert (chain.step("extract").done, chain.step("extract").tasks) == (2, 2)
 
 
+@pytest.mark.parametrize("used, state", [("0:00", "cancelled"), ("0:02", "done")])
+def test_only_what_may_have_been_written_during_the_query_is_read_again(
+        case, slurm, monkeypatch, used, state):
+    """A job that was cancelled before it started has written nothing."""
+    chain = case(names=("extract",))
+    result = chain.made.steps[0].artifact / "0000/result.json"
+    slurm.says("squeue", f"mkdir -p {result.parent}; echo '{{}}' > {result}\n"
+                         f"echo '{queue_line('100', 'CANCELLED', used=used)}'")
+    reads, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (reads.append(str(path)), scan(path))[1])
+    assert chain.look()["extract"][0] == state
+    # the first time the markers, the second time only the artifact, which has the result by then
+    assert sum(path.endswith("/markers") for path in reads) == 1
+
+
 def test_of_an_array_only_what_unfinished_tasks_left_is_opened(case, monkeypatch):
     """A status of 1,000 tasks would open thousands of files, at every refresh, and so would every
     task that asks whether it is the last one, or whether it goes back to the queue."""
