@@ -153,17 +153,18 @@ def collect(
         If there is no such run, or its record cannot be read.
     """
     with collect_damage() as damage:
-        if runs is None:
-            chosen = records.read_all(workspace, broken)[:last]
-        else:
-            chosen = [records.read(workspace, run) for run in runs]
-        queries = _queries(workspace, chosen)
-        snapshots = {}
-        for record in chosen:
+        queries = dict[str, JobQuery]()
+        chosen, snapshots = list[RunRecord](), dict[str, list[Snapshot]]()
+        for record in _records(workspace, runs, last, broken):
+            chosen.append(record)
             snapshots[record.run] = [read_snapshot(workspace, record, step)
                                      for step in record.steps]
+            if record.executor not in queries:
+                queries[record.executor] = schedulers.of_record(workspace, record).query([record])
             # start the queries before the files of the next run are read
             queries[record.executor].add(record, _open(snapshots[record.run]))
+        if runs is None:
+            chosen = records.newest_first(chosen)
         with doing("waiting for the scheduler"):
             answers = {name: query.answer() for name, query in queries.items()}
         statuses = [_run_status(workspace, record, snapshots[record.run], answers[record.executor])
@@ -225,13 +226,16 @@ def _open(snapshots: list[Snapshot]) -> dict[str, Collection[str]]:
     return {each.record.name: each.open_ids.values() for each in snapshots if each.open_ids}
 
 
-def _queries(workspace: Path, chosen: Sequence[RunRecord]) -> dict[str, JobQuery]:
-    """One query for each scheduler that has any of these runs."""
-    by_scheduler: dict[str, list[RunRecord]] = {}
-    for record in chosen:
-        by_scheduler.setdefault(record.executor, []).append(record)
-    return {name: schedulers.of_record(workspace, members[0]).query(members)
-            for name, members in by_scheduler.items()}
+def _records(workspace: Path, runs: Iterable[str] | None, last: int | None,
+             broken: list[InputError] | None) -> Iterable[RunRecord]:
+    """The records that ``collect`` is about, where possible one by one: the scheduler can answer
+    while the others are read.
+    """
+    if runs is not None:
+        return [records.read(workspace, run) for run in runs]
+    if last is not None:  # which the newest ones are is known only of all
+        return records.read_all(workspace, broken)[:last]
+    return records.each(workspace, broken)
 
 
 def _run_status(

@@ -244,7 +244,7 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         # Slurm cancelled it because the job of the other run failed or was cancelled
         status.state = StepState.BLOCKED
         status.detail = f"by job {', '.join(step.waits_for)} of another run"
-    _point_to_log(status, snapshot, tasks)
+    _point_to_log(status, snapshot, own, tasks)
 
 
 def _is_between_tasks(snapshot: Snapshot, own: StepJobs) -> bool:
@@ -375,12 +375,15 @@ def _details(status: StepStatus, first: TaskStatus, running: int) -> Iterator[st
         yield f"requeued {times}" + (f" ({first.requeue_reason})" if first.requeue_reason else "")
 
 
-def _point_to_log(status: StepStatus, snapshot: Snapshot, tasks: dict[int, TaskStatus]) -> None:
+def _point_to_log(status: StepStatus, snapshot: Snapshot, own: StepJobs,
+                  tasks: dict[int, TaskStatus]) -> None:
     index = next((index for index, task in sorted(tasks.items()) if task.state == status.state),
                  None)
     if index is None or status.state not in _WITH_LOG:
         return
     job = snapshot.open_ids[index]
+    if job in own.ended and own.ended[job].never_started and not tasks[index].started:
+        return  # Slurm makes the log when the job starts
     folder = Workspace(snapshot.workspace).run(snapshot.run.run).step(status.name)
     log = logs.existing_log(folder, snapshot.record, index)
     if log.exists():

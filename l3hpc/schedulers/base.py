@@ -389,7 +389,7 @@ class Scheduler(Protocol):
         Parameters
         ----------
         records
-            The records of the runs.
+            The records of the runs that are known so far; ``JobQuery.add`` is called for each run.
         """
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -375,15 +375,42 @@ def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[Ru
     InputError
         If a record cannot be read and ``broken`` is None.
     """
-    records = []
+    return newest_first(each(workspace, broken))
+
+
+def newest_first(found: Iterable[RunRecord]) -> list[RunRecord]:
+    """Sort records in descending order of ``created``.
+
+    Parameters
+    ----------
+    found
+        The records.
+    """
+    return sorted(found, key=lambda record: (record.created, record.run), reverse=True)
+
+
+def each(workspace: Path, broken: list[InputError] | None = None) -> Iterator[RunRecord]:
+    """Read one record after another, in alphabetical order.
+
+    Parameters
+    ----------
+    workspace, broken
+        As in ``read_all``.
+
+    Yields
+    ------
+    RunRecord
+        The record of a run.
+    """
     for name in names(workspace):
         try:
-            records.append(read(workspace, name))
+            record = read(workspace, name)
         except InputError as error:
             if broken is None:
                 raise
             broken.append(error)
-    return sorted(records, key=lambda record: (record.created, record.run), reverse=True)
+        else:
+            yield record
 
 
 def find(workspace: Path, text: str) -> str:

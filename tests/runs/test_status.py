@@ -407,3 +407,21 @@ def test_what_was_terminated_and_killed_is_not_taken_for_out_of_memory(case):
     assert chain.look()["extract"] == (
         "failed", "killed by signal 9, because it did not stop after SIGTERM")
     assert chain.step("extract").last_words == []
+
+
+def test_jobs_of_every_user_of_a_workspace_are_asked_for(chains, slurm, tmp_path):
+    """squeue starts with the first unfinished run, when the users of the others are not known."""
+    on = chains.profile(name="greene", executor="slurm", slots={}, partition="gpu")
+    for run, user in (("a", "ann"), ("b", "bob"), ("c", "ann")):
+        submit.submit(chains.plan(tmp_path, run, names=("extract",), on=on, salt=run))
+        record = records.read(tmp_path, run)
+        record.user = user
+        records.write(tmp_path, record)
+    slurm.says("squeue", f"""case "$*" in
+*--user\\ ann\\ *) echo '{queue_line('100', 'RUNNING')}'; echo '{queue_line('102', 'PENDING')}' ;;
+*--user\\ bob\\ *) echo '{queue_line('101', 'RUNNING')}' ;;
+esac""")
+    found = {each.run: each.state for each in status.collect(tmp_path)}
+    assert found == {"a": "running", "b": "running", "c": "running"}
+    assert len(slurm.calls("squeue")) == 2
+    assert {each.run for each in status.collect(tmp_path, last=2)} == {"b", "c"}

@@ -152,8 +152,8 @@ class SlurmScheduler:
         return cluster
 
     def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """Return a query about the jobs of these runs."""
-        return _Query(self._workspace, records)
+        """Return a query about the jobs of these runs, and of those that are added."""
+        return _Query(self._workspace)
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
         """Query squeue for the jobs of one run."""
@@ -262,22 +262,24 @@ class _Answer:
 
 
 class _Query:
-    """One squeue per cluster, which runs while the caller reads markers; then at most one sacct for
-    each, about the tasks that squeue did not list.
+    """One squeue per cluster, which runs while the caller reads files (and another for the jobs of
+    users that appear only then); then at most one sacct for each, about the tasks that
+    squeue did not list.
     """
 
-    def __init__(self, workspace: Path, records: Sequence[RunRecord]) -> None:
+    def __init__(self, workspace: Path) -> None:
         self._answer = _Answer(workspace)
-        self._users = {record.user for record in records}
-        self._since = min((record.created for record in records), default=0.0)
+        self._users: set[str] = set()
         self._runs: list[tuple[RunRecord, Tasks]] = []
-        self._pending: dict[str, Future[queue.Answer]] = {}
+        # by cluster: whose jobs were asked for, and the answer
+        self._pending: dict[str, tuple[set[str], Future[queue.Answer]]] = {}
 
     def add(self, record: RunRecord, tasks: Tasks) -> None:
         """Query the clusters that have unfinished tasks of this run, unless that has been done
         already.
         """
         self._runs.append((record, tasks))
+        self._users.add(record.user)
         clusters = {self._answer.identities(record, step)[task].cluster
                     for step in record.steps for task in tasks.get(step.name, ())}
         # its jobs may be on any of its clusters, also those that never got on record
@@ -285,14 +287,17 @@ class _Query:
             clusters |= identity.clusters(record)
         for cluster in clusters - self._pending.keys():
             pool = ThreadPoolExecutor(1)
-            self._pending[cluster] = pool.submit(_squeue, self._users, cluster)
+            users = {*self._users}
+            self._pending[cluster] = users, pool.submit(_squeue, users, cluster)
             pool.shutdown(wait=False)
 
     def answer(self) -> JobAnswer:
         """Wait for squeue, and query sacct for the rest."""
         slurm = self._answer.slurm
-        for future in self._pending.values():
+        for cluster, (users, future) in self._pending.items():
             slurm.add(future.result())
+            if others := self._users - users:
+                slurm.add(_squeue(others, cluster))
         if slurm.squeue is None:
             return self._answer
         missing: dict[str, set[str]] = {}
@@ -303,8 +308,9 @@ class _Query:
                     if task not in own.live and task not in own.ended:
                         ids = self._answer.identities(record, step)
                         missing.setdefault(ids[task].cluster, set()).add(ids[task].base)
+        since = min((record.created for record, _ in self._runs), default=0.0)
         for cluster, jobs in missing.items():
-            queue.query_sacct(jobs, slurm, users=self._users, since=self._since, cluster=cluster)
+            queue.query_sacct(jobs, slurm, users=self._users, since=since, cluster=cluster)
         if missing:
             self._answer.forget()
         return self._answer
