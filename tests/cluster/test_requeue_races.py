@@ -1,6 +1,7 @@
 """Slurm is slow or silent at the moment at which a task goes back to the queue."""
 
 import json
+import shutil
 import signal
 
 import pytest
@@ -50,3 +51,40 @@ def test_a_task_in_the_queue_has_not_failed_while_squeue_is_silent(
     assert found.steps[0].detail.startswith("squeue does not respond")
     resume(tmp_path, "demo", on)
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
+
+
+def wrap_scontrol(folder, text):
+    """Lines of setup that put a program in front of scontrol; $REAL is the real one."""
+    site = folder / "site"
+    site.mkdir()
+    (site / "scontrol").write_text(
+        f'#!/bin/bash\nREAL={shutil.which("scontrol")} HERE={site}\n'
+        f'if [ "$1" != requeuehold ]; then exec "$REAL" "$@"; fi\n{text}\n')
+    (site / "scontrol").chmod(0o755)
+    return [f"PATH={site}:$PATH"]
+
+
+def test_a_requeue_whose_reply_is_lost_is_one(slurm_plain, chains, tmp_path):
+    """The node is slow to end the script, which asks again and is refused."""
+    nodes = [slurm_plain.processes[node] for node in slurm_plain.nodes]
+    stopped = " ".join(str(node.pid) for node in nodes)
+    asked = tmp_path / "site" / "asked"
+    setup = wrap_scontrol(tmp_path, f"""
+if [ ! -e "$HERE/asked" ]; then kill -STOP {stopped}; fi
+reply="$("$REAL" "$@" 2>&1)" code=$?
+echo "$code $reply" >> "$HERE/asked"
+if [ "$(wc -l < "$HERE/asked")" = 1 ]; then reply="Socket timed out" code=1; fi
+echo "$reply" >&2
+exit "$code" """)
+    hungry(chains, slurm_plain, tmp_path, setup=setup)
+    try:
+        slurm_plain.until(lambda: asked.exists() and asked.read_text().count("\n") > 1,
+                          "scontrol is not called again")
+    finally:
+        for node in nodes:
+            node.send_signal(signal.SIGCONT)
+    found = until(tmp_path, "demo", settled)
+    assert states(found) == {"extract": "done", "sample": "done"}, asked.read_text()
+    first, second = asked.read_text().splitlines()[:2]  # "1 Job is pending execution for job 7"
+    assert first.startswith("0") and not second.startswith("0")
+    assert [entry["mem_mb"] for entry in marks(tmp_path).requeues] == [400]

@@ -318,6 +318,9 @@ class RealSlurm:
                 f"CgroupPlugin={self.cgroups}\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\n"
                 "AllowedSwapSpace=0\n"
                 + ("IgnoreSystemd=yes\n" if self.cgroups == "cgroup/v2" else ""))
+        elif (CGROUPS / "cgroup.controllers").exists() and not Path("/run/systemd/system").exists():
+            # slurmd since 23.11 would ask systemd for a scope even where nothing is limited
+            (self.folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
         lines |= self.settings
         text = [f"{key}={value}" for key, value in lines.items()]
         for node in self.nodes:
