@@ -119,9 +119,9 @@ class _Submission:
         step = script.step
         if script.count > 1 and script.number == 0:
             self.progress.note(f"{step.name}: {step.tasks:,} tasks in {script.count} arrays")
-        self._prepare(script)
         # between sbatch and the record a Ctrl-C would leave a job that nobody knows
         with _signals(signal.SIG_BLOCK):
+            self._prepare(script)
             job = _submit(self, script, lambda: self._prepare_ahead(following))
             script.pickles = ()
             self._note(job, script)

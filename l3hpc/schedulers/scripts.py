@@ -498,13 +498,18 @@ def pickle_calls(step: PlannedStep, calls: Sequence[Call], max_timeouts: int) ->
     """
     DelayedSubmission = import_submitit().DelayedSubmission
     pickles: list[Path] = []
-    for call in calls:
-        delayed = DelayedSubmission(call.work)
-        # by the real limit, submitit distinguishes a time-out from a preemption
-        delayed.set_timeout(step.of_a_job.job_min, max_timeouts)
-        pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
-        # not cloudpickle, which a class of a module does not need
-        create_file(pickles[-1], pickle.dumps(delayed, pickle.HIGHEST_PROTOCOL), mode=0o666)
+    try:
+        for call in calls:
+            delayed = DelayedSubmission(call.work)
+            # by the real limit, submitit distinguishes a time-out from a preemption
+            delayed.set_timeout(step.of_a_job.job_min, max_timeouts)
+            pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
+            # not cloudpickle, which a class of a module does not need
+            create_file(pickles[-1], pickle.dumps(delayed, pickle.HIGHEST_PROTOCOL), mode=0o666)
+    except BaseException:  # a full disk
+        for path in pickles:
+            path.unlink(missing_ok=True)
+        raise
     return tuple(pickles)
 
 

@@ -287,8 +287,26 @@ def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(
     assert slurm.calls("scancel") == ["scancel 101 100"]
     record = records.read(tmp_path, "demo")
     assert record.state == "refused" and {step.job for step in record.steps} == {None}
+    assert not list(made.folder.path.glob("steps/*/logs/.*"))
     monkeypatch.setattr(submit, "create_file", create_file)
     assert [step.job for step in resume(tmp_path, "demo", on).steps] == ["102", "103", "104"]
+
+
+def test_a_disk_that_is_full_after_some_calls_keeps_none_of_them(
+        chains, slurm, on, tmp_path, monkeypatch):
+    written, create_file = [], scripts.create_file
+
+    def full(path, data, **options):
+        written.append(path)
+        create_file(path, data, **options)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(scripts, "create_file", full)
+    made = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 5})
+    with pytest.raises(OSError, match="No space"):
+        submit.submit(made)
+    assert list(made.step_folder("extract").logs.iterdir()) == [] and slurm.calls("sbatch") == []
 
 
 @pytest.mark.parametrize("noted", [0, 1, 2])
