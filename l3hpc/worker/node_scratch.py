@@ -221,12 +221,20 @@ def _locked_folder(parent: Path, name: str, note: Callable[[str], None]) -> Iter
     try:
         # without the lock of all: a large folder takes long, and other tasks may start
         for leftover, handle in leftovers.items():
-            shutil.rmtree(leftover, ignore_errors=True)
-            os.close(handle)
+            _remove(leftover, handle)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        _remove(folder, held)
+
+
+def _remove(folder: Path, lock: int) -> None:
+    """Remove a folder and give up its lock.
+
+    NFS keeps a file that is open under another name, in a folder that then cannot be removed.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock_leftovers(own: Path, node: str) -> dict[Path, int]:

@@ -313,6 +313,27 @@ def test_a_killed_task_continues_on_another_node_and_its_files_are_removed(
     assert own(node) == []
 
 
+def test_nothing_stays_where_an_open_file_keeps_its_folder(config, node, monkeypatch):
+    """As on NFS, which gives an open file that is removed another name in the same folder."""
+    remove = shutil.rmtree
+
+    def remove_as_nfs(folder, *args, **options):
+        links = [Path(os.readlink(link)) for link in list(Path("/proc/self/fd").iterdir())
+                 if link.is_symlink()]
+        remove(folder, *args, **options)
+        if any(path.parent == Path(folder) for path in links):
+            folder.mkdir()
+            (folder / ".nfs0000000000000001").touch()
+
+    monkeypatch.setattr(node_scratch.shutil, "rmtree", remove_as_nfs)
+    path = config(tasks=2)
+    left = node / f"l3hpc-{os.geteuid()}" / f"extract-0-killed@{socket.gethostname()}"
+    left.mkdir(parents=True)
+    left.parent.chmod(0o700)
+    run(path, 0)
+    assert own(node) == []
+
+
 def test_a_folder_that_others_could_fill_is_not_used(config, node):
     shared = node / f"l3hpc-{os.geteuid()}"
     shared.mkdir()
