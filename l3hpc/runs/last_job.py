@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,10 +112,25 @@ def prepare(plan: Plan) -> None:
         write_text(plan.folder.sync_script, script_text(plan), durable=False)
 
 
-def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
-    """Submit the job, depending on all jobs of a run. A refusal is noted, and nothing else happens.
+def follows(workspace: Path, record: RunRecord) -> bool:
+    """Whether ``submit_job`` has a job to submit. Where a runner starts the jobs, it has none: see
+    ``run_here``.
 
-    Where a runner starts the jobs, it is not submitted: see ``run_here``.
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    """
+    return not record.capabilities.runner \
+        and Workspace(workspace).run(record.run).sync_script.is_file()
+
+
+def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
+    """Submit the job, depending on all jobs of a run, and write the record, if a job follows.
+
+    A refusal is noted, and nothing else happens.
 
     Parameters
     ----------
@@ -127,31 +143,47 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
     since
         When the submission of the jobs of the run began, unix seconds.
     """
-    path = Workspace(workspace).run(record.run).sync_script
-    if record.capabilities.runner or not path.is_file():
+    if not follows(workspace, record):
         return
+    written = False
+
+    def write() -> None:
+        nonlocal written
+        if not written:
+            records.write(workspace, record)
+            written = True
+
+    def meanwhile() -> None:
+        with contextlib.suppress(OSError):  # raised when it is written at last
+            write()
+
+    try:
+        if job := _submit(workspace, record, progress, since, meanwhile):
+            record.sync_job, written = job.id, False
+    finally:
+        write()
+
+
+def _submit(workspace: Path, record: RunRecord, progress: Progress, since: float,
+            meanwhile: Callable[[], None]) -> JobId | None:
+    """The job; None, and a note, if it was not submitted. meanwhile: as in ``JobRequest``."""
+    path = Workspace(workspace).run(record.run).sync_script
     try:
         jobs = _jobs_to_follow(workspace, record, since)
-    except ClusterError as error:
-        _note_failure(progress, record.run, path, error)
-        return
-    if not jobs:
-        return
-    recorded = {record.sync_job or ""}
-    try:
-        job = schedulers.of_record(workspace, record).submit(JobRequest(
+        if not jobs:
+            return None
+        recorded = {record.sync_job or ""}
+        return schedulers.of_record(workspace, record).submit(JobRequest(
             path, record.run, after_any=tuple(jobs), cluster=jobs[0].cluster,
-            recorded=lambda: recorded, notify=progress.note, give_up_s=GIVE_UP_S))
+            recorded=lambda: recorded, notify=progress.note, give_up_s=GIVE_UP_S,
+            meanwhile=meanwhile))
     except OutcomeUnknownError as error:
         what, instead = _purpose(record.run, path)
         progress.note(f"it is not known whether a job for {what} was submitted: "
                       f"{error.message}; run {instead} later")
-        return
     except ClusterError as error:
         _note_failure(progress, record.run, path, error)
-        return
-    record.sync_job = job.id
-    records.write(workspace, record)
+    return None
 
 
 def _note_failure(progress: Progress, run: str, script: Path, error: ClusterError) -> None:

@@ -21,7 +21,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import submission_lock
+from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
 from l3hpc.schedulers import scripts, step_arrays
 from l3hpc.schedulers.base import (
@@ -186,7 +186,8 @@ def submit_steps(
     write_step: Callable[[PlannedStep], None] = lambda step: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
-    """Submit the steps that have a script, in this order, and keep the record up to date.
+    """Submit the steps that have a script, in this order, and keep the record up to date; if
+    ``last_job.submit_job`` follows, that writes it.
 
     A refusal or an interruption withdraws everything that was submitted here. A step that fails in
     the meantime does not: the steps that need it are left out.
@@ -244,7 +245,10 @@ def submit_steps(
             raise InputError(left_out[script.step.name],
                              hint=f"Finish that first: {command_line('resume', plan.run)}")
         record.state, record.note = RunState.SUBMITTED, ""
-        records.write(plan.workspace, record)
+        # otherwise it is written while the job that follows is being submitted; until then the
+        # noted attempts say the same
+        if not last_job.follows(plan.workspace, record):
+            records.write(plan.workspace, record)
     except L3hpcError as error:
         with _signals(signal.SIG_BLOCK):
             raise _refusal(now, script.step, error, before) from None

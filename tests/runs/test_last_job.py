@@ -1,5 +1,6 @@
 """The job that brings rows to the sheet: behind all others, and in nobody's way."""
 
+import json
 import subprocess
 import time
 from dataclasses import replace
@@ -41,6 +42,30 @@ def test_it_follows_all_jobs_of_a_run_whatever_their_end(made, slurm, tmp_path):
     assert f"-m l3hpc ledger sync --workspace {tmp_path} --sheet book-one " \
         "--key-file '/keys/a b.json'" in text
     assert "by job 102" in last_job.describe(made(), record)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_record_is_written_while_it_is_submitted(made, slurm, tmp_path, refused):
+    """And complete before that, for whoever is killed."""
+    folder = tmp_path / "runs/demo"
+    slurm.says("sbatch", f"""
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+echo $((n + 1)) > {slurm.folder}/next
+if [ $n = 102 ]; then
+  i=0
+  while grep -q '"state": "submitting"' {folder}/run.json && [ $i -lt 1000 ]; do
+    i=$((i + 1)); sleep 0.01
+  done
+  cp {folder}/run.json {slurm.folder}/seen
+  {'echo "sbatch: error: invalid account" >&2; exit 1' * refused}
+fi
+echo $n""")
+    record = submit.submit(made())
+    seen = json.loads((slurm.folder / "seen").read_text())
+    assert seen["state"] == "submitted" and seen.get("sync_job") is None
+    assert [step["job"] for step in seen["steps"]] == ["100", "101"]
+    assert record.sync_job == (None if refused else "102")
+    assert records.read(tmp_path, "demo") == record and record.state == "submitted"
 
 
 @pytest.mark.parametrize(("by", "sheet", "said"), [
