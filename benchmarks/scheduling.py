@@ -31,8 +31,8 @@ from l3hpc.workspace.layout import Workspace
 FAKES = Path(__file__).resolve().parent.parent / "tests" / "fakes"
 MEMORY = Path("/dev/shm")  # on a cluster, too, slurmctld's files are not on the users' disk
 RUNS = 9
-PRICE = ("settings, scripts and record of each job are written, and the disk has confirmed them at "
-         "the end")
+PRICE = ("before the first sbatch, scripts are rendered and settings written; after the last one, "
+         "the disk has confirmed the record")
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
@@ -111,7 +111,8 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
         "chain", "by", "s", "quartiles, s", "ms per job", "own CPU, ms per job",
         "CPU of Slurm's commands, ms per job"], rows, [
         f"Median of {runs} alternating runs, after Python and its packages have started. l3hpc "
-        "also writes the folder of the run, the frozen configs, and its record after every job.",
+        "also writes the folder of the run, the frozen configs, and its record after every job; "
+        "what a job reads is written while sbatch submits the one before it.",
         "sinfo, which checks the requests, is asked while the run is planned, and is not part of "
         "these times.",
         "submitit alone pickles one function per job; the dependencies are passed by hand.",
