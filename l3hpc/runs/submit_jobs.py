@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from l3hpc import schedulers
 from l3hpc.console.progress import Progress
@@ -42,7 +44,60 @@ from l3hpc.workspace.states import RunState, StepState
 LIMIT_S = (5, 15, 30, 60)  # while the queue is full; the last one is repeated
 # while Slurm refuses a dependency, because a job left its memory between our query and sbatch
 DEPENDENCY_S = (0, 0.5, 1, 2, 4)
-_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+# Ctrl-C is the last one that is let through again: it raises an error at once
+_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
+
+
+class _Interrupts:
+    """Ctrl-C, TERM and HUP, which wait until a job is on record.
+
+    To block them is not enough: a thread that does not, as that of the submission lock or of a
+    library, receives them, and Python then interrupts the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[signal.Signals, Any] = {}  # those that are replaced
+        self._came: list[int] = []
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Have them wait within the block."""
+        self._replace()
+        # sbatch inherits this, and finishes too
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+            self._restore()
+
+    @contextlib.contextmanager
+    def let_through(self) -> Iterator[None]:
+        """Let them through after all, within a block of ``hold``."""
+        previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        try:
+            self._restore()
+            yield
+        finally:
+            self._replace()
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+    def _replace(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python never interrupts another one
+        for number in _SIGNALS:
+            # not those that nohup has set to be ignored
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._handlers[number] = signal.signal(
+                    number, lambda number, frame: self._came.append(number))
+
+    def _restore(self) -> None:
+        for number in _SIGNALS:
+            if number in self._handlers:
+                signal.signal(number, self._handlers.pop(number))
+        came, self._came = self._came, []
+        for each in dict.fromkeys(came):
+            signal.raise_signal(each)
 
 
 @dataclass
@@ -94,6 +149,8 @@ class _Submission:
         When it began, unix seconds.
     submitted : list of JobId
         What has been submitted so far.
+    interrupts : _Interrupts
+        Those that wait while a job is being submitted.
     """
 
     plan: Plan
@@ -105,6 +162,7 @@ class _Submission:
     meanwhile: Callable[[], None]
     since: float = field(default_factory=time.time)
     submitted: list[JobId] = field(default_factory=list)
+    interrupts: _Interrupts = field(default_factory=_Interrupts)
     _written: set[str] = field(default_factory=set)
     _failed: dict[Path, Exception] = field(default_factory=dict)
 
@@ -120,7 +178,7 @@ class _Submission:
         if script.count > 1 and script.number == 0:
             self.progress.note(f"{step.name}: {step.tasks:,} tasks in {script.count} arrays")
         # between sbatch and the record a Ctrl-C would leave a job that nobody knows
-        with _signals(signal.SIG_BLOCK):
+        with self.interrupts.hold():
             self._prepare(script)
             job = _submit(self, script, lambda: self._prepare_ahead(following))
             script.pickles = ()
@@ -250,10 +308,10 @@ def submit_steps(
         if not last_job.follows(plan.workspace, record):
             records.write(plan.workspace, record)
     except L3hpcError as error:
-        with _signals(signal.SIG_BLOCK):
+        with now.interrupts.hold():
             raise _refusal(now, script.step, error, before) from None
     except BaseException as error:
-        with _signals(signal.SIG_BLOCK):
+        with now.interrupts.hold():
             _withdraw(now, error, before)
         raise
     finally:
@@ -345,7 +403,7 @@ def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) ->
     plan, step = now.plan, script.step
 
     def pause(seconds: float) -> None:
-        with _signals(signal.SIG_UNBLOCK):
+        with now.interrupts.let_through():
             submission_lock.pause(plan.workspace, plan.run, seconds)
 
     refusals = gone = 0
@@ -438,15 +496,3 @@ def _withdraw(now: _Submission, error: BaseException, before: RunState | None) -
             "interrupted while submitting"
     records.write(plan.workspace, record)
     return ""
-
-
-@contextlib.contextmanager
-def _signals(how: int) -> Iterator[None]:
-    """Block Ctrl-C (SIG_BLOCK: until the job is in the record; sbatch inherits this and finishes
-    too), or let it through after all (SIG_UNBLOCK).
-    """
-    previous = signal.pthread_sigmask(how, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import signal
 
 import pytest
 
@@ -342,3 +343,33 @@ def test_a_submission_that_was_killed_is_resumed(chains, slurm, on, tmp_path, no
         assert (step.artifact / "config.json").samefile(folder.config)
         assert folder.markers.is_dir() and folder.script().is_file()
         assert list(folder.logs.glob("*_submitted.pkl"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_sbatch_waits_until_its_job_is_on_record(
+        chains, slurm, on, tmp_path, number):
+    """The thread of the submission lock does not block it."""
+    slurm.says("sbatch", f"""
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+echo $((n + 1)) > {slurm.folder}/next
+[ $n = 101 ] && kill -{int(number)} $PPID && sleep 0.3
+echo $n""")
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
+    child = os.fork()
+    if not child:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(each, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            submit.submit(made)
+        finally:
+            os._exit(9)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    record = records.read(tmp_path, "demo")
+    if number == signal.SIGINT:
+        assert (code, record.state) == (9, "cancelled")
+        assert slurm.calls("scancel") == ["scancel 101 100"]
+    else:
+        assert (code, record.state) == (-number, "submitting")
+        assert [step.job for step in record.steps] == ["100", "101", None]
+    assert len(slurm.calls("sbatch")) == 2
