@@ -9,7 +9,6 @@ hop 0.5 s) and every kind of file, the network alone (on spectrograms in memory)
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import statistics
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 
 from benchmarks.measure import alone, worker
 from benchmarks.tables import Claim, Table, run
-from benchmarks.teacher import write_audio
+from benchmarks.teacher import runs_here, write_audio
 
 RATE = 48000
 OTHER_RATE = 44100
@@ -150,7 +149,7 @@ def tables(quick: bool, work: Path) -> list[Table]:
     rows, shares, frames = [], {}, 0
     ratios: dict[tuple[str, ...], float] = {}
     for name, (engine, precision) in SIDES.items():
-        if importlib.util.find_spec(engine) is None:
+        if not runs_here(engine, precision):
             continue
         print(f"  {name}", file=sys.stderr, flush=True)
         found = alone(worker("input_share", work, engine, precision, rounds)).values

@@ -10,7 +10,6 @@ engine that is installed. Networks are loaded and warm before the clock starts, 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 from benchmarks.machine import gemm_rate
 from benchmarks.measure import Measured, in_turn, middle, worker
 from benchmarks.tables import Claim, Table, run
-from benchmarks.teacher import ALLOWED, SIDES, gflop, random_layers, write_audio
+from benchmarks.teacher import ALLOWED, SIDES, gflop, random_layers, runs_here, write_audio
 
 RATE = 8000
 HOP = 0.1
@@ -104,7 +103,7 @@ def tables(quick: bool, work: Path) -> list[Table]:
     make(work, 3 if quick else 360)
     commands = {PEER: worker("student", "theirs", work, work / "theirs", BATCH)}
     for name, (engine, precision) in SIDES.items():
-        if importlib.util.find_spec(engine) is not None:
+        if runs_here(engine, precision):
             commands[name] = worker("student", "ours", work, work / name, engine, precision)
     found = in_turn(commands, 1 if quick else 3)
     return [_table(work, found, gemm_rate())]

@@ -131,13 +131,24 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
                          if name in sys.modules]}
 
 
+def runs_here(engine: str, precision: str) -> bool:
+    """Whether a library is installed, and computes in this precision on this processor."""
+    if importlib.util.find_spec(engine) is None:
+        return False
+    if (engine, precision) == ("openvino", "bfloat16"):
+        from l3hpc.models.openvino_engine import computes_bfloat16
+
+        return computes_bfloat16()
+    return True
+
+
 def tables(quick: bool, work: Path) -> list[Table]:
     """Measure openl3 and every installed engine in turn."""
     make(work, *((1, 2.0) if quick else (4, 10.0)))
     commands = {"openl3": worker("teacher_peer", work, work / "openl3", 32,
                                  python=peers.python("openl3"))}
     for name, (engine, precision) in SIDES.items():
-        if importlib.util.find_spec(engine) is not None:
+        if runs_here(engine, precision):
             commands[name] = worker("teacher", work, work / name, engine, precision)
     found = in_turn(commands, 1 if quick else 3)
     missing = [name for name in SIDES if name not in found]
@@ -214,7 +225,7 @@ def _table(work: Path, found: dict[str, list[Measured]], missing: list[str], gem
     if loaded is not None:
         notes.append(f"Heavy packages that the ncnn side loads: {', '.join(loaded) or 'none'}.")
     if missing:
-        notes.append(f"Not installed here: {', '.join(missing)}.")
+        notes.append(f"Not installed, or not for this processor: {', '.join(missing)}.")
     return Table("Teacher embeddings, audio files to embeddings",
                  ("side", "frames/s", "times openl3", "times the floor", "ready after s",
                   "peak MB", "of openl3's", "error", "cosine"), rows, notes, claims)

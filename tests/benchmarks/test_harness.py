@@ -179,3 +179,15 @@ def test_results_of_another_processor_do_not_replace_those_of_the_reference(
     for here, folder in ((tables.REFERENCE, tables.RESULTS), ("xeon", tables.RESULTS / "xeon")):
         monkeypatch.setattr(tables, "this_processor", lambda here=here: here)
         assert tables.results_file("pca") == folder / "pca.json"
+
+
+def test_a_precision_that_the_processor_does_not_compute_is_left_out(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    from benchmarks.teacher import runs_here
+    from l3hpc.models import openvino_engine
+
+    for has in (False, True):
+        monkeypatch.setattr(openvino_engine, "computes_bfloat16", lambda has=has: has)
+        assert runs_here("openvino", "bfloat16") is has and runs_here("openvino", "float32")
+    assert not runs_here("no_such_library", "float32")
