@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -142,6 +143,10 @@ class FoldedNetwork:
     convolutions: tuple[Convolution, ...]
     # not copied by ``replace``, which makes another network
     file: OpenFile | None = field(default=None, init=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # in another process, or once this network is gone, the open file's path is another file's
+        return FoldedNetwork, (self.spec, self.scale, self.shift, self.convolutions)
 
 
 def has_relu(spec: NetworkSpec, index: int) -> bool:

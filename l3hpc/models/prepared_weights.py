@@ -16,6 +16,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,9 +30,9 @@ from l3hpc.models.parameters import Convolution, FoldedNetwork, OpenFile, has_re
 from l3hpc.models.spec import NetworkSpec
 
 LEAST_VALUES = 1 << 20  # fewer are read and folded as fast
-VERSION = 1  # of the file, of folding, and of the way in which ``untrained`` draws
+VERSION = 2  # of the file, of folding, and of the way in which ``untrained`` draws
 KEPT = 4  # files; one of the published network has 19 MB
-IN_USE_S = 60.0  # since the last use: another task may be reading it
+IN_USE_S = 60.0  # since the last use: another task may be reading it, or writing it
 _AFFINE = struct.Struct("<dd")  # scale and shift, after the numbers
 _CHECKSUM_BYTES = 64  # after these
 _BLOCK = 4096  # bytes
@@ -73,9 +74,10 @@ def prepared(content: Callable[[], str], spec: NetworkSpec, make: Callable[[], F
     if content() != before:  # somebody has replaced the file meanwhile
         return network
     with contextlib.suppress(OSError):
-        _write(path, network, order)
-        _note_use(path)
-        _remove_old(path.parent)
+        if not _is_being_written(path):
+            _write(path, network, order)
+            _note_use(path)
+            _remove_old(path.parent)
     return network
 
 
@@ -90,7 +92,7 @@ def _read(path: Path, spec: NetworkSpec, order: list[int]) -> FoldedNetwork | No
                 or state.st_size != numbers + _AFFINE.size + _CHECKSUM_BYTES):
             return None
         content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        if _checksum(content[:-_CHECKSUM_BYTES]) != content[-_CHECKSUM_BYTES:]:
+        if _checksum(content[:-_CHECKSUM_BYTES], path) != content[-_CHECKSUM_BYTES:]:
             return None
         file = OpenFile(stream.fileno())
     convolutions = {}
@@ -111,14 +113,27 @@ def _read(path: Path, spec: NetworkSpec, order: list[int]) -> FoldedNetwork | No
 def _write(path: Path, network: FoldedNetwork, order: list[int]) -> None:
     content = b"".join([*ncnn_engine.weight_file(network, order),
                         _AFFINE.pack(network.scale, network.shift)])
-    write_bytes(path, content + _checksum(memoryview(content)), mode=0o600, durable=False)
+    write_bytes(path, content + _checksum(memoryview(content), path), mode=0o600, durable=False)
 
 
-def _checksum(content: memoryview) -> bytes:
-    """A checksum against damage, as of a disk that was full, in a tenth of a digest's time."""
+def _is_being_written(path: Path) -> bool:
+    """Whether another task is at it: a thousand that start together would fill a home's quota."""
+    now = time.time()
+    return any(now - half.stat().st_mtime < IN_USE_S for half in _halves(path.parent, path.name))
+
+
+def _halves(folder: Path, name: str = "*.bin") -> list[Path]:
+    """Files that are not whole: they are being written, or their writer was killed."""
+    return list(folder.glob(f".{name}.*.tmp"))
+
+
+def _checksum(content: memoryview, path: Path) -> bytes:
+    """A checksum against damage, as of a disk that was full, in a tenth of a digest's time, and
+    against a file under the name of another one.
+    """
     end = len(content) // _BLOCK * _BLOCK
     sums = np.frombuffer(content[:end], "<u8").reshape(-1, _BLOCK // 8).sum(axis=0, dtype="<u8")
-    return hashlib.blake2b(sums.tobytes() + bytes(content[end:])).digest()
+    return hashlib.blake2b(sums.tobytes() + bytes(content[end:]) + path.name.encode()).digest()
 
 
 def _note_use(path: Path) -> None:
@@ -128,12 +143,12 @@ def _note_use(path: Path) -> None:
 
 
 def _remove_old(folder: Path) -> None:
-    # a file that is being written has another name, until it is whole
-    used = {path: path.stat().st_mtime for path in folder.glob("*.bin")
-            if not path.name.startswith(".")}
+    used = {path: path.stat().st_mtime for path in (*folder.glob("*.bin"), *_halves(folder))}
     # compared with each other: the clock of the file system may be another than ours
-    latest = max(used.values())
-    for path in sorted(used, key=lambda path: used[path], reverse=True)[KEPT:]:
+    latest = max(used.values(), default=0.0)
+    whole = [path for path in used if path.suffix == ".bin"]
+    kept = sorted(whole, key=lambda path: used[path], reverse=True)[:KEPT]
+    for path in used.keys() - kept:
         if latest - used[path] > IN_USE_S:
             path.unlink(missing_ok=True)
 

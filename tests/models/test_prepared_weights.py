@@ -1,6 +1,8 @@
 """Networks that are folded once, and mapped by the tasks that follow."""
 
+import copy
 import os
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +151,69 @@ def test_a_file_that_others_may_write_is_made_again(cache, mode):
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(mode)
     assert prepared(STUDENT)[1] and path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("copied", [
+    lambda network: pickle.loads(pickle.dumps(network)), copy.deepcopy])
+def test_a_copy_is_not_computed_with_another_file_that_has_been_opened_since(copied):
+    """As in a process that was spawned: the descriptor stands for another file there."""
+    for seed in (1, 2):
+        prepared(STUDENT, seed)
+    network, _ = prepared(STUDENT, 1)
+    path = network.file.path
+    network = copied(network)
+    others = [prepared(STUDENT, 2)[0] for _ in range(3)]
+    assert path in {other.file.path for other in others}
+    frames = np.random.default_rng(0).uniform(-80, 0, (1, *STUDENT.frontend.shape)).astype("f4")
+    right = make_engine("ncnn", untrained(STUDENT, 1).folded(), 1).run(frames)
+    assert np.array_equal(make_engine("ncnn", network, 1).run(frames), right)
+
+
+def test_a_file_under_the_name_of_another_one_is_made_again(cache):
+    for seed in (1, 2):
+        prepared(STUDENT, seed)
+    one, other = cache.glob("*.bin")
+    shutil.copy(one, other)
+    assert sorted(prepared(STUDENT, seed)[1] for seed in (1, 2)) == [False, True]
+
+
+def test_a_folder_that_is_emptied_meanwhile(cache, monkeypatch):
+    write = prepared_weights._write
+
+    def emptied(*args):
+        write(*args)
+        shutil.rmtree(cache)
+
+    monkeypatch.setattr(prepared_weights, "_write", emptied)
+    assert prepared(STUDENT)[1] and prepared(STUDENT)[1]
+
+
+def test_one_of_many_tasks_writes_the_file(cache, monkeypatch):
+    """A thousand files of 19 MB at once do not fit into every home."""
+    write, tasks = prepared_weights.write_bytes, []
+
+    def others_start(path, content, **options):
+        half = path.with_name(f".{path.name}.01234567.tmp")
+        path.parent.mkdir(parents=True)
+        half.touch()
+        monkeypatch.setattr(prepared_weights, "write_bytes", write)
+        tasks.append((prepared(STUDENT)[1], path.exists()))
+        half.unlink()
+        write(path, content, **options)
+
+    monkeypatch.setattr(prepared_weights, "write_bytes", others_start)
+    assert prepared(STUDENT)[1] and tasks == [(True, False)]
+    assert not prepared(STUDENT)[1]
+
+
+def test_what_a_killed_task_left_is_written_again_and_removed(cache):
+    prepared(STUDENT)
+    [path] = cache.glob("*.bin")
+    path.unlink()
+    half = path.with_name(f".{path.name}.01234567.tmp")
+    half.touch()
+    os.utime(half, (10**9, 10**9))
+    assert prepared(STUDENT)[1] and [*cache.iterdir()] == [path]
 
 
 def test_a_file_of_another_user_is_not_used(monkeypatch):
