@@ -44,6 +44,9 @@ from l3hpc.workspace.states import RunState, StepState
 LIMIT_S = (5, 15, 30, 60)  # while the queue is full; the last one is repeated
 # while Slurm refuses a dependency, because a job left its memory between our query and sbatch
 DEPENDENCY_S = (0, 0.5, 1, 2, 4)
+# files of calls that are written while the job before is being submitted, which may start at once
+# and then waits a minute until it gets its own
+AHEAD = 200
 # Ctrl-C is the last one that is let through again: it raises an error at once
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
@@ -187,7 +190,8 @@ class _Submission:
 
     def _prepare_ahead(self, script: _Script | None) -> None:
         self.meanwhile()
-        if script is not None and script.path not in self._failed:
+        if script is not None and script.path not in self._failed \
+                and (script.part is None or len(script.part.elements) <= AHEAD):
             try:
                 self._prepare(script)
             except Exception as error:  # raised when its turn has come

@@ -271,6 +271,28 @@ echo $n""")
     assert not list(made.folder.path.glob("steps/*/logs/.*"))
 
 
+def test_a_job_gets_its_calls_before_those_of_a_large_array_are_written(
+        chains, slurm, on, tmp_path, monkeypatch):
+    """It waits a minute for them, in which not every disk creates ten thousand files."""
+    order, pickled, note = [], scripts.pickle_calls, records.note_attempts
+
+    def pickle_calls(step, *args):
+        order.append(f"write {step.name}")
+        return pickled(step, *args)
+
+    def note_attempts(workspace, run, attempts, *, first):
+        order.append(f"note {[*attempts][0]}")
+        note(workspace, run, attempts, first=first)
+
+    monkeypatch.setattr(scripts, "pickle_calls", pickle_calls)
+    monkeypatch.setattr(records, "note_attempts", note_attempts)
+    monkeypatch.setattr(submit_jobs, "AHEAD", 2)
+    submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on,
+                              tasks={"sample": 3, "fit": 2}))
+    assert order == ["write extract", "note extract", "write sample", "write fit", "note sample",
+                     "note fit"]
+
+
 def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(
         chains, slurm, on, tmp_path, monkeypatch):
     """The files of fit are written while sample is being submitted, which gets on record first."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from fakeslurm import queue_line
@@ -229,6 +230,13 @@ def test_a_silent_sbatch_that_did_nothing_is_given_up(wanted, slurm, monkeypatch
     shows(slurm)
     with pytest.raises(sbatch.NotReachedError, match="did not respond within 0 s; giving up after"):
         sbatch.submit(wanted)
+
+
+def test_what_is_done_meanwhile_is_not_taken_for_silence(wanted, slurm, monkeypatch):
+    monkeypatch.setattr(sbatch, "TIMEOUT_S", 0.3)
+    slurm.says("sbatch", "echo 12")
+    shows(slurm)
+    assert sbatch.submit(replace(wanted, meanwhile=lambda: time.sleep(0.5))) == JobId("12")
 
 
 def test_no_answer_from_anywhere_is_no_answer(wanted, slurm):

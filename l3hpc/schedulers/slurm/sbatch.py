@@ -242,9 +242,9 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
                            hint="Log in to the cluster, or use --cluster local.") from None
     except OSError as error:
         raise ClusterError(f"cannot run sbatch: {error.strerror}") from None
-    end = time.monotonic() + TIMEOUT_S
     try:
         submission.meanwhile()
+        end = time.monotonic() + TIMEOUT_S  # to wait, however long that took
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(subprocess.TimeoutExpired), doing("waiting for sbatch"):
                 out, err = process.communicate(timeout=min(left, QUERY_EVERY_S))
