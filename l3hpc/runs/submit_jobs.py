@@ -230,7 +230,8 @@ class _Submission:
         else:
             attempts = {script.step.name: _attempt(job, script.path, script.part, script.text)}
         first = script.number == 0  # of this submission of the step
-        self.submitted.append(job)
+        if job not in self.submitted:
+            self.submitted.append(job)
         # on disk first: a kill after this line loses nothing
         records.note_attempts(self.plan.workspace, self.plan.run, attempts, first=first)
         for name, attempt in attempts.items():
@@ -421,7 +422,7 @@ def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) ->
                 cluster=plan.profile.slurm_clusters or now.record.clusters,
                 last_cluster=now.last_cluster, refusals=refusals, pause=pause,
                 max_timeouts=step.requeue_limits.time,
-                pickles=script.pickles, meanwhile=meanwhile,
+                pickles=script.pickles, meanwhile=meanwhile, submitted=now.submitted.append,
                 recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
                 notify=lambda text: now.progress.note(f"{step.name}: {text}")))
         except QueueFullError as error:

@@ -277,6 +277,9 @@ class JobRequest:
         The pickled calls (``scripts.pickle_calls``), if they were written before.
     meanwhile : callable
         May be called while the scheduler is at work, any number of times; never raises.
+    submitted : callable
+        Called with the job before anything else that may fail (a full disk), so that the caller
+        can cancel it.
     """
 
     script: Path
@@ -295,6 +298,7 @@ class JobRequest:
     give_up_s: float | None = None
     pickles: tuple[Path, ...] = ()
     meanwhile: Callable[[], None] = lambda: None
+    submitted: Callable[[JobId], None] = lambda job: None
 
 
 class NotReachedError(ClusterError):

@@ -469,6 +469,7 @@ def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> Job
             for pickle in pickles:
                 pickle.unlink(missing_ok=True)
         raise
+    request.submitted(job)
     # a later attempt writes its script over this one: the job's own has to stay as it was submitted
     kept = StepFolder(request.script.parent).submitted_script(job.id)
     kept.unlink(missing_ok=True)

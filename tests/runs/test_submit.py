@@ -332,6 +332,19 @@ def test_a_disk_that_is_full_after_some_calls_keeps_none_of_them(
     assert list(made.step_folder("extract").logs.iterdir()) == [] and slurm.calls("sbatch") == []
 
 
+def test_a_disk_that_is_full_once_a_job_is_submitted_leaves_no_job(
+        chains, slurm, on, tmp_path, monkeypatch):
+    def full(source, target):
+        if target.name.startswith("101"):
+            raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(scripts, "share_file", full)
+    with pytest.raises(OSError, match="No space"):
+        submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
+    assert slurm.calls("scancel") == ["scancel 101 100"]
+    assert records.read(tmp_path, "demo").state == "refused"
+
+
 @pytest.mark.parametrize("noted", [0, 1, 2])
 def test_a_submission_that_was_killed_is_resumed(chains, slurm, on, tmp_path, noted):
     """At any moment: what the later jobs read may not have been written yet."""
