@@ -190,7 +190,7 @@ def log_size(path: Path) -> int | None:
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:
-    """Read the end of a file, from the beginning of a line.
+    """Read the end of a file, from the beginning of a line if one begins there.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
         for block in _blocks(path):
             data, size = (data + block)[-limit:], size + len(block)
     if size > limit:
-        data = data.partition(b"\n")[2]
+        data = data.partition(b"\n")[2] or data  # a progress bar may be one long line
     return data.decode(errors="replace")
 
 

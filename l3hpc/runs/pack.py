@@ -243,6 +243,9 @@ def _loose(folder: RunFolder) -> Iterator[tuple[str, Path]]:
             if not entry.is_file(follow_symlinks=False):
                 raise InputError("is not a regular file, so the run is not packed",
                                  where=entry.path)
+            if "\ufffd" in os.fsencode(entry.name).decode(errors="replace"):
+                raise InputError("has a name that is not UTF-8, so the run is not packed",
+                                 where=entry.path, hint="Rename or remove it.")
             yield os.path.relpath(entry.path, folder), Path(entry.path)
 
 

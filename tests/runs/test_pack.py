@@ -138,6 +138,15 @@ def test_a_file_that_is_not_one_is_refused(case):
     assert no.value.where == str(link) and files(case) == before
 
 
+def test_a_name_that_is_not_utf_8_is_refused(case):
+    logs_folder = folder(case).step("extract").logs
+    odd = os.fsencode(logs_folder) + b"/caf\xe9"
+    open(odd, "wb").close()
+    with pytest.raises(InputError, match="has a name that is not UTF-8") as no:
+        pack.pack(case.workspace, "demo")
+    assert os.fsencode(no.value.where) == odd and not folder(case).packed.exists()
+
+
 def test_the_archive_goes_only_when_the_disk_has_the_files(case, monkeypatch):
     before, synced = files(case), []
     pack.pack(case.workspace, "demo")
@@ -420,6 +429,15 @@ def test_a_long_log_is_never_whole_in_memory(case):
                  lambda: pack.unpack(case.workspace, "demo"), read):
         assert peak_of(call) < LONG // 4
     assert path.stat().st_size == size and not folder(case).packed.exists()
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_end_of_a_line_longer_than_what_is_read(case, end):
+    """A progress bar writes over its line again and again, until the job is killed."""
+    path = folder(case).step("extract").log("100_0")
+    path.write_text("start\n" + "".join(f"\r{n:5}/30000" for n in range(30_000)) + end)
+    assert logs.last_lines(path, began=True)[-1] == "29999/30000"
+    assert logs.tail(path).endswith("\r29999/30000" + end)
 
 
 def test_a_packed_log_is_read_piece_by_piece(case):
