@@ -105,7 +105,7 @@ class Extraction:
     levels: bool = True
     threads: int = 1
     settings: Sequence[str] = ("extract.max_failed",)
-    _first_error: AudioError | None = field(default=None, init=False, repr=False)
+    _messages: dict[int, str] = field(default_factory=dict, init=False, repr=False)
     _threads: InOrder[_Block, np.ndarray] = field(init=False, repr=False)
     _progress_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -131,6 +131,10 @@ class Extraction:
         """
         self._prepare_scratch()
         done, skipped = self._finished()
+        if self._has_too_many(skipped):
+            # The attempt before was refused for them: they may have been repaired since.
+            self._forget(skipped)
+            done, skipped = self._finished()
         start = time.monotonic()
         embedded = self._embed_rest(done, skipped)
         seconds = time.monotonic() - start
@@ -175,6 +179,28 @@ class Extraction:
                 done[index] = None
             skipped.update({int(index): reason for index, reason in state["skipped"].items()})
         return done, skipped
+
+    def _forget(self, indices: Iterable[int]) -> None:
+        """Remove recordings from the finished blocks, so that they are read again."""
+        forgotten = set(indices)
+        # From the last block on: if this is interrupted, what is left is the beginning of each.
+        for path in reversed(self._parts()):
+            part = read_npz(path)
+            state = json.loads(str(part["told"]))
+            state["windows"] = [each for each in state["windows"] if each[0] not in forgotten]
+            state["complete"] = [index for index in state["complete"] if index not in forgotten]
+            state["skipped"] = {index: reason for index, reason in state["skipped"].items()
+                                if int(index) not in forgotten}
+            keep = ~np.isin(part["recording"], list(forgotten))
+            columns = {name: values[keep] for name, values in part.items() if name != "told"}
+            self._write_part(path, columns, state)
+
+    def _write_part(self, path: Path, columns: Mapping[str, np.ndarray], state: object) -> None:
+        stream = io.BytesIO()
+        # One file per block: rows and the state that counts them appear together.
+        arrays: dict[str, Any] = {**columns, "told": np.array(json.dumps(state))}
+        np.savez(stream, **arrays)
+        write_bytes(path, stream.getvalue())
 
     # work ---------------------------------------------------------------------------------------
 
@@ -231,7 +257,7 @@ class Extraction:
                         if index in skipped:
                             break
             except AudioError as error:
-                self._first_error = self._first_error or error
+                self._messages[index] = error.message
                 skipped[index] = block.skip(index, error.reason)
                 self._report_skipped(index, error)
                 self._advance(max(counts[index] - taken, 0))
@@ -303,12 +329,8 @@ class Extraction:
         self._check(embedding, block, skipped)
         parts = self._parts()
         number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
-        stream = io.BytesIO()
-        # One file per block: rows and the state that counts them appear together.
-        arrays: dict[str, Any] = {"embedding": embedding, **block.columns(),
-                                  "told": np.array(json.dumps(block.as_json()))}
-        np.savez(stream, **arrays)
-        write_bytes(self.scratch / f"part-{number:06d}.npz", stream.getvalue())
+        self._write_part(self.scratch / f"part-{number:06d}.npz",
+                         {"embedding": embedding, **block.columns()}, block.as_json())
         self._advance(0, recordings=self.progress.details.get("recordings", 0)
                       + len(block.complete))
 
@@ -324,29 +346,34 @@ class Extraction:
             count = int(invalid[which == index].sum())
             bad = count_of(count, "embedding that is", "embeddings that are")
             error = AudioError(f"gives {bad} not finite", where=self.recordings[index].file)
-            self._first_error = self._first_error or error
+            self._messages[index] = error.message
             skipped[index] = block.skip(index, error.reason)
             self._report_skipped(index, error)
         # Left out of the result, as all rows of these recordings are.
         embedding[invalid] = 0.0
 
+    def _has_too_many(self, skipped: Mapping[int, str]) -> bool:
+        total = len(self.recordings)
+        return bool(skipped) and (len(skipped) > self.max_failed * total or len(skipped) == total)
+
     def _refuse(self, skipped: Mapping[int, str]) -> None:
         """Raise ``L3hpcError`` where too many recordings are unusable."""
-        total = len(self.recordings)
-        if len(skipped) <= self.max_failed * total and len(skipped) < total:
+        if not self._has_too_many(skipped):
             return
-        names = [f"{self.recordings[index].file} ({reason})"
-                 for index, reason in sorted(skipped.items())[:5]]
+        shown = dict(sorted(skipped.items())[:5])
+        first = min(shown)
+        shown[first] = self._messages.get(first, shown[first]).rstrip(".")
+        names = [f"{self.recordings[index].file} ({reason})" for index, reason in shown.items()]
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        error = self._first_error
-        first = f"; {error.where or self.folder}: {error.message}" if error else ""
         allow = " ".join(f"--set {name}=0.5" for name in self.settings)
         raise L3hpcError(
-            f"{len(skipped)} of {total} recordings cannot be used: {', '.join(names)}{more}{first}",
+            f"{len(skipped)} of {len(self.recordings)} recordings cannot be used: "
+            f"{', '.join(names)}{more}",
             where=str(self.folder),
             allowed=f"at most {self.max_failed:.0%} ({self.settings[0]}), and at least one usable "
                     "recording",
-            hint=f"Repair them and resume the run, or submit it again and allow more: {allow}")
+            hint="Repair them and resume the run; or submit it again, after removing them or with "
+                 f"{allow}")
 
     # result -------------------------------------------------------------------------------------
 

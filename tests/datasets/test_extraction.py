@@ -120,10 +120,42 @@ def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(
                    tmp_path / "again", max_failed=0.05, settings=("embed.max_failed", "folds.x"),
                    ).run(tmp_path / "e.h5", tmp_path / "s.csv")
     error = caught.value
-    assert "b.wav: gives 1 embedding that is not finite" in error.message
+    assert "b.wav (gives 1 embedding that is not finite), d.wav (unreadable)" in error.message
     assert "at most 5% (embed.max_failed)" in error.allowed
-    assert error.hint.endswith(": --set embed.max_failed=0.5 --set folds.x=0.5")
+    assert error.hint.endswith(" with --set embed.max_failed=0.5 --set folds.x=0.5")
     assert not any("\n" in part for part in (error.message, error.allowed, error.hint))
+
+
+def test_repaired_recordings_are_read_again_by_the_next_attempt(tmp_path):
+    """Also one whose first blocks are written: its rows are those of the new file alone."""
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for name in ("a.wav", "b.wav", "c.wav"):
+        soundfile.write(audio / name, noise(6), RATE, subtype="FLOAT")
+    recordings = scan_recordings(audio)
+    broken = np.concatenate([noise(5), np.full(RATE, 0.95, np.float32)])
+    soundfile.write(audio / "b.wav", broken, RATE, subtype="FLOAT")
+    (audio / "c.wav").write_bytes(b"RIFF")
+
+    def attempt():
+        return Extraction(Fragile(), {"kind": "test"}, audio, recordings, 1.0, False,
+                          tmp_path / "scratch", block=4).run(tmp_path / "e.h5", tmp_path / "s.csv")
+
+    with pytest.raises(L3hpcError, match=r"b\.wav \(gives .*, c\.wav \(unreadable"):
+        attempt()
+    for _ in range(2):  # the reason is stated again, as it is now
+        (audio / "c.wav").unlink(missing_ok=True)
+        with pytest.raises(L3hpcError, match="2 of 3 recordings cannot be used") as caught:
+            attempt()
+        assert "after removing them" in caught.value.hint
+    soundfile.write(audio / "b.wav", -noise(6), RATE, subtype="FLOAT")
+    soundfile.write(audio / "c.wav", noise(6), RATE, subtype="FLOAT")
+    assert attempt()["rows"] == 18
+    with h5py.File(tmp_path / "e.h5") as file:
+        assert sorted(file["recording"][()].tolist()) == [0] * 6 + [1] * 6 + [2] * 6
+        of_b = file["recording"][()] == 1
+        np.testing.assert_allclose(file["l3_embedding"][of_b, 0],
+                                   -noise(6).reshape(6, RATE).mean(1), atol=1e-4)
 
 
 class Together(Network):
