@@ -60,6 +60,10 @@ class PlanCommand(click.Command):
 
         name = next((word for word in args if word in sources.pipelines()), None)
         if name is None:
+            if isinstance(error, click.MissingParameter) and error.param in self.params[:1]:
+                raise InputError("missing argument 'PIPELINE'",
+                                 allowed=f"valid: {', '.join(sorted(sources.pipelines()))}",
+                                 hint=f"{ctx.command_path} --help")
             return
         # the allowed values are those of other pipelines, if this one lacks the option
         if isinstance(error, click.NoSuchOption):

@@ -50,6 +50,9 @@ def command(
     Otherwise parameters and inputs come from the command line, and the output goes to the folder
     given with -o.
     """
+    from l3hpc import steps
+
+    kind = steps.step(step)
     if config_path is not None:
         if sets or inputs or output:
             raise InputError("--config contains all parameters: remove --set, --input and -o")
@@ -63,9 +66,7 @@ def command(
     if as_json:
         click.echo(json.dumps(results if config_path else results[0], indent=2))
         return
-    from l3hpc import steps
-
-    summary = steps.summary_text(steps.step(step), [result["summary"] for result in results])
+    summary = steps.summary_text(kind, [result["summary"] for result in results])
     click.echo(f"{step}: {summary}")
     if output is not None:
         names = sorted(results[0]["files"])

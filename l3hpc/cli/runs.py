@@ -20,7 +20,7 @@ from click.shell_completion import CompletionItem
 
 from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
-from l3hpc.io.values import log_text, one_line
+from l3hpc.io.values import in_number, log_text, one_line
 
 SHOWN = 5  # runs in the list of ``status``
 COMBINATIONS = 10  # of each sweep in that list
@@ -126,7 +126,8 @@ def cancel(
     if as_json:
         click.echo(json.dumps({"run": name, "cancelled": stopped}))
     elif stopped:
-        click.echo(f"cancelled {name}: {' '.join(stopped)}")
+        jobs = in_number("[job|jobs]", len(stopped))
+        click.echo(f"cancelled {name}: {jobs} {', '.join(stopped)}")
     else:
         click.echo(f"no job of {name} was queued or running")
 

@@ -268,7 +268,9 @@ def check_audio(folder: Path | str, *, listen: bool = False,
                       "subfolder per sensor.")
     findings.add("timestamp", "{n} [recording has|recordings have] no timestamp",
                  [one.file for one in recordings if one.timestamp is None], remark=True,
-                 hint="Sampling by day then treats them as one time frame.")
+                 hint="Sampling by day then treats them as one time frame. Name them "
+                      "SENSOR_20171121T090000.wav, or list them in recordings.csv (file, sensor, "
+                      "timestamp).")
     seconds = probe_audio_files(folder, [one.file for one in recordings if one.size >= 0], findings,
                                 listen, progress or Progress())
     others = describe_ignored_files(folder)

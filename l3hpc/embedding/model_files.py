@@ -245,9 +245,9 @@ def _check_published(name: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def _missing(name: str, named: NamedModel) -> InputError:
-    searched = ", ".join(str(folder) for folder in search_folders())
+    searched = " or ".join(str(folder) for folder in search_folders())
     if not named.package:
-        return InputError(f"there is no model {name!r}, neither as a file nor in {searched}",
+        return InputError(f"there is no model {name!r}: no such file here, or in {searched}",
                           allowed=PATTERNS, hint="l3hpc ships no weights: give the path of your "
                           "file, or put it into one of these folders")
     file, folder = named.files[0 if named.package == "openl3" else 1], user_folder()

@@ -73,7 +73,9 @@ def plan_from_options(
         student=given.get("student"), teacher=bool(given.get("teacher")),
         inputs=dict(_input(text) for text in given.get("inputs", ())))
     grid = given.get("grid") or {}
-    grid = sweep.check_grid(grid) if isinstance(grid, Mapping) else sweep.parse_grid(grid)
+    names = [name for name in load_pipeline(pipeline).options if name in OPTIONS]
+    grid = sweep.check_grid(grid, names) if isinstance(grid, Mapping) \
+        else sweep.parse_grid(grid, names)
     for option in each:
         name = option.replace("-", "_")
         if name in given and OPTIONS[option].value(given[name]):

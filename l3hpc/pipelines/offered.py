@@ -206,7 +206,9 @@ def _default(pipeline: Pipeline, option: str, targets: tuple[str, ...]) -> str:
             parameter, field.get_default(call_default_factory=True))
         if value is None or value is PydanticUndefined:
             # the parameter may say in words what no value means: "Upper edge (none: half the rate)"
-            words = re.search(r"\(none: (.+?)\)", field.description or "") if field else None
+            # (not of a switch, which is off)
+            words = re.search(r"\(none: (.+?)\)", field.description or "") \
+                if field and OPTIONS[option].kind != "each" else None
             text = words[1] if words else OPTIONS[option].default
         else:
             text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else _typed(value)

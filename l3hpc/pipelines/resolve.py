@@ -353,7 +353,6 @@ def _fill_paths(value: object, key: str, item: ResolvedStep, config: Config) -> 
                     if name == "weights" else "")
             raise InputError(
                 f"{item.step.name} needs {key}: {match[1]} is not set",
-                where=item.origins.get(key),
                 hint=f"use {option} PATH{demo}, or set {match[1]} in cluster.yaml (or {variable})")
         return str(path)
 

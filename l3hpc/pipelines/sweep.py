@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,13 +55,15 @@ class Sweep:
                 if sum(step.name in names for names in used) > 1]
 
 
-def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
+def parse_grid(texts: Sequence[str], offered: Collection[str] = OPTIONS) -> dict[str, list[str]]:
     """The values of a grid.
 
     Parameters
     ----------
     texts
         ``OPTION=VALUE,VALUE`` each; an option of the pipeline or ``step.parameter``.
+    offered
+        The options that a message about an unknown one names.
 
     Returns
     -------
@@ -93,16 +95,19 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
             raise InputError(f"--grid {name}: its values contain commas themselves",
                              hint=f"submit once for each --{name}, or use l3hpc.submit(grid=…)")
         grid[name] = listed
-    return check_grid(grid)
+    return check_grid(grid, offered)
 
 
-def check_grid(grid: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def check_grid(grid: Mapping[str, Sequence[str]], offered: Collection[str] = OPTIONS
+               ) -> dict[str, list[str]]:
     """Check the options and values of a grid.
 
     Parameters
     ----------
     grid
         Option, or ``step.parameter`` → its values as typed. A value may contain commas.
+    offered
+        The options that a message about an unknown one names.
 
     Returns
     -------
@@ -123,7 +128,7 @@ def check_grid(grid: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
             raise InputError(f"--grid {name}: it is a switch, without values",
                              hint=f"--{name}")
         if "." not in name and name not in OPTIONS:
-            raise InputError(f"--grid: unknown option {name!r}", allowed=nearest(name, OPTIONS),
+            raise InputError(f"--grid: unknown option {name!r}", allowed=nearest(name, offered),
                              hint="or STEP.PARAMETER=VALUE,VALUE")
     return {name: list(values) for name, values in grid.items()}
 

@@ -218,9 +218,9 @@ def _stage(folder: RunFolder, archive: run_archive.Archive) -> dict[Path, tuple[
 
 def _refuse_active(workspace: Path, run: str) -> None:
     [found] = status.collect(workspace, [run])
-    active = [step.name for step in found.steps if step.state.is_active]
+    active = [f"{step.name} {step.state}" for step in found.steps if step.state.is_active]
     if active:
-        raise InputError(f"{run} has not ended: {', '.join(active)} {found.state}",
+        raise InputError(f"{run} has not ended: {', '.join(active)}",
                          hint=f"Wait until it has ended ({command_line('status', run)}), or: "
                               f"{command_line('cancel', run)}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import command_line
+from l3hpc.io.values import in_number
 from l3hpc.runs import logs
 from l3hpc.runs.task_state import NO_RESULT, TaskStatus, evaluate
 from l3hpc.schedulers.base import Hold, JobAnswer, LiveJob, StepJobs
@@ -366,9 +367,10 @@ def _details(status: StepStatus, first: TaskStatus, running: int) -> Iterator[st
     if first.detail:
         yield first.detail
     if status.failed_tasks and status.tasks > 1:
+        name = in_number("[task|tasks]", len(status.failed_tasks))
         shown = ", ".join(map(str, status.failed_tasks[:8]))
         more = ", …" if len(status.failed_tasks) > 8 else ""
-        yield f"{len(status.failed_tasks)} of {status.tasks} tasks failed ({shown}{more})"
+        yield f"{len(status.failed_tasks)} of {status.tasks} tasks failed ({name} {shown}{more})"
     if status.restarts and status.state in (StepState.RUNNING, StepState.REQUEUED,
                                             StepState.FAILED):
         times = {1: "once", 2: "twice"}.get(status.restarts, f"{status.restarts} times")

@@ -176,11 +176,12 @@ def _check_source(params: EmbedParams) -> None:
     if "table" in given:
         given.discard("audio")
     if len(given) != 1:
+        several = " and ".join(f"embed.{source}" for source in SOURCES if source in given)
         raise InputError(
-            "embed needs exactly one of SONYC-UST, clips, a table of clips and a folder of audio",
-            where=", ".join(f"embed.{source}" for source in SOURCES),
-            hint="Use --table FILE (submit clips), --sonyc-ust FOLDER, or --set embed.clips=FOLDER "
-                 "or embed.audio=FOLDER")
+            f"{several} are both set" if given else "embed has no recordings",
+            allowed="exactly one of --table FILE (submit clips), --sonyc-ust FOLDER (downstream), "
+                    "--us8k or --esc50 FOLDER, --set embed.clips=FOLDER and "
+                    "--set embed.audio=FOLDER")
     if params.subset != "all" and params.clips is None:
         raise InputError("subset needs clips, which are not set", where="embed.subset",
                          hint="--set embed.clips=FOLDER")

@@ -23,7 +23,8 @@ def call(capsys, *words):
 @pytest.mark.parametrize(("words", "said"), [
     (["stauts"], ["error: there is no command 'stauts'", "did you mean 'status'?"]),
     (["status", "--bogus"], ["error: no such option", "--bogus", "l3hpc status --help"]),
-    (["submit"], ["error: missing argument 'PIPELINE'", "l3hpc submit --help"]),
+    (["submit"], ["missing argument 'PIPELINE'", "valid: all, avc, ", "l3hpc submit --help"]),
+    (["run", "extrakt"], ["error: unknown step 'extrakt'", "did you mean 'extract'?"]),
     (["submit", "upstream", "--approx", "x"], ["error: invalid value for '--approx'", "umap",
                                                "l3hpc submit upstream --help"]),
     (["submit", "upstream", "--kernel", "rbff"], ["did you mean 'rbf'? valid: linear, poly, rbf",

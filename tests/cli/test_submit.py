@@ -239,6 +239,7 @@ def test_what_a_person_says_is_more_than_the_recipe(say):
     (["--name", "a/b"], ["is not a valid run name"]),
     (["--input", "fit"], ["is not STEP=PATH"]),
     (["--classifier", "mil"], ["pipeline 'upstream' has no option --classifier"]),
+    (["--grid", "table=a,b"], ["pipeline 'upstream' has no option --table"]),
     (["--config", "none.yaml"], ["there is no such file"]),
     (["--embedding-dir", "x/train", "--embedding-valid-dir", "y/validate"],
      ["are not in the same folder"]),
@@ -299,6 +300,12 @@ def test_published_folders_side_by_side(say, submitted):
     assert train.inputs == {"reduce": str(Path("emb").resolve())}
 
 
+def test_an_unknown_option_of_a_grid_is_refused_with_those_of_the_pipeline(say, submitted):
+    code, _, err = say("submit", "upstream", *NAMED, "--grid", "emb_dim=4,8")
+    assert code == 2 and submitted == []
+    assert "did you mean 'emb-dim'? valid: approx, asr, " in err and "table" not in err
+
+
 def test_the_help_names_units_and_true_defaults(say):
     from l3hpc.pipelines import definition
     from l3hpc.pipelines.options import OPTIONS
@@ -349,6 +356,7 @@ def test_dry_run_loads_nothing_heavy():
 def test_the_help_of_a_pipeline_shows_its_options_alone(say, pipeline):
     code, out, err = say("submit", pipeline, "--help")
     assert (code, err) == (0, "")
+    assert "of all]" not in out  # --per-sensor is off
     shown = re.findall(r"^  --([\w-]+) ", out, re.MULTILINE)
     assert set(shown) & set(OPTIONS) == set(load_pipeline(pipeline).options)
     assert len(shown) == len(set(shown)) and {"dry-run", "set", "grid", "workspace"} <= set(shown)

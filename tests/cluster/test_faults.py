@@ -229,7 +229,7 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
                   lambda found: states(found) == {"extract": "failed", "embed": "failed"})
     assert found.notes == []
     killed = "killed by signal 9; no evidence that memory was the cause"
-    assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (1)"
+    assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (task 1)"
     assert found.steps[1].detail == killed
     used = {step.name: step for step in usage.collect(tmp_path, "demo")}
     assert used["extract"].lost_s is not None

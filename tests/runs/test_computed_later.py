@@ -30,14 +30,14 @@ def late(chains, slurm, tmp_path):
     chain.mark("extract", "1.exit", {"code": 3, "time": 1030})
     chain.mark("extract", "1.error.json", {"type": "InputError", "message": "no rows",
                                            "exit_code": 2})
-    assert chain.look()["extract"] == ("failed", "no rows, 1 of 2 tasks failed (1)")
+    assert chain.look()["extract"] == ("failed", "no rows, 1 of 2 tasks failed (task 1)")
     finish(1, "later")
     for name in NAMES[1:]:
         chain.finish(name, run="later", environment={"job": "201"})
     return chain
 
 
-STATES = {"extract": ("failed", "no rows, 1 of 2 tasks failed (1) (since computed by later)"),
+STATES = {"extract": ("failed", "no rows, 1 of 2 tasks failed (task 1) (since computed by later)"),
           "sample": ("blocked", "by extract (since computed by later)"),
           "fit": ("blocked", "by extract (since computed by later)")}
 

@@ -119,7 +119,7 @@ def test_a_run_that_has_not_ended_is_refused(case):
     case.queue(queue_line("100_1", "RUNNING"), queue_line("101", "PENDING", "Dependency"))
     before = files(case)
     for dry_run in (True, False):
-        with pytest.raises(InputError, match="demo has not ended: extract, sample running") as no:
+        with pytest.raises(InputError, match="ended: extract running, sample waiting") as no:
             pack.pack(case.workspace, "demo", dry_run=dry_run)
     assert "l3hpc cancel demo" in no.value.hint
     case.fail_both()

@@ -69,12 +69,12 @@ def test_a_step_whose_job_runs_shows_what_its_tasks_do(case):
                queue_line("100_1", "PENDING", "Priority"))
     step = case.step("extract")
     assert (step.state, step.done, step.failed_tasks) == ("running", 1, [1])
-    assert step.detail == "starting, limit in 17:00, 1 of 6 tasks failed (1)"
+    assert step.detail == "starting, limit in 17:00, 1 of 6 tasks failed (task 1)"
     assert step.elapsed_s == pytest.approx(60, abs=30)
     case.finish("extract", 2)
     begin(case, 2, code=0)  # between two tasks
     step = case.step("extract")
-    assert (step.state, step.detail) == ("running", "limit in 17:00, 1 of 6 tasks failed (1)")
+    assert (step.state, step.detail) == ("running", "limit in 17:00, 1 of 6 tasks failed (task 1)")
     begin(case, 3)
     case.finish("extract", 3)
     case.queue(queue_line("100_1", "RUNNING", used="3:00", limit="20:00"))
@@ -83,7 +83,7 @@ def test_a_step_whose_job_runs_shows_what_its_tasks_do(case):
     snapshot = read_snapshot(case.workspace, record, record.steps[0])
     own = snapshot.own(schedulers.of_record(case.workspace, record).jobs(record))
     assert step_status._in_turn(snapshot, own, attempts.packed(snapshot.record)) == set()
-    assert case.step("extract").detail == "starting, limit in 17:00, 1 of 6 tasks failed (1)"
+    assert case.step("extract").detail == "starting, limit in 17:00, 1 of 6 tasks failed (task 1)"
 
 
 def test_what_was_not_started_is_lost_and_resume_is_next(case):
@@ -113,7 +113,7 @@ def test_what_ended_the_job_happened_to_one_task_and_the_others_were_not_started
     case.sacct(f"100_0|{state}|60|n1", "100_1|COMPLETED|0:0|60|n1")
     step = case.step("extract")
     assert (step.state, step.failed_tasks, step.needs_mem_mb) == ("failed", [in_work], memory)
-    assert step.detail == f"{detail}, 1 of 6 tasks failed ({in_work})"
+    assert step.detail == f"{detail}, 1 of 6 tasks failed (task {in_work})"
     assert step.repeats is state.startswith("FAILED")
 
 

@@ -263,10 +263,10 @@ def test_one_failed_task_of_many(case):
     chain.queue(queue_line("100_2", "RUNNING", used="1:00"))
     chain.sacct("100_1|FAILED|1:0|9|n1", "100_3|FAILED|1:0|9|n1")
     assert chain.look()["extract"] == (
-        "running", "limit in 4:00, 2 of 4 tasks failed (1, 3)")
+        "running", "limit in 4:00, 2 of 4 tasks failed (tasks 1, 3)")
     chain.finish("extract", 2)
     chain.queue()
-    assert chain.look()["extract"] == ("failed", "exit 1, 2 of 4 tasks failed (1, 3)")
+    assert chain.look()["extract"] == ("failed", "exit 1, 2 of 4 tasks failed (tasks 1, 3)")
     assert chain.step("extract").failed_tasks == [1, 3]
 
 

@@ -76,7 +76,7 @@ def test_a_failed_task_stops_none_of_its_job_and_resume_packs_what_is_missing(ch
     assert states(tmp_path) == {"extract": "failed", "sample": "blocked"}
     [found] = status.collect(tmp_path, ["demo"])
     assert (found.steps[0].done, found.steps[0].failed_tasks) == (5, [1])
-    assert found.steps[0].detail == "first attempt fails, 1 of 6 tasks failed (1)"
+    assert found.steps[0].detail == "first attempt fails, 1 of 6 tasks failed (task 1)"
     assert found.steps[0].log == str(made.step_folder("extract").log("1_0_1"))
     assert "first attempt fails" in (made.step_folder("extract").log("1_0_1")).read_text()
     job = LocalJobs(tmp_path, "demo").jobs["1_0"]

@@ -112,9 +112,12 @@ def test_missing_weight_file(tmp_path):
 
 
 def test_embed_needs_exactly_one_kind_of_audio():
-    for values in ({}, {"audio": "/a", "sonyc_ust": "/b"}):
-        with pytest.raises(InputError, match="exactly one of"):
+    for values, complaint in (
+            ({}, "embed has no recordings"),
+            ({"audio": "/a", "sonyc_ust": "/b"}, "embed.sonyc_ust and embed.audio are both set")):
+        with pytest.raises(InputError, match=complaint) as error:
             embed.check(embed.params_type(**values), {})
+        assert error.value.allowed.startswith("exactly one of --table FILE (submit clips), ")
     with pytest.raises(InputError, match="no student is given"):
         student_file(None)
 
