@@ -33,9 +33,12 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_mb() -> int:
-    """Return the memory of this process and of the largest that it has started (a command)."""
-    return sum(resource.getrusage(who).ru_maxrss // 1024
-               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Return the memory of this process and of a larger one that it has started (a command)."""
+    own, child = (resource.getrusage(who).ru_maxrss // 1024
+                  for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    # Linux counts for a process what its parent had when it was started: of a smaller one, nothing
+    # else is known.
+    return own + child if child > own else own
 
 
 def cpu_seconds() -> float:
