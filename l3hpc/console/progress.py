@@ -84,9 +84,11 @@ class Progress:
         self.show(force=True)
 
     def advance(self, count: int = 1, **details: object) -> None:
-        """Count finished units; ``details`` replace earlier ones of the same name."""
+        """Count finished units; ``details`` replace earlier ones of their name (None: none)."""
         self.done += count
         self.details.update(details)
+        for name in [name for name, value in details.items() if value is None]:
+            del self.details[name]
         self.show()
 
     @contextmanager

@@ -163,8 +163,12 @@ def of_sweep(record: RunRecord, combinations: Sequence[CombinationStatus], rows:
     if not combinations:
         return None
     notes: list[str] = []
-    found = [(each, values_of(chain, rows), history(chain, notes)) for each, chain
-             in zip(combinations, chains(record, combinations), strict=True)]
+    shared = set.intersection(*(set(each.steps.values()) for each in combinations)) \
+        if len(combinations) > 1 else set()
+    # what all have in common says nothing about any, also while nothing else is done
+    found = [(each, values_of({base: step for base, step in chain.items()
+                               if step.name not in shared}, rows), history(chain, notes))
+             for each, chain in zip(combinations, chains(record, combinations), strict=True)]
     metrics = metrics_of([values for _, values, _ in found])
     return Comparison(
         tuple(combinations[0].values), metrics,

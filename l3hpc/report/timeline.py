@@ -56,7 +56,8 @@ def collect(workspace: Path, record: RunRecord, running: Mapping[str, bool]
     for step in record.steps:
         every = artifacts.results(Path(step.artifact))
         # also of steps without jobs of this run: what needs their results could not start earlier
-        ready[step.name] = max((result["finished"] for result in every), default=0.0)
+        ready[step.name] = time.time() if running.get(step.name) else max(
+            (result["finished"] for result in every), default=0.0)
         results = {result["index"]: result for result in every
                    if "index" in result and origin.is_own(result, record.run, step)}
         jobs = attempts.latest(step)
@@ -98,8 +99,8 @@ def _spans(step: StepRecord, index: int, job: str, marks: TaskMarks,
     now = time.time()
     end_of_wait = began if began is not None else (now if running else at)
     # a requeued task waits in the queue alone: its parents are done
-    if not marks.requeues and at < could_start:
-        spans.append(Span("waiting", at, min(could_start, max(end_of_wait, at))))
+    if not marks.requeues and min(could_start, end_of_wait) > at:
+        spans.append(Span("waiting", at, min(could_start, end_of_wait)))
         at = spans[-1].end
     # a packed job leaves the queue once, with the first of its tasks
     job_began = min((mark.started for mark in together

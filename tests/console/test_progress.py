@@ -101,6 +101,8 @@ def test_a_line_does_not_repeat_what_it_counts(no_time_passes):
     progress.advance(12, epoch=12, batch="8/34")
     assert progress.line() == "training: 12/12 epochs, batch 8/34"
     assert progress.snapshot()["epoch"] == 12
+    progress.advance(0, batch=None)
+    assert progress.line() == "training: 12/12 epochs" and "batch" not in progress.snapshot()
 
 
 def test_without_a_command_nothing_is_shown(capfd):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training.state import BatchOrder, Checkpoint, Schedule, Status, bn_momentum
@@ -122,6 +123,24 @@ def test_killed_training_ends_with_the_same_bits(forked, tmp_path):
             np.testing.assert_array_equal(one[name], other[name])
         history = json.loads(str(one["status"]))["history"]
     assert [row["learning_rate"] for row in history] == pytest.approx([1e-3, 1e-3, 1e-4], rel=1e-5)
+
+
+def test_after_an_epoch_no_batch_of_it_is_shown(tmp_path, monkeypatch):
+    """It would be taken for one of the next epoch."""
+    from l3hpc.models.training import loop
+
+    lines = []
+
+    class Shown(Progress):
+        def show(self, force=False):
+            lines.append(self.line())
+
+    monkeypatch.setattr(loop, "SHOW_EVERY_S", 0)
+    loop.Training(SPEC, Data(24), (np.arange(16), np.arange(16, 24)), tmp_path, Schedule(epochs=2),
+                  batch_size=8, seed=2, deterministic=False, progress=Shown()).run()
+    after = next(line for line in lines if "1/2 epochs" in line)
+    assert "val loss" in after and "batch" not in after
+    assert "batch 2/2" in lines[lines.index(after) - 1]
 
 
 def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypatch):

@@ -56,6 +56,14 @@ def test_numbers_that_are_neither_good_nor_bad_have_no_best(sweep, tmp_path):
     assert compared(found).best == ""
 
 
+def test_steps_that_all_combinations_share_are_not_compared(sweep, tmp_path):
+    sweep({"64": None, "128": None})
+    found = of_run(tmp_path, "demo", tmp_path / "x.html").sweep
+    assert found.metrics == () and [one.metrics for one in found.variants] == [{}, {}]
+    text = write(tmp_path, "demo")[0].read_text()
+    assert "Combinations of the sweep" in text and "first: rows" not in text
+
+
 def test_rows_of_the_results_tables_come_first_as_means_over_folds(sweep, tmp_path):
     record = sweep({"64": {"model": "svm"}, "128": {"model": "svm"}})
     for step, scores in zip(record.steps[1:], ((0.5, 0.75), (0.25, 0.5)), strict=True):

@@ -89,6 +89,10 @@ def test_what_is_live_reaches_to_now_and_what_never_ran_has_no_bar(case, monkeyp
     assert found["extract", 0][-1] == Span("running", 1100.0, 1500.0)
     assert found["extract", 1] == (Span("queued", START, 1500.0),)
     assert found["sample", 0] == ()
+    # it does not queue before the step that it needs has ended, whatever that has done already
+    result(case, "extract", 1, 1010.0, 1200.0, "100_1")
+    assert times(case, running=["extract", "sample"])["sample", 0] == (
+        Span("waiting", START, 1500.0),)
 
 
 def test_the_figure_has_a_bar_for_every_part_and_survives_a_run_without_times():

@@ -358,7 +358,9 @@ class Training:
         if after.epoch % self.checkpoint_every == 0 or after.finished(self.schedule):
             self.save()
         self._summarise(after)
-        self.progress.advance(1, **self._details(), seconds_per_epoch=time.monotonic() - started)
+        # The last batch that was shown would be taken for one of the next epoch.
+        self.progress.advance(1, **self._details(), batch=None,
+                              seconds_per_epoch=time.monotonic() - started)
 
     def _validation(self) -> tuple[float, float]:
         rows, size = self.rows[1], self.validation_batch_size
