@@ -103,8 +103,12 @@ class Lease:
             handle = os.open(self._claim(mine), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(self._state()))
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(self._state()))
+        except BaseException:  # a full disk: an empty claim would count as alive for minutes
+            self._claim(mine).unlink(missing_ok=True)
+            raise
         # a slow file system may have shown us the folder as it was before a newer claim
         if self._numbers()[-1] != mine:
             self._claim(mine).unlink(missing_ok=True)

@@ -2,9 +2,12 @@
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
+
+import pytest
 
 from l3hpc.workspace.lease import DEAD_S, Lease, process_start
 
@@ -19,6 +22,19 @@ def test_only_one_holds_a_claim(tmp_path):
     assert second.still_ours() and not first.still_ours()
     second.release()
     assert Lease(tmp_path / "thing").holder() is None
+
+
+def test_a_full_disk_leaves_no_claim_that_keeps_others_waiting(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Lease(tmp_path / "thing").acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    owner = Lease(tmp_path / "thing")
+    assert owner.acquire()
+    owner.release()
 
 
 def test_a_dead_process_of_this_machine_loses_its_claim_at_once(tmp_path):
