@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.errors import InputError
 from l3hpc.io.values import in_number
+
+_NAMED = "l3hpc.step"  # in the context: the step on the command line
 
 
 def _complete_step(
@@ -22,8 +25,55 @@ def _complete_step(
     return [CompletionItem(name) for name in names() if name.startswith(incomplete)]
 
 
-@click.command(epilog="""\b
+class StepCommand(click.Command):
+    """A command whose first argument is a step; its help lists the inputs and parameters of it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line, after noting which step it names."""
+        # click answers --help before it looks at the arguments
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta[_NAMED] = given.get("step")
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and what the step on the command line takes."""
+        from l3hpc import steps
+
+        super().format_options(ctx, formatter)
+        name = ctx.meta.get(_NAMED)
+        if not isinstance(name, str):
+            return
+        kind = steps.step(name)
+        if kind.inputs:
+            with formatter.section(f"Inputs of {name} (--input)"):
+                formatter.write_dl([
+                    (f"{each}=DIR", f"Output of {each}{'' if need.required else ' (optional)'}.")
+                    for each, need in kind.inputs.items()])
+        if parameters := list(_parameters(kind.params_type)):
+            with formatter.section(f"Parameters of {name} (--set)"):
+                formatter.write_dl(parameters)
+
+
+def _parameters(params: type[Any]) -> Iterator[tuple[str, str]]:
+    """The two columns of every parameter in a help text."""
+    for name, field in params.model_fields.items():
+        if (field.json_schema_extra or {}).get("allowed") == "":
+            continue  # nobody sets it: l3hpc fills it in
+        text = [field.description] if field.description else []
+        if get_origin(field.annotation) is Literal:
+            text.append(f"({', '.join(map(str, get_args(field.annotation)))})")
+        default = field.get_default(call_default_factory=True)
+        if field.is_required():
+            text.append("[required]")
+        elif default is not None and default != {}:
+            value = default if not isinstance(default, tuple) else ", ".join(map(str, default))
+            text.append(f"[default: {str(value).lower() if isinstance(value, bool) else value}]")
+        yield name, " ".join(text)
+
+
+@click.command(cls=StepCommand, epilog="""\b
 Examples:
+  l3hpc run fit --help                    also the inputs and parameters of this step
   l3hpc run train --config workspace/runs/RUN/steps/train/config.json
   l3hpc run evaluate --set predictions=P.csv --set annotations=A.csv --set taxonomy=T.yaml -o out
   l3hpc run fit --input sample=workspace/artifacts/sample/7c1e… --set emb_dim=64 -o phi

@@ -263,6 +263,19 @@ def test_run_refuses(fake_steps, capsys, words, message):
     assert not Path("x").exists()
 
 
+def test_the_help_of_a_step_has_its_inputs_and_parameters(capsys):
+    for words in (["fit", "--help"], ["--help", "fit"], ["--set", "emb_dim=4", "fit", "-h"]):
+        code, out, _ = call(capsys, "run", *words)
+        flat = " ".join(out.split())
+        assert code == 0 and "Inputs of fit (--input): sample=DIR Output of sample." in flat
+        assert "emb_dim Output dimensions of φ" in flat and "[default: linear]" in flat
+    code, out, _ = call(capsys, "run", "--help")
+    assert code == 0 and "Parameters of" not in out
+    for name in l3hpc.steps.names():
+        assert call(capsys, "run", name, "--help")[0] == 0
+    assert call(capsys, "run", "fitt", "--help")[0] == 2
+
+
 def test_an_empty_workspace_option_is_refused(here, capsys):
     code, _, said = call(capsys, "status", "--workspace", "")
     assert code == 2 and "--workspace: the path is empty" in said
