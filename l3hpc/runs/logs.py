@@ -24,6 +24,7 @@ _EPILOGUE = re.compile(
     r"|launch/slurm: _step_signal)"
     r"|^l3hpc: killed by signal"
     r"|^(\S*slurmstepd\S*:|\[\S+\]) error: \*\*\* (STEP|JOB) ")  # a time since Slurm 26.05
+_UNFINISHED = re.compile(r"(\r|\x1b(\[[\d;:]{0,30})?)\Z")
 _SRUN_FAILS = re.compile(r"\bsrun: (error|fatal|command not found|not found|No such file)")
 
 
@@ -144,12 +145,19 @@ def pieces(path: Path) -> Iterator[str]:
     for block in _blocks(path):
         text = rest + decoder.decode(block)
         end = text.rfind("\n") + 1
-        # a line without end is not collected
-        rest = text[end:] if end or len(text) < run_archive.BLOCK else ""
-        if piece := text[:len(text) - len(rest)]:
-            yield piece
+        if not end and len(text) >= run_archive.BLOCK:  # a line without end is not collected
+            end = _whole(text)
+        rest = text[end:]
+        if end:
+            yield text[:end]
     if last := rest + decoder.decode(b"", final=True):
         yield last
+
+
+def _whole(text: str) -> int:
+    """How much of a text ends neither within a line end nor within the code of a colour."""
+    found = _UNFINISHED.search(text)
+    return found.start() if found else len(text)
 
 
 def _decoder() -> codecs.IncrementalDecoder:
@@ -260,7 +268,7 @@ def follow(
     str
         The next piece of text.
     """
-    offset, is_over, asked, decoder = 0, False, float("-inf"), _decoder()
+    offset, is_over, asked, decoder, rest = 0, False, float("-inf"), _decoder(), ""
     while True:
         # before reading, so that what is written until the end is still read
         if time.monotonic() - asked >= ask_every_s:
@@ -268,16 +276,18 @@ def follow(
         if path.exists():
             size = path.stat().st_size
             if size < offset:
-                offset, decoder = 0, _decoder()
+                offset, decoder, rest = 0, _decoder(), ""
             if size > offset:
                 with open_regular(path) as stream:
                     stream.seek(offset)
                     data = stream.read(run_archive.BLOCK)
                 offset += len(data)
-                yield decoder.decode(data)
+                text = rest + decoder.decode(data)
+                rest = text[_whole(text):]
+                yield text[:len(text) - len(rest)]
                 continue
         if is_over:
-            if last := decoder.decode(b"", final=True):
+            if last := rest + decoder.decode(b"", final=True):
                 yield last
             return
         time.sleep(POLL_S)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from submitted import Case
 
 from l3hpc.errors import InputError, collect_damage
+from l3hpc.io.values import log_text
 from l3hpc.report import timeline
 from l3hpc.runs import logs, pack, resume, status, usage
 from l3hpc.workspace import markers, records, run_archive
@@ -438,6 +439,18 @@ def test_the_end_of_a_line_longer_than_what_is_read(case, end):
     path.write_text("start\n" + "".join(f"\r{n:5}/30000" for n in range(30_000)) + end)
     assert logs.last_lines(path, began=True)[-1] == "29999/30000"
     assert logs.tail(path).endswith("\r29999/30000" + end)
+
+
+@pytest.mark.parametrize("block", [40, 41, 42, 43, 44])
+@pytest.mark.parametrize("read", [logs.pieces, lambda path: logs.follow(path, lambda: True)])
+def test_no_piece_ends_within_a_colour_or_a_line_end(case, monkeypatch, block, read):
+    path = folder(case).step("extract").log("100_0")
+    text = "\x1b[31mred\x1b[0m\r\n" + "\x1b[1;32mö 10%\x1b[0m\r" * 60 + "\x1b["
+    path.write_text(text, newline="")
+    monkeypatch.setattr(run_archive, "BLOCK", block)
+    pieces = [*read(path)]
+    assert "".join(pieces) == text and len(pieces) > 5
+    assert "".join(map(log_text, pieces)) == log_text(text)
 
 
 def test_a_packed_log_is_read_piece_by_piece(case):
