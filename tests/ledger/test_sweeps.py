@@ -156,12 +156,18 @@ def test_a_command_about_a_row_takes_the_name_that_show_prints(workspace):
     assert tab is TABS[UST] and found.key == ("/w/evaluate-64-1e-3", "sweep")
 
 
+def test_a_command_about_a_row_takes_the_beginning_of_a_run(workspace):
+    fold = Store(workspace).fold()
+    for name in ("sweep/evaluate-64-1e-3", "sweep/evaluate-64-1e-3"[:-2]):
+        assert find_rows(fold, (name,), None)[1][0].key == ("/w/evaluate-64-1e-3", "sweep")
+
+
 def test_the_error_is_that_of_the_tab_that_knows_the_names(workspace):
     fold = Store(workspace).fold()
-    with pytest.raises(InputError, match="2 rows of 'sonyc_ust' end with '1e-3'") as error:
+    with pytest.raises(InputError, match="'1e-3' fits 2 rows of 'sonyc_ust'") as error:
         find_rows(fold, ("1e-3", "1e-4"), None)
     assert "sweep/evaluate-128-1e-3" in error.value.allowed
-    with pytest.raises(InputError, match="no tab has a run or key that ends with 'nowhere'"):
+    with pytest.raises(InputError, match="no tab has a run or key named 'nowhere'"):
         find_rows(fold, ("nowhere", "nothing"), None)
 
 

@@ -216,7 +216,7 @@ def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple
     found
         The rows.
     keys
-        Names of runs, keys, or ends of these, as ``select.find_row`` takes them.
+        Names of runs, keys, or parts of these, as ``select.find_row`` takes them.
     tab_name
         The tab; by default the first one that has all of the rows.
 
@@ -241,7 +241,7 @@ def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple
         raise InputError("there are no results yet", hint="l3hpc submit upstream")
     most, problem = max(problems, key=lambda item: item[0])
     if not most and not tab_name:
-        raise InputError(f"no tab has a run or key that ends with {keys[0]!r}", hint=problem.hint)
+        raise InputError(f"no tab has a run or key named {keys[0]!r}", hint=problem.hint)
     raise problem
 
 

@@ -103,8 +103,8 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
          as_json: bool) -> None:
     """Compare runs side by side; numbers show their difference from the first run.
 
-    KEY is the name of a run as "ledger show" prints it, or the end of one; or the end of a row's
-    key: its model folder, or its output folder and experiment.
+    KEY is the name of a run as "ledger show" prints it, or the end or beginning of one; or the end
+    of a row's key: its model folder, or its output folder and experiment.
     """
     from l3hpc.ledger.views import as_text, select
     from l3hpc.ledger.views.runs import view_tabs

@@ -186,8 +186,8 @@ def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
     rows, tab
         Rows of one tab, and the tab.
     name
-        The name of its run (``run_names``), its key, a folder in the key, or the end of one of
-        these.
+        The name of its run (``run_names``), its key, a folder in the key, the end of one of these,
+        or, where none fits, the beginning of a run's name.
 
     Raises
     ------
@@ -198,10 +198,10 @@ def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise InputError(f"no row of {tab.name!r} has a run or key that ends with {name!r}",
+        raise InputError(f"no row of {tab.name!r} has a run or key named {name!r}",
                          hint="l3hpc ledger show   lists the runs, with --columns all the keys")
     listing = ", ".join(row.values.get(RUN.field) or "/".join(row.key) for row in found[:5])
-    raise InputError(f"{len(found)} rows of {tab.name!r} end with {name!r}", allowed=listing)
+    raise InputError(f"{name!r} fits {len(found)} rows of {tab.name!r}", allowed=listing)
 
 
 def rows_named(rows: Iterable[Row], name: str) -> list[Row]:
@@ -209,10 +209,13 @@ def rows_named(rows: Iterable[Row], name: str) -> list[Row]:
     rows = list(rows)
     exact = [row for row in rows
              if name in (row.values.get(RUN.field), "/".join(row.key), row.key[-1])]
-    return exact or [row for row in rows if "/".join(row.key).endswith(name) or any(
-        part.endswith(name) for part in [str(row.values.get(RUN.field) or ""),
-                                         str(row.extra.get("run", "")),
-                                         *"/".join(row.key).split("/")])]
+    runs = [(row, (str(row.values.get(RUN.field) or ""), str(row.extra.get("run", ""))))
+            for row in rows]
+    ends = [row for row, names in runs if "/".join(row.key).endswith(name) or any(
+        part.endswith(name) for part in (*names, *"/".join(row.key).split("/")))]
+    # as every other command takes it
+    return exact or ends or [row for row, names in runs
+                             if any(one.startswith(name) for one in names)]
 
 
 def row_state(row: Row, now: float | None = None) -> str:
