@@ -59,7 +59,12 @@ def compare(names: Sequence[str], find_workspace: Callable[[], Path], *, split: 
     if given and not (first.files and second.files):
         raise InputError("only evaluations on SONYC-UST have splits, levels and annotations",
                          where=", ".join(given), hint=command_line("compare", *names))
-    return judgements.compare(first, second, samples)
+    compared = judgements.compare(first, second, samples)
+    if all(one.low == one.high == 0 for one in compared.differences):
+        # likely where a run has reused what another one computed
+        compared.notes.insert(0, "both give the same answers: they may be one evaluation, which "
+                                 "the later run has reused")
+    return compared
 
 
 def of_run(workspace: Path, name: str, question: Question) -> Judgement:

@@ -35,6 +35,12 @@ def test_the_better_run_is_significantly_better(here, say):
     assert "paired bootstrap, 1,000 resamplings" in out
 
 
+def test_an_evaluation_beside_itself_is_named_as_such(here, say):
+    for words, is_same in ((("good", "latest"), True), (("weak", "good"), False)):
+        notes = json.loads(say("compare", *words, "--samples", "1000", "--json")[1])["notes"]
+        assert any("both give the same answers" in note for note in notes) is is_same
+
+
 def test_json_has_what_evaluate_says(here, say, tmp_path):
     found = {split: json.loads(say("compare", "weak-1", "good-2", "--split", split, "--samples",
                                    "1000", "--json")[1]) for split in ("validate", "test")}
