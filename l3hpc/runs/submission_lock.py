@@ -9,6 +9,7 @@ A submission that was killed before it wrote the record of its run leaves a fold
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import time
@@ -109,7 +110,7 @@ def unsubmitted(workspace: Path, broken: list[InputError]) -> list[Unsubmitted]:
             continue
         if _has_jobs(workspace, run):
             broken.append(_lost(workspace, run))
-        else:
+        elif not _holds_more(workspace, run):
             found.append(Unsubmitted(run, str(folder), started, command_line("cancel", run)))
     return found
 
@@ -127,7 +128,8 @@ def take_over(workspace: Path, run: str) -> Lease | None:
     Returns
     -------
     Lease or None
-        The submission lock of the run, which the caller releases. None if the run exists.
+        The submission lock of the run, which the caller releases. None if the run exists, or the
+        folder holds anything that no submission has written.
 
     Raises
     ------
@@ -138,6 +140,8 @@ def take_over(workspace: Path, run: str) -> Lease | None:
         return None
     if _has_jobs(workspace, run):
         raise _lost(workspace, run)
+    if _holds_more(workspace, run):
+        return None
     lease = acquire(workspace, run, "submit")
     folder = Workspace(workspace).run(run)
     if folder.record.exists():  # by a submission that has just ended
@@ -187,6 +191,23 @@ def _has_jobs(workspace: Path, run: str) -> bool:
     steps = os.listdir(folder.steps) if folder.steps.is_dir() else []
     return any(part.is_dir() and os.listdir(part) for name in steps
                for part in (folder.step(name).markers, folder.step(name).logs))
+
+
+def _holds_more(workspace: Path, run: str) -> bool:
+    """Whether somebody has put something of their own into a folder among the runs: it stays."""
+    folder = Workspace(Path(glob.escape(str(workspace)))).run(glob.escape(run))
+    step = folder.step("*")
+    links = (folder.artifact("*"),)
+    folders = (folder.steps, folder.artifacts, step.path, step.logs, step.markers)
+    files = (folder.sync_script, folder.notified, folder.stop_submission, folder.path / ".*.tmp",
+             f"{folder.submission_lease}.owner.*", step.config, step.requeue_policy,
+             step.path / "*.sbatch", step.path / ".*.tmp")
+    for place, inner, others in os.walk(Workspace(workspace).run(run)):
+        for path in (Path(place, name) for name in (*inner, *others)):
+            written = links if path.is_symlink() else folders if path.is_dir() else files
+            if not any(path.match(str(pattern)) for pattern in written):
+                return True
+    return False
 
 
 def _lost(workspace: Path, run: str) -> InputError:

@@ -143,6 +143,25 @@ def test_the_name_of_a_killed_submission_can_be_used_again(chains, slurm, on, tm
         submit.submit(plan)
 
 
+@pytest.mark.parametrize("own", [
+    "notes.txt", "steps/mine/notes.txt", "artifacts/mine/data.npz", "steps/list", "data/a/b"])
+def test_a_folder_that_holds_more_than_a_submission_writes_is_left_alone(
+        chains, slurm, on, tmp_path, own):
+    workspace = tmp_path / "ws [1]"
+    plan = chains.plan(workspace, names=("extract", "sample"), on=on)
+    killed_before_the_record(plan)
+    file = workspace / "runs/demo" / own
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    assert submission_lock.unsubmitted(workspace, []) == []
+    with pytest.raises(InputError, match="already exists"):
+        submit.submit(plan)
+    assert not submission_lock.discard(workspace, "demo") and file.read_text() == "mine"
+    file.unlink()
+    if own == "notes.txt":
+        assert [one.run for one in submission_lock.unsubmitted(workspace, [])] == ["demo"]
+
+
 def test_a_lost_record_is_no_killed_submission(chains, slurm, on, tmp_path, say):
     """Its jobs may be running: its folder is neither taken over nor removed."""
     plan = chains.plan(tmp_path, names=("extract",), on=on)
