@@ -65,6 +65,7 @@ def prepared(content: Callable[[], str], spec: NetworkSpec, make: Callable[[], F
         path = cache_file().with_name("weights") / f"{name}.bin"
     except OSError:  # a user without a home folder
         return make()
+    useless = _state(path)
     with contextlib.suppress(OSError, InputError):  # InputError: of another user
         found = _read(path, spec, order)
         if found is not None:
@@ -74,7 +75,8 @@ def prepared(content: Callable[[], str], spec: NetworkSpec, make: Callable[[], F
     if content() != before:  # somebody has replaced the file meanwhile
         return network
     with contextlib.suppress(OSError):
-        if not _is_being_written(path):
+        # of a thousand tasks that start together, all would fill a home's quota
+        if _state(path) == useless and not _is_being_written(path):
             _write(path, network, order)
             _note_use(path)
             _remove_old(path.parent)
@@ -116,8 +118,17 @@ def _write(path: Path, network: FoldedNetwork, order: list[int]) -> None:
     write_bytes(path, content + _checksum(memoryview(content), path), mode=0o600, durable=False)
 
 
+def _state(path: Path) -> tuple[int, int] | None:
+    """What a file changes when it is replaced; None if there is none."""
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
+
+
 def _is_being_written(path: Path) -> bool:
-    """Whether another task is at it: a thousand that start together would fill a home's quota."""
+    """Whether another task is at it."""
     now = time.time()
     return any(now - half.stat().st_mtime < IN_USE_S for half in _halves(path.parent, path.name))
 

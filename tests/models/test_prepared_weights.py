@@ -206,6 +206,17 @@ def test_one_of_many_tasks_writes_the_file(cache, monkeypatch):
     assert not prepared(STUDENT)[1]
 
 
+def test_what_another_task_has_written_meanwhile_stays(cache):
+    def make():
+        prepared(STUDENT)
+        written.extend(path.stat().st_ino for path in cache.glob("*.bin"))
+        return untrained(STUDENT, 1).folded()
+
+    written = []
+    prepared_weights.prepared(lambda: "seed 1", STUDENT, make)
+    assert [path.stat().st_ino for path in cache.iterdir()] == written
+
+
 def test_what_a_killed_task_left_is_written_again_and_removed(cache):
     prepared(STUDENT)
     [path] = cache.glob("*.bin")
