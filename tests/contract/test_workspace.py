@@ -51,7 +51,7 @@ def mine(tmp_path):
 def plain(workspace, text):
     """Without the place, how long ago something was, and blanks at ends of lines."""
     text = text.replace(str(workspace.place), PLACE)
-    text = re.sub(r"started (just now|.* ago)", "started AGO", text)
+    text = re.sub(r"started (just now|yesterday|.* ago)", "started AGO", text)
     return re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 
