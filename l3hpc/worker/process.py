@@ -10,6 +10,7 @@ import resource
 import socket
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 from l3hpc._version import __version__
@@ -34,11 +35,19 @@ def environment() -> dict[str, Any]:
 
 def peak_memory_mb() -> int:
     """Return the memory of this process and of a larger one that it has started (a command)."""
-    own, child = (resource.getrusage(who).ru_maxrss // 1024
-                  for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    own = _own_peak_mb()
     # Linux counts for a process what its parent had when it was started: of a smaller one, nothing
     # else is known.
     return own + child if child > own else own
+
+
+def _own_peak_mb() -> int:
+    with contextlib.suppress(OSError):  # a system without /proc
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def cpu_seconds() -> float:

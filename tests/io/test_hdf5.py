@@ -398,10 +398,10 @@ def test_no_other_module_opens_hdf5_files_for_reading():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (external_link, "a.h5: contains a link to another file at '/audio'"),
-    (declared, "a.h5: 'audio' is declared with shape (1, 2147483648), but none"),
-    (strange_filter, "a.h5: 'audio' is compressed with unknown (HDF5 filter 4711)"),
-    (lambda file: audio_with_rate(file, 0), "a.h5: attribute 'rate' is 0")])
+    (external_link, "contains a link to another file at '/audio'"),
+    (declared, "'audio' is declared with shape (1, 2147483648), but none"),
+    (strange_filter, "'audio' is compressed with unknown (HDF5 filter 4711)"),
+    (lambda file: audio_with_rate(file, 0), "attribute 'rate' is 0")])
 def test_data_check_and_extract_say_why_a_file_cannot_be_read(tmp_path, change, words):
     def renamed(file):
         change(file)
@@ -411,11 +411,11 @@ def test_data_check_and_extract_say_why_a_file_cannot_be_read(tmp_path, change, 
     make(tmp_path / "a.h5", renamed)
     (findings,) = check_folder(tmp_path)
     (problem,) = findings.problems
-    assert problem.subject == "unreadable" and words in problem.advice
+    assert problem.subject == "unreadable" and f"a.h5: {words}" in problem.advice
     with pytest.raises(L3hpcError, match="1 of 1 recordings cannot be used") as caught:
         Extraction(Nothing(), {}, tmp_path, scan_recordings(tmp_path), 0.1, True,
                    tmp_path / "scratch").run(tmp_path / "e.h5", tmp_path / "skipped.csv")
-    assert words in str(caught.value)
+    assert f"a.h5 ({words}" in str(caught.value)
 
 
 def audio_with_rate(file, rate):

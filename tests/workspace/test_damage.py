@@ -285,9 +285,10 @@ def test_damage_belongs_to_the_runs_in_whose_folders_it_is(tmp_path, chains):
     shared.mkdir(parents=True)
     (shared / "0000").mkdir()
     (shared / "0000/result.json").write_text("{}")
-    by_run = {one.run: [text.replace(str(tmp_path), "").split(": ")[0] for text in one.damaged]
+    by_run = {one.run: sorted(text.replace(str(tmp_path), "").split(": ")[0]
+                              for text in one.damaged)
               for one in status.collect(tmp_path)}
     result = str(shared / "0000/result.json").replace(str(tmp_path), "")
-    assert by_run == {"a": ["/runs/a/attempts.jsonl:1", result],
-                      "ab": ["/runs/ab/attempts.jsonl:1", result],
+    assert by_run == {"a": [result, "/runs/a/attempts.jsonl:1"],
+                      "ab": [result, "/runs/ab/attempts.jsonl:1"],
                       "b": ["/runs/b/attempts.jsonl:1"]}
