@@ -44,7 +44,7 @@ def peak_memory_mb() -> int:
 
 def _own_peak_mb() -> int:
     with contextlib.suppress(OSError):  # a system without /proc
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text("utf-8", "replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) // 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
