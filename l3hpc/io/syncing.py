@@ -72,7 +72,7 @@ class Syncing:
         if self._started:
             return
         self._started = True
-        # a new thread must not receive the Ctrl-C that is blocked while a job is submitted
+        # Ctrl-C has to reach the main thread: where another receives it, no wait of that ends
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             # Disks and file servers combine requests that arrive together: many cost little more

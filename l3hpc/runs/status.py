@@ -160,7 +160,7 @@ def collect(
             snapshots[record.run] = [read_snapshot(workspace, record, step)
                                      for step in record.steps]
             if record.executor not in queries:
-                queries[record.executor] = schedulers.of_record(workspace, record).query([record])
+                queries[record.executor] = schedulers.of_record(workspace, record).query()
             # start the queries before the files of the next run are read
             queries[record.executor].add(record, _open(snapshots[record.run]))
         if runs is None:

@@ -25,7 +25,7 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
-from l3hpc.schedulers import scripts, step_arrays
+from l3hpc.schedulers import pickled_calls, scripts, step_arrays
 from l3hpc.schedulers.base import (
     Call,
     DependencyGoneError,
@@ -215,8 +215,8 @@ class _Submission:
             folder = self.plan.step_folder(script.step.name)
             script.calls = tuple(_call(folder, tasks, index, packed=script.part.pack > 1)
                                  for index, tasks in script.part.elements.items())
-        script.pickles = scripts.pickle_calls(script.step, script.calls,
-                                              script.step.requeue_limits.time)
+        script.pickles = pickled_calls.write(script.step, script.calls,
+                                             script.step.requeue_limits.time)
 
     @functools.cached_property
     def _planned(self) -> dict[str, PlannedStep]:
@@ -421,7 +421,6 @@ def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) ->
                 script.path, plan.run, step, script.calls, needed.after_ok, needed.after_any,
                 cluster=plan.profile.slurm_clusters or now.record.clusters,
                 last_cluster=now.last_cluster, refusals=refusals, pause=pause,
-                max_timeouts=step.requeue_limits.time,
                 pickles=script.pickles, meanwhile=meanwhile, submitted=now.submitted.append,
                 recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
                 notify=lambda text: now.progress.note(f"{step.name}: {text}")))

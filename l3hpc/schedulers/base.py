@@ -261,8 +261,6 @@ class JobRequest:
         Where it is to run, from the profile or the record; several if the scheduler chooses.
     last_cluster : str or None
         Where the last job of the run went; None if this is the first one.
-    max_timeouts : int
-        How often a task may reach its time limit and be requeued.
     refusals : int
         How often the queue was full before.
     recorded : callable
@@ -274,7 +272,8 @@ class JobRequest:
     give_up_s : float or None
         How long to retry while the scheduler does not respond; None: the scheduler's default.
     pickles : tuple of Path
-        The pickled calls (``scripts.pickle_calls``), if they were written before.
+        The calls as ``pickled_calls.write`` wrote them, which the caller removes if nothing is
+        submitted.
     meanwhile : callable
         May be called while the scheduler is at work, any number of times; never raises.
     submitted : callable
@@ -290,7 +289,6 @@ class JobRequest:
     after_any: tuple[JobId, ...] = ()
     cluster: str = ""
     last_cluster: str | None = None
-    max_timeouts: int = 3
     refusals: int = 0
     recorded: Callable[[], Collection[str]] = tuple
     notify: Callable[[str], None] = lambda text: None
@@ -387,14 +385,8 @@ class Scheduler(Protocol):
             For any other refusal, with the scheduler's message.
         """
 
-    def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """Return a query about the jobs of some runs.
-
-        Parameters
-        ----------
-        records
-            The records of the runs that are known so far; ``JobQuery.add`` is called for each run.
-        """
+    def query(self) -> JobQuery:
+        """Return a query about the jobs of the runs that are then added to it."""
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
         """Query the jobs of one run now.

@@ -4,36 +4,25 @@ Rendering is pure: a plan and templates in, text out; neither Slurm nor submitit
 template is looked up by the name of the step, then by its kind, in ``templates/`` of the working
 folder and then in ours; ``default/NAME`` always means ours. Every value is quoted or checked: a
 template that prints text without ``| q`` is refused if that text could mean anything to the shell.
-
-``submit_with_pickles`` writes what a job looks for when it starts: its pickled call and its script,
-beside its logs, under submitit's names and with its ``DelayedSubmission``, so that submitit's entry
-point finds the call, counts the time-outs and requests a checkpoint.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import pickle
 import re
 import shlex
-import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.config import sources
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.units import slurm_time
 from l3hpc.config.validators import plain
-from l3hpc.errors import ClusterError, InputError, nearest
-from l3hpc.io.files import create_file, share_file
+from l3hpc.errors import InputError, nearest
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import packing
-from l3hpc.schedulers.base import Call, JobId, JobRequest
-from l3hpc.workspace.layout import StepFolder
 
 if TYPE_CHECKING:
     import jinja2
@@ -50,7 +39,6 @@ CONTEXT = (  # what a template may use
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
-_ARRAY = re.compile(r"\n#SBATCH\s+--array[= ]")  # faster than with ^
 
 
 @dataclass(frozen=True)
@@ -425,105 +413,3 @@ def _template_location(error: Exception, default: str) -> str:
             location = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return location
-
-
-def submit_with_pickles(request: JobRequest, submit: Callable[[], JobId]) -> JobId:
-    """Submit a script once, and store the calls under the ids that its jobs will look for.
-
-    The calls are pickled before the submission (by the caller or here) and renamed after it. For an
-    array the names contain our own indices (``3,7-9``): ``<id>_<index>_submitted.pkl``. The script
-    is kept under the id as well.
-
-    Parameters
-    ----------
-    request
-        The script and its calls.
-    submit
-        Submits the script.
-
-    Returns
-    -------
-    JobId
-        What ``submit`` returned.
-
-    Raises
-    ------
-    ClusterError
-        If the script is not an array but has several tasks.
-    """
-    if not request.calls:
-        return submit()
-    is_array = bool(_ARRAY.search(request.script.read_text(encoding="utf-8")))
-    if not is_array and len(request.calls) != 1:
-        raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
-                           hint="The --array line is missing from its template.")
-    # before the submission, because a job waits only a minute for its call; their names need the id
-    pickles = request.pickles
-    if not pickles:
-        assert request.step is not None
-        pickles = pickle_calls(request.step, request.calls, request.max_timeouts)
-    try:
-        job = submit()
-    except BaseException:
-        if not request.pickles:
-            for pickle in pickles:
-                pickle.unlink(missing_ok=True)
-        raise
-    request.submitted(job)
-    # a later attempt writes its script over this one: the job's own has to stay as it was submitted
-    kept = StepFolder(request.script.parent).submitted_script(job.id)
-    kept.unlink(missing_ok=True)
-    share_file(request.script, kept)
-    for call, pickle in zip(request.calls, pickles, strict=True):
-        name = f"{job.id}_{call.index}" if is_array else job.id
-        pickle.rename(call.folder / f"{name}_submitted.pkl")
-    return job
-
-
-def pickle_calls(step: PlannedStep, calls: Sequence[Call], max_timeouts: int) -> tuple[Path, ...]:
-    """Write one file per call, under a name that nobody looks for.
-
-    Parameters
-    ----------
-    step
-        The step whose jobs run the calls.
-    calls
-        The calls.
-    max_timeouts
-        As in ``JobRequest``.
-
-    Returns
-    -------
-    tuple of Path
-        The files, which the caller removes if nothing is submitted.
-    """
-    DelayedSubmission = import_submitit().DelayedSubmission
-    pickles: list[Path] = []
-    try:
-        for call in calls:
-            delayed = DelayedSubmission(call.work)
-            # by the real limit, submitit distinguishes a time-out from a preemption
-            delayed.set_timeout(step.of_a_job.job_min, max_timeouts)
-            pickles.append(call.folder / f".{uuid.uuid4().hex}.pkl")
-            # not cloudpickle, which a class of a module does not need
-            create_file(pickles[-1], pickle.dumps(delayed, pickle.HIGHEST_PROTOCOL), mode=0o666)
-    except BaseException:  # a full disk
-        for path in pickles:
-            path.unlink(missing_ok=True)
-        raise
-    return tuple(pickles)
-
-
-def import_submitit() -> ModuleType:
-    """Import ``submitit.core.utils`` and leave the logging of this process as it is."""
-    # By default submitit configures logging when it is imported, which closes every handler of the
-    # process: a notebook's log file, and the stderr that TensorFlow's handler (absl) writes to.
-    before = os.environ.get("SUBMITIT_LOG_LEVEL")
-    os.environ["SUBMITIT_LOG_LEVEL"] = "NOCONFIG"
-    try:
-        from submitit.core import utils
-    finally:
-        del os.environ["SUBMITIT_LOG_LEVEL"]
-        if before is not None:  # for the jobs
-            os.environ["SUBMITIT_LOG_LEVEL"] = before
-    return utils

@@ -6,7 +6,7 @@ Its jobs never run. A test sets their states; what it was asked is kept.
 from l3hpc import schedulers
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.base import EndedJob, JobId, LiveJob, StepJobs
 from l3hpc.workspace.states import JobState
 
@@ -34,7 +34,7 @@ class ThirdScheduler:
         pass
 
     def submit(self, request):
-        return scripts.submit_with_pickles(request, lambda: self._enter(request))
+        return pickled_calls.submit(request, lambda: self._enter(request))
 
     def _enter(self, request):
         job = JobId(f"{len(self.jobs_of_all) + 1}")
@@ -42,7 +42,7 @@ class ThirdScheduler:
         self.requests.append(request)
         return job
 
-    def query(self, records):
+    def query(self):
         return _Query(self)
 
     def jobs(self, record, tasks=None):

@@ -12,7 +12,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submit, submit_jobs
 from l3hpc.runs.resume import cancel, resume
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.slurm.commands import clean_environment
 from l3hpc.schedulers.slurm.sbatch import sbatch_command
 from l3hpc.workspace import records
@@ -274,9 +274,9 @@ echo $n""")
 def test_a_job_gets_its_calls_before_those_of_a_large_array_are_written(
         chains, slurm, on, tmp_path, monkeypatch):
     """It waits a minute for them, in which not every disk creates ten thousand files."""
-    order, pickled, note = [], scripts.pickle_calls, records.note_attempts
+    order, pickled, note = [], pickled_calls.write, records.note_attempts
 
-    def pickle_calls(step, *args):
+    def write(step, *args):
         order.append(f"write {step.name}")
         return pickled(step, *args)
 
@@ -284,7 +284,7 @@ def test_a_job_gets_its_calls_before_those_of_a_large_array_are_written(
         order.append(f"note {[*attempts][0]}")
         note(workspace, run, attempts, first=first)
 
-    monkeypatch.setattr(scripts, "pickle_calls", pickle_calls)
+    monkeypatch.setattr(pickled_calls, "write", write)
     monkeypatch.setattr(records, "note_attempts", note_attempts)
     monkeypatch.setattr(submit_jobs, "AHEAD", 2)
     submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on,
@@ -317,7 +317,7 @@ def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(
 
 def test_a_disk_that_is_full_after_some_calls_keeps_none_of_them(
         chains, slurm, on, tmp_path, monkeypatch):
-    written, create_file = [], scripts.create_file
+    written, create_file = [], pickled_calls.create_file
 
     def full(path, data, **options):
         written.append(path)
@@ -325,7 +325,7 @@ def test_a_disk_that_is_full_after_some_calls_keeps_none_of_them(
         if len(written) == 3:
             raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(scripts, "create_file", full)
+    monkeypatch.setattr(pickled_calls, "create_file", full)
     made = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 5})
     with pytest.raises(OSError, match="No space"):
         submit.submit(made)
@@ -338,7 +338,7 @@ def test_a_disk_that_is_full_once_a_job_is_submitted_leaves_no_job(
         if target.name.startswith("101"):
             raise OSError(28, "No space left on device", str(target))
 
-    monkeypatch.setattr(scripts, "share_file", full)
+    monkeypatch.setattr(pickled_calls, "share_file", full)
     with pytest.raises(OSError, match="No space"):
         submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
     assert slurm.calls("scancel") == ["scancel 101 100"]

@@ -245,7 +245,7 @@ class Handler(logging.StreamHandler):
         self.stream.close()
 handler = Handler(stream)
 logging.getLogger("notebook").addHandler(handler)
-from l3hpc.schedulers.scripts import import_submitit
+from l3hpc.schedulers.pickled_calls import import_submitit
 import_submitit().DelayedSubmission
 logging.getLogger("notebook").warning("still here")
 print(stream.getvalue().strip(), os.environ.get("SUBMITIT_LOG_LEVEL"))

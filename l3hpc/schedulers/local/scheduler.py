@@ -20,7 +20,7 @@ from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
 from l3hpc.pipelines.planned import Plan
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.base import (
     EndedJob,
     JobAnswer,
@@ -98,13 +98,13 @@ class LocalScheduler:
         # only Slurm runs jobs that belong to no step
         assert request.step is not None
         LocalJobs(self._workspace, request.run).forget_stop()
-        return scripts.submit_with_pickles(request, lambda: JobId(spool(
+        return pickled_calls.submit(request, lambda: JobId(spool(
             self._workspace, run=request.run, step=request.script.parent.name,
             after=[job.id for job in request.after_ok],
             after_any=[job.id for job in request.after_any])))
 
-    def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """Return a query about the jobs of these runs, which their files answer."""
+    def query(self) -> JobQuery:
+        """Return a query, which the files of the runs answer."""
         return _Query(self._workspace)
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:

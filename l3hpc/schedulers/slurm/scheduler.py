@@ -15,7 +15,7 @@ from l3hpc.config.capabilities import Capabilities
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.errors import ClusterError, InputError, command_line
 from l3hpc.pipelines.planned import Plan
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.base import (
     EndedJob,
     JobAnswer,
@@ -102,7 +102,7 @@ class SlurmScheduler:
 
     def submit(self, request: JobRequest) -> JobId:
         """Submit a script, once."""
-        return scripts.submit_with_pickles(request, lambda: self._sbatch(request))
+        return pickled_calls.submit(request, lambda: self._sbatch(request))
 
     def _sbatch(self, request: JobRequest) -> JobId:
         profile, cluster = self._profile, self._cluster_for(request)
@@ -151,8 +151,8 @@ class SlurmScheduler:
                          f"{other} in the profile {name}")
         return cluster
 
-    def query(self, records: Sequence[RunRecord]) -> JobQuery:
-        """Return a query about the jobs of these runs, and of those that are added."""
+    def query(self) -> JobQuery:
+        """Return a query about the jobs of the runs that are added."""
         return _Query(self._workspace)
 
     def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
