@@ -85,6 +85,17 @@ def test_a_drifting_offset_does_not_count(monkeypatch):
                                frame_levels(noise, 8000)[inside], atol=1e-2)
 
 
+def test_a_quiet_part_after_a_loud_one_keeps_its_level():
+    """Sums in float32 would lose it: they have seven digits, and it has a 10⁻⁸th of the energy."""
+    rate = 8000
+    loud, quiet = np.random.default_rng(4).normal(0, 1, (2, 30 * rate)).astype(np.float32)
+    signal = np.concatenate([0.3 * loud, 1e-5 * quiet]).astype(np.float32)
+    found = np.concatenate(list(levels.level_blocks([signal], rate)))  # sums over all of it
+    alone = frame_levels((1e-5 * quiet).astype(np.float32), rate)
+    inner = slice(10, -5)  # the filter reaches over the edge
+    np.testing.assert_allclose(found[-len(alone):][inner], alone[inner], atol=0.05)
+
+
 def test_silence_offset_and_constant():
     assert (frame_levels(np.zeros(16000), 8000) == FLOOR_DB).all()
     assert (frame_levels(np.full(16000, 0.3), 8000) < -100).all()
