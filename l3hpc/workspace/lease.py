@@ -11,6 +11,7 @@ once; a claim that is minutes old by any clock counts as dead at the first check
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -22,12 +23,14 @@ from types import TracebackType
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.io.files import read_bounded, write_json
+from l3hpc.io.files import create_file, read_bounded, write_json
 
 BEAT_EVERY_S = 5.0
 EXPIRES_S = 60.0
 MAX_BYTES = 2**16
 DEAD_S = 900.0  # no two clocks of a cluster differ by that much
+EMPTY_S = 1.0  # where there are no hard links, a claim is empty until it is written
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
 
 
 def process_start(pid: int) -> int | None:
@@ -98,17 +101,8 @@ class Lease:
         if state is not None and self._alive(state):
             return False
         mine = number + 1
-        try:
-            # O_EXCL also holds on network file systems: of two processes one gets the number
-            handle = os.open(self._claim(mine), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
+        if not self._create(self._claim(mine)):
             return False
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(json.dumps(self._state()))
-        except BaseException:  # a full disk: an empty claim would count as alive for minutes
-            self._claim(mine).unlink(missing_ok=True)
-            raise
         # a slow file system may have shown us the folder as it was before a newer claim
         if self._numbers()[-1] != mine:
             self._claim(mine).unlink(missing_ok=True)
@@ -168,6 +162,39 @@ class Lease:
     ) -> None:
         self.release()
 
+    def _create(self, claim: Path) -> bool:
+        """Create a claim; False if another process has just done so."""
+        whole = claim.with_name(f".{claim.name}.{self._token[:8]}.tmp")
+        content = json.dumps(self._state()).encode()
+        try:
+            # a process killed between creating and writing a claim would leave one that tells
+            # nobody whose it was
+            create_file(whole, content)
+            try:
+                os.link(whole, claim)
+            except FileExistsError:
+                # a file server may repeat a link whose answer was lost
+                return os.stat(whole).st_nlink > 1
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                return self._create_in_place(claim, content)
+        finally:
+            with contextlib.suppress(OSError):
+                whole.unlink(missing_ok=True)
+        return True
+
+    def _create_in_place(self, claim: Path, content: bytes) -> bool:
+        try:
+            # O_EXCL also holds on network file systems: of two processes one gets the number
+            create_file(claim, content)
+        except FileExistsError:
+            return False
+        except BaseException:  # a full disk
+            claim.unlink(missing_ok=True)
+            raise
+        return True
+
     def _state(self) -> dict[str, Any]:
         pid = os.getpid()
         return {"host": socket.gethostname(), "pid": pid, "start": process_start(pid),
@@ -189,7 +216,8 @@ class Lease:
         if not numbers:
             return 0, None
         try:
-            state = json.loads(read_bounded(self._claim(numbers[-1]), MAX_BYTES))
+            content = self._read(self._claim(numbers[-1]))
+            state = json.loads(content) if content else {"released": True}
         except (InputError, OSError, ValueError, RecursionError):  # being written, or damaged
             state = None
         if not isinstance(state, dict):
@@ -198,6 +226,15 @@ class Lease:
             file = self._claim(numbers[-1]).stat()
             state["age"], state["own"] = time.time() - file.st_mtime, file.st_uid == os.geteuid()
         return numbers[-1], state
+
+    def _read(self, claim: Path) -> bytes:
+        """What a claim holds. One that stays empty is of a process that was killed."""
+        end = time.monotonic() + EMPTY_S
+        while not (content := read_bounded(claim, MAX_BYTES)):
+            if time.monotonic() > end:
+                break
+            time.sleep(EMPTY_S / 20)
+        return content
 
     def _alive(self, state: dict[str, Any]) -> bool:
         if state.get("released") or state.get("age", 0.0) > DEAD_S:

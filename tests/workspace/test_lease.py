@@ -1,9 +1,12 @@
 """One owner at a time, and none that stays for ever."""
 
+import errno
 import json
 import os
 import resource
+import signal
 import socket
+import sys
 import threading
 import time
 
@@ -110,6 +113,53 @@ def test_a_half_written_claim_is_no_claim_for_ever(tmp_path):
     threading.Event().wait(0.15)
     assert owner.acquire()
     owner.release()
+
+
+def _acquire_and_die(path, event):
+    """Acquire a lease in a process that is killed at one of its file operations; whether it was."""
+    child = os.fork()
+    if not child:
+        left = [event]
+
+        def count(name, arguments):
+            if name == "open" or name.startswith("os."):
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            owner = Lease(path)
+            sys.addaudithook(count)
+            owner.acquire()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_process_killed_while_it_claims_keeps_nobody_waiting(tmp_path, monkeypatch, has_links):
+    if not has_links:
+        monkeypatch.setattr(os, "link", _refuse_link)
+    event = 1
+    while _acquire_and_die(tmp_path / f"thing{event}", event):
+        owner, began = Lease(tmp_path / f"thing{event}"), time.monotonic()
+        assert owner.acquire(), f"killed at file operation {event}"
+        assert time.monotonic() - began < 0.9 or not has_links
+        owner.release()
+        event += 1
+    assert event > 4
+
+
+def test_without_hard_links_one_of_two_gets_the_claim(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", _refuse_link)
+    first, second = Lease(tmp_path / "thing"), Lease(tmp_path / "thing")
+    assert first.acquire() and not second.acquire()
+    assert [path.name for path in tmp_path.iterdir()] == ["thing.owner.1"]
+    first.release()
+
+
+def _refuse_link(source, target):
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), source)
 
 
 def test_a_pipe_in_the_place_of_a_claim_hangs_nobody(tmp_path):
