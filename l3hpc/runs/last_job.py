@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,6 +163,35 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
             record.sync_job, written = job.id, False
     finally:
         write()
+
+
+def recover_job(workspace: Path, record: RunRecord, progress: Progress) -> None:
+    """Put the job on record if the submission was killed before it could, and submit it if that
+    has not been done.
+
+    Does nothing once all jobs of the run have ended.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    progress
+        Receives a note.
+    """
+    if record.sync_job or not follows(workspace, record):
+        return
+    try:
+        found = schedulers.of_record(workspace, record).jobs(record).following(record)
+    except ClusterError as error:
+        _note_failure(progress, record.run, Workspace(workspace).run(record.run).sync_script, error)
+        return
+    if found:
+        record.sync_job = found[-1].id
+        records.write(workspace, record)
+    else:
+        submit_job(workspace, record, progress, time.time())
 
 
 def _submit(workspace: Path, record: RunRecord, progress: Progress, since: float,

@@ -180,6 +180,8 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
             records.write(workspace, record)
         elif todo.taken_over:
             records.write(workspace, record)
+        if not todo.finished and record.state is RunState.SUBMITTED:
+            last_job.recover_job(workspace, record, progress)
         return {}
     for entry in todo.recompute:
         # only after the user has confirmed, in on_planned

@@ -200,6 +200,16 @@ class JobAnswer(Protocol):
             The record of the run.
         """
 
+    def following(self, record: RunRecord) -> list[JobId]:
+        """Return the live jobs that were submitted with the script of the job that follows a run,
+        on record or not, oldest first.
+
+        Parameters
+        ----------
+        record
+            The record of the run.
+        """
+
 
 class JobQuery(Protocol):
     """A query about the jobs of several runs, which may start before it is complete."""

@@ -101,6 +101,9 @@ class _Answer:
     def untracked(self, record):
         return []
 
+    def following(self, record):
+        return []
+
 
 def register(monkeypatch):
     """Make it known until the end of the test; return the one that all runs share."""

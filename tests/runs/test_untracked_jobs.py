@@ -111,3 +111,26 @@ def test_a_finished_run_is_put_right(killed, slurm, on, tmp_path):
     assert status.collect(tmp_path, ["demo"])[0].notes == []
     assert resume(tmp_path, "demo", on).state == "submitted"
     assert records.read(tmp_path, "demo").state == "submitted"
+
+
+@pytest.mark.parametrize("was_submitted", [True, False])
+def test_the_job_of_the_report_is_found_or_submitted(chains, slurm, tmp_path, was_submitted):
+    """As after a SIGKILL between the last sbatch of a submission and its record, or before it."""
+    on = chains.profile(name="greene", executor="slurm", slots={}, partition="gpu", report=True)
+    record = submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    assert record.sync_job == "102"
+    record.sync_job = None
+    if not was_submitted:
+        record.state = "submitting"
+    records.write(tmp_path, record)
+    live = [queue_line("100", "RUNNING"), queue_line("101", "PENDING", "Dependency")]
+    script = tmp_path / "runs/demo/ledger-sync.sbatch"
+    elsewhere = [queue_line("99", "PENDING", script=tmp_path / "runs/demo-2" / script.name)]
+    queue_of(slurm, live + elsewhere + was_submitted * [
+        queue_line("102", "PENDING", "Dependency", script=script)])
+    record = resume(tmp_path, "demo", on)
+    assert record.sync_job == ("102" if was_submitted else "103")
+    assert records.read(tmp_path, "demo") == record and record.state == "submitted"
+    assert len(slurm.calls("sbatch")) == (3 if was_submitted else 4)
+    if not was_submitted:
+        assert f"--dependency=afterany:100:101 {script}" in slurm.calls("sbatch")[-1]

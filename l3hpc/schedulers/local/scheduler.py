@@ -193,6 +193,10 @@ class _Answer:
         """Return nothing: the runner starts only jobs on record."""
         return []
 
+    def following(self, record: RunRecord) -> list[JobId]:
+        """Return nothing: the script runs here after the last job."""
+        return []
+
     def _run(self, record: RunRecord) -> tuple[StepJobs, list[str]]:
         if record.run not in self._runs:
             self._runs[record.run] = _jobs_of(record, LocalJobs(self._workspace, record.run))

@@ -292,6 +292,33 @@ def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Or
     return sorted(found, key=lambda job: (found[job], -int(job.id)))
 
 
+def following(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Origin]]
+              ) -> list[JobId]:
+    """Find the live jobs that were submitted with the script of the job that follows a run.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    record
+        The record of the run.
+    live
+        Task id → where the job comes from.
+
+    Returns
+    -------
+    list of JobId
+        Oldest first.
+    """
+    folder = Workspace(workspace).run(record.run)
+    script, log = _real(str(folder.sync_script)), _real(str(folder.sync_log))
+    # a site's sbatch may submit a copy of the script, with the same log
+    found = {JobId(task, origin.queried) for task, origins in live.items() for origin in origins
+             if origin.script and _real(origin.script) == script
+             or origin.output and _real(origin.output) == log}
+    return sorted(found, key=lambda job: int(job.id))
+
+
 def in_workspace(workspace: Path, origin: Origin) -> bool:
     """Whether a job was submitted with the script of any run of a workspace, or Slurm does not show
     it.

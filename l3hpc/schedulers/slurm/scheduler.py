@@ -257,8 +257,14 @@ class _Answer:
 
     def untracked(self, record: RunRecord) -> list[JobId]:
         """Live jobs of a run that are not in its record."""
-        return identity.untracked(self._workspace, record, {
-            task: [job.origin for job in found] for task, found in self.slurm.live.items()})
+        return identity.untracked(self._workspace, record, self._origins())
+
+    def following(self, record: RunRecord) -> list[JobId]:
+        """Live jobs of the script of the job that follows a run."""
+        return identity.following(self._workspace, record, self._origins())
+
+    def _origins(self) -> dict[str, list[identity.Origin]]:
+        return {task: [job.origin for job in found] for task, found in self.slurm.live.items()}
 
 
 class _Query:
