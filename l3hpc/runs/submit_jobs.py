@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from l3hpc import schedulers
 from l3hpc.console.progress import Progress
@@ -25,10 +22,12 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
+from l3hpc.runs.interrupts import Interrupts
 from l3hpc.schedulers import pickled_calls, scripts, step_arrays
 from l3hpc.schedulers.base import (
     Call,
     DependencyGoneError,
+    GivenUpError,
     JobId,
     JobRequest,
     NotReachedError,
@@ -47,60 +46,6 @@ DEPENDENCY_S = (0, 0.5, 1, 2, 4)
 # files of calls that are written while the job before is being submitted, which may start at once
 # and then waits a minute until it gets its own
 AHEAD = 200
-# Ctrl-C is the last one that is let through again: it raises an error at once
-_SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
-
-
-class _Interrupts:
-    """Ctrl-C, TERM and HUP, which wait until a job is on record.
-
-    To block them is not enough: a thread that does not, as that of the submission lock or of a
-    library, receives them, and Python then interrupts the main thread.
-    """
-
-    def __init__(self) -> None:
-        self._handlers: dict[signal.Signals, Any] = {}  # those that are replaced
-        self._came: list[int] = []
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Have them wait within the block."""
-        self._replace()
-        # sbatch inherits this, and finishes too
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-            self._restore()
-
-    @contextlib.contextmanager
-    def let_through(self) -> Iterator[None]:
-        """Let them through after all, within a block of ``hold``."""
-        previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        try:
-            self._restore()
-            yield
-        finally:
-            self._replace()
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-
-    def _replace(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python never interrupts another one
-        for number in _SIGNALS:
-            # not those that nohup has set to be ignored
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                self._handlers[number] = signal.signal(
-                    number, lambda number, frame: self._came.append(number))
-
-    def _restore(self) -> None:
-        for number in _SIGNALS:
-            if number in self._handlers:
-                signal.signal(number, self._handlers.pop(number))
-        came, self._came = self._came, []
-        for each in dict.fromkeys(came):
-            signal.raise_signal(each)
 
 
 @dataclass
@@ -152,7 +97,7 @@ class _Submission:
         When it began, unix seconds.
     submitted : list of JobId
         What has been submitted so far.
-    interrupts : _Interrupts
+    interrupts : Interrupts
         Those that wait while a job is being submitted.
     """
 
@@ -165,7 +110,7 @@ class _Submission:
     meanwhile: Callable[[], None]
     since: float = field(default_factory=time.time)
     submitted: list[JobId] = field(default_factory=list)
-    interrupts: _Interrupts = field(default_factory=_Interrupts)
+    interrupts: Interrupts = field(default_factory=Interrupts)
     _written: set[str] = field(default_factory=set)
     _failed: dict[Path, Exception] = field(default_factory=dict)
 
@@ -411,6 +356,11 @@ def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) ->
         with now.interrupts.let_through():
             submission_lock.pause(plan.workspace, plan.run, seconds)
 
+    def waiting(lookup: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
+        return now.interrupts.notice(lambda: now.progress.note(
+            f"{step.name}: interrupted; waiting for sbatch, because the job may have been "
+            "submitted already. Ctrl-C again gives up"), lookup)
+
     refusals = gone = 0
     last_message = ""
     while True:
@@ -421,7 +371,8 @@ def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) ->
                 script.path, plan.run, step, script.calls, needed.after_ok, needed.after_any,
                 cluster=plan.profile.slurm_clusters or now.record.clusters,
                 last_cluster=now.last_cluster, refusals=refusals, pause=pause,
-                pickles=script.pickles, meanwhile=meanwhile, submitted=now.submitted.append,
+                pickles=script.pickles, meanwhile=meanwhile, waiting=waiting,
+                submitted=now.submitted.append,
                 recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
                 notify=lambda text: now.progress.note(f"{step.name}: {text}")))
         except QueueFullError as error:
@@ -463,8 +414,9 @@ def _keep(now: _Submission, step: PlannedStep, error: L3hpcError) -> None:
     error.allowed = (f"submitted: {', '.join(submitted)}; " if submitted else "") + (
         f"whether {step.name} was submitted is not known" if unknown
         else f"{step.name} was not submitted")
-    error.hint = (f"When Slurm responds again: {command_line('resume', plan.run)} looks for it "
-                  f"and continues, {command_line('cancel', plan.run)} cancels the run")
+    lookup = f"{error.hint}\n" if isinstance(error, GivenUpError) else ""
+    error.hint = (f"{lookup}When Slurm responds again: {command_line('resume', plan.run)} looks "
+                  f"for it and continues, {command_line('cancel', plan.run)} cancels the run")
     record.note = error.message
     records.write(plan.workspace, record)
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from l3hpc.config.capabilities import Capabilities
-from l3hpc.errors import ClusterError
+from l3hpc.errors import EXIT_INTERRUPTED, ClusterError
 from l3hpc.workspace.local_jobs import LocalJob
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 from l3hpc.workspace.states import JobState
@@ -286,6 +287,10 @@ class JobRequest:
         submitted.
     meanwhile : callable
         May be called while the scheduler is at work, any number of times; never raises.
+    waiting : callable
+        Returns a context manager for the time during which the scheduler does not answer, which
+        may raise a ``GivenUpError``. Its argument returns the command that shows whether the job
+        exists.
     submitted : callable
         Called with the job before anything else that may fail (a full disk), so that the caller
         can cancel it.
@@ -306,6 +311,8 @@ class JobRequest:
     give_up_s: float | None = None
     pickles: tuple[Path, ...] = ()
     meanwhile: Callable[[], None] = lambda: None
+    waiting: Callable[[Callable[[], str]], AbstractContextManager[None]] = (
+        lambda lookup: nullcontext())
     submitted: Callable[[JobId], None] = lambda job: None
 
 
@@ -315,6 +322,12 @@ class NotReachedError(ClusterError):
 
 class OutcomeUnknownError(ClusterError):
     """It could not be determined whether the job was submitted."""
+
+
+class GivenUpError(OutcomeUnknownError):
+    """The user does not wait until it is known whether the job was submitted."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 class QueueFullError(ClusterError):

@@ -81,6 +81,8 @@ class Submission:
         That of sbatch.
     meanwhile : callable
         Called as soon as sbatch has started; never raises.
+    waiting : callable
+        As in ``JobRequest``.
     """
 
     command: Sequence[str]
@@ -91,6 +93,8 @@ class Submission:
     give_up_s: float = field(default_factory=lambda: GIVE_UP_S)
     environment: Mapping[str, str] = field(default_factory=slurm_environment)
     meanwhile: Callable[[], None] = lambda: None
+    waiting: Callable[[Callable[[], str]], contextlib.AbstractContextManager[None]] = (
+        lambda lookup: contextlib.nullcontext())
 
 
 def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool,
@@ -164,6 +168,8 @@ def submit(submission: Submission) -> JobId:
     except ClusterError:
         raise
     except BaseException:  # Ctrl-C, or cancelled by another command, meanwhile
+        submission.notify("interrupted: looking in the queue for a job that was submitted after "
+                          "all, to cancel it")
         with contextlib.suppress(ClusterError):
             # its id is on no record: nobody else would find it
             cancel([job for job, _ in _find_jobs(submission)])
@@ -246,7 +252,8 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
         submission.meanwhile()
         end = time.monotonic() + TIMEOUT_S  # to wait, however long that took
         while (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(subprocess.TimeoutExpired), doing("waiting for sbatch"):
+            with contextlib.suppress(subprocess.TimeoutExpired), doing("waiting for sbatch"), \
+                    submission.waiting(lambda: _lookup_command(submission)):
                 out, err = process.communicate(timeout=min(left, QUERY_EVERY_S))
                 return process.returncode, out, err
             with contextlib.suppress(ClusterError):
@@ -259,6 +266,16 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
                 # the whole group: a wrapper script would leave the real sbatch behind
                 os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def _lookup_command(submission: Submission) -> str:
+    """The command that shows whether the job of a script is in the queue."""
+    found = None
+    with contextlib.suppress(OSError):
+        text = Path(submission.command[-1]).read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"^#SBATCH --job-name=(.*)$", text, re.MULTILINE)
+    name = [f"--name={word}" for word in shlex.split(found[1])[:1]] if found else []
+    return shlex.join(on_cluster(["squeue", "--me", *name], submission.identity.cluster))
 
 
 def _printed_ids(out: str, err: str) -> list[JobId]:

@@ -116,7 +116,8 @@ class SlurmScheduler:
             return sbatch.submit(sbatch.Submission(
                 command, own, recorded=request.recorded, notify=request.notify, pause=request.pause,
                 give_up_s=sbatch.GIVE_UP_S if request.give_up_s is None else request.give_up_s,
-                environment=self._environment, meanwhile=request.meanwhile))
+                environment=self._environment, meanwhile=request.meanwhile,
+                waiting=request.waiting))
         except (NotReachedError, OutcomeUnknownError):
             raise
         except ClusterError as error:
