@@ -22,13 +22,12 @@ from l3hpc.errors import InputError, check_choice
 from l3hpc.io.files import write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_attributes
 from l3hpc.tagging import network
-from l3hpc.tagging.clip_inputs import ClipInputs, InputScaling
+from l3hpc.tagging.clip_inputs import ClipInputs, InputScaling, rows_at_once
 from l3hpc.tagging.predictions import Predictions, from_coarse, from_fine
 
 POOLINGS = ("max", "mean", "softmax")
 OPTIMIZERS = ("adam", "lbfgs")
 FORMAT = "l3hpc tag classifier 1"
-PREDICT_FRAMES = 1 << 16
 
 Matrix = np.ndarray | RowFile | ClipInputs
 
@@ -209,7 +208,7 @@ class Classifier:
             raise InputError(f"{x.shape[2]} values per frame; the classifier was trained on "
                              f"{len(self.scaling.mean)}")
         clips = np.arange(len(x)) if rows is None else rows
-        step = max(1, PREDICT_FRAMES // x.shape[1])
+        step = rows_at_once(x)
         return np.concatenate([self._pooled(x[clips[first:first + step]], pooling)
                                for first in range(0, len(clips), step)])
 

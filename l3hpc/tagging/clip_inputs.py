@@ -6,6 +6,7 @@ them. ``InputScaling`` is the standardisation and the whitened PCA between it an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,9 @@ from l3hpc.errors import InputError
 from l3hpc.tagging.balancing import Mixes
 from l3hpc.tagging.clip_metadata import PLACE
 
-SCALING_FRAMES = 1 << 16  # that are read at once
+# Of embeddings that are read at once. What is computed from a block is freed with it, but glibc
+# keeps freed memory in pieces of up to 32 MB: with blocks of that size a task was 160 MB larger.
+BLOCK_BYTES = 4 << 20
 NO_VARIANCE = 1e-7  # share of the largest variance, below which a direction is rounding error
 
 
@@ -199,6 +202,22 @@ def fit_scaling(x: np.ndarray | RowFile | ClipInputs, *, standardize: bool, pca:
     return InputScaling(mean, scale, projection)
 
 
+def rows_at_once(x: np.ndarray | RowFile | ClipInputs) -> int:
+    """How many rows (clips or frames) of embeddings are read at once.
+
+    Parameters
+    ----------
+    x
+        Embeddings, shape (rows, …).
+
+    Returns
+    -------
+    int
+        As many as ``BLOCK_BYTES`` hold as float32, at least 1.
+    """
+    return max(1, BLOCK_BYTES // (4 * math.prod(x.shape[1:])))
+
+
 def _whitening(x: np.ndarray | RowFile, standardize: bool, components: int | None
                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, scale and whitened projection of all frames, read once."""
@@ -210,9 +229,9 @@ def _whitening(x: np.ndarray | RowFile, standardize: bool, components: int | Non
         raise InputError(f"{components} components of {frames.shape[0]} frames with "
                          f"{frames.shape[1]} dimensions", where="pca_components",
                          allowed=f"at most {most}")
-    fit = fit_linear(
-        (frames[first:first + SCALING_FRAMES] for first in range(0, len(frames), SCALING_FRAMES)),
-        components, standardize=standardize)
+    size = rows_at_once(frames)
+    fit = fit_linear((frames[first:first + size] for first in range(0, len(frames), size)),
+                     components, standardize=standardize)
     variance = fit.explained_variance
     # A direction without variance gives 0, as a constant dimension does: divided by its deviation,
     # rounding error would weigh as much as the first component.
@@ -239,8 +258,9 @@ def standardizer(x: np.ndarray | RowFile) -> tuple[np.ndarray, np.ndarray]:
     # Sums of squares about the first frame: about 0 they would lose digits where means are large.
     shift = flat[0].astype(np.float64)
     total, square = np.zeros_like(shift), np.zeros_like(shift)
-    for first in range(0, len(flat), SCALING_FRAMES):
-        block = flat[first:first + SCALING_FRAMES] - shift
+    size = rows_at_once(flat)
+    for first in range(0, len(flat), size):
+        block = flat[first:first + size] - shift
         total += block.sum(axis=0)
         square += np.square(block).sum(axis=0)
     mean = total / len(flat)

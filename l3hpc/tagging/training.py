@@ -17,10 +17,8 @@ import tensorflow as tf
 from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.tagging import network
-from l3hpc.tagging.classifier import PREDICT_FRAMES, Classifier, ClassifierConfig, Matrix, untrained
-from l3hpc.tagging.clip_inputs import fit_scaling
-
-_BLOCK_BYTES = 4 << 20  # of embeddings that are read at once
+from l3hpc.tagging.classifier import Classifier, ClassifierConfig, Matrix, untrained
+from l3hpc.tagging.clip_inputs import fit_scaling, rows_at_once
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -219,7 +217,6 @@ class Loop:
         self.scaled = classifier.scaling.on_device()
         frames = x.shape[1]
         self.batch = config.batch_size
-        self.large_batch = max(1, PREDICT_FRAMES // (frames if config.model == "mil" else 1))
         self.repeat = 1 if config.model == "mil" else frames  # samples with the same target
         self.x = x if config.model == "mil" else x.reshape(-1, x.shape[2])
         self.y = np.asarray(y, np.float32)
@@ -228,8 +225,8 @@ class Loop:
         self.graph = network.laplacian(self.y[:, self.loss_of.tags])
         self.factor = config.cooccurrence_loss_factor if config.cooccurrence_loss else 0.0
         self.samples = len(self.x)
-        batch_bytes = 4 * self.batch * math.prod(self.x.shape[1:])
-        self.block = self.batch * max(1, _BLOCK_BYTES // batch_bytes)
+        self.at_once = rows_at_once(self.x)
+        self.block = self.batch * max(1, self.at_once // self.batch)
         self.optimizer = keras.optimizers.Adam(config.learning_rate)
         # Outside the graph: a tf.function may create variables only when it is first traced.
         self.optimizer.build(self.model.trainable_variables)
@@ -365,8 +362,8 @@ class Loop:
 
     def _loss_graph(self) -> tf.Tensor:
         total = tf.constant(0.0)
-        for first in tf.range(0, self.samples, self.large_batch):
-            places = tf.range(first, tf.minimum(first + self.large_batch, self.samples))
+        for first in tf.range(0, self.samples, self.at_once):
+            places = tf.range(first, tf.minimum(first + self.at_once, self.samples))
             x, y, _, _ = self._read(places)
             loss = self.loss_of(y, self.model(self.scaled(x), training=False))
             total += loss * tf.cast(tf.shape(places)[0], tf.float32)

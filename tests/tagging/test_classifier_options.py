@@ -110,7 +110,7 @@ def shaped(vector, arrays):
 @pytest.mark.parametrize("model", ["mil", "framewise"])
 def test_loss_of_everything_and_its_gradient_equal_numpy(small, data, model, monkeypatch):
     x, y, sensor, proximity = data
-    monkeypatch.setattr("l3hpc.tagging.training._BLOCK_BYTES", 1)  # a batch is a block
+    monkeypatch.setattr("l3hpc.tagging.clip_inputs.BLOCK_BYTES", 1)  # a batch is a block
     config = tagging.ClassifierConfig("fine", model, hidden_layers=1, hidden_size=5, **EVERYTHING)
     classifier = tagging.untrained(config, small, scaling(x), SENSORS)
     loop = training.Loop(classifier, x, y, sensor, proximity)
