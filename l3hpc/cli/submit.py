@@ -18,6 +18,8 @@ from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_l
 from l3hpc.io.values import in_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from l3hpc.console.progress import Progress
     from l3hpc.pipelines.planned import Plan, PlannedStep
     from l3hpc.runs.resume import ResumePlan
@@ -275,7 +277,7 @@ def _resume(
                    "held_by_administrator": todo.held_by_administrator}
         click.echo(json.dumps(planned) if as_json else
                    f"would {todo.describe()}" if todo.is_needed
-                   else _nothing(name, todo, dry_run=True))
+                   else _nothing(name, only, todo, dry_run=True))
         _note_administrator_holds(todo)
         return EXIT_OK
     # the plan is made inside of resume, under the lock of the run: what is announced is submitted
@@ -291,7 +293,7 @@ def _resume(
             click.confirm(f"discard the results of {names}{also}?", abort=True, err=True)
         if not as_json:
             click.echo(f"resuming {name}: {todo.describe()}" if todo.is_needed
-                       else _nothing(name, todo))
+                       else _nothing(name, only, todo))
 
     def report(record: RunRecord, submitted: list[str]) -> None:
         jobs = {step: records.step(record, step).job for step in submitted}
@@ -317,7 +319,7 @@ def _resume(
     return EXIT_OK
 
 
-def _nothing(name: str, todo: ResumePlan, dry_run: bool = False) -> str:
+def _nothing(name: str, only: Sequence[str], todo: ResumePlan, *, dry_run: bool = False) -> str:
     """Return the message of a run with nothing to submit."""
     from l3hpc.workspace import origin
 
@@ -325,8 +327,16 @@ def _nothing(name: str, todo: ResumePlan, dry_run: bool = False) -> str:
         runs = sorted({run for several in todo.taken_over.values() for run in several})
         return (f"nothing left to compute ({', '.join(todo.taken_over)}: {origin.in_words(runs)}); "
                 f"{name} {'would be' if dry_run else 'is'} done")
-    return (f"nothing to resume: all steps of {name} are "
-            + ("done" if todo.finished else "done, queued or running"))
+    state = "done, queued or running" if todo.live or not (only or todo.finished) else "done"
+    if only:
+        lines = [f"nothing to retry: {', '.join(only)} of {name} and the steps that depend on "
+                 f"{in_number('[it|them]', len(only))} are {state}"]
+        if todo.unchosen:
+            lines.append(f"not done: {', '.join(todo.unchosen)}. To submit what is missing: "
+                         f"{command_line('resume', name)}")
+    else:
+        lines = [f"nothing to resume: all steps of {name} are {state}"]
+    return "\n".join([*lines, *(f"note: {note}" for note in todo.notes)])
 
 
 def _note_administrator_holds(todo: ResumePlan) -> None:

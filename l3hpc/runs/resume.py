@@ -60,6 +60,10 @@ class ResumePlan:
         Whether every step of the run is done.
     taken_over : dict of str to list of str
         Step that failed in this run → the other runs that have since computed it.
+    unchosen : list of str
+        Steps that are neither done nor live, but were not asked for.
+    notes : list of str
+        What the scheduler says about the run, such as that its runner is silent.
     """
 
     plan: Plan
@@ -72,6 +76,8 @@ class ResumePlan:
     untracked: list[JobId] = field(default_factory=list)
     held_by_administrator: dict[str, list[str]] = field(default_factory=dict)
     taken_over: dict[str, list[str]] = field(default_factory=dict)
+    unchosen: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def is_needed(self) -> bool:
@@ -254,7 +260,7 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
         if tasks_of.get(name):
             raise InputError(f"{name} still has pending or running jobs",
                              hint=f"First: {command_line('cancel', run)}")
-    steps, live, stale = [], {}, list[JobId]()
+    steps, live, stale, unchosen = [], {}, list[JobId](), list[str]()
     held: dict[JobId, list[str]] = {}
     held_by_administrator: dict[str, list[str]] = {}
     for entry, now in zip(record.steps, found.steps, strict=True):
@@ -280,6 +286,8 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
         if held_tasks := {index for index in running if tasks[index].now.held}:
             held |= _held(workspace, record, entry, running, held_tasks, scheduler)
         if chosen is not None and entry.name not in chosen:
+            if len(done | running.keys()) < entry.tasks:
+                unchosen.append(entry.name)
             continue
         step = _planned(workspace, record, entry, profile, requests.get(entry.name, {}),
                         {*done, *running})
@@ -288,12 +296,13 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(steps), options=record.options)
     scheduler.validate(plan)
+    answer = scheduler.jobs(record)
     return ResumePlan(plan, steps, live, stale[::-1], held,
                 [entry for entry in record.steps if entry.name in recomputed],
                 finished=all(step.done >= step.tasks for step in found.steps) and not recomputed,
                 taken_over={step.name: step.computed_by for step in found.steps
                             if step.computed_by and step.name not in recomputed},
-                untracked=scheduler.jobs(record).untracked(record),
+                untracked=answer.untracked(record), unchosen=unchosen, notes=answer.notes(record),
                 held_by_administrator=held_by_administrator)
 
 

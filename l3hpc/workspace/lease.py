@@ -82,7 +82,7 @@ class Lease:
         self._folder, self._name = Path(path).parent, Path(path).name
         self._label, self._expires, self._every = label, expires_s, beat_every_s
         self._number: int | None = None
-        self._token = uuid.uuid4().hex
+        self._token, self._since = uuid.uuid4().hex, 0.0
         self._beat = 0
         self._seen: tuple[tuple[object, object], float] | None = None
         self._stop = threading.Event()
@@ -100,7 +100,7 @@ class Lease:
         number, state = self._highest()
         if state is not None and self._alive(state):
             return False
-        mine = number + 1
+        mine, self._since = number + 1, time.time()
         if not self._create(self._claim(mine)):
             return False
         # a slow file system may have shown us the folder as it was before a newer claim
@@ -148,6 +148,17 @@ class Lease:
         """
         _, state = self._highest()
         return state if state is not None and self._alive(state) else None
+
+    def latest(self) -> dict[str, Any] | None:
+        """Return the latest holder, alive or not.
+
+        Returns
+        -------
+        dict or None
+            As from ``holder``; its ``since`` says when it acquired the lease, in unix seconds of
+            its own clock, and ``age`` how long ago its last beat was, in seconds.
+        """
+        return self._highest()[1]
 
     def still_ours(self) -> bool:
         """Whether no other process has taken the claim over (because we seemed dead)."""
@@ -198,7 +209,8 @@ class Lease:
     def _state(self) -> dict[str, Any]:
         pid = os.getpid()
         return {"host": socket.gethostname(), "pid": pid, "start": process_start(pid),
-                "label": self._label, "token": self._token, "beat": self._beat}
+                "label": self._label, "token": self._token, "beat": self._beat,
+                "since": self._since}
 
     def _claim(self, number: int) -> Path:
         return self._folder / f"{self._name}.owner.{number}"

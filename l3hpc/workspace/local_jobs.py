@@ -234,6 +234,18 @@ class LocalJobs:
         """Return the live runner of the run (``host``, ``pid``, ``label``), or None."""
         return Lease(self._folder.runner_lease).holder()
 
+    def had_runner(self, since: float) -> bool:
+        """Whether a runner has begun since then, alive or not.
+
+        Parameters
+        ----------
+        since
+            Unix seconds.
+        """
+        latest = Lease(self._folder.runner_lease).latest()
+        began = latest.get("since") if latest is not None else None  # unknown to earlier versions
+        return isinstance(began, float) and began >= since
+
     def ask_to_stop(self) -> None:
         """Leave a request to stop, which the runner notices from any machine."""
         # a file, because a signal does not reach another machine

@@ -158,6 +158,8 @@ def test_runs_from_outside(here, capsys, monkeypatch):
         "resumed bad-2: sample 5 → fit 6\n"), out
     assert call(capsys, "resume", "bad")[1] == (
         "nothing to resume: all steps of bad-2 are done\n")
+    assert call(capsys, "retry", "bad", "sample")[1] == (
+        "nothing to retry: sample of bad-2 and the steps that depend on it are done\n")
     code, out, err = call(capsys, "logs", "bad")
     assert code == 0 and "l3hpc logs bad-2 STEP" in err
     assert [line.split()[:2] for line in out.splitlines()] == [
@@ -279,3 +281,12 @@ def test_the_help_of_a_step_has_its_inputs_and_parameters(capsys):
 def test_an_empty_workspace_option_is_refused(here, capsys):
     code, _, said = call(capsys, "status", "--workspace", "")
     assert code == 2 and "--workspace: the path is empty" in said
+
+
+def test_retry_of_what_is_done_names_the_steps_that_are_not(here, capsys):
+    submit.submit(chains.plan(here / "ws", "demo-3", ("extract", "embed"),
+                                   params={"embed": {"fail": "error"}}))
+    capsys.readouterr()
+    assert call(capsys, "retry", "demo-3", "extract")[1] == (
+        "nothing to retry: extract of demo-3 and the steps that depend on it are done\n"
+        "not done: embed. To submit what is missing: l3hpc resume demo-3\n")

@@ -18,7 +18,7 @@ from chains import submit_behind
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
-from l3hpc.runs.resume import cancel, resume, used_by
+from l3hpc.runs.resume import cancel, plan_now, resume, used_by
 from l3hpc.schedulers.local.runner import Runner
 from l3hpc.schedulers.local.scheduler import _jobs_of, spool
 from l3hpc.workspace import markers, records
@@ -48,7 +48,7 @@ def test_between_the_tasks_of_an_array_nothing_waits_for_earlier_steps(begun, sa
     first = LocalJob(JobState.COMPLETED if begun else JobState.PENDING, "classify", 0, "2", True,
                      ["1"], started=1.0 if begun else None, ended=2.0 if begun else None)
     second = LocalJob(JobState.PENDING, "classify", 1, "2", True, ["1"])
-    local = SimpleNamespace(jobs={"2_0": first, "2_1": second}, runner=lambda: "here")
+    local = SimpleNamespace(jobs={"2_0": first, "2_1": second}, runner=lambda: {"host": "here"})
     found, _ = _jobs_of(SimpleNamespace(steps=[]), local)
     assert (found.live["2_1"].waits_for_jobs, found.live["2_1"].reason) == said
 
@@ -272,6 +272,40 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     assert Runner(tmp_path, "demo").run()  # waits for the job that still works
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
     assert LocalJobs(tmp_path, "demo").jobs["1"].state == "COMPLETED"
+
+
+def test_resume_goes_on_at_once_after_the_runner_was_killed(chains, tmp_path):
+    """Of a run that has just been submitted: its runner has begun, so it is not about to."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"extract": {"gate": str(gate)}})
+    submit.submit(made, detach=True)
+    until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
+    os.kill(LocalJobs(tmp_path, "demo").runner()["pid"], signal.SIGKILL)
+    until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
+    assert states(tmp_path) == {"extract": "running", "sample": "lost"}
+    gate.unlink()
+    resume(tmp_path, "demo", made.profile)
+    assert states(tmp_path) == {"extract": "done", "sample": "done"}
+
+
+def test_a_run_without_a_runner_yet_or_with_a_silent_one_says_until_when(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",))
+    record = submit_behind(made)
+    todo = plan_now(tmp_path, "demo", made.profile)
+    counts = time.strftime("%H:%M:%S", time.localtime(record.steps[0].attempts[0].time + 30))
+    assert not todo.is_needed and todo.notes == [
+        f"its local runner has not started yet; if it does not, it counts as gone from {counts} on"]
+    claim = tmp_path / "runs/demo/runner.owner.1"
+    claim.write_text(json.dumps({"host": "elsewhere", "pid": 7, "start": 1, "token": "x",
+                                 "beat": 1}))
+    seen = time.time() - 100
+    os.utime(claim, (seen, seen))
+    [note] = plan_now(tmp_path, "demo", made.profile).notes
+    seen, counts = (time.strftime("%H:%M:%S", time.localtime(seen + more)) for more in (0, 900))
+    assert note == (f"its local runner, process 7 on elsewhere, was last seen at {seen}; if it "
+                    f"stays silent, it counts as gone from {counts} on")
 
 
 def test_what_waits_for_a_run_without_runner_is_blocked_not_left_waiting(chains, tmp_path):

@@ -37,7 +37,7 @@ from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm.commands import call, clean_environment
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import Lease
+from l3hpc.workspace.lease import DEAD_S, EXPIRES_S, Lease
 from l3hpc.workspace.local_jobs import LocalJobs, is_alive
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import JobState
@@ -213,10 +213,14 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
                      for attempt in step.attempts for name in attempt.task_ids.values()
                      if name not in jobs.jobs}
     unfinished = bool(starting) or any(job.state.is_active for job in jobs.jobs.values())
+    submitted = max((attempt.time for step in record.steps for attempt in step.attempts),
+                    default=0.0)
+    runner = jobs.runner() if unfinished else None
     # a run that has just been submitted gets its runner in a moment
-    fresh = any(now - attempt.time < STARTING_S
-                for step in record.steps for attempt in step.attempts)
-    orphaned = unfinished and not fresh and jobs.runner() is None
+    starting_until = submitted + STARTING_S
+    fresh = unfinished and runner is None and now < starting_until \
+        and not jobs.had_runner(submitted)
+    orphaned = unfinished and not fresh and runner is None
     live = {} if orphaned else starting
     ended: dict[str, EndedJob] = {}
     # All tasks of an array wait for the same jobs, which have ended once one of them has started.
@@ -233,7 +237,20 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
             live[name] = LiveJob(
                 state, "" if waits else "waits for free cores and memory", elapsed, start=started,
                 restarts=job.restarts, limit_s=limit or None, waits_for_jobs=waits)
-    return StepJobs(live, ended, queried=True, gone=_GONE), [_GONE] if orphaned else []
+    notes = [_GONE] if orphaned else []
+    if fresh:
+        notes = [f"its local runner has not started yet; if it does not, it counts as gone from "
+                 f"{_clock(starting_until)} on"]
+    elif runner is not None and runner.get("age", 0.0) > EXPIRES_S:
+        seen = now - runner["age"]
+        notes = [f"its local runner, process {runner.get('pid')} on {runner.get('host')}, was last "
+                 f"seen at {_clock(seen)}; if it stays silent, it counts as gone from "
+                 f"{_clock(seen + DEAD_S)} on"]
+    return StepJobs(live, ended, queried=True, gone=_GONE), notes
+
+
+def _clock(then: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(then))
 
 
 def spool(workspace: Path, *, run: str, step: str, after: Sequence[str],
