@@ -28,10 +28,11 @@ def help_text(words: str) -> str:
     import click
 
     from l3hpc.cli import cli
+    from l3hpc.cli.planning import HELP_ALL
 
     command: click.Command = cli
     context = click.Context(cli, info_name="l3hpc", **cli.context_settings)
-    for word in words.split():
+    for word in words.removesuffix(f" {HELP_ALL}").split():
         assert isinstance(command, click.Group)
         found = command.get_command(context, word)
         if found is None:
@@ -40,7 +41,11 @@ def help_text(words: str) -> str:
         context = click.Context(command, parent=context, info_name=word,
                                 **command.context_settings)
     context.terminal_width = context.max_content_width = 80
-    typed = " ".join(["l3hpc", *words.split(), "--help"])
+    typed = f"l3hpc {words}"
+    if words.endswith(HELP_ALL):
+        context.meta[HELP_ALL] = True
+    else:
+        typed += " --help"
     return f"```text\n$ {typed}\n{command.get_help(context)}\n```"
 
 

@@ -1,7 +1,8 @@
 """``l3hpc render``, and what it shares with ``submit``: the options of a plan, and their help.
 
 ``l3hpc submit PIPELINE --help`` shows the options that this pipeline offers, step by step and with
-its defaults; completion offers the same ones. Without a pipeline, all options are listed.
+its defaults; completion offers the same ones. Without a pipeline, the help lists the pipelines and
+the options that are used most; ``--help-all`` lists every option.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _NAMED = "l3hpc.pipeline"  # in the context: the pipeline on the command line
+HELP_ALL = "--help-all"  # in the context, too
+_COMMON = ("--audio-dir", "--weights", "--workspace", "--from", "--set", "--grid", "--name",
+           "--cluster", "--config", "--dry-run", "--test-only", "--detach", "--yes", "--json",
+           "--help")  # what the help without a pipeline lists
 _PATHS = {
     "--workspace": "Folder for runs, artifacts and journals.",
     "--audio-dir": "Folder of sound files (WAV, FLAC, OGG, MP3 …; by ffmpeg M4A, WebM …) or HDF5.",
@@ -94,13 +99,13 @@ class PlanCommand(click.Command):
         from l3hpc.pipelines import definition
 
         name = ctx.meta.get(_NAMED)
-        if isinstance(name, str):
+        if isinstance(name, str) and HELP_ALL not in ctx.meta:
             self._write_pipeline(ctx, formatter, definition.load_pipeline(name))
         else:
             super().format_help(ctx, formatter)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the pipelines, and the options: those of all pipelines first."""
+        """Write the pipelines, and the options: the common ones, or with ``--help-all`` all."""
         from l3hpc.pipelines import offered
 
         options = self._options(ctx)
@@ -108,6 +113,15 @@ class PlanCommand(click.Command):
         common = [option for option in options.values() if option not in own]
         with formatter.section("Pipelines"):
             formatter.write_dl(list(offered.descriptions().items()))
+        if HELP_ALL not in ctx.meta:
+            with formatter.section("Common options"):
+                formatter.write_dl(list(_records(ctx, (
+                    option for option in common if option.opts[-1] in _COMMON))))
+            with formatter.section("More options"):
+                formatter.write_dl([
+                    (f"{ctx.command_path} PIPELINE --help", "those of one pipeline, step by step"),
+                    (f"{ctx.command_path} {HELP_ALL}", "all")])
+            return
         with formatter.section("Options"):
             formatter.write_dl(list(_records(ctx, common)))
         with formatter.section("Options that only some pipelines offer "
@@ -135,7 +149,7 @@ class PlanCommand(click.Command):
         by_step = offered.options_by_step(pipeline)
         own = offered.own_parameters(pipeline)
         params = {name: option for name, option in self._options(ctx).items()
-                  if offered.is_offered(pipeline, name)}
+                  if offered.is_offered(pipeline, name) and name != HELP_ALL}
         for step in (name for name in pipeline.steps if name in by_step or name in own):
             with formatter.section(f"{step} ({steps.step(pipeline.steps[step].kind).title})"):
                 formatter.write_dl([
@@ -219,11 +233,21 @@ def plan_options(command: Command) -> Command:
         click.option("--config", "config_file", metavar="FILE",
                      help="Configuration file. [default: cluster.yaml in this folder, "
                           "or else the installation's]"),
+        click.option(HELP_ALL, is_flag=True, is_eager=True, expose_value=False,
+                     callback=_show_all, help="List the options of all pipelines and exit."),
     ]
     # decorators apply from the last to the first, and the help lists options in that order
     for option in reversed(options):
         command = option(command)
     return click.argument("pipeline", shell_complete=_complete)(command)
+
+
+def _show_all(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    """Print the help with all options, and exit."""
+    if given and not ctx.resilient_parsing:
+        ctx.meta[HELP_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
 
 def note_unused(profile: ClusterProfile) -> None:

@@ -310,7 +310,7 @@ def test_the_help_names_units_and_true_defaults(say):
     from l3hpc.pipelines import definition
     from l3hpc.pipelines.options import OPTIONS
 
-    code, out, _ = say("submit", "--help")
+    code, out, _ = say("submit", "--help-all")
     assert code == 0
     flat = " ".join(out.split())
     delivered = [definition.load_pipeline(name)

@@ -5,6 +5,7 @@ After a deliberate change:   L3HPC_REGOLD=1 python -m pytest tests/contract/test
 
 from importlib.metadata import version
 
+import click
 import pytest
 from goldens import HERE, REGOLD, check_files, check_text, commands
 
@@ -40,6 +41,17 @@ def test_every_command_has_a_golden_help():
     check_files("help", [*map(name, COMMANDS), CLICK.name])
     if REGOLD:
         CLICK.write_text(click_now())
+
+
+@pytest.mark.parametrize("command", ["submit", "render"])
+def test_the_help_without_a_pipeline_is_a_page_and_the_rest_can_be_had(command, l3hpc, fresh):
+    assert len(l3hpc(command, "--help").out.splitlines()) <= 75
+    said = l3hpc(command, "--help-all")
+    assert (said.code, said.err) == (0, "")
+    params = commands()[command,].params
+    options = [one for each in params if isinstance(each, click.Option) for one in each.opts]
+    assert len(options) > 60 and not [one for one in options if f" {one} " not in said.out]
+    assert "--help-all" not in l3hpc(command, "upstream", "--help").out
 
 
 def test_every_help_has_examples():
