@@ -53,9 +53,9 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
             **values: Any) -> int:
     """Submit PIPELINE as a chain of jobs.
 
-    PIPELINE is one of those below; a file jobs/NAME.yaml adds one of your own. Steps whose results exist are not run again. With the
-    profile 'local' the jobs run on this machine, in the foreground unless --detach is given.
-    Options that a pipeline does not offer are refused.
+    PIPELINE is one of those below; a file jobs/NAME.yaml adds one of your own. Steps whose results
+    exist are not run again. With the profile 'local' the jobs run on this machine, in the
+    foreground unless --detach is given. Options that a pipeline does not offer are refused.
     """
     from l3hpc import schedulers
     from l3hpc.pipelines import preview, sweep

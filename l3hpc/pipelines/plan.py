@@ -141,10 +141,7 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
     kept = {name: resolve.with_files_of_runs(
                 resolve.marked_as_bound(item) if request.teacher else item, config.workspace)
             for name, item in _selected(pipeline, resolved, request).items()}
-    params: dict[str, Params] = {}
-    for name, item in kept.items():
-        earlier = {kept[other].step.kind: values for other, values in params.items()}
-        params[name] = _params(item, earlier, config)
+    params = resolve.validate_all(kept, config, teacher=request.teacher)
     sources = {name: _external_inputs(kept[name], config, request) for name in kept}
     _check_all_used(kept, sources, config, request)
     students = [source for by_kind in sources.values() for kind, source in by_kind.items()
@@ -248,12 +245,6 @@ def _check_effect(pipeline: Pipeline, item: ResolvedStep, skipped: Mapping[str, 
 
 
 # parameters and external inputs ----------------------------------------------------------------
-
-
-def _params(item: ResolvedStep, earlier: Mapping[str, Params], config: Config) -> Params:
-    """Validated parameters, with what follows from the earlier steps where nothing is given."""
-    implied = steps.step(item.step.kind).implied(item.params, earlier, config.paths.audio)
-    return resolve.validate(replace(item, params={**item.params, **implied}), config)
 
 
 def _external_inputs(item: ResolvedStep, config: Config, request: Request

@@ -20,6 +20,7 @@ from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
 from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.io.values import in_number
 from l3hpc.pipelines import external_inputs, offered
 from l3hpc.pipelines.definition import (
     DECLARED,
@@ -32,6 +33,55 @@ from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.steps import Params
 
 _PLACEHOLDER = re.compile(r"\{(paths\.[a-z0-9_]+)\}")
+
+
+@dataclass(frozen=True)
+class UnsetPath:
+    """A path that a step needs, and that nothing sets.
+
+    Attributes
+    ----------
+    step, parameter : str
+        The step, and its parameter.
+    path : str
+        The path: ``paths.audio``.
+    """
+
+    step: str
+    parameter: str
+    path: str
+
+
+class UnsetPathsError(InputError):
+    """Paths that steps need are not set.
+
+    Parameters
+    ----------
+    unset
+        All of them, of one step or of several.
+    """
+
+    def __init__(self, unset: Sequence[UnsetPath]) -> None:
+        self.unset = tuple(unset)
+        needs: dict[str, dict[str, None]] = {}
+        first = {each.path: each.step for each in reversed(unset)}  # step that needs it first
+        for each in unset:
+            if first[each.path] == each.step:
+                needs.setdefault(each.step, {})[each.parameter] = None
+        paths = list(dict.fromkeys(each.path for each in unset))
+        options = [f"{PATH_OPTIONS[path]} PATH" + (
+            " (or --weights untrained: random weights, for demonstration only)"
+            if path == "paths.weights" else "") for path in paths]
+        variables = [ENVIRONMENT[path] for path in paths]
+        super().__init__(
+            "; ".join(f"{step} needs {_and(list(names))}" for step, names in needs.items())
+            + f": {_and(paths)} {in_number('[is|are]', len(paths))} not set",
+            hint=f"use {_and(options)}, or set {_and(paths)} in cluster.yaml "
+                 f"(or {_and(variables)})")
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1])] * (len(words) > 1) + [*words[-1:]])
 
 
 @dataclass(frozen=True)
@@ -275,6 +325,51 @@ def with_files_of_runs(item: ResolvedStep, workspace: Path) -> ResolvedStep:
     return item
 
 
+def validate_all(items: Mapping[str, ResolvedStep], config: Config, *, teacher: bool = False
+                 ) -> dict[str, Params]:
+    """The typed parameters of all steps of a plan, with what follows from the earlier steps where
+    nothing is given.
+
+    Parameters
+    ----------
+    items
+        Name → step, each after those that it needs.
+    config
+        The configuration.
+    teacher
+        Whether the teacher of the configuration is evaluated in place of a student.
+
+    Raises
+    ------
+    InputError
+        For an invalid value, with its origin and what is allowed.
+    UnsetPathsError
+        For all paths that are not set.
+    """
+    params: dict[str, Params] = {}
+    unset: list[UnsetPath] = []
+    for name, item in items.items():
+        earlier = {items[other].step.kind: values for other, values in params.items()}
+        step = kinds.step(item.step.kind)
+        try:
+            implied = step.implied(item.params, earlier, config.paths.audio)
+            params[name] = validate(
+                replace(item, params={**item.params, **implied}), config)
+        except UnsetPathsError as error:
+            unset += error.unset
+        except InputError:
+            if not unset:  # otherwise perhaps because an earlier step has no parameters
+                raise
+    if unset:
+        if teacher and config.paths.weights is None:
+            unset += [UnsetPath(name, "teacher", "paths.weights")
+                      for name, item in items.items()
+                      if any(kinds.step(kind).output is kinds.Output.STUDENT
+                             for kind in item.step.given)]
+        raise UnsetPathsError(unset)
+    return params
+
+
 def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> Params:
     """The typed parameters of a step, with ``{paths.…}`` replaced.
 
@@ -290,12 +385,17 @@ def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> P
     Raises
     ------
     InputError
-        For an invalid value, with its origin and what is allowed, and for a path that is not set.
+        For an invalid value, with its origin and what is allowed.
+    UnsetPathsError
+        For all paths of the step that are not set.
     """
     name = prefix or item.step.name
     step = kinds.step(item.step.kind)
-    values = {key: value if key in step.literal else _fill_paths(value, key, item, config)
+    unset: list[UnsetPath] = []
+    values = {key: value if key in step.literal else _fill_paths(value, key, item, config, unset)
               for key, value in item.params.items()}
+    if unset:
+        raise UnsetPathsError(unset)
     try:
         with located(item.step):
             params: Params = step.parse(values)
@@ -333,10 +433,13 @@ def located(step: StepDefinition) -> Iterator[None]:
         raise
 
 
-def _fill_paths(value: object, key: str, item: ResolvedStep, config: Config) -> object:
-    """``value`` with ``{paths.audio}`` and the like replaced by the paths of the configuration."""
+def _fill_paths(value: object, key: str, item: ResolvedStep, config: Config,
+                unset: list[UnsetPath]) -> object:
+    """``value`` with ``{paths.audio}`` and the like replaced by the paths of the configuration;
+    ``unset`` receives those that are not set.
+    """
     if isinstance(value, Mapping):
-        return {name: _fill_paths(each, key, item, config) for name, each in value.items()}
+        return {name: _fill_paths(each, key, item, config, unset) for name, each in value.items()}
     if not isinstance(value, str):
         return value
 
@@ -348,12 +451,7 @@ def _fill_paths(value: object, key: str, item: ResolvedStep, config: Config) -> 
                              allowed=nearest(match[1], PATH_OPTIONS))
         path = getattr(config.paths, name)
         if path is None:
-            option, variable = PATH_OPTIONS[match[1]], ENVIRONMENT[match[1]]
-            demo = (", or --weights untrained (random weights, for demonstration only)"
-                    if name == "weights" else "")
-            raise InputError(
-                f"{item.step.name} needs {key}: {match[1]} is not set",
-                hint=f"use {option} PATH{demo}, or set {match[1]} in cluster.yaml (or {variable})")
+            unset.append(UnsetPath(item.step.name, key, match[1]))
         return str(path)
 
     return _PLACEHOLDER.sub(path_of, value)

@@ -9,6 +9,7 @@ import pytest
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
 from l3hpc.pipelines import plan, preview, sweep
+from l3hpc.pipelines.definition import load_pipeline
 from l3hpc.pipelines.packages import refuse_missing
 
 from .test_plan import DATE, _corpus, build, configuration, write_embeddings  # noqa: F401
@@ -50,6 +51,26 @@ def test_missing_audio_and_teacher_say_how_to_name_them():
     with pytest.raises(InputError, match="paths.weights is not set") as error:
         build(settings=configuration(weights=None))
     assert "untrained" in str(error.value)
+
+
+def test_all_paths_that_are_not_set_are_reported_at_once():
+    with pytest.raises(InputError) as error:
+        build(settings=configuration(audio=None, weights=None))
+    assert error.value.message == (
+        "extract needs audio and weights: paths.audio and paths.weights are not set")
+    assert error.value.hint == (
+        "use --audio-dir PATH and --weights PATH (or --weights untrained: random weights, for "
+        "demonstration only), or set paths.audio and paths.weights in cluster.yaml (or AUDIO_DIR "
+        "and L3_MODEL_PATH)")
+    with pytest.raises(InputError) as error:
+        plan.build(load_pipeline("all"), configuration(audio=None, weights=None),
+                   plan.Request())
+    assert "paths.audio, paths.weights and paths.sonyc_ust are not set" in error.value.message
+    with pytest.raises(InputError) as error:
+        plan.build(load_pipeline("downstream"), configuration(weights=None),
+                   plan.Request(teacher=True))
+    assert error.value.message == (
+        "embed needs sonyc_ust and teacher: paths.sonyc_ust and paths.weights are not set")
 
 
 def test_a_target_of_another_length_is_refused_before_submission():
