@@ -19,7 +19,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
 from l3hpc.runs.resume import cancel, plan_now, resume, used_by
-from l3hpc.schedulers.local.runner import Runner
+from l3hpc.schedulers.local.runner import Runner, resident_mb
 from l3hpc.schedulers.local.scheduler import _jobs_of, spool
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
@@ -247,6 +247,42 @@ def test_ctrl_c_asks_the_jobs_to_stop_and_is_recorded(chains, tmp_path):
     resume(tmp_path, "demo", made.profile, detach=True)
     cancel(tmp_path, "demo")
     until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
+
+
+@pytest.mark.parametrize("pack", [1, 2])
+@pytest.mark.parametrize("name", ["HUP", "USR1", "XCPU"])
+def test_a_signal_that_ends_the_script_ends_its_python_too(chains, tmp_path, name, pack):
+    gate = tmp_path / "gate"
+    gate.touch()
+    made = chains.plan(tmp_path, names=("extract",), tasks={"extract": pack},
+                       params={"extract": {"gate": str(gate)}},
+                       resources={"extract": Resources(1, 100, 0, 5, pack=pack)})
+    submit_behind(made)
+    step, number, groups = made.step_folder("extract"), getattr(signal, f"SIG{name}"), []
+
+    def look(record, jobs):
+        if not groups and (step.markers / "0.progress.json").exists():
+            groups.extend(job.pid for job in jobs.values())
+            os.kill(groups[0], number)
+
+    assert Runner(tmp_path, "demo", show=look).run()
+    assert not any(resident_mb(groups).values())
+    seen = markers.read_task(step.markers, 0)
+    assert (seen.exit_code, seen.error["type"]) == (128 + number, "SystemExit")
+    assert states(tmp_path) == {"extract": "failed"}
+    gate.unlink()
+    resume(tmp_path, "demo", made.profile)
+    assert states(tmp_path) == {"extract": "done"}
+
+
+def test_what_a_script_leaves_behind_and_ignores_term_is_killed(chains, tmp_path):
+    stays = "bash -c 'trap \"\" TERM; while :; do sleep 1; done' &"
+    made = chains.plan(tmp_path, names=("extract",), on=chains.profile(setup=(stays,)))
+    submit_behind(made)
+    assert Runner(tmp_path, "demo", grace_s=0.5).run()
+    assert states(tmp_path) == {"extract": "done"}
+    [job] = LocalJobs(tmp_path, "demo").jobs.values()
+    until(lambda: not any(resident_mb([job.pid]).values()), seconds=10)
 
 
 def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):

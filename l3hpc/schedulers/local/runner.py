@@ -200,10 +200,24 @@ class Runner:
                 if self._watch(name, job):
                     changed.append(job)
                 continue
-            self._processes.pop(name, None)
+            if self._processes.pop(name, None) is not None and job.pid:
+                self._end_rest(job.pid)
             self._handle_exit(name, job, code)
             changed.append(job)
         return changed
+
+    def _end_rest(self, group: int) -> None:
+        """End what a script has left behind, as Slurm does when a batch script ends: a signal such
+        as HUP ends the shells of a job, but not its Python.
+        """
+        end, number = time.monotonic() + self._grace, int(signal.SIGTERM)
+        # measured only if there is a process; a zombie, which nobody may ever wait for, uses none
+        while _signal(group, number) and resident_mb([group])[group]:
+            if time.monotonic() > end:
+                _signal(group, signal.SIGKILL)
+                return
+            time.sleep(POLL_S)
+            number = 0  # TERM once, then only: is there still a process?
 
     def _handle_exit(self, name: str, job: LocalJob, code: int) -> None:
         """Requeue a job whose script has ended, or note how it ended."""
@@ -421,9 +435,12 @@ def _states(local: LocalJobs, job: str) -> list[JobState]:
     return [each.state for name, each in local.jobs.items() if job in (each.job, name)]
 
 
-def _signal(group: int, number: int) -> None:
+def _signal(group: int, number: int) -> bool:
+    """Signal a process group; False if it has no process (of ours)."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
+        return True
+    return False
 
 
 def main(arguments: list[str]) -> int:
