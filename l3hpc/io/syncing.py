@@ -1,7 +1,8 @@
-"""Files that were written without waiting for the disk, brought to it together."""
+"""What this machine keeps of a disk or file server: files to bring there, names to look up anew."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -12,6 +13,21 @@ from types import TracebackType
 
 THREADS = 4
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def exists_now(path: Path | str) -> bool:
+    """Whether there is a file or folder, also if another machine has just made or removed it.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    """
+    # For up to a minute NFS does not ask its server again for a name that it has not found. Opening
+    # the folder makes it compare that.
+    with contextlib.suppress(OSError):
+        os.close(os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY))
+    return os.path.exists(path)
 
 
 def make_durable(paths: Iterable[Path | str]) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
+from l3hpc.io.syncing import exists_now
 from l3hpc.workspace import records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
@@ -287,7 +288,7 @@ def check(workspace: Path, run: str) -> None:
     Stopped
         If one has.
     """
-    if _request(workspace, run).exists():
+    if exists_now(_request(workspace, run)):
         raise Stopped("cancelled by another command", hint=f"See: {command_line('status', run)}")
 
 

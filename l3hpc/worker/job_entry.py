@@ -1,8 +1,9 @@
 """The program that the script of a job starts: ``python -m l3hpc.worker.job_entry LOGS``.
 
-It is submitit's own entry point with two differences. Unpickling can execute anything, so only a
+It is submitit's own entry point with three differences. Unpickling can execute anything, so only a
 pickle that the user of the job wrote is loaded: in a shared workspace the owner of the folder above
-could replace the folder of a run. And what submitit pickles at the end is removed.
+could replace the folder of a run. What submitit pickles at the end is removed. And where the job
+starts before its pickle has its name, it looks for that also behind the cache of NFS.
 
 ``--scratch PATH`` after LOGS names a folder on the disk of the node (``worker.node_scratch``), and
 ``--task N`` which task of a packed job this process runs (``worker.packed``).
@@ -13,14 +14,21 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import os
 import pickle
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import ClusterError, L3hpcError, command_line
 from l3hpc.io.files import read_own_file
+from l3hpc.io.syncing import exists_now
 from l3hpc.schedulers import packing
+from l3hpc.workspace.layout import StepFolder
+
+WAIT_S = 60.0
+POLL_S = 0.2
 
 
 def load(path: str | Path, task: int | None = None) -> Any:
@@ -42,6 +50,30 @@ def load(path: str | Path, task: int | None = None) -> Any:
     if task is not None:
         delayed.function = delayed.function.of(task)
     return delayed
+
+
+def wait_for(path: Path) -> None:
+    """Wait until the pickle of this job has its name, which is known only after sbatch.
+
+    Parameters
+    ----------
+    path
+        The pickle.
+
+    Raises
+    ------
+    ClusterError
+        If it does not appear.
+    """
+    end = time.monotonic() + WAIT_S
+    while not exists_now(path):
+        if time.monotonic() > end:
+            run = StepFolder(path.parent.parent).run.path.name
+            raise ClusterError(
+                f"what this job has to run did not appear within {WAIT_S:g} s: {path}",
+                hint="The command that submits was ended before it had written it. Next: "
+                     f"{command_line('resume', run)}")
+        time.sleep(POLL_S)
 
 
 def main() -> int:
@@ -66,7 +98,9 @@ def main() -> int:
     packing.keep()
     if "--scratch" in options:
         node_scratch.use(options["--scratch"])
+    os.environ["SUBMITIT_FOLDER"] = logs
     try:
+        wait_for(job_environment.JobEnvironment().paths.submitted_pickle)
         submission.process_job(logs)
     except L3hpcError as error:
         print(f"error: {error}", file=sys.stderr)

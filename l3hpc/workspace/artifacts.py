@@ -17,6 +17,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import RESULT, is_owned_by_user, read_json, write_json
+from l3hpc.io.syncing import exists_now
 from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import ArtifactFolder
 
@@ -117,7 +118,7 @@ def own_scratch(artifact: Path, index: int) -> Path:
 
 
 def is_done(artifact: Path | str, index: int) -> bool:
-    """Whether a task has its result.
+    """Whether a task has its result, also if another machine has just written it.
 
     Parameters
     ----------
@@ -126,7 +127,9 @@ def is_done(artifact: Path | str, index: int) -> bool:
     index
         Index of the task.
     """
-    return ArtifactFolder(artifact).has_result(index)
+    folder = ArtifactFolder(artifact)
+    # the result is there before its folder gets this name
+    return exists_now(folder.task(index)) and folder.has_result(index)
 
 
 def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
@@ -146,7 +149,7 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
     """
     # most artifacts have one task, and a stat is much cheaper than a listing on a network disk
     if tasks == 1:
-        return {0} if is_done(artifact, 0) else set()
+        return {0} if ArtifactFolder(artifact).has_result(0) else set()
     try:
         entries = os.listdir(artifact)
     except FileNotFoundError:

@@ -12,6 +12,7 @@ class FakeParams(Params):
     text: str = ""
     seconds: float = 0.0
     gate: str = ""  # a file: as long as it is there the step goes on
+    gate_task: int = -1  # only this task
     fail: str = ""
     fail_task: int = -1
     error_task: int = -1  # fails whatever ``fail`` says
@@ -33,7 +34,7 @@ def run(params, task):
         # Slurm looks every second, or when the machine lets it: what is too much waits for that.
         time.sleep(params.memory_s if not allowed else 600 if params.memory_mb > allowed else 0)
         del ballast
-    while params.gate and os.path.exists(params.gate):
+    while params.gate_task in (-1, task.index) and params.gate and os.path.exists(params.gate):
         time.sleep(0.1)
     if params.error_task == task.index:
         raise L3hpcError("this task always fails")

@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import subprocess
 import threading
 
 import pytest
+from latenames import LateNames
 
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submission_lock, submit
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 
 LIMIT = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"
 
@@ -25,6 +28,17 @@ def full_after_one(slurm):
     """The first job is taken, the second meets a limit."""
     slurm.says("sbatch", f"[ -e {slurm.folder}/one ] && {{ {LIMIT}; }}; "
                          f"touch {slurm.folder}/one; echo 100")
+
+
+def test_a_cancel_on_another_machine_is_seen_at_once(tmp_path, monkeypatch):
+    LateNames(monkeypatch)
+    request = Workspace(tmp_path).run("demo").stop_submission
+    request.parent.mkdir(parents=True)
+    submission_lock.check(tmp_path, "demo")
+    subprocess.run(["touch", request], check=True)
+    with pytest.raises(submission_lock.Stopped):
+        submission_lock.check(tmp_path, "demo")
+
 
 
 def test_resume_leaves_a_submission_alone_that_is_under_way(chains, slurm, on, tmp_path,

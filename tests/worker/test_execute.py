@@ -4,20 +4,24 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import fakestep
 import pytest
+from latenames import LateNames
 
 import l3hpc.steps
 from l3hpc.console.formatting import describe_progress
 from l3hpc.console.progress import Progress, doing
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.io.files import read_json, write_json
-from l3hpc.worker import execute
+from l3hpc.worker import execute, job_entry
 from l3hpc.workspace import artifacts, markers
+from l3hpc.workspace.lease import Lease
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +158,36 @@ def test_two_at_the_same_task_compute_it_once(config):
     for thread in threads:
         thread.join()
     assert len(results) == 2 and results[0] == results[1]
+
+
+def test_what_another_node_has_just_finished_is_not_computed_again(config, monkeypatch):
+    """It was removed and computed anew, where NFS still said that there was no result."""
+    path = config(seconds=1.0)
+    artifact = Path(read_json(path)["artifact"])
+    there = Lease(artifacts.scratch_folder(artifact, 0), "one")  # another node has the task
+    assert there.acquire()
+    LateNames(monkeypatch)
+    waiting = threading.Thread(target=run, args=(path,))
+    waiting.start()
+    time.sleep(0.5)
+    code = ("import os; os.makedirs(f'{artifact}/0000'); "
+            "open(f'{artifact}/0000/result.json', 'w').write('{\"index\": 0}')")
+    subprocess.run([sys.executable, "-c", f"artifact = {str(artifact)!r}; {code}"], check=True)
+    there.release()
+    waiting.join()
+    assert (artifact / "0000/result.json").read_text() == '{"index": 0}'
+
+
+def test_a_job_that_starts_before_its_pickle_has_a_name_waits_for_it(tmp_path, monkeypatch):
+    path = tmp_path / "runs/demo/steps/extract/logs/7_submitted.pkl"
+    path.parent.mkdir(parents=True)
+    monkeypatch.setattr(job_entry, "WAIT_S", 0.3)
+    LateNames(monkeypatch)
+    with pytest.raises(ClusterError, match="did not appear within 0.3 s: .*7_submitted") as caught:
+        job_entry.wait_for(path)
+    assert caught.value.hint.endswith("Next: l3hpc resume demo")
+    subprocess.run(["touch", path], check=True)
+    job_entry.wait_for(path)
 
 
 def test_inputs_have_to_be_there_and_complete(config):
