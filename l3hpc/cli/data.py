@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from l3hpc.console.formatting import file_size
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
 from l3hpc.io.values import count_of
@@ -154,7 +156,10 @@ def _show(inspection: Inspection) -> None:
 
     click.echo(printable(f"{inspection.kind} in {inspection.folder}"))
     for name, value in inspection.counts.items():
-        click.echo(f"  {name.replace('_', ' '):<18} {_text(value)}")
+        if value in (None, {}):
+            continue
+        label, shown = _UNITS.get(name, (name.replace("_", " "), _text))
+        click.echo(f"  {label:<18} {shown(value)}")
     for label, problems in (("problem", inspection.problems), ("remark", inspection.remarks)):
         for problem in problems:
             click.echo(printable(f"  {label}: {problem}"))
@@ -169,7 +174,29 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         if len(value) > 9:
             return f"{len(value):,}"
-        return ", ".join(f"{key} {_text(part)}" for key, part in value.items()) or "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "-" if value is None else str(value)
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rates(files: Mapping[str, int]) -> str:
+    """Return ``16000 Hz``, or how many files have which rate."""
+    if len(files) == 1:
+        return f"{next(iter(files))} Hz"
+    return ", ".join(f"{rate} Hz {count:,}" for rate, count in files.items())
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
+def _moment(text: str) -> str:
+    """Return ``2017-11-20 09:00:26 UTC`` for an ISO 8601 time."""
+    return text.replace("T", " ").replace("+00:00", " UTC")
+
+
+# the names in JSON → those on the screen, and how the value is written there
+_UNITS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "rates": ("sample rates", _rates), "hours": ("duration", _duration),
+    "bytes": ("size", file_size),
+    "first": ("first", _moment), "last": ("last", _moment),
+}

@@ -40,6 +40,29 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def file_size(size: int) -> str:
+    """Format the size of files, in decimal units as ``ls -h --si`` does.
+
+    Parameters
+    ----------
+    size
+        Bytes.
+
+    Examples
+    --------
+    >>> file_size(532), file_size(768_528), file_size(2_304_792), file_size(15_000_000_000)
+    ('532 bytes', '769 kB', '2.3 MB', '15.0 GB')
+    """
+    if size < 1000:
+        return f"{size} bytes"
+    if size < 999_500:
+        return f"{size / 1e3:.0f} kB"
+    for unit, scale in (("MB", 1e6), ("GB", 1e9)):
+        if size < 999.95 * scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 1e12:,.1f} TB"
+
+
 @functools.lru_cache(4096)
 def parse_slurm_time(text: str) -> float | None:
     """Parse Slurm's ``days-hours:minutes:seconds``; None for anything else.

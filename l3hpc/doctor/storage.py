@@ -13,6 +13,7 @@ from pathlib import Path
 
 from l3hpc import notify
 from l3hpc.config.settings import Config, check_workspace
+from l3hpc.console.formatting import file_size
 from l3hpc.doctor.environment import Ask
 from l3hpc.errors import (
     HeaderDriftError,
@@ -337,9 +338,8 @@ def audio_line(folder: Path | None) -> Finding:
     sensors = {recording.sensor for recording in recordings}
     lost = sum(recording.size < 0 for recording in recordings)
     size = sum(max(recording.size, 0) for recording in recordings)
-    amount = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
     words = (f"{count_of(len(recordings), 'recording')} of "
-             f"{count_of(len(sensors), 'sensor')}, {amount}")
+             f"{count_of(len(sensors), 'sensor')}, {file_size(size)}")
     if lost:
         return Finding("audio", "yellow",
                        f"{words}; {lost:,} of them are listed but missing",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -32,6 +33,21 @@ def test_synth_then_check(tmp_path):
     assert checked.return_value == 0
     assert checked.stdout.count("no problems") == 2
     assert "clips              train 12, validate 4, test 4" in checked.stdout
+    lines = checked.stdout.splitlines()
+    assert {"  sample rates       8000 Hz", "  duration           0.1 min",
+            "  size               96 kB"} <= {*lines}
+    [first] = [line for line in lines if line.startswith("  first ")]
+    assert re.fullmatch(r"  first              2017-11-2\d \d\d:\d\d:\d\d UTC", first)
+
+
+def test_check_says_nothing_of_what_is_not_known(tmp_path):
+    run("synth", tmp_path / "city", *SMALL)
+    (tmp_path / "plain").mkdir()
+    for number, path in enumerate(tmp_path.glob("city/audio/*/*.wav")):
+        path.rename(tmp_path / f"plain/x{number}.wav")
+    said = run("check", tmp_path / "plain").stdout
+    assert "remark: 6 recordings have no timestamp" in said
+    assert "  first" not in said and "  last" not in said and "  size " in said
 
 
 def test_the_recordings_of_a_city_without_tagged_clips_keep_their_sensors(tmp_path):
