@@ -301,7 +301,8 @@ class Extraction:
 
     def _pieces(self, recording: Recording, start: int, contents: Contents) -> Iterator[Piece]:
         path = self.folder / recording.file
-        if recording.size < 0:
+        # of one that was missing at the submission: it may have been added since
+        if recording.size < 0 and not path.exists():
             raise AudioError("no such file", where=str(path))
         return read_pieces(path, self.network.rate, self.hop, self.center,
                            window_s=self.network.window_s, levels=self.levels, skip=start,

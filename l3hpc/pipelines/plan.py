@@ -13,7 +13,7 @@ import datetime
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -441,19 +441,23 @@ def with_labels(planned: Mapping[str, PlannedStep], config: Config, pipeline: st
     students
         The students among the external inputs.
     """
-    labels = _labels(config, pipeline, run, user, students)
+    labels = _labels(planned.values(), config, pipeline, run, user, students)
     return tuple(replace(step, labels={**labels, **_ledger_folders(step, planned, config, run),
                                        "step": step.name}) for step in planned.values())
 
 
-def _labels(config: Config, pipeline: str, run: str, user: str,
+def _labels(planned: Collection[PlannedStep], config: Config, pipeline: str, run: str, user: str,
             students: Sequence[ExternalInput]) -> dict[str, Any]:
     """Labels of the whole run; ``model_dir`` is the folder of the student that is used."""
     workspace = Workspace(config.workspace)
     labels = {"username": user, "run": run, "pipeline": pipeline, "exp_id": run,
-              "cluster": config.profile.name,
-              **{label: str(workspace.run(run).artifact(kind))
-                 for label, kind in LEDGER_FOLDERS.items()}}
+              "cluster": config.profile.name}
+    given = {kind: path for step in planned for kind, path in step.inputs.items()}
+    for label, kind in LEDGER_FOLDERS.items():
+        if any(step.kind == kind for step in planned):
+            labels[label] = str(workspace.run(run).artifact(kind))
+        elif kind in given:  # the output of another run, or a folder
+            labels[label] = given[kind]
     if students:
         student = students[0]
         labels["model_dir"] = str(student.path)

@@ -158,6 +158,26 @@ def test_repaired_recordings_are_read_again_by_the_next_attempt(tmp_path):
                                    -noise(6).reshape(6, RATE).mean(1), atol=1e-4)
 
 
+def test_a_recording_that_is_added_after_the_submission_is_read(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "a.wav", noise(3), RATE, subtype="FLOAT")
+    (audio / "recordings.csv").write_text(
+        "file,sensor,timestamp\na.wav,s,1511254800\nb.wav,s,1511258400\n")
+    recordings = scan_recordings(audio)  # as the submission did
+    assert [one.size < 0 for one in recordings] == [False, True]
+
+    def attempt():
+        return Extraction(Fragile(), {"kind": "test"}, audio, recordings, 1.0, False,
+                          tmp_path / "scratch", block=4).run(tmp_path / "e.h5", tmp_path / "s.csv")
+
+    with pytest.raises(L3hpcError, match=r"b\.wav \(no such file\)"):
+        attempt()
+    soundfile.write(audio / "b.wav", noise(3), RATE, subtype="FLOAT")
+    assert attempt()["rows"] == 6
+    assert (tmp_path / "s.csv").read_text().splitlines()[1:] == []
+
+
 class Together(Network):
     """Computes two blocks at once, or waits for ever; ``engine`` says that it can."""
 

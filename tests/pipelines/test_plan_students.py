@@ -146,3 +146,24 @@ def test_a_broken_record_is_named():
     with pytest.raises(InputError) as error:
         external_inputs.student_input(made.workspace, "train", "latest", "local")
     assert str(path) in str(error.value)
+
+
+def test_a_row_names_folders_that_the_run_has(ust):
+    """There was an output_dir of classify in the rows of the student."""
+    made = build()
+    for one in made.steps:
+        assert "output_dir" not in one.labels
+        assert one.labels["model_dir"] == str(made.folder.artifact("train"))
+    Path("student.h5").touch()
+    evaluated = build("downstream", ust, student="student.h5")
+    for one in evaluated.steps:
+        assert one.labels["output_dir"] == str(evaluated.folder.artifact("classify"))
+
+
+def test_a_row_names_the_folder_of_another_run_that_it_comes_from(ust):
+    Path("student.h5").touch()
+    made = build("downstream", ust, student="student.h5")
+    classify = step(made, "classify")
+    finish(classify)
+    later = build("downstream", ust, start="evaluate", inputs={"classify": str(classify.artifact)})
+    assert step(later, "evaluate").labels["output_dir"] == str(classify.artifact)
