@@ -20,7 +20,7 @@ from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io import tables
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
-from l3hpc.runs import logs
+from l3hpc.runs import logs, submission_lock
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import origin, records
 from l3hpc.workspace.states import RunState, StepState
@@ -283,7 +283,8 @@ class Runs(Sequence[Run]):
     """The runs of a workspace, the newest first; displayed as a table.
 
     Runs whose record cannot be read are not items of the sequence. They are in ``damaged``, and in
-    the table with the state 'damaged'.
+    the table with the state 'damaged'. The same is true of ``unsubmitted`` ones, whose submission
+    was killed before it had submitted a job; their state is 'not submitted'.
 
     Parameters
     ----------
@@ -296,12 +297,16 @@ class Runs(Sequence[Run]):
         The workspace folder.
     damaged : dict of str to str
         Name of a run whose record cannot be read → what is wrong.
+    unsubmitted : dict of str to float
+        Name of a run that was not submitted → when that began, unix seconds.
     """
 
     def __init__(self, workspace: str | os.PathLike[str]) -> None:
         self.workspace = _folder(workspace)
         broken: list[InputError] = []
         self._names = [record.run for record in records.read_all(self.workspace, broken)]
+        self.unsubmitted = {each.run: each.started for each in
+                            submission_lock.unsubmitted(self.workspace, broken)}
         self.damaged = {Path(error.where or "").parent.name: error.message for error in broken}
 
     @overload
@@ -330,7 +335,8 @@ class Runs(Sequence[Run]):
             One row per run, indexed by its name: ``pipeline``, ``cluster``, ``state``,
             ``submitted`` (UTC), ``damage`` (which files of the run cannot be used, '' if none) and
             ``computed_by`` (of a run that failed: the runs that have since computed all that it
-            did not, '' if none). Runs whose record cannot be read come last.
+            did not, '' if none). Last come runs that were not submitted, and those whose record
+            cannot be read.
         """
         import pandas
 
@@ -340,14 +346,17 @@ class Runs(Sequence[Run]):
              pandas.Timestamp(status.created, unit="s", tz="UTC"), "; ".join(status.damaged),
              ", ".join(status.computed_by))
             for status in found]
+        rows += [(None, None, "not submitted",
+                  pandas.Timestamp(started, unit="s", tz="UTC"), "", "")
+                 for started in self.unsubmitted.values()]
         rows += [(None, None, "damaged", pandas.NaT, message, "")
                  for message in self.damaged.values()]
-        names = [status.run for status in found] + list(self.damaged)
+        names = [*(status.run for status in found), *self.unsubmitted, *self.damaged]
         return pandas.DataFrame(rows, columns=list(RUN_COLUMNS),
                                 index=pandas.Index(names, name="run"))
 
     def __repr__(self) -> str:
-        if not self._names and not self.damaged:
+        if not self._names and not self.damaged and not self.unsubmitted:
             return f"no runs in {self.workspace}"
         return self._display_frame().to_string()
 

@@ -9,6 +9,7 @@ import threading
 import pytest
 from latenames import LateNames
 
+import l3hpc
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submission_lock, submit
@@ -125,6 +126,21 @@ def killed_before_the_record(plan):
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     folder = plan.folder.path
     assert (folder / "steps/extract/config.json").exists() and not (folder / "run.json").exists()
+
+
+def test_python_lists_what_status_lists(chains, slurm, on, tmp_path):
+    killed_before_the_record(chains.plan(tmp_path, names=("extract",), on=on))
+    lost = chains.plan(tmp_path, "lost", names=("extract",), on=on)
+    submit.submit(lost)
+    lost.folder.record.unlink()
+    submit.submit(chains.plan(tmp_path, "other", names=("extract",), on=on))
+    with pytest.warns(UserWarning, match="that cannot be read: lost"):
+        found = l3hpc.runs(tmp_path)
+    assert [run.name for run in found] == ["other"]
+    assert list(found.unsubmitted) == ["demo"] and list(found.damaged) == ["lost"]
+    assert list(found.frame().index) == ["other", "demo", "lost"]
+    assert list(found.frame()["state"])[1:] == ["not submitted", "damaged"]
+    assert "demo" in repr(found)
 
 
 def test_a_submission_killed_before_its_record_is_listed(chains, slurm, on, tmp_path, say):
