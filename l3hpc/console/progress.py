@@ -101,6 +101,11 @@ class Progress:
         finally:
             self.activity = before
 
+    @property
+    def is_doing(self) -> bool:
+        """Whether a block of ``doing`` runs."""
+        return bool(self.activity)
+
     def note(self, text: str) -> None:
         """Show a message, such as a warning or a decision."""
 
@@ -227,6 +232,10 @@ class BarProgress(Progress):
             yield
         self.show(force=True)
 
+    @property
+    def is_doing(self) -> bool:
+        return super().is_doing or self._lines.is_doing
+
     def start(self, phase: str, total: int | None = None, unit: str = "") -> None:
         super().start(phase, total, unit)
         terminal.start_bars(self._bar)
@@ -322,7 +331,7 @@ def reporting(progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def doing(what: str, *, at_once: bool = False) -> Iterator[None]:
+def doing(what: str, *, at_once: bool = False, alone: bool = False) -> Iterator[None]:
     """Say what is waited for while the block runs.
 
     Parameters
@@ -331,6 +340,9 @@ def doing(what: str, *, at_once: bool = False) -> Iterator[None]:
         A few words, such as ``measuring engines``.
     at_once
         Whether it is known to take seconds. A command shows other activities after ``DELAY_S``.
+    alone
+        Leave it out where something else is being done already: to start TensorFlow says more than
+        to wait for python.
 
     Examples
     --------
@@ -339,7 +351,7 @@ def doing(what: str, *, at_once: bool = False) -> Iterator[None]:
     measuring engines
     """
     progress = _current.get()
-    if progress is None:
+    if progress is None or alone and progress.is_doing:
         yield
         return
     with progress.doing(what, at_once=at_once):

@@ -142,7 +142,7 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
     write_text(path, text.getvalue())
 
 
-def render_all(jobs: list[Callable[[], None]], progress: Progress, phase: str) -> None:
+def render_all(jobs: list[Callable[[], None]], progress: Progress, phase: str, unit: str) -> None:
     """Run independent rendering jobs on the available cores.
 
     Threads are enough: FFTs and table look-ups release the GIL.
@@ -155,8 +155,10 @@ def render_all(jobs: list[Callable[[], None]], progress: Progress, phase: str) -
         Shows how many are done.
     phase
         What the progress is called.
+    unit
+        What the files are, in the plural.
     """
-    progress.start(phase, total=len(jobs), unit="clips")
+    progress.start(phase, total=len(jobs), unit=unit)
     with ThreadPoolExecutor(min(4, allocated_cores())) as pool:
         for _ in pool.map(lambda job: job(), jobs):
             progress.advance()

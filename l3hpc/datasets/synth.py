@@ -193,7 +193,7 @@ def _write_recordings(folder: Path, city: City, progress: Progress) -> int:
             file = f"{name}/{name}_{stamp}.wav"
             rows.append([file, name, stamp])
             jobs.append(_recording_job(folder / file, site, moment, city, (sensor, number)))
-    render_all(jobs, progress, "synthesising the city")
+    render_all(jobs, progress, "synthesising the city", "recordings")
     write_csv(folder / "recordings.csv", ["file", "sensor", "timestamp"], rows)
     return len(rows)
 

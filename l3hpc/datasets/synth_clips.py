@@ -142,7 +142,7 @@ def write_ust(folder: Path, clips: int, *, seconds: float, rate: int, seed: int,
                 metadata[3] = annotator
                 rows.append(metadata + tag_cells(taxonomy, tags, coarse_only))
             number += 1
-    render_all(jobs, progress, "synthesising tagged clips")
+    render_all(jobs, progress, "synthesising tagged clips", "clips")
     write_csv(folder / "annotations.csv", METADATA + tag_columns(taxonomy), rows)
     taxonomy.save(folder / "dcase-ust-taxonomy.yaml")
     return counts

@@ -88,7 +88,7 @@ def ask(command: Sequence[str], timeout: float = TIMEOUT_S) -> Answer:
         Time limit, seconds.
     """
     try:
-        with doing(f"waiting for {Path(command[0]).name}"), subprocess.Popen(
+        with doing(f"waiting for {Path(command[0]).name}", alone=True), subprocess.Popen(
                 list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
                 errors="replace", stdin=subprocess.DEVNULL, start_new_session=True,
                 # the replies are parsed, so they have to be English

@@ -26,7 +26,7 @@ def test_synth_then_check(tmp_path):
     assert "6 recordings of 2 sensors, 20 tagged clips" in made.stdout
     assert "(12 train, 4 validate, 4 test)" in made.stdout
     assert f"next: l3hpc data check {city}" in made.stdout
-    assert "synthesising the city: 6/6 clips" in made.stderr
+    assert "synthesising the city: 6/6 recordings" in made.stderr
     assert "exists already" in run("synth", city, *SMALL).stdout
 
     checked = run("check", city, "--listen")

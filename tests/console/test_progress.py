@@ -83,6 +83,18 @@ def test_a_command_says_it_only_where_it_lasts(monkeypatch):
     assert said.getvalue() == "starting TensorFlow\nplanning extract: listing audio\n"
 
 
+@pytest.mark.parametrize("make", [lambda said: LogProgress(said), lambda said: BarProgress()])
+def test_a_program_is_named_only_where_nothing_says_what_it_does(make, capsys):
+    said = io.StringIO()
+    progress = make(said)
+    with reporting(progress), doing("starting TensorFlow", at_once=True), \
+            doing("waiting for python", at_once=True, alone=True):
+        pass
+    with reporting(progress), doing("waiting for squeue", at_once=True, alone=True):
+        pass
+    assert said.getvalue() + capsys.readouterr().err == "starting TensorFlow\nwaiting for squeue\n"
+
+
 def test_a_phase_that_counts_nothing_shows_no_count_and_ends_silently(no_time_passes):
     log = io.StringIO()
     progress = LogProgress(log)

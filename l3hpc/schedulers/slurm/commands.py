@@ -136,7 +136,7 @@ def call(command: Sequence[str], *, timeout_s: float) -> str:
     """
     program = command[0]
     try:
-        with doing(f"waiting for {program}"):
+        with doing(f"waiting for {program}", alone=True):
             done = subprocess.run(list(command), capture_output=True, encoding="utf-8",
                                   errors="replace", timeout=timeout_s, env=slurm_environment(),
                                   stdin=subprocess.DEVNULL)
