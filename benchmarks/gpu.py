@@ -15,9 +15,10 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +27,32 @@ import torch
 from torch.nn import functional
 
 from benchmarks.cost import BATCH, BATCHES, EPOCHS, VALIDATION_BATCHES, WINDOWS, flops, step_flops
+from benchmarks.gpu_device import (
+    DEVICE,
+    GPU,
+    PRECISIONS,
+    about_device,
+    captured,
+    limits_of_the_device,
+    lively,
+    seconds,
+    without_figures,
+)
 from benchmarks.tables import Claim, Table, figure, run
 from l3hpc.datasets.extraction import READERS
 from l3hpc.models.embedder import Embedder
-from l3hpc.models.parameters import Parameters, untrained
 from l3hpc.models.spec import NetworkSpec, activation_bytes, openl3_spec, student_spec
 from l3hpc.models.torch_engine import TorchEngine
 from l3hpc.models.torch_network import HALVINGS, TorchFrontend, TorchNetwork
 from l3hpc.models.training.torch_engine import TorchTrainingEngine
 
-GPU = torch.cuda.is_available()
 if GPU:
     from benchmarks import gpu_kernels
-DEVICE = torch.device("cuda:0" if GPU else "cpu")
-PRECISIONS = ("float32", "tf32", "bfloat16") if GPU else ("float32", "bfloat16")
 HOP = 0.5
 FILE_S = 10
 DISTINCT = 64  # files with sounds of their own; the others are links to these
 WAITING = 0.1  # the largest share of the time for which a GPU may wait
 HOURS = 2.0
-DRY = "dry run on CPU tensors with tiny sizes: shows that the script works, measures nothing"
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
@@ -53,79 +60,20 @@ def tables(quick: bool, work: Path) -> list[Table]:
     small = quick or not GPU
     found: list[Table] = []
     limits: dict[str, float] = {}
-    for make in (lambda: limits_of_the_device(small, limits),
-                 lambda: network_rates(small, limits),
-                 lambda: agreement(small),
-                 lambda: parts_of_the_network(small),
-                 lambda: files_to_embeddings(small, work),
-                 lambda: training(small)):
+    figures: tuple[tuple[Callable[[], Table], Collection[int]], ...] = (  # in which columns
+        (lambda: limits_of_the_device(small, limits), (1,)),
+        (lambda: network_rates(small, limits), range(3, 10)),
+        (lambda: agreement(small), ()),
+        (lambda: parts_of_the_network(small), (3,)),
+        (lambda: files_to_embeddings(small, work), range(2, 6)),
+        (lambda: training(small), range(2, 5)),
+        (lambda: cost(found), (1, 2)))
+    for make, columns in figures:
         start = time.perf_counter()
         table = make()
-        found.append(table)
-        print(f"\n{table.markdown()}\n({time.perf_counter() - start:.0f} s)", flush=True)
-    return [*found, cost(found)]
-
-
-def seconds(work: Callable[[], object], runs: int = 7, inner: int = 1) -> float:
-    """Median time of one call on the device, after two that are not counted."""
-    for _ in range(2):
-        work()
-    times = []
-    for _ in range(runs):
-        if GPU:
-            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            first.record()
-            for _ in range(inner):
-                work()
-            last.record()
-            last.synchronize()
-            times.append(first.elapsed_time(last) / 1e3 / inner)
-        else:
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-# what the device can do -----------------------------------------------------------------------
-
-
-def limits_of_the_device(small: bool, limits: dict[str, float]) -> Table:
-    """Matrix rates and copies: the ceilings that the other tables are held against."""
-    size = 256 if small else 8192
-    for name in PRECISIONS:
-        kind = torch.bfloat16 if name == "bfloat16" else torch.float32
-        a, b = (torch.randn(size, size, device=DEVICE).to(kind) for _ in range(2))
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if name == "tf32" else "ieee"
-        limits[name] = 2 * size**3 / seconds(lambda a=a, b=b: a @ b, inner=4) / 1e12
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    rows = [(f"matrix product {size}³, {name}", f"{figure(rate)} TFLOP/s")
-            for name, rate in limits.items()]
-    count = 1 << (20 if small else 28)
-    on_device = torch.randn(count, device=DEVICE)
-    other = torch.empty_like(on_device)
-    limits["copy"] = 8 * count / seconds(lambda: other.copy_(on_device)) / 1e9
-    rows.append(("copy on the device, read and written", f"{figure(limits['copy'])} GB/s"))
-    for locked in (False, True) if GPU else (False,):
-        host = torch.empty(count // 4, pin_memory=locked)
-        part = on_device[:count // 4]
-        kind = "page-locked" if locked else "pageable"
-        there = count / seconds(lambda h=host, p=part: p.copy_(h, non_blocking=True)) / 1e9
-        back = count / seconds(lambda h=host, p=part: h.copy_(p, non_blocking=True)) / 1e9
-        rows.append((f"host to device, {kind} memory", f"{figure(there)} GB/s"))
-        rows.append((f"device to host, {kind} memory", f"{figure(back)} GB/s"))
-    return Table("Limits of the device", ("what", "measured"), rows, [about_device()],
-                 figures={f"gpu {name} tflops": limits[name] for name in PRECISIONS})
-
-
-def about_device() -> str:
-    """The card and the versions that computed."""
-    if not GPU:
-        return f"No GPU: {DRY}. PyTorch {torch.__version__}."
-    own = torch.cuda.get_device_properties(0)
-    return (f"{own.name}, {own.total_memory / 2**30:.0f} GiB, {own.multi_processor_count} "
-            f"multiprocessors; PyTorch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN "
-            f"{torch.backends.cudnn.version()}; {len(os.sched_getaffinity(0))} cores.")
+        found.append(table if GPU else without_figures(table, columns))
+        print(f"\n{found[-1].markdown()}\n({time.perf_counter() - start:.0f} s)", flush=True)
+    return found if GPU else [replace(table, figures={}) for table in found]
 
 
 # the network ----------------------------------------------------------------------------------
@@ -164,35 +112,6 @@ def network_rates(small: bool, limits: dict[str, float]) -> Table:
         [f"Teacher: {flops(specs['teacher']) / 1e9:.1f} GFLOP a frame (L3, mel256); student: "
          f"{flops(specs['student']) / 1e9:.2f} (Student 2). Random weights, noise."],
         claims, figures)
-
-
-def captured(work: Callable[[], object]) -> Callable[[], object]:
-    """``work`` as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
-    return graph.replay
-
-
-@functools.cache
-def lively(spec: NetworkSpec) -> Parameters:
-    """Random weights, with biases and normalisations that are not neutral."""
-    rng = np.random.default_rng(0)
-    layers = []
-    for (kind, _), arrays in zip(spec.layers(), untrained(spec, 0).layers, strict=True):
-        if kind == "conv":
-            layers.append((arrays[0], rng.normal(0, 0.05, arrays[1].shape).astype(np.float32)))
-        else:
-            layers.append(tuple((rng.uniform(0.8, 1.2, array.shape) + shift).astype(np.float32)
-                                for array, shift in zip(arrays, (0, -1, -1, 0), strict=True)))
-    layers[0] = tuple(np.array([value], np.float32) for value in (1.0, 0.1, -40.0, 300.0))
-    return Parameters(spec, tuple(layers))
 
 
 # parts of the network --------------------------------------------------------------------------
@@ -240,6 +159,15 @@ def parts_of_the_network(small: bool) -> Table:
                 if precision == "float32" and weight.shape[1] >= 256:
                     time_of(name, precision, "matrix product",
                             lambda x=x, w=weight: by_product(x, w), alone)
+                if index in spec.halvings and GPU:
+                    time_of(f"{name}, bias and ReLU", precision, "cuDNN, fused",
+                            lambda x=x, w=weight, b=bias: torch.cudnn_convolution_relu(
+                                x, w, b, (1, 1), (1, 1), (1, 1), 1),
+                            after_pooling(alone.clone(), bias))
+                if index == len(spec.filters) - 1:
+                    time_of(f"pooling after it ({index + 1})", precision, "max_pool2d",
+                            lambda a=alone: functional.max_pool2d(a, spec.pool),
+                            alone.amax((2, 3), keepdim=True))
                 if index in spec.halvings:
                     pooled = after_pooling(functional.max_pool2d(alone, 2), bias)
                     ways = {name: lambda a=alone, b=bias, h=halve: after_pooling(h(a), b)
@@ -253,9 +181,10 @@ def parts_of_the_network(small: bool) -> Table:
                 x = network.layer(x, index, pool)
     return Table("Parts of the teacher, and other ways to compute them",
                  ("part", "precision", "way", "µs a frame", "largest difference"), rows,
-                 [f"Batches of {size}. Pooling: with bias and ReLU. The engine takes the first way "
-                  "of each, but the product for convolution 1, and for pooling the fastest of "
-                  f"{', '.join(HALVINGS)}."])
+                 [f"Batches of {size}. Pooling: with bias and ReLU, but the last one. The engine "
+                  "takes the first way of each, but the product for convolution 1, and for pooling "
+                  f"the fastest of {', '.join(HALVINGS)}. Where bias and ReLU were fused into a "
+                  "convolution before a pooling, the pooling would have neither."])
 
 
 def after_pooling(x: Any, bias: Any) -> Any:
@@ -319,7 +248,8 @@ def files_to_embeddings(small: bool, work: Path) -> Table:
     for rate, levels in (main, (48000, False), (44100, True)):
         folder = work / f"audio-{rate}"
         if not folder.is_dir():
-            write_flac(folder, 4 if small else 4608 if rate == 48000 else 1536, rate)
+            count, length = (2, 1) if small else (4608 if rate == 48000 else 1536, FILE_S)
+            write_flac(folder, count, length, rate)
         what = f"{rate / 1000:g} kHz" + (", loudness measured" if levels else "")
         alone, _ = extract(folder, work, Nothing(), levels, cores)
         rows.append((what, "input side alone", f"{alone:,.0f}", "", "", ""))
@@ -376,8 +306,8 @@ def extract(folder: Path, work: Path, network: Any, levels: bool, cores: int
     return result["rows"] / taken, taken
 
 
-def write_flac(folder: Path, count: int, rate: int) -> None:
-    """FLAC files with something in every band, and never at full scale."""
+def write_flac(folder: Path, count: int, length: int, rate: int) -> None:
+    """FLAC files of ``length`` seconds with something in every band, and never at full scale."""
     import soundfile
 
     folder.mkdir(parents=True)
@@ -387,7 +317,7 @@ def write_flac(folder: Path, count: int, rate: int) -> None:
             os.link(folder / f"{number % DISTINCT:05d}.flac", path)
             continue
         rng = np.random.default_rng(number)
-        noise = np.cumsum(rng.standard_normal(FILE_S * rate))
+        noise = np.cumsum(rng.standard_normal(length * rate))
         noise -= noise.mean()
         noise *= 0.3 / np.abs(noise).max()
         noise += 0.02 * rng.standard_normal(len(noise))
@@ -514,4 +444,6 @@ def cost(found: list[Table]) -> Table:
 
 
 if __name__ == "__main__":
+    if not GPU and any(word.startswith("--json") for word in sys.argv):
+        sys.exit("no GPU here: a dry run measures nothing and writes no results. Leave out --json.")
     run("gpu", __doc__, tables)

@@ -106,10 +106,13 @@ def blas() -> str | None:
     """The library that computes numpy's products, and the processor that it computes for.
 
     That can be another one than this: ``OPENBLAS_CORETYPE`` in the environment chooses it, and with
-    AVX-512 products take half of the time.
+    AVX-512 products take half of the time. None where threadpoolctl, which finds out, is missing:
+    a machine with a GPU needs nothing of ours installed.
     """
-    from threadpoolctl import threadpool_info
-
+    try:
+        from threadpoolctl import threadpool_info
+    except ModuleNotFoundError:
+        return None
     for library in threadpool_info():
         if library["user_api"] == "blas":
             words = (library["internal_api"], library["version"], library.get("architecture"))

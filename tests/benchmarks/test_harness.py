@@ -29,6 +29,13 @@ def test_the_line_about_a_machine_names_the_library_of_the_products() -> None:
     assert f"{about(earlier)}, {here['blas']}" == about(here)
 
 
+def test_a_machine_without_threadpoolctl_is_described_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a GPU has no package of ours, and is described after the measurements."""
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    here = machine()
+    assert here["blas"] is None and "openblas" not in about(here)
+
+
 def test_a_worker_says_its_seconds_and_the_system_says_its_memory() -> None:
     small = measure.alone(python(200, seconds=12.5, loss=0.5))
     large = measure.alone(python(400))
