@@ -217,10 +217,11 @@ def benchmark_tables(names: str) -> str:
 
     parts = []
     for name in names.split():
-        if not (RESULTS / f"{name}.json").is_file():
+        files = [*RESULTS.glob(f"{name}.json"), *sorted(RESULTS.glob(f"*/{name}.json"))]
+        if not files:
             parts.append(f"Not measured yet: `.venv/bin/python -m benchmarks {name}`.")
             continue
-        for file in (RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"*/{name}.json"))):
+        for file in files:
             found, tables = load(file)
             source = found.get("source") or f"{found['date']}, commit {found['commit']}"
             parts += [f"{about(found['machine'])}; {source}.",

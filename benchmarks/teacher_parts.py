@@ -1,0 +1,158 @@
+"""The teacher's convolutions in ncnn, one by one and in other ways: what is left to gain.
+
+Float32, one thread, one frame, as in each thread of the engine ncnn, with random weights and
+inputs. The ways take turns. Winograd's F(m,3) computes m × m outputs of a 3 × 3 filter at once: the
+larger, the fewer multiplications, the more transforms and rounding. Strips of 8 rows fit into a
+core's cache; several frames in one map share each read of the weights. Run it by hand on a new
+processor.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import gemm_rate
+from benchmarks.measure import alone, worker
+from benchmarks.tables import Table, run
+
+# ncnn's own choice is among them; F(2,3) is exact enough to hold the others against.
+SIZES = {"": (), "F(2,3)": ("43", "63"), "F(4,3)": ("23", "63"), "F(6,3)": ("23", "43")}
+STRIP_ROWS = 8
+FRAMES = (2, 4)
+ONE_CORE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+DIRECT = 9 * 2  # operations per input, output and place
+
+
+def tables(quick: bool, work: Path) -> list[Table]:
+    """Measure in a process with one thread."""
+    found = alone(worker("teacher_parts", 1 if quick else 15), ONE_CORE).values
+    rate, rows = found["gemm"], []
+    for one in found["layers"]:
+        own = one["ms"][""]
+        rows.append((one["name"], one["maps"], f"{one['gflop']:.2f}", f"{own:.1f}",
+                     f"{one['gflop'] / own * 1e3 / rate:.2f}",
+                     *(f"{one['ms'][way] / own:.2f} ({one['errors'][way]:.0e})"
+                       for way in ("F(4,3)", "F(6,3)")),
+                     *(f"{one['ms'][way] / own:.2f}"
+                       for way in ("strips", *(f"{count} frames" for count in FRAMES)))))
+    total = sum(one["ms"][""] for one in found["layers"])
+    best = sum(min(one["ms"].values()) for one in found["layers"])
+    gflop = sum(one["gflop"] for one in found["layers"])
+    return [Table(
+        "The teacher's convolutions 2 to 8 in ncnn, one thread",
+        ("convolution", "channels, bands × times", "GFLOP, done directly", "ms a frame",
+         "of the matrix rate, direct", "time with F(4,3) (error)", "with F(6,3) (error)",
+         f"in strips of {STRIP_ROWS} rows", *(f"{count} frames at once" for count in FRAMES)), rows,
+        (f"Time: as a share of that of ncnn's own choice, for a frame; medians. All: {total:.0f} "
+         f"ms, with the fastest way for each {best:.0f} ms, without what it takes to cut and join "
+         "maps.",
+         f"One core's measured matrix rate is {rate:.0f} GFLOP/s: direct convolution would take "
+         f"{gflop / rate * 1e3:.0f} ms, and F(4,3), with a quarter of the multiplications and no "
+         f"time for transforms, {gflop / rate * 250:.0f} ms.",
+         "Error: the largest difference from F(2,3), over the largest value. A strip has the zeros "
+         "that a convolution adds at both ends, in place of its neighbours' rows: only the time "
+         "counts. The engine computes convolutions 1 and 2 in strips already."))]
+
+
+def measure(runs: int) -> dict[str, Any]:
+    """Times of every convolution in every way."""
+    from l3hpc.models.spec import openl3_spec
+
+    spec = openl3_spec("mel256", 512)
+    maps, layers = iter(spec.maps), []
+    bands, times = next(maps)
+    for index, (inputs, outputs) in enumerate(
+            zip(spec.filters, spec.filters[1:], strict=False), 1):
+        if index - 1 in spec.halvings:
+            bands, times = next(maps)
+        layers.append({"name": str(index + 1),
+                       "maps": f"{inputs} → {outputs}, {bands} × {times}",
+                       "gflop": DIRECT * inputs * outputs * bands * times / 1e9,
+                       **_layer(inputs, outputs, bands, times, runs)})
+        print(layers[-1], file=sys.stderr, flush=True)
+    return {"gemm": gemm_rate(), "layers": layers}
+
+
+def _layer(inputs: int, outputs: int, bands: int, times: int, runs: int) -> dict[str, Any]:
+    """Milliseconds a frame of each way, and the errors of Winograd's sizes."""
+    rng = np.random.default_rng(0)
+    weights = (rng.standard_normal((outputs, inputs, 3, 3)) / np.sqrt(9 * inputs)).astype("f4")
+    heights = dict.fromkeys(SIZES, bands) | {"strips": STRIP_ROWS} | {
+        f"{count} frames": count * (bands + 1) - 1 for count in FRAMES}  # a row of zeros between
+    frames = {f"{count} frames": count for count in FRAMES}
+    nets = {way: _net(weights, SIZES.get(way, ()), heights[way], times) for way in heights}
+    x = {height: rng.standard_normal((inputs, height, times)).astype("f4").clip(0)
+         for height in set(heights.values())}
+    taken: dict[str, list[float]] = {way: [] for way in heights}
+    outs: dict[str, np.ndarray] = {}
+    for _ in range(runs + 1):  # the first is not counted
+        for way, net in nets.items():
+            # All strips of a frame, one after the other, so that the weights are in a cache.
+            calls = bands // STRIP_ROWS if way == "strips" else 1
+            found = [net(x[heights[way]]) for _ in range(calls)]
+            outs[way] = found[0][1]
+            taken[way].append(1e3 * sum(seconds for seconds, _ in found) / frames.get(way, 1))
+    exact = outs["F(2,3)"]
+    return {"ms": {way: statistics.median(spent[1:]) for way, spent in taken.items()},
+            "errors": {way: float(np.abs(outs[way] - exact).max() / np.abs(exact).max())
+                       for way in SIZES}}
+
+
+def _net(weights: np.ndarray, without: tuple[str, ...], bands: int, times: int) -> Any:
+    """A convolution with ReLU as a function: input to seconds and output."""
+    import ncnn
+
+    from l3hpc.models.ncnn_engine import MAGIC, REDUCED_PRECISION_OPTIONS
+
+    outputs, inputs = weights.shape[:2]
+    net = ncnn.Net()
+    net.opt.num_threads = 1
+    for option in (*REDUCED_PRECISION_OPTIONS, "use_vulkan_compute",
+                   *(f"use_winograd{size}_convolution" for size in without)):
+        setattr(net.opt, option, False)
+    # ncnn needs the sizes of the maps (-23330) to take the one that is left.
+    shapes = {name: f" -23330=4,3,{times},{bands},{channels}"
+              for name, channels in (("x", inputs), ("y", outputs))} if without else {}
+    text = (f"{MAGIC}\n2 2\nInput x 0 1 x{shapes.get('x', '')}\n"
+            f"Convolution y 1 1 x y 0={outputs} 1=3 4=1 5=1 6={weights.size} 9=1"
+            f"{shapes.get('y', '')}\n")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(struct.pack("<I", 0) + weights.tobytes() + bytes(4 * outputs))
+        file.flush()
+        if net.load_param_mem(text) != 0 or net.load_model(file.name) != 0:
+            raise RuntimeError("ncnn cannot load the convolution")
+    maps, workspace = ncnn.PoolAllocator(), ncnn.PoolAllocator()
+
+    def compute(x: np.ndarray) -> tuple[float, np.ndarray]:
+        packed = ncnn.Mat()
+        ncnn.convert_packing(ncnn.Mat(x), packed, 8)  # as the layer before leaves it
+        extractor = net.create_extractor()
+        extractor.set_blob_allocator(maps)
+        extractor.set_workspace_allocator(workspace)
+        extractor.input("x", packed)
+        start = time.perf_counter()
+        status, out = extractor.extract("y", 1)
+        seconds = time.perf_counter() - start
+        if status != 0:
+            raise RuntimeError(f"ncnn failed with status {status}")
+        flat = ncnn.Mat()
+        ncnn.convert_packing(out, flat, 1)
+        return seconds, np.array(flat)
+
+    return compute
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        print(json.dumps(measure(int(sys.argv[2]))))
+    else:
+        run("teacher_parts", __doc__, tables)
