@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chromium
 import pytest
 import yaml
 
@@ -46,3 +47,45 @@ def test_the_reference_has_the_names_of_the_library(site):
     page = (site / "api/sampling.html").read_text()
     for name in ("l3hpc.sampling.kdpp.KDPP", "l3hpc.sampling.selection.select"):
         assert f'id="{name}"' in page
+
+
+BROKEN_WORDS = """
+(() => {
+  const found = [];
+  for (const code of document.querySelectorAll("article code")) {
+    const letters = [], nodes = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);
+    while (!code.closest("pre") && nodes.nextNode())
+      for (let at = 0; at < nodes.currentNode.data.length; at++)
+        letters.push([nodes.currentNode, at]);
+    const text = code.textContent, range = document.createRange();
+    let top = null;
+    letters.forEach(([node, at], number) => {
+      range.setStart(node, at);
+      range.setEnd(node, at + 1);
+      const box = range.getBoundingClientRect();
+      if (!box.height) return;
+      const between = text.slice(number - 1, number + 1);
+      if (top !== null && Math.abs(box.top - top) > 5 && !between.includes(" "))
+        found.push(`${text.slice(0, number)}|${text.slice(number)}`);
+      top = box.top;
+    });
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_word_of_a_command_is_broken(site, tmp_path, width):
+    browser = chromium.Browser(tmp_path)
+    try:
+        browser.do("Emulation.setDeviceMetricsOverride", width=width, height=900,
+                   deviceScaleFactor=1, mobile=width == 390)
+        for page in ("index", "cluster", "faults", "commands/submit", "steps/extract"):
+            browser.do("Page.navigate", url=f"file://{site}/{page}.html")
+            browser.until(f"document.readyState == 'complete' && location.href.includes('{page}')")
+            assert browser.js(BROKEN_WORDS) == [], page
+            assert browser.js("document.documentElement.scrollWidth <= innerWidth"), page
+    finally:
+        browser.close()
