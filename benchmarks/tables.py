@@ -69,11 +69,14 @@ class Compared:
         Processor → claim.
     of : str
         The processor of ``claim``; '' for the reference.
+    measured_on : tuple of str
+        Machine and date of each, that of ``claim`` first; empty for a run that is not in a file.
     """
 
     claim: Claim
     others: Mapping[str, Claim]
     of: str = ""
+    measured_on: tuple[str, ...] = ()
 
     @property
     def all(self) -> list[Claim]:
@@ -147,20 +150,23 @@ def compared_markdown(rows: Sequence[Compared]) -> str:
     Parameters
     ----------
     rows
-        The claims.
+        The claims; those of results files also say where and when they were measured.
     """
-    lines = ["| part | against | measured | better | target | limit |", "|---|---|---|---|---|---|"]
+    columns = ["part", "against", "measured", "better", "target", "limit"]
+    if any(row.measured_on for row in rows):
+        columns.append("measured on")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         claim = row.claim
         sign = "≥" if claim.at_least else "≤"
         missing = [name for name, other in row.others.items() if not other.met]
         missed = " (missed)" if not claim.met else \
             f" (missed on {', '.join(missing)})" if missing else ""
-        where = f", {row.of}" if row.of else ""
-        measured = f"**{f'{row.text()} {claim.unit}'.rstrip()}**{where}{missed}"
+        measured = f"**{f'{row.text()} {claim.unit}'.rstrip()}**{missed}"
         target = f"{sign} {figure(claim.target)} {claim.unit}".rstrip()
-        lines.append(f"| {claim.part} | {claim.against} | {measured} | {claim.better} | {target} | "
-                     f"{claim.limit} |")
+        cells = [claim.part, claim.against, measured, claim.better, target, claim.limit,
+                 "; ".join(row.measured_on)]
+        lines.append(f"| {' | '.join(cells[:len(columns)])} |")
     return "\n".join(lines)
 
 
@@ -176,18 +182,29 @@ def compared(names: Sequence[str]) -> list[Compared]:
     """
     found: list[Compared] = []
     for name in names:
-        own = _claims(RESULTS / f"{name}.json")
+        reference = RESULTS / f"{name}.json"
         others: dict[str, dict[tuple[str, str], Claim]] = {}
+        places: dict[str, str] = {}
         for file in sorted(RESULTS.glob(f"*/{name}.json")):
             here = processor_name(load(file)[0]["machine"])
             others[here] = {(claim.part, claim.peer): claim for claim in _claims(file)}
-        for claim in own:
+            places[here] = _measured_on(file)
+        for claim in _claims(reference):
             key = claim.part, claim.peer
-            found.append(Compared(claim, {here: claims.pop(key) for here, claims in others.items()
-                                          if key in claims}))
-        found += [Compared(claim, {}, here) for here, claims in others.items()
+            also = {here: claims.pop(key) for here, claims in others.items() if key in claims}
+            found.append(Compared(claim, also, measured_on=(
+                _measured_on(reference), *(places[here] for here in also))))
+        found += [Compared(claim, {}, here, (places[here],)) for here, claims in others.items()
                   for claim in claims.values()]
     return found
+
+
+def _measured_on(file: Path) -> str:
+    """``AMD EPYC with AVX2, 2026-11-29``, or the GPU of the machine."""
+    found = load(file)[0]
+    date = found["date"]
+    return (f"{found['machine'].get('gpu') or processor_name(found['machine'])}, "
+            + ("no date" if date == "unknown" else date))
 
 
 def _claims(file: Path) -> list[Claim]:

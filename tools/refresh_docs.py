@@ -246,14 +246,15 @@ def headlines(_: str) -> str:
     """What README says of speed: some claims, those where the peer is faster among them."""
     from benchmarks.tables import compared
 
-    rows = ["| part | against | measured |", "|---|---|---|"]
+    rows = ["| part | against | measured | on |", "|---|---|---|---|"]
     for name, picked in HEADLINES.items():
         found = [row for row in compared([name]) if not row.of]
         for row in (found[index] for index in picked if index < len(found)):
             if row.claim.unit == "×":
                 factor = row.text(lambda claim: claim.measured if claim.at_least
                                   else 1 / claim.measured)
-                rows.append(f"| {row.claim.part} | {row.claim.peer} | {factor} times as fast |")
+                rows.append(f"| {row.claim.part} | {row.claim.peer} | {factor} times as fast | "
+                            f"{'; '.join(row.measured_on)} |")
     return "\n".join(rows)
 
 

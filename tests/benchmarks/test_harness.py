@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import sys
@@ -167,6 +168,8 @@ def test_claims_give_the_range_over_the_processors(
         tables.write_results(folder / "kdpp.json", "kdpp", here, [
             Table("k-DPP", ["s"], [["1"]], claims=claims)], quick=False)
 
+    today = datetime.date.today().isoformat()
+
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     measured(tmp_path, "EPYC", "AVX-512", Claim("n", "DPPy", 480, 300),
              Claim("memory", "DPPy", 13, 8))
@@ -176,9 +179,20 @@ def test_claims_give_the_range_over_the_processors(
              Claim("AMX", "DPPy", 9, 8))
     lines = tables.compared_markdown(tables.compared(["kdpp", "unknown"])).splitlines()[2:]
     assert lines == [
-        "| n | DPPy | **299 to 480 ×** (missed on Xeon with AMX) | higher | ≥ 300 × |  |",
-        "| memory | DPPy | **7 to 14 ×** (missed on EPYC with AVX-1024) | higher | ≥ 8 × |  |",
-        "| AMX | DPPy | **9 ×**, Xeon with AMX | higher | ≥ 8 × |  |"]
+        "| n | DPPy | **299 to 480 ×** (missed on Xeon with AMX) | higher | ≥ 300 × |  | "
+        f"EPYC with AVX-512, {today}; Xeon with AMX, {today} |",
+        "| memory | DPPy | **7 to 14 ×** (missed on EPYC with AVX-1024) | higher | ≥ 8 × |  | "
+        f"EPYC with AVX-512, {today}; EPYC with AVX-1024, {today}; EPYC with AVX2, {today} |",
+        f"| AMX | DPPy | **9 ×** | higher | ≥ 8 × |  | Xeon with AMX, {today} |"]
+
+
+def test_every_claim_says_where_and_when_it_was_measured() -> None:
+    from benchmarks.__main__ import BY_HAND, NAMES
+
+    for row in tables.compared([*NAMES, *BY_HAND]):
+        assert len(row.measured_on) == len(row.all), row.claim.part
+        for text in row.measured_on:
+            assert re.fullmatch(r".+, (\d{4}-\d\d-\d\d|no date)", text), row.claim.part
 
 
 def test_results_of_another_processor_do_not_replace_those_of_the_reference(
