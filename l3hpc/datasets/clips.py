@@ -28,7 +28,7 @@ from l3hpc.io.npz import read_npy
 from l3hpc.io.values import in_number
 
 _SUFFIXES = (".npz", ".npy", ".npy.gz")
-_BLOCK_ROWS = 16384  # read at once: the system gives larger arrays new pages every time
+_BLOCK_BYTES = 8 << 20  # read at once: the system gives larger arrays new pages every time
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
@@ -242,6 +242,7 @@ def _artifact_blocks(folder: Path, transform: Transform | None
                      ) -> Iterator[tuple[str, np.ndarray]]:
     for part in open_source(folder).parts:
         names, starts = _runs(part)
+        most = _BLOCK_BYTES // (4 * part.dim)
         # A clip has to be one slice of the rows, so that blocks are whole clips.
         if len(set(names)) < len(names):
             raise InputError("the rows of a recording are not contiguous",
@@ -249,7 +250,7 @@ def _artifact_blocks(folder: Path, transform: Transform | None
         first = 0
         while first < len(names):
             last = first + 1
-            while last < len(names) and starts[last + 1] - starts[first] <= _BLOCK_ROWS:
+            while last < len(names) and starts[last + 1] - starts[first] <= most:
                 last += 1
             block = part.read(int(starts[first]), int(starts[last]))
             if transform is not None:

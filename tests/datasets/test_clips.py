@@ -33,7 +33,7 @@ def artifact(folder, *tasks):
 
 @pytest.mark.parametrize("block", [1, 9, 65536])
 def test_artifact_of_several_tasks(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(clips, "_BLOCK_ROWS", block)
+    monkeypatch.setattr(clips, "_BLOCK_BYTES", 12 * block)  # of 3 columns
     artifact(tmp_path, ["b.wav", "a.wav"], ["d.wav", "c.wav"])
     found = load_clips(tmp_path, ["c.wav", "a.wav", "gone.wav", "b.wav"])
     assert found.files == ["c.wav", "a.wav", "b.wav"] and found.missing == ["gone.wav"]
@@ -47,6 +47,18 @@ def test_artifact_of_several_tasks(tmp_path, monkeypatch, block):
     load_clips(tmp_path, ["c.wav", "a.wav", "b.wav"],
                lambda size: sizes.append(size) or tmp_path / "y.bin")
     assert sizes == [(tmp_path / "y.bin").stat().st_size]
+
+
+def test_long_embeddings_are_read_in_blocks_of_as_many_bytes_as_short_ones(tmp_path):
+    names, read = [f"{number}.wav" for number in range(50)], []
+    with h5py.File(tmp_path / "embeddings.h5", "w") as file:
+        file["l3_embedding"] = np.zeros((500, 6144), np.float32)
+        file["recording"], file["recordings/file"] = np.repeat(np.arange(50), 10), names
+    (tmp_path / "result.json").write_text("{}")
+    found = load_clips(tmp_path, names, transform=lambda rows: read.append(rows.nbytes)
+                       or rows[:, :2])
+    assert found.x.shape == (50, 10, 2) and sum(read) == 500 * 4 * 6144
+    assert max(read) <= 8 << 20
 
 
 def test_one_file_per_clip_in_every_published_form(tmp_path):
