@@ -334,10 +334,11 @@ def _merge(
 
 def _note_remedy(status: StepStatus, snapshot: Snapshot, tasks: Mapping[int, TaskStatus]) -> None:
     """Note what a resumption needs so that it does not fail in the same way."""
-    last = [snapshot.marks[index].requested.get("mem_mb") for index, task in tasks.items()
-            if task.needs_memory and index in snapshot.marks]
-    requested = max([int(snapshot.record.resources.get("mem_mb") or 0),
-                     *(int(memory) for memory in last if memory)])
+    # a requeue for another reason, such as a failed node, requests nothing new
+    granted = [int(requeue["mem_mb"]) for index, task in tasks.items()
+               if task.needs_memory and index in snapshot.marks
+               for requeue in snapshot.marks[index].requeues if requeue.get("mem_mb")]
+    requested = max([int(snapshot.record.resources.get("mem_mb") or 0), *granted])
     needs_memory = any(task.needs_memory for task in tasks.values())
     if needs_memory and requested:
         status.needs_mem_mb = 2 * requested

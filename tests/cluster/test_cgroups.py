@@ -32,7 +32,9 @@ def test_out_of_memory_is_told_and_heals(slurm_with_cgroups, chains, tmp_path):
                              "accounting does not say OUT_OF_MEMORY")
     assert states(until(tmp_path, "heals", settled)) == {"extract": "done", "sample": "done"}
     marks = markers.read(Workspace(tmp_path).run("heals").step("extract").markers)[0]
-    assert [entry["mem_mb"] for entry in marks.requeues] == [400]
+    # on a busy machine Slurm may also take a node for lost
+    assert [entry.get("mem_mb") for entry in marks.requeues
+            if entry["reason"] != "node failure"] == [400]
     slurm_with_cgroups.until(
         lambda: f"{heals}.0|OUT_OF_MEMORY|0:125" in accounted(heals),
         "accounting does not say OUT_OF_MEMORY of the first attempt")

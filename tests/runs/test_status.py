@@ -176,6 +176,18 @@ def test_after_the_last_requeue_the_next_command_is_one_that_helps(case, words, 
     assert (chain.run.next, chain.run.then) == following
 
 
+def test_the_memory_that_was_granted_before_another_requeue_counts(case):
+    chain = case(names=("extract",))
+    chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")
+    folder = chain.made.step_folder("extract").markers
+    markers.add_requeue(folder, 0, "out of memory", 1.0, mem_mb=400)
+    markers.add_requeue(folder, 0, "node failure", 2.0, host="n1")
+    markers.give_up(folder, 0, "out of memory (400 MB) after 1 requeue", 3.0)
+    chain.mark("extract", "0.exit", {"code": 137, "time": 1030})
+    chain.look()
+    assert chain.run.next == "l3hpc resume demo --set extract.mem=800MB"
+
+
 def test_blocked_is_carried_through_generations_whatever_slurm_calls_it(case):
     chain = case()
     chain.queue(queue_line("102", "PENDING", "DependencyNeverSatisfied"),
