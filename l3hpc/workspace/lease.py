@@ -108,10 +108,9 @@ class Lease:
             self._claim(mine).unlink(missing_ok=True)
             return False
         self._number = mine
-        for old in self._numbers():
-            if old < mine:
-                with contextlib.suppress(PermissionError):  # of another user: it stays
-                    self._claim(old).unlink(missing_ok=True)
+        for old in self._older(mine):
+            with contextlib.suppress(PermissionError):  # of another user: it stays
+                old.unlink(missing_ok=True)
         self._stop.clear()
         self._thread = threading.Thread(target=self._keep_beating, daemon=True)
         self._thread.start()
@@ -183,9 +182,13 @@ class Lease:
             create_file(whole, content)
             try:
                 os.link(whole, claim)
+            except FileNotFoundError:  # removed by the process that has just become the holder
+                return False
             except FileExistsError:
                 # a file server may repeat a link whose answer was lost
-                return os.stat(whole).st_nlink > 1
+                with contextlib.suppress(FileNotFoundError):
+                    return os.stat(whole).st_nlink > 1
+                return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
@@ -220,6 +223,14 @@ class Lease:
         names = (entry.name[len(prefix):] for entry in os.scandir(self._folder)
                  if entry.name.startswith(prefix))
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def _older(self, mine: int) -> list[Path]:
+        """The claims before ours, and what processes that were killed had begun to write."""
+        claim = f"{self._name}.owner."
+        return [Path(entry.path) for entry in os.scandir(self._folder)
+                if entry.name.startswith(claim) and entry.name[len(claim):].isdecimal()
+                and int(entry.name[len(claim):]) < mine
+                or entry.name.startswith(f".{claim}") and entry.name.endswith(".tmp")]
 
     def _highest(self) -> tuple[int, dict[str, Any] | None]:
         if not self._folder.is_dir():

@@ -145,6 +145,7 @@ def test_a_process_killed_while_it_claims_keeps_nobody_waiting(tmp_path, monkeyp
         owner, began = Lease(tmp_path / f"thing{event}"), time.monotonic()
         assert owner.acquire(), f"killed at file operation {event}"
         assert time.monotonic() - began < 0.9 or not has_links
+        assert [path.name for path in tmp_path.glob(f".thing{event}.*")] == []
         owner.release()
         event += 1
     assert event > 4
