@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.console.formatting import file_size
 from l3hpc.errors import command_line
 from l3hpc.io.values import count_of
 
@@ -56,7 +57,7 @@ def pack(run: str, dry_run: bool, as_json: bool, config_file: str | None,
 
     folder = workspace(config_file, workspace_dir)
     done = packing.pack(folder, records.find(folder, run), dry_run=dry_run)
-    nothing = "is packed already" if os.path.exists(done.archive) else "nothing to pack"
+    nothing = "is packed already" if os.path.exists(done.archive) else "has nothing to pack"
     _print(done, as_json, "would be packed" if dry_run else "packed", nothing)
     if done.moved and not dry_run and not as_json:
         click.echo(f"to undo it: {command_line('runs', 'unpack', done.run)}", err=True)
@@ -85,9 +86,9 @@ def _print(done: Outcome, as_json: bool, what: str, nothing: str) -> None:
     if as_json:
         click.echo(json.dumps(done.to_json(), indent=2))
     elif not done.moved:
-        click.echo(f"{done.run}: {nothing}")
+        click.echo(f"{done.run} {nothing}")
     else:
-        after = "" if done.bytes_after is None else f" ({done.bytes_after:,} bytes)"
+        after = "" if done.bytes_after is None else f" ({file_size(done.bytes_after)})"
         click.echo(f"{done.run}: {count_of(done.moved, 'file')} {what}; "
                    f"{count_of(done.files_before, 'file')} "
-                   f"({done.bytes_before:,} bytes) → {done.files_after:,}{after}")
+                   f"({file_size(done.bytes_before)}) → {done.files_after:,}{after}")

@@ -380,7 +380,7 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
                "eight positive numbers, one per convolution")
     if chosen[-1] != emb_dim:
         refuse("--emb-dim", f"the last convolution has {chosen[-1]} filters, so the embedding has "
-               f"length {chosen[-1]}, not {emb_dim}", "the filters of the last convolution")
+               f"length {chosen[-1]}, not {emb_dim}", f"{chosen[-1]}, or other filters")
 
 
 def parameter_count(spec: NetworkSpec, *, trainable: bool = False) -> int:

@@ -132,10 +132,11 @@ def variance_chart(variance: Variance, width: int = WIDE) -> Markup:
     parts += [hover_area(px, py, f"{index} components: {cumulative[index] * 100:.1f}%", 6)
               for index, (px, py) in enumerate(points) if index % step == 0 and index]
     parts.append(dot(left, top, "one", label, radius=5))
-    # the label goes to the side on which it stays inside the figure
+    # the label goes to the side on which it stays inside the figure; a narrow one pushes it back
     end = left > 0.62 * width
     below = top < 60
-    parts.append(text(left + (-10 if end else 10), top + (22 if below else -10), label,
+    start = min(left + 10, width - 7.5 * len(label))
+    parts.append(text(left - 10 if end else start, top + (22 if below else -10), label,
                       "end" if end else "start", "name"))
     return drawing(width, HEIGHT, "Explained variance", label, parts)
 

@@ -275,8 +275,8 @@ def use_table(data: ReportData) -> Table | None:
     return Table(("step", "tasks", "cores", "memory", "time", "waited", "requeues", "core-hours",
                   "suggestion"), [
         (use.name, use.tasks, f"{use.cpus_used:.1f} of {use.cpus}",
-         f"{format_memory(round(use.mem_used_mb))} of {format_memory(use.mem_mb)}",
-         f"{clock(use.time_used_s)} of {format_time(use.time_min)}", clock(use.waited_s),
+         f"{format_memory(round(use.mem_used_mb))} of {format_memory(use.mem_granted_mb)}",
+         f"{clock(use.time_used_s)} of {format_time(use.time_granted_min)}", clock(use.waited_s),
          use.requeues, f"{use.core_hours:,.2f}" if use.core_hours >= 0.005 else "under 0.01",
          use.suggestion or "fits") for use in uses],
         numeric=(1, 2, 3, 4, 5, 6, 7))

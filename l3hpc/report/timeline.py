@@ -202,7 +202,7 @@ def use_text(step: StepTimes) -> str:
     if use is None:
         return ""
     return (f"{use.cpus_used:.1f}/{use.cpus} cores, "
-            f"{format_memory(round(use.mem_used_mb))} of {format_memory(use.mem_mb)}")
+            f"{format_memory(round(use.mem_used_mb))} of {format_memory(use.mem_granted_mb)}")
 
 
 def _in_words(step: StepTimes) -> str:

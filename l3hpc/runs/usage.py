@@ -41,6 +41,8 @@ class StepUsage:
         Tasks that finished in this run.
     cpus, mem_mb, gpus, time_min : int
         The request of one task: cores, MiB, GPUs, minutes.
+    mem_granted_mb, time_granted_min : int
+        What the largest and the longest task had, after their requeues.
     cpus_used : float
         Mean number of busy cores.
     mem_used_mb, time_used_s : float
@@ -73,6 +75,8 @@ class StepUsage:
     requeues: int
     lost_s: float | None
     suggestion: str
+    mem_granted_mb: int
+    time_granted_min: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the usage as JSON values."""
@@ -140,16 +144,28 @@ def _step_usage(
             waits.append(began - max(submitted, could_start))
     used = sum(float(result.get("cpu_s", 0.0)) for result in results)
     memory = max(float(result.get("peak_memory_mb", 0.0)) for result in results)
+    largest = max(results, key=lambda result: float(result.get("peak_memory_mb", 0.0)))["index"]
+    longest = max(results, key=lambda result: float(result["elapsed_s"]))["index"]
+    packs = {task: attempt.pack for attempt in step.attempts for task in attempt.tasks}
+    mem_mb, time_min = int(requested.get("mem_mb", 0)), int(requested.get("time_min", 0))
     requeues = sum(mark.restarts for mark in marks.values())
     usage = StepUsage(
-        name=step.name, tasks=len(results), cpus=cpus, mem_mb=int(requested.get("mem_mb", 0)),
-        gpus=int(requested.get("gpus", 0)), time_min=int(requested.get("time_min", 0)),
+        name=step.name, tasks=len(results), cpus=cpus, mem_mb=mem_mb,
+        gpus=int(requested.get("gpus", 0)), time_min=time_min,
         cpus_used=used / total if total else 0.0, mem_used_mb=memory, time_used_s=max(elapsed),
         waited_s=max(0.0, max(waits)) if waits else None, core_hours=used / 3600,
         core_hours_asked=total * cpus / 3600,
         gpu_hours=total * int(requested.get("gpus", 0)) / 3600,
-        requeues=requeues, lost_s=lost_s, suggestion="")
+        requeues=requeues, lost_s=lost_s, suggestion="",
+        mem_granted_mb=_granted(marks, largest, "mem_mb") or mem_mb,
+        time_granted_min=_granted(marks, longest, "time_min") // packs.get(longest, 1) or time_min)
     return StepUsage(**{**asdict(usage), "suggestion": suggestion(usage)})
+
+
+def _granted(marks: Mapping[int, markers.TaskMarks], index: int, name: str) -> int:
+    """What the requeues of a task have granted; 0 for nothing."""
+    requeues = marks[index].requeues if index in marks else []
+    return next((int(each[name]) for each in reversed(requeues) if each.get(name)), 0)
 
 
 def _started(results: Sequence[Mapping[str, Any]], marks: Mapping[int, markers.TaskMarks]
@@ -259,6 +275,7 @@ def _row(step: StepUsage) -> tuple[str, ...]:
     waited = "–" if step.waited_s is None else clock(step.waited_s)
     tasks = str(step.tasks) + (f" ({step.requeues} requeued)" if step.requeues else "")
     return (step.name, tasks, f"{step.cpus_used:.1f} of {step.cpus}",
-            f"{format_memory(round(step.mem_used_mb))} of {format_task_memory(step.mem_mb)}",
-            f"{clock(step.time_used_s)} of {format_time(step.time_min)}", waited,
+            f"{format_memory(round(step.mem_used_mb))} of "
+            f"{format_task_memory(step.mem_granted_mb)}",
+            f"{clock(step.time_used_s)} of {format_time(step.time_granted_min)}", waited,
             step.suggestion or "fits")

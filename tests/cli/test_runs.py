@@ -60,7 +60,7 @@ def test_a_run_without_logs_has_nothing_to_pack(here, capsys):
     for folder in (*Path("ws/runs/bad-2").glob("steps/*/logs"),
                    *Path("ws/runs/bad-2").glob("steps/*/markers")):
         shutil.rmtree(folder)
-    assert call(capsys, "runs", "pack", "bad-2")[1] == "bad-2: nothing to pack\n"
+    assert call(capsys, "runs", "pack", "bad-2")[1] == "bad-2 has nothing to pack\n"
 
 
 def test_one_file_that_was_packed(capsys):
@@ -79,7 +79,7 @@ def test_a_packed_run_is_read_as_before(here, capsys):
     assert code == 0 and out.startswith("bad-2: 10 files packed; ")
     assert err == "to undo it: l3hpc runs unpack bad-2\n"
     assert not os.path.exists(log)
-    assert call(capsys, "runs", "pack", "bad-2") == (0, "bad-2: is packed already\n", "")
+    assert call(capsys, "runs", "pack", "bad-2") == (0, "bad-2 is packed already\n", "")
     Path("ws/runs/bad-2/steps/sample/logs").mkdir(exist_ok=True)
     Path("ws/runs/bad-2/steps/sample/logs/late_log.out").touch()
     code, out, _ = call(capsys, "runs", "pack", "bad-2", "--dry-run")
@@ -98,7 +98,7 @@ def test_a_packed_run_is_read_as_before(here, capsys):
     assert "first attempt fails" in notebook.run("bad-2", workspace="ws").logs("sample")
     code, out, _ = call(capsys, "runs", "unpack", "bad-2")
     assert code == 0 and out.startswith("bad-2: 10 files unpacked; ") and os.path.exists(log)
-    assert call(capsys, "runs", "unpack", "bad-2") == (0, "bad-2: is not packed\n", "")
+    assert call(capsys, "runs", "unpack", "bad-2") == (0, "bad-2 is not packed\n", "")
     call(capsys, "runs", "pack", "bad-2")
     code, out, err = call(capsys, "resume", "bad-2")
     assert code == 0 and "unpacked 10 files" in err

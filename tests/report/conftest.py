@@ -65,7 +65,7 @@ def report_data() -> ReportData:
             Span("requeued", 70.0, 80.0, "out of memory"), Span("running", 80.0, 200.0 + index)))
             for index in range(4)), 2, StepUsage(
                 "extract", 4, 4, 16384, 1, 240, 1.8, 1500.0, 120.0, 60.0, 0.1, 0.5, 0.1, 1, None,
-                "mem=2GB")),),
+                "mem=2GB", 16384, 240)),),
         files=(StepFiles("extract", "l3hpc run extract --config c.json", "#!/bin/bash\nsrun x",
                          "a log line", "/w/logs/7_0.err"), StepFiles("fit", "l3hpc run fit")),
         changed=(Changed("fit", "emb_dim", "2", "128"), Changed("extract", "audio", "/data")),

@@ -60,6 +60,19 @@ def test_best_epoch_skips_what_is_not_a_number():
     assert charts.best_epoch([Epoch(1)]) is None
 
 
+@pytest.mark.parametrize("width", [300, 360, 480, 960])
+@pytest.mark.parametrize("chosen", [1, 4, 8, 12])
+def test_the_label_of_the_variance_stays_inside(width, chosen):
+    variance = Variance("pca", 512, chosen, 500, (1 / 16,) * 16)
+    root = read(charts.variance_chart(variance, width))
+    [label] = [one for one in root.iter() if (one.text or "").endswith(" dimensions")
+               and one.get("class") == "name"]
+    left, length = float(label.get("x")), 7 * len(label.text)
+    if label.get("text-anchor") == "end":
+        left -= length
+    assert left >= 0 and left + length <= width
+
+
 def test_variance_chart_marks_the_chosen_dimension():
     root = read(charts.variance_chart(Variance("pca", 512, 2, 500, (0.5, 0.25, 0.125))))
     assert "75.0% in 2 dimensions" in words(root)

@@ -212,6 +212,34 @@ def test_browser_check_sees_errors_and_requests(browser, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
+def test_on_a_phone_no_option_of_the_next_command_is_broken(report_data, tmp_path):
+    words = [f"--set=step-{number}.learning-rate=0.{'1' * number}" for number in range(9)]
+    target = tmp_path / "report.html"
+    target.write_text(page(replace(report_data, next_command=" ".join(words))), encoding="utf-8")
+    phone = Browser(tmp_path)
+    try:
+        phone.do("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1,
+                 mobile=True)
+        phone.do("Page.navigate", url=target.as_uri())
+        phone.until("document.readyState == 'complete' && !!document.querySelector('footer')")
+        lines = phone.js("""(() => {
+            const code = [...document.querySelectorAll("code")]
+                .find(one => one.textContent.startsWith("--set"));
+            const range = document.createRange(), texts = [];
+            const nodes = document.createTreeWalker(code, NodeFilter.SHOW_TEXT);
+            while (nodes.nextNode()) {
+                range.selectNodeContents(nodes.currentNode);
+                if (nodes.currentNode.data.trim()) texts.push(range.getClientRects().length);
+            }
+            return texts; })()""")
+        assert lines == [1] * len(words)
+        assert phone.js("document.documentElement.scrollWidth") <= 390
+    finally:
+        phone.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 def test_on_a_phone_nothing_is_wider_than_the_page_and_labels_stay_readable(report_data, tmp_path):
     target = tmp_path / "report.html"
     target.write_text(page(report_data), encoding="utf-8")

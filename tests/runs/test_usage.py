@@ -66,6 +66,21 @@ def test_used_and_asked(run):
     assert fit.suggestion == ""  # 400 of 512 MB, 30 s of 5 min
 
 
+def test_what_requeues_have_granted_is_what_a_task_had(run):
+    """Otherwise it seems to have used three times its memory."""
+    marks = run / "runs/demo/steps/extract/markers"
+    marks.mkdir(parents=True)
+    (marks / "1.requeues.json").write_text(json.dumps([
+        {"reason": "out of memory", "time": 1.0, "words": "", "mem_mb": 32768},
+        {"reason": "time limit", "time": 2.0, "words": "", "time_min": 480}]))
+    steps = usage.collect(run, "demo", accounting=False)
+    assert (steps[0].mem_mb, steps[0].mem_granted_mb) == (16384, 32768)
+    assert (steps[0].time_min, steps[0].time_granted_min) == (240, 480)
+    assert (steps[1].mem_granted_mb, steps[1].time_granted_min) == (512, 5)
+    assert "1.5 GB of 32 GB" in table("demo", steps).replace("1.46", "1.5")
+    assert "3:20 of 8 h" in table("demo", steps)
+
+
 def test_a_suggestion_can_be_typed(run):
     for step in usage.collect(run, "demo", accounting=False):
         for word in filter(None, step.suggestion.split(", ")):
@@ -84,7 +99,7 @@ def test_suggestions(change, words):
     fits = {"name": "fit", "tasks": 1, "cpus": 1, "mem_mb": 512, "gpus": 0, "time_min": 5,
             "cpus_used": 1.0, "mem_used_mb": 400.0, "time_used_s": 60.0, "waited_s": 0.0,
             "core_hours": 0.0, "core_hours_asked": 0.0, "gpu_hours": 0.0, "requeues": 0,
-            "lost_s": None, "suggestion": ""}
+            "lost_s": None, "suggestion": "", "mem_granted_mb": 512, "time_granted_min": 5}
     assert usage.suggestion(usage.StepUsage(**fits)) == ""
     assert usage.suggestion(usage.StepUsage(**{**fits, **change})) == words
 
