@@ -11,6 +11,9 @@ import difflib
 import shlex
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="L3hpcError")
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -72,9 +75,32 @@ class L3hpcError(Exception):
         first = f"{where}: {self.message}" if where else self.message
         return "\n".join(part for part in (first, self.allowed, self.hint) if part)
 
+    def replaced(
+        self: _Error, message: str | None = None, *, hint: str | None = None,
+    ) -> _Error:
+        """Return a copy of this error, of the same class, with another message or hint.
+
+        Parameters
+        ----------
+        message
+            The new message; without it, that of this error.
+        hint
+            The new hint; without it, that of this error.
+        """
+        error = _rebuilt(type(self), self.message if message is None else message, self.__dict__)
+        if hint is not None:
+            error.hint = hint
+        return error
+
     def __reduce__(self) -> tuple[object, ...]:
-        state = {"where": self.where, "allowed": self.allowed, "hint": self.hint}
-        return (type(self), (self.message,), state)
+        return (_rebuilt, (type(self), self.message, self.__dict__))
+
+
+def _rebuilt(kind: type[_Error], message: str, state: dict[str, object]) -> _Error:
+    """Return an error of this class without its constructor, whose parameters may be others."""
+    error = kind.__new__(kind, message)
+    error.__dict__.update(state, message=message)
+    return error
 
 
 class InputError(L3hpcError, ValueError):

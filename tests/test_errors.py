@@ -1,13 +1,18 @@
-"""Errors that name a value which is not one of the allowed ones."""
+"""Errors that name a value which is not one of the allowed ones, and copies of errors."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
 
 from l3hpc.arrays.features import features
 from l3hpc.audio.conventions import letter_of
+from l3hpc.audio.formats import AudioError
 from l3hpc.embedding.embed import get_resampler
 from l3hpc.errors import InputError, check_choice, nearest
 from l3hpc.ledger.schema import find_tab
+from l3hpc.pipelines.resolve import UnsetPath, UnsetPathsError
 from l3hpc.sampling.selection import select
 
 NOT_STRINGS = [3, 2.5, None, ["l2"], {"a": 1}, b"l2", np.array(["l2", "l1"]), object()]
@@ -34,3 +39,19 @@ def test_a_long_value_is_cut_in_the_message():
     with pytest.raises(InputError) as caught:
         check_choice("norm", "x" * 500, ("l1", "l2"))
     assert len(caught.value.message) < 100
+
+
+@pytest.mark.parametrize("error", [
+    InputError("no file", where="x.wav", allowed="WAV", hint="look"),
+    AudioError("no sound", reason="silent", where="x.wav"),
+    UnsetPathsError([UnsetPath("extract", "audio_dir", "paths.audio")]),
+], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("copied", [
+    copy.copy, lambda error: pickle.loads(pickle.dumps(error)), lambda error: error.replaced(),
+], ids=["copy", "pickle", "replaced"])
+def test_a_copy_of_an_error_is_the_same_whatever_its_constructor_takes(copied, error):
+    other = copied(error)
+    assert (type(other), str(other), vars(other)) == (type(error), str(error), vars(error))
+    changed = error.replaced("other", hint="wait")
+    assert (type(changed), changed.args, changed.hint) == (type(error), ("other",), "wait")
+    assert str(changed).endswith("wait") and error.message != "other"

@@ -95,8 +95,3 @@ class AudioError(L3hpcError):
         if reason not in REASONS:
             raise ValueError(f"unknown reason {reason!r}; valid: {', '.join(REASONS)}")
         self.reason = reason
-
-    def __reduce__(self) -> tuple[object, ...]:
-        state = {"where": self.where, "allowed": self.allowed, "hint": self.hint,
-                 "reason": self.reason}
-        return (type(self), (self.message,), state)

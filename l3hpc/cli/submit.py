@@ -192,7 +192,7 @@ def _finish(plan: Plan, record: RunRecord | None, as_json: bool, message: str) -
 def _nothing_submitted(error: L3hpcError) -> L3hpcError:
     """Return the same error with a hint that nothing was submitted."""
     hint = f"{error.hint}\nnothing was submitted" if error.hint else "nothing was submitted"
-    return type(error)(error.message, where=error.where, allowed=error.allowed, hint=hint)
+    return error.replaced(hint=hint)
 
 
 @click.command(epilog="""\b

@@ -297,8 +297,7 @@ def _in_turn(
 def _refusal(now: _Submission, step: PlannedStep, error: L3hpcError, before: RunState | None
              ) -> L3hpcError:
     """The error for the user, once what was submitted has been withdrawn, if that is possible."""
-    refusal = type(error)(f"{step.name}: {error.message}", where=error.where, hint=error.hint,
-                          allowed=error.allowed)
+    refusal = error.replaced(f"{step.name}: {error.message}")
     if isinstance(error, OutcomeUnknownError) or isinstance(error, NotReachedError) \
             and now.submitted:
         _keep(now, step, refusal)

@@ -263,6 +263,13 @@ def test_refusals_end_with_nothing_was_submitted(say, submitted, words, said):
     assert not Path("workspace").exists()
 
 
+def test_paths_that_are_not_set_are_a_refusal_too(say, submitted):
+    code, out, err = say("submit", "upstream", "--dry-run")
+    assert (code, out, submitted) == (2, "", [])
+    assert "paths.audio and paths.weights are not set" in err
+    assert err.endswith("nothing was submitted\n")
+
+
 def test_a_working_folder_whose_name_slurm_would_replace(say, submitted, monkeypatch):
     """The workspace lies below it where cluster.yaml does not say otherwise."""
     Path("run %j").mkdir()
