@@ -1,6 +1,7 @@
 """Real bash over rendered scripts: what a job whose command has failed asks Slurm for."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ class Hidden:
         for name in ("scontrol", "sbatch", "sacct"):
             slurm.says(name, "echo 101")
         self.path, self.folder = machine.script(
-            executor="slurm", srun=False, container=[str(inside)], **profile)
+            executor="slurm", container=[str(inside)], **{"srun": False, **profile})
         (self.folder / "logs").mkdir(parents=True)
         self.machine = machine
 
@@ -79,6 +80,19 @@ def test_the_job_that_changes_a_request_inherits_none_of_it(hidden):
                                      "SLURM_CONF": "/etc/slurm.conf"})
     seen = {name for name in hidden.slurm.environment() if name.startswith(("SLURM", "SRUN"))}
     assert hidden.slurm.calls("sbatch") and seen == {"SLURM_CONF"}
+
+
+@pytest.mark.parametrize("has_result", [False, True])
+def test_srun_that_gave_up_waiting_for_a_killed_step_is_not_believed(machine, slurm, has_result):
+    """Seen on a busy Slurm 26.05, whose srun then exits with 0: the next step began."""
+    slurm.says("srun", 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"')
+    hidden = Hidden(machine, slurm, srun=True)
+    found = re.search(r"printf -v result '%s/%04d/result.json' (\S+) ", hidden.path.read_text())
+    if has_result:
+        write_json(Path(found[1]) / "0000/result.json", {})
+    gave_up = "/bin/echo 'srun: error: Timed out waiting for job step to complete' >&2"
+    assert hidden.run(f"{OOM} {gave_up}; exit 0") == (0 if has_result else 1)
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not has_result)
 
 
 @pytest.mark.parametrize(("step", "code"), [("kill -9 $$", 137), ("exit 9", 9), ("exit 1", 1)])
