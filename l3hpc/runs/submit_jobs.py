@@ -1,9 +1,10 @@
 """Submitting jobs: all of a submission or none of it, and no job without a record of it.
 
 Each script is submitted in the order of the dependencies, and its id is noted beside ``run.json``
-before the next one is. What a job reads is written while the one before it is being submitted. If
-one is refused, the user presses Ctrl-C, or another command cancels the run, the jobs that were
-already submitted are cancelled, the last one first.
+as soon as it is known. What a job reads is written while the one before it is being submitted. Of
+many jobs two are submitted at a time, if they do not depend on each other. If one is refused, the
+user presses Ctrl-C, or another command cancels the run, the jobs that were already submitted are
+cancelled, the last one first.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from l3hpc.schedulers.base import (
     OutcomeUnknownError,
     QueueFullError,
     Scheduler,
+    StartsAhead,
 )
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import StepFolder
@@ -46,6 +48,9 @@ DEPENDENCY_S = (0, 0.5, 1, 2, 4)
 # files of calls that are written while the job before is being submitted, which may start at once
 # and then waits a minute until it gets its own
 AHEAD = 200
+# From how many scripts on two are submitted at a time. With a few, the order of the ids is worth
+# more than the milliseconds; more than two would be impolite to slurmctld, and no faster.
+MANY = 20
 
 
 @dataclass
@@ -70,6 +75,12 @@ class _Script:
         What its jobs run, once ``prepare`` was called.
     pickles : tuple of Path
         Those of the calls, until the script is submitted.
+    ahead : JobRequest or None
+        What the scheduler has begun to submit before its turn, until the outcome is known.
+    noted : bool
+        Whether its job is on record.
+    doubtful : bool
+        Whether an attempt before its turn got no answer.
     """
 
     step: PlannedStep
@@ -81,6 +92,9 @@ class _Script:
     count: int = 1
     calls: tuple[Call, ...] = ()
     pickles: tuple[Path, ...] = ()
+    ahead: JobRequest | None = None
+    noted: bool = False
+    doubtful: bool = False
 
 
 @dataclass
@@ -95,6 +109,8 @@ class _Submission:
         As in ``submit_steps``.
     since : float
         When it began, unix seconds.
+    overlapping : bool
+        Whether two scripts are submitted at a time.
     submitted : list of JobId
         What has been submitted so far.
     interrupts : Interrupts
@@ -109,10 +125,11 @@ class _Submission:
     write_step: Callable[[PlannedStep], None]
     meanwhile: Callable[[], None]
     since: float = field(default_factory=time.time)
+    overlapping: bool = False
     submitted: list[JobId] = field(default_factory=list)
     interrupts: Interrupts = field(default_factory=Interrupts)
     _written: set[str] = field(default_factory=set)
-    _failed: dict[Path, Exception] = field(default_factory=dict)
+    failed: dict[Path, Exception] = field(default_factory=dict)
 
     @property
     def last_cluster(self) -> str | None:
@@ -121,31 +138,69 @@ class _Submission:
                      if entry.attempts), None)
 
     def submit(self, script: _Script, following: _Script | None) -> None:
-        """Submit a script. following: the next one, which is prepared meanwhile."""
+        """Submit a script. following: the next one, which is prepared, and perhaps begun,
+        meanwhile.
+        """
         step = script.step
         if script.count > 1 and script.number == 0:
             self.progress.note(f"{step.name}: {step.tasks:,} tasks in {script.count} arrays")
         # between sbatch and the record a Ctrl-C would leave a job that nobody knows
         with self.interrupts.hold():
-            self._prepare(script)
-            job = _submit(self, script, lambda: self._prepare_ahead(following))
-            script.pickles = ()
-            self._note(job, script)
+            if not script.noted:
+                self._prepare(script)
+                self._note(_submit(self, script, following), script)
         self.progress.advance(1)
 
-    def _prepare_ahead(self, script: _Script | None) -> None:
+    def go_ahead(self, script: _Script, following: _Script | None) -> None:
+        """While a script is being submitted, prepare the following one and begin with it, too."""
         self.meanwhile()
-        if script is not None and script.path not in self._failed \
-                and (script.part is None or len(script.part.elements) <= AHEAD):
+        if following is None or following.noted or following.path in self.failed:
+            return
+        if following.ahead is not None:  # called again: the first one takes long
+            assert isinstance(self.scheduler, StartsAhead)
+            if self.scheduler.has_answered(following.ahead.started):
+                self.settle(following)
+        elif following.part is None or len(following.part.elements) <= AHEAD:
             try:
-                self._prepare(script)
+                self._prepare(following)
             except Exception as error:  # raised when its turn has come
-                self._failed[script.path] = error
+                self.failed[following.path] = error
+            else:
+                self._start(script, following)
+
+    def _start(self, script: _Script, following: _Script) -> None:
+        """Begin to submit the following script, if it can be told apart in the queue and does not
+        need the job of the first one.
+        """
+        if not self.overlapping or not isinstance(self.scheduler, StartsAhead) \
+                or script.part is None or following.part is None \
+                or script.step.name in (following.step.name, *following.step.needs) \
+                or self.last_cluster is None:  # the scheduler chooses one for the whole run
+            return
+        with contextlib.suppress(Exception):  # raised when its turn has come
+            request = _request(self, following, None)
+            following.ahead = replace(request, started=self.scheduler.start(request))
+
+    def settle(self, script: _Script | None) -> None:
+        """Wait for the outcome of a script that was begun before its turn."""
+        if script is None or script.ahead is None:
+            return
+        # without pauses that Ctrl-C ends: the caller may be about to withdraw all jobs
+        request = replace(script.ahead, give_up_s=0, pause=time.sleep)
+        script.ahead = None
+        try:
+            self._note(self.scheduler.submit(request), script)
+        except (QueueFullError, DependencyGoneError):
+            pass  # tried again when its turn has come
+        except NotReachedError:
+            script.doubtful = True
+        except Exception as error:  # raised when its turn has come
+            self.failed[script.path] = error
 
     def _prepare(self, script: _Script) -> None:
         """Write what the jobs of a script look for, unless that has been done."""
-        if script.path in self._failed:
-            raise self._failed[script.path]
+        if script.path in self.failed:
+            raise self.failed[script.path]
         if script.pickles:
             return
         for name in script.steps:
@@ -175,6 +230,7 @@ class _Submission:
         else:
             attempts = {script.step.name: _attempt(job, script.path, script.part, script.text)}
         first = script.number == 0  # of this submission of the step
+        script.pickles, script.noted = (), True
         if job not in self.submitted:
             self.submitted.append(job)
         # on disk first: a kill after this line loses nothing
@@ -238,6 +294,7 @@ def submit_steps(
     now = _Submission(plan, record, Dependencies(plan, record, elsewhere or {}),
                       schedulers.of(plan.profile, plan.workspace), progress, write_step, meanwhile)
     todo = _in_turn(plan, steps, texts, live, elsewhere or {})
+    now.overlapping = len(todo) >= MANY
     left_out: dict[str, str] = {}
     progress.start("submitting", len(todo), "jobs")
     try:
@@ -259,9 +316,11 @@ def submit_steps(
             records.write(plan.workspace, record)
     except L3hpcError as error:
         with now.interrupts.hold():
+            _settle_all(now, todo)
             raise _refusal(now, script.step, error, before) from None
     except BaseException as error:
         with now.interrupts.hold():
+            _settle_all(now, todo)
             _withdraw(now, error, before)
         raise
     finally:
@@ -270,6 +329,15 @@ def submit_steps(
                 pickle.unlink(missing_ok=True)
         progress.finish()
     return left_out
+
+
+def _settle_all(now: _Submission, scripts: Sequence[_Script]) -> None:
+    """Learn of every job before any is withdrawn."""
+    for script in scripts:
+        if script.ahead is not None:
+            now.settle(script)
+            if (error := now.failed.get(script.path)) is not None:
+                now.progress.note(f"{script.step.name}: {getattr(error, 'message', error)}")
 
 
 def _in_turn(
@@ -343,15 +411,14 @@ def _call(folder: StepFolder, tasks: tuple[int, ...], index: int, *, packed: boo
     return Call(work, folder.logs, tasks, index)
 
 
-def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) -> JobId:
-    """Submit one script; wait while the queue is full.
-
-    There is no time limit: jobs of this very run may have to end first, which takes as long as they
-    run. (``sbatch`` itself retries while the controller is busy.)
-    """
+def _request(now: _Submission, script: _Script, following: _Script | None, refusals: int = 0
+             ) -> JobRequest:
+    """What the scheduler is asked for a script. following: the next one, if that may go ahead."""
     plan, step = now.plan, script.step
 
     def pause(seconds: float) -> None:
+        # which may take hours: its job would wait for its call in vain, and be on no record
+        now.settle(following)
         with now.interrupts.let_through():
             submission_lock.pause(plan.workspace, plan.run, seconds)
 
@@ -360,31 +427,46 @@ def _submit(now: _Submission, script: _Script, meanwhile: Callable[[], None]) ->
             f"{step.name}: interrupted; waiting for sbatch, because the job may have been "
             "submitted already. Ctrl-C again gives up"), lookup)
 
+    # those of a job that was begun are not determined again, which may fail
+    needed = script.ahead or now.dependencies.of(
+        step, [task for call in script.calls for task in call.tasks])
+    return JobRequest(
+        script.path, plan.run, step, script.calls, needed.after_ok, needed.after_any,
+        cluster=plan.profile.slurm_clusters or now.record.clusters,
+        last_cluster=now.last_cluster, refusals=refusals, pause=pause, pickles=script.pickles,
+        meanwhile=lambda: now.go_ahead(script, following), waiting=waiting,
+        submitted=now.submitted.append, doubtful=script.doubtful,
+        started=script.ahead.started if script.ahead else None,
+        recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
+        notify=lambda text: now.progress.note(f"{step.name}: {text}"))
+
+
+def _submit(now: _Submission, script: _Script, following: _Script | None) -> JobId:
+    """Submit one script; wait while the queue is full.
+
+    There is no time limit: jobs of this very run may have to end first, which takes as long as they
+    run. (``sbatch`` itself retries while the controller is busy.)
+    """
     refusals = gone = 0
     last_message = ""
     while True:
-        submission_lock.check(plan.workspace, plan.run)
-        needed = now.dependencies.of(step, [task for call in script.calls for task in call.tasks])
+        submission_lock.check(now.plan.workspace, now.plan.run)
+        request = _request(now, script, following, refusals)
+        script.ahead = None
         try:
-            return now.scheduler.submit(JobRequest(
-                script.path, plan.run, step, script.calls, needed.after_ok, needed.after_any,
-                cluster=plan.profile.slurm_clusters or now.record.clusters,
-                last_cluster=now.last_cluster, refusals=refusals, pause=pause,
-                pickles=script.pickles, meanwhile=meanwhile, waiting=waiting,
-                submitted=now.submitted.append,
-                recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
-                notify=lambda text: now.progress.note(f"{step.name}: {text}")))
+            return now.scheduler.submit(request)
         except QueueFullError as error:
             if last_message != error.message:
                 last_message = error.message
-                now.progress.note(f"{step.name}: {last_message}; trying again until there is room")
-            pause(LIMIT_S[min(refusals, len(LIMIT_S) - 1)])
+                now.progress.note(f"{script.step.name}: {last_message}; trying again until there "
+                                  "is room")
+            request.pause(LIMIT_S[min(refusals, len(LIMIT_S) - 1)])
             refusals += 1
         except DependencyGoneError:
             if gone >= len(DEPENDENCY_S):
                 raise
             now.dependencies.invalidate()
-            pause(DEPENDENCY_S[gone])
+            request.pause(DEPENDENCY_S[gone])
             gone += 1
 
 

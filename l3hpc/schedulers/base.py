@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError
@@ -294,6 +294,10 @@ class JobRequest:
     submitted : callable
         Called with the job before anything else that may fail (a full disk), so that the caller
         can cancel it.
+    started : object or None
+        What ``StartsAhead.start`` returned for this request.
+    doubtful : bool
+        Whether an earlier attempt got no answer, and may have submitted the job later.
     """
 
     script: Path
@@ -314,6 +318,8 @@ class JobRequest:
     waiting: Callable[[Callable[[], str]], AbstractContextManager[None]] = (
         lambda lookup: nullcontext())
     submitted: Callable[[JobId], None] = lambda job: None
+    started: object = None
+    doubtful: bool = False
 
 
 class NotReachedError(ClusterError):
@@ -489,6 +495,35 @@ class Scheduler(Protocol):
             The job.
         changes
             What ``changes`` returned.
+        """
+
+
+@runtime_checkable
+class StartsAhead(Protocol):
+    """A scheduler that can begin to submit a script while it is at work on another one."""
+
+    def start(self, request: JobRequest) -> object:
+        """Begin to submit a script.
+
+        Parameters
+        ----------
+        request
+            The script. ``submit`` of this request has to follow, with ``started`` set to what is
+            returned here: whether there is a job is not known before.
+
+        Raises
+        ------
+        InputError, ClusterError
+            If nothing was begun.
+        """
+
+    def has_answered(self, started: object) -> bool:
+        """Whether ``submit`` of the request would not have to wait.
+
+        Parameters
+        ----------
+        started
+            What ``start`` returned.
         """
 
 

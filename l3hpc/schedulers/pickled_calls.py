@@ -84,10 +84,7 @@ def submit(request: JobRequest, submit_script: Callable[[], JobId]) -> JobId:
     """
     if not request.calls:
         return submit_script()
-    is_array = bool(_ARRAY.search(request.script.read_text(encoding="utf-8")))
-    if not is_array and len(request.calls) != 1:
-        raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
-                           hint="The --array line is missing from its template.")
+    in_array = is_array(request)
     job = submit_script()
     request.submitted(job)
     # a later attempt writes its script over this one: the job's own has to stay as it was submitted
@@ -95,9 +92,29 @@ def submit(request: JobRequest, submit_script: Callable[[], JobId]) -> JobId:
     kept.unlink(missing_ok=True)
     share_file(request.script, kept)
     for call, path in zip(request.calls, request.pickles, strict=True):
-        name = f"{job.id}_{call.index}" if is_array else job.id
+        name = f"{job.id}_{call.index}" if in_array else job.id
         path.rename(call.folder / f"{name}_submitted.pkl")
     return job
+
+
+def is_array(request: JobRequest) -> bool:
+    """Whether a script is an array.
+
+    Parameters
+    ----------
+    request
+        The script and its calls.
+
+    Raises
+    ------
+    ClusterError
+        If it is not, but has several tasks.
+    """
+    found = bool(_ARRAY.search(request.script.read_text(encoding="utf-8")))
+    if not found and len(request.calls) > 1:
+        raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
+                           hint="The --array line is missing from its template.")
+    return found
 
 
 def import_submitit() -> ModuleType:

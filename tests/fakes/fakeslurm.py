@@ -12,7 +12,9 @@ class FakeSlurm:
         self.folder = Path(folder)
         self.folder.mkdir()
         monkeypatch.setenv("PATH", f"{self.folder}:{os.environ['PATH']}")
+        # two may run at once, and no id is given twice
         self.says("sbatch", f"""
+exec 9> {self.folder}/lock; flock 9
 n=$(cat {self.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {self.folder}/next
 echo "$n"

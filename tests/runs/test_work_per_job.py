@@ -48,7 +48,8 @@ def test_submission_does_not_list_all_earlier_jobs_for_each(chains, slurm, tmp_p
 
 def test_a_submission_calls_few_functions_for_each_job(chains, slurm, tmp_path, monkeypatch):
     ids = map(str, itertools.count(7))
-    monkeypatch.setattr(sbatch, "submit", lambda submission: JobId(next(ids)))
+    monkeypatch.setattr(sbatch, "submit", lambda *given, **named: JobId(next(ids)))
+    monkeypatch.setattr(sbatch, "start", lambda submission: None)
     submit.submit(chains.many(tmp_path / "first", 1, 1, site(chains)))  # imports
     plan = chains.many(tmp_path, 4, 10, site(chains))
     assert calls(lambda: submit.submit(plan)) < 40 * 1600

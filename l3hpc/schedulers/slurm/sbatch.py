@@ -80,7 +80,7 @@ class Submission:
     environment : dict of str to str
         That of sbatch.
     meanwhile : callable
-        Called as soon as sbatch has started; never raises.
+        Called as soon as sbatch has started, and now and then while it hangs; never raises.
     waiting : callable
         As in ``JobRequest``.
     """
@@ -127,13 +127,17 @@ def sbatch_command(script: Path, after: Sequence[str], kill_on_invalid_dep: bool
     return [*command, str(script)]
 
 
-def submit(submission: Submission) -> JobId:
+def submit(submission: Submission, started: object = None, *, doubtful: bool = False) -> JobId:
     """Submit a script to Slurm once.
 
     Parameters
     ----------
     submission
         What to submit.
+    started
+        What ``start`` returned for it, if that was called.
+    doubtful
+        Whether an earlier attempt got no answer.
 
     Returns
     -------
@@ -149,14 +153,14 @@ def submit(submission: Submission) -> JobId:
     ClusterError
         If Slurm refused the job.
     """
-    began, doubtful = time.monotonic(), False
+    began = time.monotonic()
     try:
         for wait in RETRY_S:
             try:
-                job = _submit(submission)
+                job = _submit(submission, started)
                 break
             except NotReachedError as error:
-                doubtful = True
+                doubtful, started = True, None
                 left = submission.give_up_s - (time.monotonic() - began)
                 if wait > left:
                     minutes = (submission.give_up_s - left) / 60
@@ -180,8 +184,8 @@ def submit(submission: Submission) -> JobId:
     return job
 
 
-def _submit(submission: Submission) -> JobId:
-    answer = _run(submission)
+def _submit(submission: Submission, started: object) -> JobId:
+    answer = _run(submission, started)
     if isinstance(answer, JobId):
         return answer
     code, out, err = answer
@@ -234,12 +238,21 @@ class _Sbatch(subprocess.Popen[str]):
         return super().wait(timeout)
 
 
-def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
-    """Run sbatch: its exit code (None if it hangs) and its output. While it hangs, the queue is
-    searched; a job found there is the result.
+def start(submission: Submission) -> _Sbatch:
+    """Start sbatch, and do not wait for it: ``submit`` does.
+
+    Parameters
+    ----------
+    submission
+        What to submit.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be started.
     """
     try:
-        process = _Sbatch(
+        return _Sbatch(
             list(submission.command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, encoding="utf-8", errors="replace", env=submission.environment,
             **_OWN_GROUP)
@@ -248,6 +261,24 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
                            hint="Log in to the cluster, or use --cluster local.") from None
     except OSError as error:
         raise ClusterError(f"cannot run sbatch: {error.strerror}") from None
+
+
+def has_answered(started: object) -> bool:
+    """Whether an sbatch has ended.
+
+    Parameters
+    ----------
+    started
+        What ``start`` returned.
+    """
+    return isinstance(started, _Sbatch) and started.poll() is not None
+
+
+def _run(submission: Submission, started: object) -> JobId | tuple[int | None, str, str]:
+    """Run sbatch, or wait for the one that was started: its exit code (None if it hangs) and its
+    output. While it hangs, the queue is searched; a job found there is the result.
+    """
+    process = started if isinstance(started, _Sbatch) else start(submission)
     try:
         submission.meanwhile()
         end = time.monotonic() + TIMEOUT_S  # to wait, however long that took
@@ -259,6 +290,7 @@ def _run(submission: Submission) -> JobId | tuple[int | None, str, str]:
             with contextlib.suppress(ClusterError):
                 if job := _adopt(submission, _find_jobs(submission), "sbatch does not respond"):
                     return job
+            submission.meanwhile()
         return None, "", ""
     finally:
         if process.poll() is None:

@@ -104,7 +104,22 @@ class SlurmScheduler:
         """Submit a script, once."""
         return pickled_calls.submit(request, lambda: self._sbatch(request))
 
-    def _sbatch(self, request: JobRequest) -> JobId:
+    def start(self, request: JobRequest) -> object:
+        """Start an sbatch, for which ``submit`` waits.
+
+        Raises
+        ------
+        InputError, ClusterError
+            If it was not started.
+        """
+        pickled_calls.is_array(request)
+        return sbatch.start(self._submission(request))
+
+    def has_answered(self, started: object) -> bool:
+        """Whether an sbatch that was started has ended."""
+        return sbatch.has_answered(started)
+
+    def _submission(self, request: JobRequest) -> sbatch.Submission:
         profile, cluster = self._profile, self._cluster_for(request)
         command = sbatch.sbatch_command(
             request.script, [job.id for job in request.after_ok],
@@ -112,12 +127,15 @@ class SlurmScheduler:
             [job.id for job in request.after_any])
         own = Identity("", cluster, str(request.script)) if request.step is None \
             else identity.of_script(request.script, cluster)
+        return sbatch.Submission(
+            command, own, recorded=request.recorded, notify=request.notify, pause=request.pause,
+            give_up_s=sbatch.GIVE_UP_S if request.give_up_s is None else request.give_up_s,
+            environment=self._environment, meanwhile=request.meanwhile, waiting=request.waiting)
+
+    def _sbatch(self, request: JobRequest) -> JobId:
+        profile, submission = self._profile, self._submission(request)
         try:
-            return sbatch.submit(sbatch.Submission(
-                command, own, recorded=request.recorded, notify=request.notify, pause=request.pause,
-                give_up_s=sbatch.GIVE_UP_S if request.give_up_s is None else request.give_up_s,
-                environment=self._environment, meanwhile=request.meanwhile,
-                waiting=request.waiting))
+            return sbatch.submit(submission, request.started, doubtful=request.doubtful)
         except (NotReachedError, OutcomeUnknownError):
             raise
         except ClusterError as error:
