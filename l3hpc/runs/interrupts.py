@@ -25,10 +25,12 @@ class Interrupts:
         self._handlers: dict[signal.Signals, Any] = {}  # those that are replaced
         self._came: list[int] = []
         self._notice: Callable[[], None] | None = None
+        self._said = False
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Have them wait within the block."""
+        self._said = False
         self._replace()
         # sbatch inherits this, and finishes too
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -61,16 +63,13 @@ class Interrupts:
         lookup
             Returns the command that shows whether the job exists.
         """
-        said = False
-
         def notice() -> None:
-            nonlocal said
             if len(self._came) > 1:
                 self._came.clear()
                 raise GivenUpError("interrupted before sbatch had answered",
                                    hint=f"See whether the job exists: {lookup()}")
-            if self._came and not said:
-                said = True
+            if self._came and not self._said:
+                self._said = True
                 say()
 
         self._notice = notice

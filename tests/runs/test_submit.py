@@ -15,6 +15,7 @@ from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submit, submit_jobs
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import pickled_calls, scripts
+from l3hpc.schedulers.slurm import sbatch
 from l3hpc.schedulers.slurm.commands import clean_environment
 from l3hpc.schedulers.slurm.sbatch import sbatch_command
 from l3hpc.workspace import records
@@ -431,7 +432,9 @@ def _submit_in_a_child(made, output):
     return code, output.read_text()
 
 
-def test_ctrl_c_while_sbatch_hangs_says_what_is_waited_for(chains, slurm, on, tmp_path):
+def test_ctrl_c_while_sbatch_hangs_says_what_is_waited_for(chains, slurm, on, tmp_path,
+                                                           monkeypatch):
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.5)
     slurm.says("sbatch", f"""
 n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {slurm.folder}/next
@@ -443,6 +446,7 @@ echo $n""")
         "already. Ctrl-C again gives up" in said
     began, ended = (float(line.split()[0]) for line in said.splitlines())
     assert ended - began > 1.5, "not said at once"
+    assert said.count("Ctrl-C again") == 1
     assert code == 9 and records.read(tmp_path, "demo").state == "cancelled"
     assert slurm.calls("scancel") == ["scancel 101 100"]
 
@@ -464,3 +468,10 @@ echo $n""")
     record = records.read(tmp_path, "demo")
     assert record.state == "submitting"
     assert [step.job for step in record.steps] == ["100", None, None]
+    record.steps[0].attempts, record.steps[0].job, record.steps[0].state = [], None, "planned"
+    record.steps[0].submitted_tasks = []
+    (tmp_path / "runs/demo/attempts.jsonl").unlink(missing_ok=True)
+    records.write(tmp_path, record)
+    [found] = status.collect(tmp_path, ["demo"])  # as if it had been the first sbatch
+    assert (found.state, found.notes) == (
+        "cancelled", ["sample: interrupted before sbatch had answered"])
