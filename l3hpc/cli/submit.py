@@ -326,15 +326,15 @@ def _nothing(name: str, only: Sequence[str], todo: ResumePlan, *, dry_run: bool 
         runs = sorted({run for several in todo.taken_over.values() for run in several})
         return (f"nothing left to compute ({', '.join(todo.taken_over)}: {origin.in_words(runs)}); "
                 f"{name} {'would be' if dry_run else 'is'} done")
-    state = "done, queued or running" if todo.live or not (only or todo.finished) else "done"
+    they_are = "done, queued or running" if todo.live or not (only or todo.finished) else "done"
     if only:
         lines = [f"nothing to retry: {', '.join(only)} of {name} and the steps that depend on "
-                 f"{in_number('[it|them]', len(only))} are {state}"]
+                 f"{in_number('[it|them]', len(only))} are {they_are}"]
         if todo.unchosen:
             lines.append(f"not done: {', '.join(todo.unchosen)}. To submit what is missing: "
                          f"{command_line('resume', name)}")
     else:
-        lines = [f"nothing to resume: all steps of {name} are {state}"]
+        lines = [f"nothing to resume: all steps of {name} are {they_are}"]
     return "\n".join([*lines, *(f"note: {note}" for note in todo.notes)])
 
 
