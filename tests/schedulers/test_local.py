@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
 from l3hpc.runs.resume import cancel, plan_now, resume, used_by
-from l3hpc.schedulers.local.runner import Runner, resident_mb
+from l3hpc.schedulers.local.runner import Runner, _groups, _signal, resident_mb
 from l3hpc.schedulers.local.scheduler import _jobs_of, spool
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
@@ -275,14 +276,91 @@ def test_a_signal_that_ends_the_script_ends_its_python_too(chains, tmp_path, nam
     assert states(tmp_path) == {"extract": "done"}
 
 
+STAYS = "bash -c 'trap \"\" TERM; while :; do sleep 1; done' &"
+
+
 def test_what_a_script_leaves_behind_and_ignores_term_is_killed(chains, tmp_path):
-    stays = "bash -c 'trap \"\" TERM; while :; do sleep 1; done' &"
-    made = chains.plan(tmp_path, names=("extract",), on=chains.profile(setup=(stays,)))
+    made = chains.plan(tmp_path, names=("extract",), on=chains.profile(setup=(STAYS,)))
     submit_behind(made)
     assert Runner(tmp_path, "demo", grace_s=0.5).run()
     assert states(tmp_path) == {"extract": "done"}
     [job] = LocalJobs(tmp_path, "demo").jobs.values()
     until(lambda: not any(resident_mb([job.pid]).values()), seconds=10)
+
+
+def test_the_other_jobs_do_not_wait_for_what_a_script_leaves_behind(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), tasks={"extract": 2},
+                       on=chains.profile(setup=(
+                           f"if [ $SLURM_ARRAY_TASK_ID = 1 ]; then sleep 1; else {STAYS} fi",)))
+    submit_behind(made)
+    ended = {}
+
+    def look(record, jobs):
+        for name, job in jobs.items():
+            if not job.state.is_active:
+                ended.setdefault(name, time.monotonic())
+
+    assert Runner(tmp_path, "demo", grace_s=8, show=look).run()
+    assert states(tmp_path) == {"extract": "done"}
+    assert ended["1_0"] - ended["1_1"] > 2
+
+
+def test_ctrl_c_kills_what_an_ended_script_has_left_behind(chains, tmp_path):
+    made = chains.plan(tmp_path, names=("extract",), on=chains.profile(setup=(STAYS,)))
+    submit_behind(made)
+    runner = Runner(tmp_path, "demo", grace_s=60)
+
+    def look(record, jobs):
+        if runner._ending:
+            raise KeyboardInterrupt
+
+    runner._show_jobs = look
+    with pytest.raises(KeyboardInterrupt):
+        runner.run()
+    [job] = LocalJobs(tmp_path, "demo").jobs.values()
+    assert job.state == "COMPLETED"
+    until(lambda: not any(resident_mb([job.pid]).values()), seconds=10)
+
+
+@pytest.mark.parametrize("why", ["left", "limit", "cancel"])
+def test_processes_of_a_job_that_are_groups_of_their_own_end_with_it(chains, tmp_path, why):
+    """Those of ``timeout``, and of shells with job control."""
+    wait = "" if why == "left" else " wait"
+    made = chains.plan(
+        tmp_path, names=("extract",), on=chains.profile(setup=(f"timeout 300 sleep 300 &{wait}",)),
+        heal={"time": 0})
+    submit_behind(made)
+    seen = []
+
+    def look(record, jobs):
+        [job] = jobs.values()
+        if job.pid and not seen and why != "left":
+            until(lambda: len(_groups(job)) > 1, seconds=20)
+            seen.append(job)
+            if why == "limit":
+                job.started -= 600
+            else:
+                LocalJobs(tmp_path, "demo").ask_to_stop()
+
+    Runner(tmp_path, "demo", grace_s=0.5, show=look).run()
+    [job] = LocalJobs(tmp_path, "demo").jobs.values()
+    assert job.state == {"left": "COMPLETED", "limit": "TIMEOUT", "cancel": "CANCELLED"}[why]
+    until(lambda: not any(resident_mb([job.pid]).values()), seconds=10)
+
+
+def test_a_process_that_has_got_the_id_of_a_job_is_not_signalled():
+    stranger = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    job = LocalJob(JobState.RUNNING, "extract", 0, "1", False, [], pid=stranger.pid,
+                   host=socket.gethostname(), start=process_start(stranger.pid))
+    try:
+        assert _groups(job) == {stranger.pid}
+        job.start -= 1
+        assert not _signal(job, signal.SIGKILL) and stranger.poll() is None
+        job.start, job.host = job.start + 1, "elsewhere"
+        assert not _signal(job, signal.SIGKILL) and stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
 
 
 def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):

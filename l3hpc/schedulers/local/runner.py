@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
@@ -43,7 +43,8 @@ from l3hpc.workspace.states import JobState, RunState
 
 WARNING_S = 90.0
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
-_SESSION, _RESIDENT = 3, 21  # fields of /proc/PID/stat, counted after the command's name
+# fields of /proc/PID/stat, counted after the command's name
+_STATE, _GROUP, _SESSION, _RESIDENT = 0, 2, 3, 21
 POLL_S = 0.1
 GRACE_S = 15.0
 ORPHAN_S = 30.0
@@ -65,18 +66,21 @@ def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
         Session id → MiB resident of all its processes.
     """
     memory = dict.fromkeys(sessions, 0.0)
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:  # it ended just now
-            continue
-        fields = text.rpartition(")")[2].split()
+    for fields in _processes():
         session = int(fields[_SESSION])
         if session in memory:
             memory[session] += int(fields[_RESIDENT]) * PAGE_MB
     return memory
+
+
+def _processes() -> Iterator[list[str]]:
+    """The fields of each process of this machine."""
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended just now
+            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
+            yield text.rpartition(")")[2].split()
 
 
 def kernel_kills() -> int:
@@ -127,6 +131,8 @@ class Runner:
         # other run → since when it has had no runner
         self._runnerless_since: dict[str, float] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        # job whose script has ended → until when what that has left behind may take to end
+        self._ending: dict[str, float] = {}
         self._local = LocalJobs(self._workspace, run)
         self._record = records.read(self._workspace, run)
         self._cpus = self._record.slots.get("cpus", 1)
@@ -190,8 +196,9 @@ class Runner:
         self._local.take_up(self._record)
         self._local.save()
 
-    def _reap(self) -> list[LocalJob]:
+    def _reap(self, *, at_once: bool = False) -> list[LocalJob]:
         """Handle the jobs that have ended or reached a limit; returns those that have changed.
+        at_once: kill what an ended script has left behind.
         """
         changed = []
         for name, job in self._of(JobState.RUNNING):
@@ -200,24 +207,27 @@ class Runner:
                 if self._watch(name, job):
                     changed.append(job)
                 continue
-            if self._processes.pop(name, None) is not None and job.pid:
-                self._end_rest(job.pid)
+            if name in self._processes and not self._end_rest(name, job, at_once=at_once):
+                continue  # it still has its cores and memory
+            self._processes.pop(name, None)
             self._handle_exit(name, job, code)
             changed.append(job)
         return changed
 
-    def _end_rest(self, group: int) -> None:
+    def _end_rest(self, name: str, job: LocalJob, *, at_once: bool) -> bool:
         """End what a script has left behind, as Slurm does when a batch script ends: a signal such
-        as HUP ends the shells of a job, but not its Python.
+        as HUP ends the shells of a job, but not its Python. False while there is something left.
         """
-        end, number = time.monotonic() + self._grace, int(signal.SIGTERM)
-        # measured only if there is a process; a zombie, which nobody may ever wait for, uses none
-        while _signal(group, number) and resident_mb([group])[group]:
-            if time.monotonic() > end:
-                _signal(group, signal.SIGKILL)
-                return
-            time.sleep(POLL_S)
-            number = 0  # TERM once, then only: is there still a process?
+        now = time.monotonic()
+        if at_once or now > self._ending.get(name, now):
+            _signal(job, signal.SIGKILL)
+        elif name not in self._ending and _signal(job, signal.SIGTERM):
+            self._ending[name] = now + self._grace
+            return False
+        elif _groups(job):
+            return False
+        self._ending.pop(name, None)
+        return True
 
     def _handle_exit(self, name: str, job: LocalJob, code: int) -> None:
         """Requeue a job whose script has ended, or note how it ended."""
@@ -256,7 +266,7 @@ class Runner:
         limit, ran = 60.0 * self._minutes(job), time.time() - job.started
         if self._memory.get(job.pid, 0.0) > self._allocation(job)[1] and not job.over:
             job.over = True
-            _signal(job.pid, signal.SIGKILL)
+            _signal(job, signal.SIGKILL)
             return True
         if limit and ran > limit:
             self._end({name: job})
@@ -386,26 +396,24 @@ class Runner:
                                         socket.gethostname())
 
     def _end(self, jobs: dict[str, LocalJob]) -> None:
-        """Send TERM to the process groups, and KILL after the grace period."""
-        # each job is a session of its own, so its group has all its processes
-        groups = {name: job.pid for name, job in jobs.items() if job.pid}
-        for group in groups.values():
-            _signal(group, signal.SIGTERM)
+        """Send TERM to all processes of the jobs, and KILL after the grace period."""
+        for job in jobs.values():
+            _signal(job, signal.SIGTERM)
         end = time.monotonic() + self._grace
         try:
-            while time.monotonic() < end and any(self._exit_code(name, jobs[name]) is None
-                                                 for name in groups):
+            while time.monotonic() < end and any(self._exit_code(name, job) is None
+                                                 for name, job in jobs.items()):
                 time.sleep(POLL_S)
         finally:  # also when Ctrl-C is pressed a second time
-            for group in groups.values():
-                _signal(group, signal.SIGKILL)
-            for name in groups:
+            for job in jobs.values():
+                _signal(job, signal.SIGKILL)
+            for name in jobs:
                 if name in self._processes:
                     self._processes.pop(name).wait()
 
     def _stop_all(self, why: str) -> None:
         running = dict(self._of(JobState.RUNNING))
-        self._reap()
+        self._reap(at_once=True)
         running = {name: job for name, job in running.items() if job.state == JobState.RUNNING}
         try:
             self._end(running)
@@ -435,12 +443,27 @@ def _states(local: LocalJobs, job: str) -> list[JobState]:
     return [each.state for name, each in local.jobs.items() if job in (each.job, name)]
 
 
-def _signal(group: int, number: int) -> bool:
-    """Signal a process group; False if it has no process (of ours)."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
-        return True
-    return False
+def _groups(job: LocalJob) -> set[int]:
+    """The process groups of a job, which is a session of its own. ``timeout`` and shells with job
+    control make groups.
+    """
+    # its process id may have been given to another process since
+    if not job.pid or job.host != socket.gethostname() \
+            or process_start(job.pid) not in (None, job.start):
+        return set()
+    # a zombie, which nobody may ever wait for, does nothing
+    return {int(fields[_GROUP]) for fields in _processes()
+            if int(fields[_SESSION]) == job.pid and fields[_STATE] not in "ZX"}
+
+
+def _signal(job: LocalJob, number: int) -> bool:
+    """Signal all processes of a job; False if there is none (of ours)."""
+    signalled = False
+    for group in _groups(job):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+            signalled = True
+    return signalled
 
 
 def main(arguments: list[str]) -> int:
