@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -302,7 +303,7 @@ class Extraction:
     def _pieces(self, recording: Recording, start: int, contents: Contents) -> Iterator[Piece]:
         path = self.folder / recording.file
         # of one that was missing at the submission: it may have been added since
-        if recording.size < 0 and not path.exists():
+        if recording.size < 0 and not os.path.exists(path):
             raise AudioError("no such file", where=str(path))
         return read_pieces(path, self.network.rate, self.hop, self.center,
                            window_s=self.network.window_s, levels=self.levels, skip=start,

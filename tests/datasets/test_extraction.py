@@ -178,6 +178,19 @@ def test_a_recording_that_is_added_after_the_submission_is_read(tmp_path):
     assert (tmp_path / "s.csv").read_text().splitlines()[1:] == []
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "loop/b.wav", "a.wav/b.wav"])
+def test_a_name_that_no_file_can_have_is_that_of_a_missing_recording(tmp_path, name):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    (audio / "loop").symlink_to("loop")
+    soundfile.write(audio / "a.wav", noise(3), RATE, subtype="FLOAT")
+    (audio / "recordings.csv").write_text(
+        f"file,sensor,timestamp\na.wav,s,1511254800\n{name},s,1511258400\n")
+    with pytest.raises(L3hpcError, match=r"b?\.wav \(no such file\)"):
+        Extraction(Fragile(), {"kind": "test"}, audio, scan_recordings(audio), 1.0, False,
+                   tmp_path / "scratch", block=4).run(tmp_path / "e.h5", tmp_path / "s.csv")
+
+
 class Together(Network):
     """Computes two blocks at once, or waits for ever; ``engine`` says that it can."""
 
