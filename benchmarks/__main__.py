@@ -20,9 +20,10 @@ NAMES = ("teacher", "input_share", "student", "embedding_agreement", "kdpp", "pc
          "reduction", "training", "input_pipeline", "evaluation", "classifier", "scaling",
          "scheduling", "submitit_alone", "ledger")
 # They only look for what could be faster (teacher_parts), or need recordings or code of others, an
-# hour (tag_options), much disk (sensor_year, corpus_array), many processes (big_array) or a GPU.
+# hour (tag_options), much disk (sensor_year, corpus_array), many processes (big_array), NFS
+# (shared_files) or a GPU.
 BY_HAND = ("teacher_parts", "recipe", "students", "quantised", "birdnet", "tag_options",
-           "dcase_metrics", "sensor_year", "big_array", "corpus_array", "gpu")
+           "dcase_metrics", "sensor_year", "big_array", "corpus_array", "shared_files", "gpu")
 
 
 def main() -> int:

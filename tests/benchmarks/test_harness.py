@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import measure, sensor_year, tables
+from benchmarks import measure, sensor_year, shared_files, tables
 from benchmarks.machine import about, machine, processor_folder
 from benchmarks.tables import Claim, Table
 
@@ -102,6 +102,26 @@ def test_results_are_written_and_read_again(tmp_path: Path) -> None:
     assert found["benchmark"] == "pca" and found["machine"]["cores"] >= 1
     assert again[0].claims == [Claim("a", "b", 3, 2)] and again[0].figures == {"rows_per_s": 2.5}
     assert again[0].markdown() == ("### PCA\n\n| side | s |\n|---|---|\n| ours | 1.0 |\n\n* small")
+
+
+STATS = """device proc mounted on /proc with fstype proc
+device here:/ mounted on /mnt/a with fstype nfs4 statvers=1.1
+\tbytes:\t1 2 0 0 5000 600 1 1
+\tper-op statistics
+\t        NULL: 1 1 0 44 24 0 0 0 0
+\t        READ: 2 2 0 400 6000 0 1 1 0
+\t       WRITE: 0 0 0 0 0 0 0 0 0
+device here:/ mounted on /mnt/b with fstype nfs4 statvers=1.1
+\tbytes:\t1 2 0 0 7 8 1 1
+\tper-op statistics
+\t        READ: 9 2 0 400 6000 0 1 1 0
+"""
+
+
+def test_requests_are_those_of_one_mount(tmp_path: Path) -> None:
+    assert shared_files.requests(STATS, "/mnt/a") == {"read": 5000, "written": 600, "READ": 2}
+    with pytest.raises(SystemExit, match="only root|not on NFS; give a folder on NFS with --work"):
+        shared_files.mount_of(tmp_path)
 
 
 def test_committed_results_are_whole() -> None:
