@@ -245,7 +245,7 @@ def _run_status(
     steps: list[StepStatus] = []
     others_unfinished = any(len(each.done) < each.record.tasks for each in snapshots)
     for first in snapshots:
-        snapshot = reread(first, first.own(answer))
+        snapshot = reread(first, answer)
         needed = {*snapshot.record.ok_needs}
         parents = [step for step in steps if step.name in needed] if needed else []
         steps.append(describe(snapshot, parents, answer, interrupted=interrupted,

@@ -104,6 +104,7 @@ class Snapshot:
     # task index → id of the job that has it, for the tasks whose own job tells their state: the
     # unfinished ones, or of a finished step those that another run computed
     open_ids: dict[int, str]
+    summary: dict[str, Any]  # of the artifact, if the step is finished
 
     def own(self, answer: JobAnswer) -> StepJobs:
         """What the scheduler reports about the unfinished tasks."""
@@ -127,7 +128,8 @@ def read_snapshot(workspace: Path, record: RunRecord, step: StepRecord, *,
     done = artifacts.finished(step.artifact, None if listed else step.tasks)
     submitted = step.state is not StepState.REUSED
     left = submitted and len(done) < step.tasks
-    by_others = origin.computed_by_others(workspace, record.run, step) \
+    summary = artifacts.summary(step.artifact) if len(done) >= step.tasks else {}
+    by_others = origin.computed_by_others(workspace, record.run, step, summary) \
         if submitted and step.attempts and not left else {}
     # markers of finished tasks are not needed otherwise, and there may be thousands
     asked = set(range(step.tasks)) - done if left else set(by_others)
@@ -139,10 +141,10 @@ def read_snapshot(workspace: Path, record: RunRecord, step: StepRecord, *,
     if asked and step.attempts:  # without a job there may not even be a folder for them
         folder = Workspace(workspace).run(record.run).step(step.name)
         marks = markers.read(folder.markers_text, asked)
-    return Snapshot(workspace, record, step, done, marks, by_others, open_ids)
+    return Snapshot(workspace, record, step, done, marks, by_others, open_ids, summary)
 
 
-def reread(snapshot: Snapshot, own: StepJobs) -> Snapshot:
+def reread(snapshot: Snapshot, answer: JobAnswer) -> Snapshot:
     """Read a step again if one of its tasks has neither a result nor a live job.
 
     The task may have succeeded between the first reading and the answer of the scheduler, unless
@@ -152,9 +154,12 @@ def reread(snapshot: Snapshot, own: StepJobs) -> Snapshot:
     ----------
     snapshot
         What was read before.
-    own
-        What the scheduler reports about the step.
+    answer
+        What the scheduler reports.
     """
+    if not snapshot.open_ids:
+        return snapshot
+    own = snapshot.own(answer)
     gone = any(job not in own.live and not (job in own.ended and own.ended[job].never_started)
                for job in snapshot.open_ids.values())
     if own.queried and gone:
@@ -180,17 +185,17 @@ def describe(snapshot: Snapshot, parents: list[StepStatus], answer: JobAnswer, *
         Whether other steps of the run are not done: a job that was requeued and held although its
         result exists delays them.
     """
-    record, step, own = snapshot.run, snapshot.record, snapshot.own(answer)
+    record, step = snapshot.run, snapshot.record
     done = len(snapshot.done)
     status = StepStatus(step.name, step.kind, step.job, StepState.PLANNED, min(done, step.tasks),
                         step.tasks, artifact=step.artifact)
     if done >= step.tasks:
-        _describe_done(status, step)
+        _describe_done(status, step, snapshot.summary)
         if others_unfinished:
             every = {task for attempt in step.attempts for task in attempt.task_ids.values()}
             _note_holds(status, answer.of(record, step, every).live)
         if snapshot.by_others:
-            _recall_failure(status, snapshot, own, parents, answer)
+            _recall_failure(status, snapshot, snapshot.own(answer), parents, answer)
         return status
     if step.state is StepState.REUSED:
         status.state, status.detail = StepState.LOST, "its artifact no longer exists"
@@ -198,7 +203,7 @@ def describe(snapshot: Snapshot, parents: list[StepStatus], answer: JobAnswer, *
         _describe_planned(status, record, [one for one in parents if one.state.is_stuck],
                           interrupted)
     else:
-        _describe_jobs(status, snapshot, own, parents, answer)
+        _describe_jobs(status, snapshot, snapshot.own(answer), parents, answer)
     return status
 
 
@@ -276,11 +281,10 @@ def _in_turn(snapshot: Snapshot, own: StepJobs, packed: Mapping[int, tuple[int, 
     return found
 
 
-def _describe_done(status: StepStatus, step: StepRecord) -> None:
+def _describe_done(status: StepStatus, step: StepRecord, summary: dict[str, Any]) -> None:
     # done before, or meanwhile by another run
     reused = step.state is not StepState.SUBMITTED
     status.state = StepState.REUSED if reused else StepState.DONE
-    summary = artifacts.summary(step.artifact)
     status.elapsed_s = None if reused else artifacts.wall_clock_s(Path(step.artifact), summary)
     status.detail = str(summary.get("text") or (step.artifact[-16:] if reused else ""))
 

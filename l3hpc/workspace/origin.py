@@ -57,7 +57,8 @@ def is_own(result: Mapping[str, Any], run: str, step: StepRecord) -> bool:
     return bool(_jobs(result) & {attempt.base for attempt in step.attempts})
 
 
-def computed_by_others(workspace: Path, run: str, step: StepRecord) -> dict[int, str]:
+def computed_by_others(workspace: Path, run: str, step: StepRecord, summary: Mapping[str, Any]
+                       ) -> dict[int, str]:
     """Find the results of a step that another run computed.
 
     Parameters
@@ -68,13 +69,15 @@ def computed_by_others(workspace: Path, run: str, step: StepRecord) -> dict[int,
         Name of the run.
     step
         The step in its record.
+    summary
+        That of its artifact (``artifacts.summary``), which is one file, however many tasks.
 
     Returns
     -------
     dict of int to str
         Task index → the run that computed it. A result that tells nothing is not in it.
     """
-    if artifacts.summary(step.artifact).get("runs") == [run]:  # one file, however many tasks
+    if summary.get("runs") == [run]:
         return {}
     found = {}
     for result in artifacts.results(Path(step.artifact)):

@@ -2,6 +2,7 @@
 differ from machine to machine."""
 
 import itertools
+import json
 import os
 import sys
 import tracemalloc
@@ -113,3 +114,20 @@ def test_a_small_file_takes_little_memory_to_read(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_status_reads_the_summary_of_a_finished_step_once(chains, slurm, tmp_path, monkeypatch):
+    plan = chains.many(tmp_path, 2, 3, site(chains))
+    submit.submit(plan)
+    for step in plan.steps:
+        (step.artifact / "0000").mkdir(parents=True)
+        (step.artifact / "0000/result.json").write_text(json.dumps(
+            {"index": 0, "run": plan.run, "started": 1, "finished": 2}))
+        (step.artifact / "summary.json").write_text(json.dumps(
+            {"text": "3 rows", "started": 1, "finished": 2, "runs": [plan.run]}))
+    opened, real = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, *given, **named: (
+        opened.append(str(path)), real(path, *given, **named))[1])
+    [run] = status.collect(tmp_path)
+    assert [step.detail for step in run.steps] == ["3 rows"] * 6
+    assert sum(path.endswith("summary.json") for path in opened) == 6

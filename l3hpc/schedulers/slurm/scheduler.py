@@ -328,8 +328,10 @@ class _Query:
         missing: dict[str, set[str]] = {}
         for record, tasks in self._runs:
             for step in record.steps:
-                own = self._answer.of(record, step, tasks.get(step.name, ()))
-                for task in tasks.get(step.name, ()):
+                if not (unfinished := tasks.get(step.name)):
+                    continue
+                own = self._answer.of(record, step, unfinished)
+                for task in unfinished:
                     if task not in own.live and task not in own.ended:
                         ids = self._answer.identities(record, step)
                         missing.setdefault(ids[task].cluster, set()).add(ids[task].base)
