@@ -136,6 +136,10 @@ def _usage(error: click.ClickException) -> L3hpcError:
     """Return click's error about an option or argument in our own form."""
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else None
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        # click offers --help for --model, and the line below names it anyway
+        error = click.NoSuchOption(error.option_name, ctx=error.ctx, possibilities=[
+            one for one in error.possibilities if one != "--help"])
     message = error.format_message().rstrip(".").replace("\n", " ")
     return InputError(f"{message[:1].lower()}{message[1:]}", hint=hint)
 

@@ -60,8 +60,8 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
     Parameters
     ----------
     name
-        A model as the user names it, a run or the unique beginning of its name, ``RUN/STEP`` or
-        ``latest``.
+        A model as the user names it, a run or the unique beginning of its name, ``RUN/STEP``,
+        ``latest`` or ``latest/STEP``.
     origin
         The option or argument, for messages.
     config_file, workspace_dir
@@ -89,11 +89,13 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
         except InputError:
             pass
     from l3hpc.pipelines.external_inputs import finished_student
+    from l3hpc.workspace import records
 
     try:
         folder = workspace(config_file, workspace_dir)
     except InputError:
-        if name == "latest" or config_file is not None or workspace_dir is not None:
+        is_latest = name.partition("/")[0] == records.LATEST
+        if is_latest or config_file is not None or workspace_dir is not None:
             raise
         return name  # what is wrong with the name is said where the model is read
     found = finished_student(folder, _run_in_full(folder, name), origin)
@@ -109,7 +111,7 @@ def _run_in_full(folder: Path, name: str) -> str:
     if parse_name(name).network is not None:  # a published model, whose file is missing
         return name
     # what no run begins with may still be a file: its own message says that there is none
-    if run == records.LATEST or not any(one.startswith(run) for one in records.names(folder)):
+    if not any(one.startswith(run) for one in records.names(folder)):
         return name
     return records.find(folder, run) + slash + step
 

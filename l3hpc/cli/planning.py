@@ -213,7 +213,8 @@ def plan_options(command: Command) -> Command:
                      help="Start at this step; its inputs come from other runs or folders."),
         click.option("--input", "inputs", metavar="STEP=PATH|RUN", multiple=True,
                      shell_complete=_complete_input,
-                     help="Folder, run or RUN/STEP to use as the output of a step. Repeatable."),
+                     help="Folder, run, RUN/STEP or 'latest' to use as the output of a step. "
+                          "Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
             "The student to evaluate: a run (of a sweep: RUN/train-8), a weight file (or other "
             "teacher) or 'latest'. [default: latest]"), shell_complete=complete_run),

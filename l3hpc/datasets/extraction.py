@@ -372,10 +372,10 @@ class Extraction:
             f"{len(skipped)} of {len(self.recordings)} recordings cannot be used: "
             f"{', '.join(names)}{more}",
             where=str(self.folder),
-            allowed=f"at most {self.max_failed:.0%} ({self.settings[0]}), and at least one usable "
-                    "recording",
-            hint="Repair them and resume the run; or submit it again, after removing them or with "
-                 f"{allow}")
+            allowed=f"at most {self.max_failed:.0%} may be unusable ({self.settings[0]}), and not "
+                    "all",
+            hint="Repair them and resume the run; or remove them and submit it again; or accept "
+                 f"them: submit with {allow}")
 
     # result -------------------------------------------------------------------------------------
 

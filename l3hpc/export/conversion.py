@@ -60,10 +60,9 @@ def check_format(form: str, has_frames: bool) -> None:
     if form not in FORMATS:
         raise InputError(f"unknown format {form!r}", allowed=nearest(form, FORMATS))
     if form in INTEGER and not has_frames:
-        raise InputError(f"{form} determines the range of every feature map from real frames, and "
-                         "there are none", where="--calibrate", allowed="a folder of audio",
-                         hint="name a folder of recordings like those that the model will "
-                              "process: --calibrate FOLDER")
+        raise InputError(f"{form} needs recordings, to determine the range of every feature map",
+                         where="--calibrate", hint="--calibrate FOLDER, of recordings like those "
+                                                   "that the model will process")
 
 
 def convert(network: FoldedNetwork, form: str, spectrograms: np.ndarray | None = None) -> bytes:

@@ -97,8 +97,8 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
     kind
         The step that trains students.
     value
-        A run, one of its steps (``RUN/STEP``), a weight file or another name of a teacher, or
-        ``latest``.
+        A run, one of its steps (``RUN/STEP``), a weight file or another name of a teacher,
+        ``latest`` or ``latest/STEP``.
     cluster
         The profile of the new plan: only its jobs can wait for a run that is still active there.
         None: the student has to be finished.
@@ -112,7 +112,7 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
         several, with their names.
     """
     runs, damaged = _read_records(workspace)
-    if value == "latest":
+    if value == records.LATEST:
         for record in runs:
             outputs = _outputs_of(workspace, record, kind, cluster)
             if outputs:
@@ -121,6 +121,7 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
             f"no run in {workspace} has trained a student", where=f"{origin} latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
             hint=f"train one with l3hpc submit upstream, or name a weight file: {origin} FILE")
+    value = _newest(value, workspace, kind, runs, cluster, origin)
     from l3hpc.teachers.find import absolute, has_random_weights
 
     if has_random_weights(value):
@@ -167,7 +168,8 @@ def run_file(workspace: Path, kind: str, name: str, value: str, origin: str) -> 
     name
         Name of the file in the folder of the step's first task.
     value
-        A run, ``RUN/STEP``, ``latest``, a folder that contains the file, or the file.
+        A run, ``RUN/STEP``, ``latest``, ``latest/STEP``, a folder that contains the file, or the
+        file.
     origin
         The option that names it, for messages.
 
@@ -178,14 +180,10 @@ def run_file(workspace: Path, kind: str, name: str, value: str, origin: str) -> 
         the run has several.
     """
     runs, _ = _read_records(workspace)
+    value = _newest(value, workspace, kind, runs, None, origin)
     path = Path(value)
-    usable = [record.run for record in runs if _outputs_of(workspace, record, kind, None)]
-    if value == "latest":
-        if not usable:
-            raise InputError(f"no run in {workspace} has a finished {kind}", where=origin)
-        path = run_output(workspace, usable[0], kind, runs, None, origin).path
     # a name in full comes before a path, a path before the beginning of a name
-    elif value.partition("/")[0] in {record.run for record in runs} or (
+    if value.partition("/")[0] in {record.run for record in runs} or (
             not path.exists() and _begins_a_run(value, runs)):
         path = run_output(workspace, value, kind, runs, None, origin).path
     for candidate in (path / "0000" / name, path / name, path):
@@ -194,6 +192,7 @@ def run_file(workspace: Path, kind: str, name: str, value: str, origin: str) -> 
     if path.is_dir():
         raise InputError(f"contains no {name}", where=f"{origin} {value}",
                          hint=f"The step {kind} writes it.")
+    usable = [record.run for record in runs if _outputs_of(workspace, record, kind, None)]
     raise InputError(f"{value!r} is neither a run nor a file", where=origin,
                      allowed=nearest(value, usable) if usable else None,
                      hint=f"list the runs: {command_line('status')}")
@@ -207,7 +206,7 @@ def finished_student(workspace: Path, name: str, origin: str) -> Path | None:
     workspace, origin
         As for ``student_input``.
     name
-        A run, ``RUN/STEP`` or ``latest``.
+        A run, ``RUN/STEP``, ``latest`` or ``latest/STEP``.
 
     Returns
     -------
@@ -220,7 +219,7 @@ def finished_student(workspace: Path, name: str, origin: str) -> Path | None:
         As for ``student_input``.
     """
     run = name.partition("/")[0]
-    if name != "latest" and run not in records.names(workspace):
+    if run != records.LATEST and run not in records.names(workspace):
         return None
     kind = next(kind for kind in steps.names() if steps.step(kind).output is Output.STUDENT)
     return student_input(workspace, kind, name, None, origin).path
@@ -235,7 +234,8 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
     workspace, kind, cluster
         As for ``student_input``.
     value
-        A run that made it, one of its steps (``RUN/STEP``), or a folder.
+        A run that made it, one of its steps (``RUN/STEP``), ``latest``, ``latest/STEP``, or a
+        folder.
     origin
         The option or line that names it, for messages.
 
@@ -246,6 +246,8 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
     """
     runs, _ = _read_records(workspace)
     path = Path(value)
+    if not path.is_dir():
+        path = Path(value := _newest(value, workspace, kind, runs, cluster, origin))
     is_step = not path.is_dir() and any(value.startswith(f"{record.run}/") for record in runs)
     if _find(value, runs) or is_step or not path.is_dir() and _begins_a_run(value, runs):
         return run_output(workspace, value, kind, runs, cluster, origin)
@@ -342,6 +344,23 @@ def _read_records(workspace: Path) -> tuple[list[RunRecord], list[InputError]]:
     for error in damaged:
         report_damage(error)
     return runs, damaged
+
+
+def _newest(value: str, workspace: Path, kind: str, runs: Sequence[RunRecord],
+            cluster: str | None, origin: str) -> str:
+    """Put the newest run that has such an output in place of ``latest`` in ``latest`` or
+    ``latest/STEP``; return any other value, and a path that exists, unchanged.
+    """
+    run, slash, step = value.partition("/")
+    if run != records.LATEST or step and Path(value).exists():
+        return value
+    for record in runs:
+        outputs = _outputs_of(workspace, record, kind, cluster)
+        if outputs and (not step or any(output.step == step for output in outputs)):
+            return f"{record.run}{slash}{step}"
+    raise InputError(f"no run in {workspace} has a finished {kind}"
+                     + (f" step {step!r}" if step else ""), where=f"{origin} {value}",
+                     hint=f"list the runs: {command_line('status')}")
 
 
 def _find(value: str, runs: Sequence[RunRecord]) -> bool:

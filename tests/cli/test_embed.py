@@ -137,7 +137,8 @@ def test_the_student_of_a_run(place, say, words):
     trained(place, "swept", 2.0, "train-4", "train-8", options={"combinations": [
         {"values": {"emb-dim": dim}, "steps": {"train": f"train-{dim}"}} for dim in ("4", "8")]})
     folder = "workspace/runs/one"
-    for name in ("one", "on", "one/train", "swept/train-8", "sw/train-8", folder,
+    for name in ("one", "on", "one/train", "swept/train-8", "sw/train-8",
+                 "latest/train-8", "latest/train", folder,
                  f"{folder}/artifacts/train", f"{folder}/artifacts/train/0000",
                  "workspace/runs/swept/artifacts/train-8"):
         code, out, err = say(*words, name, "--dry-run")
@@ -149,6 +150,8 @@ def test_the_student_of_a_run(place, say, words):
     assert code == 2 and "workspace/runs/swept/artifacts/train-8" in err
     code, _, err = say(*words, "swept/train-9", "--dry-run")
     assert code == 2 and "has no train step 'train-9'" in err
+    code, _, err = say(*words, "latest/train-9", "--dry-run")
+    assert code == 2 and "has a finished train step 'train-9'" in err
     trained(place, "elsewhere", 1.0, "train", folder="other")
     assert say(*words, "elsewhere", "--dry-run")[0] == 2
     code, out, err = say(*words, "elsewhere", "--dry-run", "--workspace", "other")

@@ -22,6 +22,7 @@ def call(capsys, *words):
 
 @pytest.mark.parametrize(("words", "said"), [
     (["stauts"], ["error: there is no command 'stauts'", "did you mean 'status'?"]),
+    (["status", "--helps"], ["error: no such option '--helps'\n", "l3hpc status --help"]),
     (["status", "--bogus"], ["error: no such option", "--bogus", "l3hpc status --help"]),
     (["submit"], ["missing argument 'PIPELINE'", "valid: all, avc, ", "l3hpc submit --help"]),
     (["run", "extrakt"], ["error: unknown step 'extrakt'", "did you mean 'extract'?"]),

@@ -98,8 +98,8 @@ def test_phi_by_the_run_that_fitted_it(ust):
     file = step(made, "fit").artifact / "0000/phi.h5"
     phi_of(file)
     begin = made.run[:-2]
-    for name in (made.run, begin, f"{begin}/fit", f"{made.run}/fit", "latest", str(file),
-                 str(file.parent)):
+    for name in (made.run, begin, f"{begin}/fit", f"{made.run}/fit", "latest", "latest/fit",
+                 str(file), str(file.parent)):
         down = build("downstream", ust, teacher=True, options={"phi": name})
         assert step(down, "classify").params["phi"] == str(file)
         assert down.options["phi"] == name

@@ -264,7 +264,7 @@ def test_an_input_by_run_or_artifact():
     Path("published").mkdir()
     write_embeddings("published/x.h5", 128)
     settings = configuration(embeddings="published")
-    for word in (made.run, folder):
+    for word in (made.run, folder, "latest", "latest/fit"):
         again = build(settings=settings, start="reduce", inputs={"fit": word})
         assert step(again, "reduce").inputs["fit"] == folder
     both = build(start="train", inputs={"reduce": "published"})
