@@ -18,6 +18,7 @@ from l3hpc.web.svg import (
     axes,
     drawing,
     line,
+    significant,
     text,
     ticks,
     widen,
@@ -118,8 +119,8 @@ def _axis(name: str, comparison: Comparison, metric: Metric | None) -> _Axis:
     low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
     scale = Scale(high, low, 0, 1) if metric.better == "lower" else Scale(low, high, 0, 1)
     if low == high:
-        return _Axis(name, None, scale, [(0.5, f"{low:.4g}")])
-    return _Axis(name, None, scale, [(scale(value), f"{value:.4g}") for value in (low, high)])
+        return _Axis(name, None, scale, [(0.5, significant(low))])
+    return _Axis(name, None, scale, [(scale(value), significant(value)) for value in (low, high)])
 
 
 def in_order(values: set[str]) -> list[str]:
@@ -186,7 +187,8 @@ def scatter(comparison: Comparison, option: str, metric: Metric) -> Markup:
             element("circle", cx=left, cy=top, r=5 if index == best else 3.5,
                     class_="dot two" if index == best else "dot one"),
             element("circle", cx=left, cy=top, r=8, class_="hit")))
-    description = "; ".join(f"{variant.label}: {number:.4g}" for _, variant, number in known)
+    description = "; ".join(f"{variant.label}: {significant(number)}"
+                            for _, variant, number in known)
     return drawing(width, height, f"{metric.name} by {option}", description, parts)
 
 
@@ -219,12 +221,20 @@ def losses(comparison: Comparison, width: int) -> Markup | None:
     for index, (variant, points) in sorted(curves.items(), key=lambda item: item[0] == best):
         parts.append(element(
             "g", element("title", in_words(variant, comparison)),
-            line([(x(epoch), y(loss)) for epoch, loss in points],
-                 f"line {colour_of(index, comparison)}"),
+            _curve([(x(epoch), y(loss)) for epoch, loss in points],
+                   f"line {colour_of(index, comparison)}"),
             line([(x(epoch), y(loss)) for epoch, loss in points], "wide-hit"), class_="pc-curve"))
-    description = "; ".join(f"{variant.label}: {min(loss for _, loss in points):.4g}"
+    description = "; ".join(f"{variant.label}: {significant(min(loss for _, loss in points))}"
                             for variant, points in curves.values())
     return drawing(width, 300, "Loss of each", description, parts)
+
+
+def _curve(points: Sequence[Point], class_: str) -> Markup:
+    """Return a line through ``points``; for a single one, of which no line is seen, a circle."""
+    if len(points) > 1:
+        return line(points, class_)
+    (left, top), = points
+    return element("circle", cx=left, cy=top, r=3.5, class_=class_)
 
 
 def curves_of(comparison: Comparison) -> dict[int, tuple[Variant, list[tuple[int, float]]]]:
@@ -264,12 +274,12 @@ def best_in_words(comparison: Comparison) -> str:
     value = found.metrics[metric]
     equal = sum(variant.metrics.get(metric) == value for variant in comparison.variants) - 1
     also = f"; {equal} more {'is' if equal == 1 else 'are'} as good" if equal else ""
-    return f"{found.label} ({metric} {value:.4g}{also})"
+    return f"{found.label} ({metric} {significant(value)}{also})"
 
 
 def in_words(variant: Variant, comparison: Comparison) -> str:
     """Return label and metrics of a variant in one line."""
-    known = [f"{metric.name} {variant.metrics[metric.name]:.4g}"
+    known = [f"{metric.name} {significant(variant.metrics[metric.name])}"
              for metric in comparison.metrics if metric.name in variant.metrics]
     return f"{variant.label}: {', '.join(known) or variant.state}"
 

@@ -28,7 +28,7 @@ from l3hpc.report.data import (
 from l3hpc.report.detection import detector
 from l3hpc.report.ledger_rows import folds_shown, record
 from l3hpc.web.html import Table, element, join, render
-from l3hpc.web.svg import between, both_widths, clock, number
+from l3hpc.web.svg import between, both_widths, clock, number, significant
 
 RANDOM_TEACHER = ("Results come from a random-weight teacher: they show that the pipeline works, "
                   "not how well.")
@@ -241,8 +241,9 @@ def variants_table(found: Comparison) -> Table:
             cells[0] = join(["★ ", cells[0]])
         rows.append((*cells,
                      charts.STATE_LABELS.get(variant.state, variant.state),
-                     *(f"{variant.metrics[metric.name]:.5g}" if metric.name in variant.metrics
-                       else "–" for metric in found.metrics), variant.result or "–"))
+                     *("–" if (value := variant.metrics.get(metric.name)) is None
+                       else significant(value, 5) for metric in found.metrics),
+                     variant.result or "–"))
     first = len(header) - 1 - len(found.metrics)
     return Table(header, rows, numeric=range(first, first + len(found.metrics)))
 

@@ -66,6 +66,19 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{digits}f}"
 
 
+def significant(value: float, digits: int = 4) -> str:
+    """Return a number with ``digits`` significant digits, or all those before the decimal point.
+
+    Examples
+    --------
+    >>> significant(309124), significant(17.2286), significant(2.5), significant(1.23456e-05)
+    ('309,124', '17.23', '2.5', '1.235e-05')
+    """
+    if 10 ** (digits - 1) <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
+
+
 def between(interval: tuple[float, float] | None, digits: int = 3) -> str:
     """Return an interval as text, or an empty text where there is none.
 

@@ -123,6 +123,22 @@ def test_the_figures_hold_any_number_of_variants_and_hostile_names(number):
     assert str(comparison_charts.scatter(found, "width", found.metrics[0])).count("dot ") == number
 
 
+def test_large_numbers_are_written_in_full():
+    found = replace(variants(2), metrics=(Metric("parameters", "lower"),), variants=tuple(
+        replace(variant, metrics={"parameters": value})
+        for variant, value in zip(variants(2).variants, (309124.0, 298100.0), strict=True)))
+    text = page(ReportData("demo", sweep=found))
+    assert "309,124" in text and "298,100" in text and "e+05" not in text
+
+
+def test_students_of_one_epoch_have_a_mark_in_the_chart_of_losses():
+    first, second = Epoch(1, 2.0, 1.0), Epoch(2, 1.0, 0.5)
+    for epochs, circles in (((first,), 3), ((first, second), 0)):
+        found = replace(variants(3), variants=tuple(
+            replace(variant, epochs=epochs) for variant in variants(3).variants))
+        assert str(comparison_charts.losses(found, 340)).count("<circle") == circles
+
+
 def test_names_of_axes_are_whole_where_there_is_room():
     names = ("fit: explained variance", "train: best validation loss", "score: accuracy")
     found = Comparison(("train.learning_rate",), tuple(Metric(name, "higher") for name in names), (
