@@ -202,8 +202,8 @@ import chains
 from l3hpc.runs import submit as runs_submit
 from l3hpc.schedulers.slurm import sbatch
 inner = sbatch.submit
-def submit(one):
-    answer = inner(one)
+def submit(one, *rest, **options):
+    answer = inner(one, *rest, **options)
     if one.command[-1].endswith('sample/script.sbatch'):
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
@@ -240,8 +240,8 @@ import chains
 from l3hpc.runs import submit as runs_submit
 from l3hpc.schedulers.slurm import sbatch
 inner = sbatch.submit
-def submit(one):
-    answer = inner(one)
+def submit(one, *rest, **options):
+    answer = inner(one, *rest, **options)
     if 'sample' in open(one.command[-1]).read().splitlines()[1]:
         os.kill(os.getpid(), signal.SIGINT)
     return answer
