@@ -31,10 +31,10 @@ class Interrupts:
     def hold(self) -> Iterator[None]:
         """Have them wait within the block."""
         self._said = False
-        self._replace()
         # sbatch inherits this, and finishes too
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
+            self._replace()
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -20,6 +20,7 @@ from l3hpc import schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.files import write_text
+from l3hpc.io.values import in_number
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
@@ -230,7 +231,7 @@ class _Submission:
         else:
             attempts = {script.step.name: _attempt(job, script.path, script.part, script.text)}
         first = script.number == 0  # of this submission of the step
-        script.pickles, script.noted = (), True
+        script.pickles = ()
         if job not in self.submitted:
             self.submitted.append(job)
         # on disk first: a kill after this line loses nothing
@@ -241,6 +242,7 @@ class _Submission:
             if attempt.job in {each.job for each in entry.attempts}:
                 markers.forget(self.plan.step_folder(name).markers, self.since)
             records.add_attempt(entry, attempt, first=first)
+        script.noted = True
 
 
 def submit_steps(
@@ -316,11 +318,11 @@ def submit_steps(
             records.write(plan.workspace, record)
     except L3hpcError as error:
         with now.interrupts.hold():
-            _settle_all(now, todo)
-            raise _refusal(now, script.step, error, before) from None
+            unknown = _settle_all(now, todo, error)
+            raise _refusal(now, [script.step.name, *unknown], error, before) from None
     except BaseException as error:
         with now.interrupts.hold():
-            _settle_all(now, todo)
+            _settle_all(now, todo, error)
             _withdraw(now, error, before)
         raise
     finally:
@@ -331,13 +333,23 @@ def submit_steps(
     return left_out
 
 
-def _settle_all(now: _Submission, scripts: Sequence[_Script]) -> None:
-    """Learn of every job before any is withdrawn."""
+def _settle_all(now: _Submission, scripts: Sequence[_Script], error: BaseException) -> list[str]:
+    """Learn of every job before any is withdrawn. Where the user does not wait any more, return the
+    steps of which it is not known.
+    """
+    unknown = []
     for script in scripts:
-        if script.ahead is not None:
-            now.settle(script)
-            if (error := now.failed.get(script.path)) is not None:
-                now.progress.note(f"{script.step.name}: {getattr(error, 'message', error)}")
+        if script.ahead is None:
+            continue
+        assert isinstance(now.scheduler, StartsAhead)
+        if isinstance(error, GivenUpError) and now.scheduler.give_up(script.ahead.started):
+            script.ahead = None
+            unknown.append(script.step.name)
+            continue
+        now.settle(script)
+        if (failure := now.failed.get(script.path)) is not None:
+            now.progress.note(f"{script.step.name}: {getattr(failure, 'message', failure)}")
+    return unknown
 
 
 def _in_turn(
@@ -362,13 +374,15 @@ def _in_turn(
     return found
 
 
-def _refusal(now: _Submission, step: PlannedStep, error: L3hpcError, before: RunState | None
+def _refusal(now: _Submission, steps: Sequence[str], error: L3hpcError, before: RunState | None
              ) -> L3hpcError:
-    """The error for the user, once what was submitted has been withdrawn, if that is possible."""
-    refusal = error.replaced(f"{step.name}: {error.message}")
+    """The error for the user, once what was submitted has been withdrawn, if that is possible.
+    steps: the one of the error, and others of which it is not known whether they were submitted.
+    """
+    refusal = error.replaced(f"{steps[0]}: {error.message}")
     if isinstance(error, OutcomeUnknownError) or isinstance(error, NotReachedError) \
             and now.submitted:
-        _keep(now, step, refusal)
+        _keep(now, steps, refusal)
         return refusal
     kept = _withdraw(now, refusal, before)
     if isinstance(error, ClusterError):
@@ -484,7 +498,7 @@ def _attempt(job: JobId, script: Path, part: scripts.Part | None = None, text: s
         cluster=job.cluster, pack=part.pack if part else 1)
 
 
-def _keep(now: _Submission, step: PlannedStep, error: L3hpcError) -> None:
+def _keep(now: _Submission, steps: Sequence[str], error: L3hpcError) -> None:
     """Slurm is out of reach, so nothing can be withdrawn: what was submitted stays, and the record
     keeps how far the submission came.
     """
@@ -493,8 +507,8 @@ def _keep(now: _Submission, step: PlannedStep, error: L3hpcError) -> None:
                  if entry.attempts and entry.attempts[-1].time >= now.since]
     unknown = isinstance(error, OutcomeUnknownError)
     error.allowed = (f"submitted: {', '.join(submitted)}; " if submitted else "") + (
-        f"whether {step.name} was submitted is not known" if unknown
-        else f"{step.name} was not submitted")
+        f"whether {' and '.join(steps)} {in_number('[was|were]', len(steps))} submitted is not "
+        "known" if unknown else f"{steps[0]} was not submitted")
     lookup = f"{error.hint}\n" if isinstance(error, GivenUpError) else ""
     error.hint = (f"{lookup}When Slurm responds again: {command_line('resume', plan.run)} looks "
                   f"for it and continues, {command_line('cancel', plan.run)} cancels the run")

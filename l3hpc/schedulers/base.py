@@ -526,6 +526,20 @@ class StartsAhead(Protocol):
             What ``start`` returned.
         """
 
+    def give_up(self, started: object) -> bool:
+        """End what was begun, in place of ``submit``; there may be a job all the same.
+
+        Parameters
+        ----------
+        started
+            What ``start`` returned.
+
+        Returns
+        -------
+        bool
+            False if it has its answer: ``submit`` has to follow after all.
+        """
+
 
 Show = Callable[[RunRecord, dict[str, LocalJob]], None]  # receives a run and its jobs
 

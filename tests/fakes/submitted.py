@@ -1,5 +1,11 @@
 """A submitted chain on a Slurm that says what the test wants."""
 
+import os
+import signal
+import time
+
+from notes import Notes
+
 from l3hpc.io.files import write_json
 from l3hpc.runs import status, submit
 
@@ -39,3 +45,22 @@ class Case:
     def step(self, name):
         self.look()
         return next(step for step in self.run.steps if step.name == name)
+
+
+def submit_in_a_child(made, output):
+    """Submit in a process that Ctrl-C reaches; its exit code, and what it printed."""
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        notes = Notes()
+        notes.note = lambda text: output.open("a").write(f"{time.monotonic()} {text}\n")
+        try:
+            submit.submit(made, progress=notes)
+        except BaseException as error:
+            with output.open("a") as stream:
+                stream.write(f"{time.monotonic()} {error!r} {getattr(error, 'allowed', '')}; "
+                             f"{getattr(error, 'hint', '')}\n")
+            os._exit(getattr(error, "exit_code", 9))
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, output.read_text()

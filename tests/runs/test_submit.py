@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from notes import Notes
+from submitted import submit_in_a_child
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
@@ -413,25 +413,6 @@ echo $n""")
     assert len(slurm.calls("sbatch")) == 2
 
 
-def _submit_in_a_child(made, output):
-    """Submit in a process that Ctrl-C reaches; its exit code, and what it printed."""
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        notes = Notes()
-        notes.note = lambda text: output.open("a").write(f"{time.monotonic()} {text}\n")
-        try:
-            submit.submit(made, progress=notes)
-        except BaseException as error:
-            with output.open("a") as stream:
-                stream.write(f"{time.monotonic()} {error!r} {getattr(error, 'allowed', '')}; "
-                             f"{getattr(error, 'hint', '')}\n")
-            os._exit(getattr(error, "exit_code", 9))
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return code, output.read_text()
-
-
 def test_ctrl_c_while_sbatch_hangs_says_what_is_waited_for(chains, slurm, on, tmp_path,
                                                            monkeypatch):
     monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.5)
@@ -441,7 +422,7 @@ echo $((n + 1)) > {slurm.folder}/next
 [ $n = 101 ] && sleep 0.3 && kill -INT $PPID && sleep 2 && date +%s > {slurm.folder}/answered
 echo $n""")
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
-    code, said = _submit_in_a_child(made, tmp_path / "said")
+    code, said = submit_in_a_child(made, tmp_path / "said")
     assert "sample: interrupted; waiting for sbatch, because the job may have been submitted " \
         "already. Ctrl-C again gives up" in said
     began, ended = (float(line.split()[0]) for line in said.splitlines())
@@ -459,7 +440,7 @@ echo $((n + 1)) > {slurm.folder}/next
 echo $n""")
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
     began = time.monotonic()
-    code, said = _submit_in_a_child(made, tmp_path / "said")
+    code, said = submit_in_a_child(made, tmp_path / "said")
     assert code == 130 and time.monotonic() - began < 30
     assert "submitted: extract 100; whether sample was submitted is not known" in said
     assert "See whether the job exists: squeue --me --name=l3-demo-sample\n" \

@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+from submitted import submit_in_a_child
 
 from l3hpc.errors import ClusterError
 from l3hpc.io.files import read_json
@@ -13,6 +14,7 @@ from l3hpc.runs import submission_lock, submit, submit_jobs
 from l3hpc.schedulers.slurm import sbatch
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.lease import process_start
 
 
 @pytest.fixture
@@ -167,3 +169,40 @@ def test_what_cannot_be_written_ahead_is_said_in_its_turn(plan, slurm, sbatch_th
     [cancelled] = slurm.calls("scancel")
     assert sorted(cancelled.split()[1:]) == sorted(ids(slurm).values())
     assert read_json(Workspace(plan.workspace).run(plan.run).record)["state"] == "refused"
+
+
+def test_a_full_disk_while_a_job_is_noted_before_its_turn(plan, slurm, sbatch_that, monkeypatch):
+    """The jobs that need it would not wait for it."""
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.2)
+    sbatch_that("[ $step = c4-0 ] && sleep 2")
+    real, failed = records.note_attempts, []
+
+    def note(workspace, run, attempts, **more):
+        if "c5-0" in attempts and not failed:
+            failed.append(True)
+            raise OSError(28, "No space left on device")
+        real(workspace, run, attempts, **more)
+
+    monkeypatch.setattr(records, "note_attempts", note)
+    with pytest.raises(OSError, match="No space left"):
+        submit.submit(plan)
+    [cancelled] = slurm.calls("scancel")
+    assert sorted(cancelled.split()[1:]) == sorted(ids(slurm).values())
+
+
+def test_a_second_ctrl_c_gives_up_both_that_hang(plan, slurm, sbatch_that):
+    sbatch_that(f"""
+echo $$ >> {slurm.folder}/pids
+if [ $step = c4-0 ]; then
+    until grep -q c5-0 {slurm.folder}/begun; do sleep 0.05; done
+    sleep 0.5; kill -INT $PPID; sleep 0.5; kill -INT $PPID; exec sleep 60
+fi
+[ $step = c5-0 ] && exec sleep 60""")
+    code, said = submit_in_a_child(plan, slurm.folder / "said")
+    began, ended = (float(line.split()[0]) for line in said.splitlines() if "c4-0: " in line)
+    assert code == 130 and ended - began < 20
+    assert "whether c4-0 and c5-0 were submitted is not known" in said
+    assert records.read(plan.workspace, plan.run).state == "submitting"
+    assert slurm.calls("scancel") == []
+    for pid in (slurm.folder / "pids").read_text().split():
+        assert process_start(int(pid)) is None

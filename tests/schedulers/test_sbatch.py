@@ -23,6 +23,7 @@ from l3hpc.schedulers.requeue_policy import Policy
 from l3hpc.schedulers.slurm import requeue, sbatch
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace import records
+from l3hpc.workspace.lease import process_start
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +231,29 @@ def test_a_silent_sbatch_that_did_nothing_is_given_up(wanted, slurm, monkeypatch
     shows(slurm)
     with pytest.raises(sbatch.NotReachedError, match="did not respond within 0 s; giving up after"):
         sbatch.submit(wanted)
+
+
+def test_a_silent_sbatch_behind_a_wrapper_is_killed_too(wanted, slurm, monkeypatch):
+    monkeypatch.setattr(sbatch, "TIMEOUT_S", 1)
+    slurm.says("sbatch", f"""timeout 60 sh -c 'echo $$ > {slurm.folder}/pid; sleep 60; :'""")
+    started = time.monotonic()
+    shows(slurm)
+    with pytest.raises(sbatch.NotReachedError):
+        sbatch.submit(replace(wanted, give_up_s=0))
+    assert time.monotonic() - started < 40
+    assert process_start(int((slurm.folder / "pid").read_text())) is None
+
+
+def test_what_escapes_from_a_silent_sbatch_keeps_nobody_waiting(wanted, slurm, monkeypatch):
+    monkeypatch.setattr(sbatch, "TIMEOUT_S", 1)
+    monkeypatch.setattr(sbatch, "KILLED_S", 0.2)
+    slurm.says("sbatch", f"setsid -f sh -c 'echo $$ > {slurm.folder}/pid; exec sleep 60'; sleep 60")
+    shows(slurm)
+    started = time.monotonic()
+    with pytest.raises(ClusterError):
+        sbatch.submit(replace(wanted, give_up_s=0))
+    os.kill(int((slurm.folder / "pid").read_text()), signal.SIGKILL)
+    assert time.monotonic() - started < 40
 
 
 def test_what_is_done_meanwhile_is_not_taken_for_silence(wanted, slurm, monkeypatch):

@@ -47,6 +47,7 @@ QUERY_EVERY_S = 15.0
 QUERIES_S = (0.0, 2.0, 5.0, 10.0, 15.0)  # a busy controller lists a job late
 RETRY_S = (5.0, 10.0, 20.0, 40.0) + (60.0,) * 60  # while Slurm does not respond
 GIVE_UP_S = 900.0
+KILLED_S = 5.0  # to end, for a process that was killed
 TOO_LATE_S = 45.0  # a job that has run for so long may not find its pickle any more
 CANCEL_WAITS_S = (2.0, 5.0, 15.0)
 # So that a Ctrl-C at the terminal does not end sbatch halfway. A session of its own would do that,
@@ -293,11 +294,53 @@ def _run(submission: Submission, started: object) -> JobId | tuple[int | None, s
             submission.meanwhile()
         return None, "", ""
     finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                # the whole group: a wrapper script would leave the real sbatch behind
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        give_up(process)
+
+
+def give_up(started: object) -> bool:
+    """Kill an sbatch, with all that it has started.
+
+    Parameters
+    ----------
+    started
+        What ``start`` returned.
+
+    Returns
+    -------
+    bool
+        False if it has ended already.
+    """
+    if not isinstance(started, _Sbatch) or started.poll() is not None:
+        return False
+    # a wrapper script would leave the real sbatch behind, which ``timeout`` puts into a group of
+    # its own
+    others = _descendants(started.pid)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    for pid in others:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    # what has escaped all the same may keep the pipes open for hours
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        started.communicate(timeout=KILLED_S)
+    for pipe in (started.stdout, started.stderr):
+        if pipe is not None:
+            pipe.close()
+    started.poll()
+    return True
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    parents: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it ended just now
+            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
+            parents.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(name))
+    found = [pid]
+    for each in found:
+        found += parents.get(each, [])
+    return found[1:]
 
 
 def _lookup_command(submission: Submission) -> str:

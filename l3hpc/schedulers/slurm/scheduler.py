@@ -119,6 +119,10 @@ class SlurmScheduler:
         """Whether an sbatch that was started has ended."""
         return sbatch.has_answered(started)
 
+    def give_up(self, started: object) -> bool:
+        """Kill an sbatch that was started, unless it has ended."""
+        return sbatch.give_up(started)
+
     def _submission(self, request: JobRequest) -> sbatch.Submission:
         profile, cluster = self._profile, self._cluster_for(request)
         command = sbatch.sbatch_command(
