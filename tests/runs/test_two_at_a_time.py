@@ -90,6 +90,8 @@ sleep 0.2""")
     assert caught.value.allowed == "nothing was submitted"
     [cancelled] = slurm.calls("scancel")
     assert sorted(cancelled.split()[1:]) == sorted(ids(slurm).values())
+    begun = [line for line in (slurm.folder / "begun").read_text().splitlines() if line[0] == "+"]
+    assert len(ids(slurm)) == len(begun) - 1, "withdrawn before the other sbatch had answered"
     assert not list(plan.folder.path.glob("steps/*/logs/.*.pkl"))
     record = records.read(plan.workspace, plan.run)
     assert record.state == "refused" and not any(step.job for step in record.steps)
