@@ -180,18 +180,29 @@ def recover_job(workspace: Path, record: RunRecord, progress: Progress) -> None:
     progress
         Receives a note.
     """
-    if record.sync_job or not follows(workspace, record):
+    if record.sync_job and _follows_all(record, record.sync_job) or not follows(workspace, record):
         return
     try:
         found = schedulers.of_record(workspace, record).jobs(record).following(record)
     except ClusterError as error:
         _note_failure(progress, record.run, Workspace(workspace).run(record.run).sync_script, error)
         return
-    if found:
+    if found := [job for job in found if _follows_all(record, job.id)]:
         record.sync_job = found[-1].id
         records.write(workspace, record)
     else:
         submit_job(workspace, record, progress, time.time())
+
+
+def _follows_all(record: RunRecord, job: str) -> bool:
+    """Whether a job was submitted after all jobs of the run. That of an earlier submission does not
+    wait for those that a resumption has submitted.
+    """
+    attempts = [attempt for step in record.steps for attempt in step.attempts]
+    ids = [job, *(attempt.base for attempt in attempts)]
+    if len({attempt.cluster for attempt in attempts}) > 1 or not all(map(str.isdecimal, ids)):
+        return True  # each cluster counts for itself, and other schedulers perhaps not at all
+    return max(ids, key=int) == job
 
 
 def _submit(workspace: Path, record: RunRecord, progress: Progress, since: float,

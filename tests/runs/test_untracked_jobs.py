@@ -1,5 +1,7 @@
 """Submissions that were killed: what Slurm has and no record names."""
 
+from dataclasses import replace
+
 import pytest
 from fakeslurm import queue_line
 
@@ -134,3 +136,26 @@ def test_the_job_of_the_report_is_found_or_submitted(chains, slurm, tmp_path, wa
     assert len(slurm.calls("sbatch")) == (3 if was_submitted else 4)
     if not was_submitted:
         assert f"--dependency=afterany:100:101 {script}" in slurm.calls("sbatch")[-1]
+
+
+@pytest.mark.parametrize("was_submitted", [True, False])
+def test_the_job_of_the_report_waits_for_what_was_resumed(chains, slurm, tmp_path, was_submitted):
+    """As after a SIGKILL of a resumption before, or after, it had submitted a new one."""
+    on = chains.profile(name="greene", executor="slurm", slots={}, partition="gpu", report=True)
+    record = submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    assert record.sync_job == "102"
+    record.state, record.steps[1].job = "submitting", "103"
+    record.steps[1].attempts = [replace(record.steps[1].attempts[0], job="103")]
+    records.write(tmp_path, record)
+    (tmp_path / "runs/demo/attempts.jsonl").unlink(missing_ok=True)
+    (slurm.folder / "next").write_text("104")
+    script = tmp_path / "runs/demo/ledger-sync.sbatch"
+    queue_of(slurm, [
+        queue_line("100", "RUNNING"), queue_line("103", "PENDING", "Dependency"),
+        queue_line("102", "PENDING", "Dependency", script=script)] + was_submitted * [
+        queue_line("104", "PENDING", "Dependency", script=script)])
+    record = resume(tmp_path, "demo", on)
+    assert record.sync_job == "104" and record.state == "submitted"
+    assert len(slurm.calls("sbatch")) == (3 if was_submitted else 4)
+    if not was_submitted:
+        assert f"--dependency=afterany:100:103 {script}" in slurm.calls("sbatch")[-1]
