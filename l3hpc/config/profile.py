@@ -21,6 +21,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.config.units import (
     format_memory,
     format_time,
+    memory_setting,
     parse_memory,
     parse_task_memory,
     parse_time,
@@ -418,7 +419,8 @@ class ClusterProfile(Section):
             raise InputError(
                 f"{step} requests {format_memory(wanted.mem_mb)} of memory; "
                 f"{self.name} allows {format_memory(self.limits.mem)}",
-                hint=f"--set {step}.mem={self.limits.mem}MB, or raise limits.mem in cluster.yaml")
+                hint=f"--set {step}.mem={memory_setting(self.limits.mem)}, or raise limits.mem in "
+                     "cluster.yaml")
         if self.limits.time is not None and wanted.job_min > self.limits.time:
             raise InputError(
                 f"{step} requests {wanted.time_text}; "

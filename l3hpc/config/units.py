@@ -145,6 +145,25 @@ def format_memory(mib: int) -> str:
     return f"{mib} MB"
 
 
+def memory_setting(mib: int) -> str:
+    """Return an amount of memory as a setting takes it, exactly: for ``--set STEP.mem=``.
+
+    Parameters
+    ----------
+    mib
+        MiB.
+
+    Examples
+    --------
+    >>> memory_setting(16384), memory_setting(1536), memory_setting(24105)
+    ('16GB', '1.5GB', '24105MB')
+    """
+    for unit, size in (("TB", 1024 * 1024), ("GB", 1024)):
+        if mib >= size and 2 * mib % size == 0:
+            return f"{mib / size:.15g}{unit}"
+    return f"{mib}MB"
+
+
 def format_task_memory(mib: int) -> str:
     """Format the memory that a task requests.
 

@@ -259,7 +259,7 @@ def _run_status(
     if interrupted and state is not RunState.DONE:
         status.notes.insert(0, record.note or "the submitting process was killed before it had "
                                "submitted all jobs")
-    elif record.note and state in (RunState.REFUSED, RunState.CANCELLED):
+    elif record.note not in ("", state.value) and state in (RunState.REFUSED, RunState.CANCELLED):
         status.notes.insert(0, record.note)
     status.notes += [held_message(step.name, step.held_by_administrator) for step in steps
                      if step.held_by_administrator]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from l3hpc.config.units import memory_setting
 from l3hpc.errors import command_line
 from l3hpc.io.values import in_number
 from l3hpc.runs import logs
@@ -403,9 +404,9 @@ def _point_to_log(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         status.last_words = logs.last_lines(of_job or log, began=bool(of_job) or (
             marks.progress is not None or marks.in_setup))
         if marks.exit_code == 137 and not marks.terminated and memory:
-            status.last_words = [*status.last_words[-2:], (
-                "if it needs more memory: " + command_line(
-                    "resume", snapshot.run.run, "--set", f"{status.name}.mem={2 * memory}MB"))]
+            more = f"{status.name}.mem={memory_setting(2 * memory)}"
+            status.last_words = [*status.last_words[-2:], "if it needs more memory: "
+                                 + command_line("resume", snapshot.run.run, "--set", more)]
 
 
 def _note_holds(status: StepStatus, live: Mapping[str, LiveJob]) -> None:

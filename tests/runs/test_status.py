@@ -390,6 +390,10 @@ STAMP = "2026-11-28T16:20:35"
     ("working\nsrun: error: n1: task 0: Killed\n", 137, "step", True,
      "killed by signal 9; no evidence that memory was the cause",
      ["working", "if it needs more memory: l3hpc resume demo --set extract.mem=200MB"]),
+    ("working\n/a b/7_submission.sh: line 39: 2198 Killed                  /bin/python -u -m "
+     "l3hpc.worker.job_entry /a b/logs\n", 137, "step", True,
+     "killed by signal 9; no evidence that memory was the cause",
+     ["working", "if it needs more memory: l3hpc resume demo --set extract.mem=200MB"]),
     *((f"working\nsrun: Job step aborted: Waiting up to 4 seconds for job step to finish.\n"
        f"srun: got SIGCONT\n{said} error: *** JOB 5 ON n2 CANCELLED AT {STAMP}{why} ***\n"
        f"srun: forcing job termination\n{said} error: *** STEP 5.0 ON n2 CANCELLED AT {STAMP}{why} "

@@ -49,7 +49,8 @@ def test_between_the_tasks_of_an_array_nothing_waits_for_earlier_steps(begun, sa
     first = LocalJob(JobState.COMPLETED if begun else JobState.PENDING, "classify", 0, "2", True,
                      ["1"], started=1.0 if begun else None, ended=2.0 if begun else None)
     second = LocalJob(JobState.PENDING, "classify", 1, "2", True, ["1"])
-    local = SimpleNamespace(jobs={"2_0": first, "2_1": second}, runner=lambda: {"host": "here"})
+    local = SimpleNamespace(jobs={"2_0": first, "2_1": second}, runner=lambda: {"host": "here"},
+                            asked_to_stop=lambda: False)
     found, _ = _jobs_of(SimpleNamespace(steps=[]), local)
     assert (found.live["2_1"].waits_for_jobs, found.live["2_1"].reason) == said
 
@@ -218,15 +219,27 @@ def test_a_detached_run_outlives_its_starter_and_is_started_once(chains, tmp_pat
     assert len(exits) == 2
 
 
+def notes(workspace):
+    return status.collect(workspace, ["demo"])[0].notes
+
+
 def test_cancel_reaches_a_detached_run(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"), params={"extract": {"seconds": 600}})
     submit.submit(made, detach=True)
     until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
     pid = LocalJobs(tmp_path, "demo").jobs["1"].pid
-    assert cancel(tmp_path, "demo") == ["2", "1"]
+    runner = LocalJobs(tmp_path, "demo").runner()["pid"]
+    os.kill(runner, signal.SIGSTOP)
+    try:
+        assert cancel(tmp_path, "demo") == ["2", "1"]
+        assert notes(tmp_path) == [
+            "it is being cancelled: running tasks save their work and end"]
+    finally:
+        os.kill(runner, signal.SIGCONT)
     until(lambda: process_start(pid) is None)
     until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
     assert states(tmp_path) == {"extract": "cancelled", "sample": "cancelled"}
+    assert notes(tmp_path) == []
     assert cancel(tmp_path, "demo") == []
 
 

@@ -68,7 +68,7 @@ def test_a_partition_of_unclear_size_is_left_to_sbatch():
      "--set extract.cpus=16"),
     ({}, Resources(mem_mb=65536),
      "extract requests 64 GB of memory; the largest node of partition cpu has 62.5 GB",
-     "--set extract.mem=64000MB"),
+     "--set extract.mem=62.5GB"),
 ])
 def test_what_no_partition_of_the_step_can_run_is_refused(
         chains, slurm, tmp_path, profile, wanted, message, hint):

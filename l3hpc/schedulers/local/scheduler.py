@@ -246,6 +246,8 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
         notes = [f"its local runner, process {runner.get('pid')} on {runner.get('host')}, was last "
                  f"seen at {_clock(seen)}; if it stays silent, it counts as gone from "
                  f"{_clock(seen + DEAD_S)} on"]
+    elif runner is not None and jobs.asked_to_stop():
+        notes = ["it is being cancelled: running tasks save their work and end"]
     return StepJobs(live, ended, queried=True, gone=_GONE), notes
 
 

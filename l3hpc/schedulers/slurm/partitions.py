@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.resources import Resources
-from l3hpc.config.units import format_memory, format_time
+from l3hpc.config.units import format_memory, format_time, memory_setting
 from l3hpc.console.formatting import parse_slurm_time
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.pipelines.planned import Plan, PlannedStep
@@ -178,7 +178,8 @@ def excesses(found: Partition, step: str, kind: str, profile: ClusterProfile,
     if wanted.mem_mb > found.mem_mb and profile.memory_request != "none":
         over.append(Excess(Amount.MEMORY, f"requests {format_memory(wanted.mem_mb)} of memory",
                            f"the largest node of {label} has {format_memory(found.mem_mb)}",
-                           f"--set {step}.mem={found.mem_mb}MB, or name another partition"))
+                           f"--set {step}.mem={memory_setting(found.mem_mb)}, or name another "
+                           "partition"))
     if wanted.cpus > found.cpus:
         over.append(Excess(Amount.CORES, f"requests {wanted.cpus} cores",
                            f"the largest node of {label} has {found.cpus}",
