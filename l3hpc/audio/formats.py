@@ -65,10 +65,16 @@ def describe_ignored(paths: Iterable[Path | str]) -> str:
     --------
     >>> describe_ignored(["a.caf", "b.caf", "c.txt"])
     '3 other files: 2 .caf, 1 .txt'
+    >>> describe_ignored(["a.caf"]), describe_ignored(["a", "b"])
+    ('1 .caf file', '2 files without a suffix')
     """
     kinds = Counter(os.path.splitext(path)[1].lower() or "without a suffix" for path in paths)
     if not kinds:
         return ""
+    if len(kinds) == 1:
+        (kind, count), = kinds.items()
+        files = f"file{'s' * (count != 1)}"
+        return f"{count:,} {kind} {files}" if kind.startswith(".") else f"{count:,} {files} {kind}"
     common = kinds.most_common()
     parts = [f"{count:,} {kind}" for kind, count in common[:LISTED]]
     rest = sum(count for _, count in common[LISTED:])

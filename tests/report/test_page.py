@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -300,3 +301,9 @@ def test_values_by_class_are_no_json():
     shown = record(LedgerRow("sonyc_ust", (("Coarse Tag AUPRC", '{"engine": 0.6125, "dog": null}'),
                                            ("Username", "{ada"))))
     assert [value for _, value in shown.filled] == ["engine 0.613, dog –", "{ada"]
+
+
+def test_a_blocked_step_names_what_blocks_it_in_the_same_line():
+    text = page(ReportData("demo", problems=(Problem("fit", "blocked", "by sample"),)))
+    assert re.search(r"fit: <span class=.bad.>blocked</span> by sample</h3>", text)
+    assert text.count("by sample") == 1

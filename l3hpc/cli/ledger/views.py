@@ -129,7 +129,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     # the columns of the sheet are fixed; parameters that came later have none
     runs = list(dict.fromkeys(str(row.extra["run"]) for row in rows if row.extra.get("run")))
     if len(runs) > 1:
-        say(f"parameters without a column:   {command_line('report', *runs)}")
+        say(f"to compare parameters that have no column:   {command_line('report', *runs)}")
 
 
 @click.command(short_help="Show rows not yet in the sheet, and conflicts.", epilog=examples(
