@@ -27,7 +27,8 @@ from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, notifications, submission_lock
 from l3hpc.runs.dependencies import computed_elsewhere
-from l3hpc.runs.submit_jobs import arrays_of, submit_steps
+from l3hpc.runs.job_scripts import arrays_of
+from l3hpc.runs.submit_jobs import submit_steps
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays

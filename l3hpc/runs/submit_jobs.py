@@ -25,9 +25,9 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
 from l3hpc.runs.interrupts import Interrupts
-from l3hpc.schedulers import pickled_calls, scripts, step_arrays
+from l3hpc.runs.job_scripts import JobScript, calls_of, in_turn
+from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.base import (
-    Call,
     DependencyGoneError,
     GivenUpError,
     JobId,
@@ -39,7 +39,6 @@ from l3hpc.schedulers.base import (
     StartsAhead,
 )
 from l3hpc.workspace import markers, records
-from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.run_record import Attempt, RunRecord
 from l3hpc.workspace.states import RunState, StepState
 
@@ -52,50 +51,6 @@ AHEAD = 200
 # From how many scripts on two are submitted at a time. With a few, the order of the ids is worth
 # more than the milliseconds; more than two would be impolite to slurmctld, and no faster.
 MANY = 20
-
-
-@dataclass
-class _Script:
-    """A script to submit: of a step, of a part of its tasks, or an array of several steps.
-
-    Attributes
-    ----------
-    step : PlannedStep
-        The step, or the first one of the array.
-    path : Path
-        The script.
-    text : str
-        Its text.
-    part : Part or None
-        The tasks that it runs; None for an array of steps.
-    steps : tuple of str
-        Names of its steps.
-    number, count : int
-        Which of the scripts of the step it is, and how many there are.
-    calls : tuple of Call
-        What its jobs run, once ``prepare`` was called.
-    pickles : tuple of Path
-        Those of the calls, until the script is submitted.
-    ahead : JobRequest or None
-        What the scheduler has begun to submit before its turn, until the outcome is known.
-    noted : bool
-        Whether its job is on record.
-    doubtful : bool
-        Whether an attempt before its turn got no answer.
-    """
-
-    step: PlannedStep
-    path: Path
-    text: str
-    part: scripts.Part | None
-    steps: tuple[str, ...]
-    number: int = 0
-    count: int = 1
-    calls: tuple[Call, ...] = ()
-    pickles: tuple[Path, ...] = ()
-    ahead: JobRequest | None = None
-    noted: bool = False
-    doubtful: bool = False
 
 
 @dataclass
@@ -138,7 +93,7 @@ class _Submission:
         return next((entry.attempts[-1].cluster for entry in reversed(self.record.steps)
                      if entry.attempts), None)
 
-    def submit(self, script: _Script, following: _Script | None) -> None:
+    def submit(self, script: JobScript, following: JobScript | None) -> None:
         """Submit a script. following: the next one, which is prepared, and perhaps begun,
         meanwhile.
         """
@@ -152,7 +107,7 @@ class _Submission:
                 self._note(_submit(self, script, following), script)
         self.progress.advance(1)
 
-    def go_ahead(self, script: _Script, following: _Script | None) -> None:
+    def go_ahead(self, script: JobScript, following: JobScript | None) -> None:
         """While a script is being submitted, prepare the following one and begin with it, too."""
         self.meanwhile()
         if following is None or following.noted or following.path in self.failed:
@@ -169,7 +124,7 @@ class _Submission:
             else:
                 self._start(script, following)
 
-    def _start(self, script: _Script, following: _Script) -> None:
+    def _start(self, script: JobScript, following: JobScript) -> None:
         """Begin to submit the following script, if it can be told apart in the queue and does not
         need the job of the first one.
         """
@@ -182,7 +137,7 @@ class _Submission:
             request = _request(self, following, None)
             following.ahead = replace(request, started=self.scheduler.start(request))
 
-    def settle(self, script: _Script | None) -> None:
+    def settle(self, script: JobScript | None) -> None:
         """Wait for the outcome of a script that was begun before its turn."""
         if script is None or script.ahead is None:
             return
@@ -198,7 +153,7 @@ class _Submission:
         except Exception as error:  # raised when its turn has come
             self.failed[script.path] = error
 
-    def _prepare(self, script: _Script) -> None:
+    def _prepare(self, script: JobScript) -> None:
         """Write what the jobs of a script look for, unless that has been done."""
         if script.path in self.failed:
             raise self.failed[script.path]
@@ -210,12 +165,7 @@ class _Submission:
                 self.write_step(self._planned[name])
         if script.part is None:
             write_text(script.path, script.text, durable=False)
-            script.calls = tuple(_call(self.plan.step_folder(name), (0,), index)
-                                 for index, name in enumerate(script.steps))
-        else:
-            folder = self.plan.step_folder(script.step.name)
-            script.calls = tuple(_call(folder, tasks, index, packed=script.part.pack > 1)
-                                 for index, tasks in script.part.elements.items())
+        script.calls = calls_of(self.plan, script)
         script.pickles = pickled_calls.write(script.step, script.calls,
                                              script.step.requeue_limits.time)
 
@@ -223,7 +173,7 @@ class _Submission:
     def _planned(self) -> dict[str, PlannedStep]:
         return {step.name: step for step in self.plan.steps}
 
-    def _note(self, job: JobId, script: _Script) -> None:
+    def _note(self, job: JobId, script: JobScript) -> None:
         """Put what was submitted on record."""
         if script.part is None:
             attempts = {name: _attempt(replace(job, id=f"{job.id}_{index}"), script.path)
@@ -295,7 +245,7 @@ def submit_steps(
     """
     now = _Submission(plan, record, Dependencies(plan, record, elsewhere or {}),
                       schedulers.of(plan.profile, plan.workspace), progress, write_step, meanwhile)
-    todo = _in_turn(plan, steps, texts, live, elsewhere or {})
+    todo = in_turn(plan, steps, texts, live, elsewhere or {})
     now.overlapping = len(todo) >= MANY
     left_out: dict[str, str] = {}
     progress.start("submitting", len(todo), "jobs")
@@ -333,7 +283,7 @@ def submit_steps(
     return left_out
 
 
-def _settle_all(now: _Submission, scripts: Sequence[_Script], error: BaseException) -> list[str]:
+def _settle_all(now: _Submission, scripts: Sequence[JobScript], error: BaseException) -> list[str]:
     """Learn of every job before any is withdrawn. Where the user does not wait any more, return the
     steps of which it is not known.
     """
@@ -352,28 +302,6 @@ def _settle_all(now: _Submission, scripts: Sequence[_Script], error: BaseExcepti
     return unknown
 
 
-def _in_turn(
-    plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, live: Collection[str],
-    elsewhere: Mapping[str, Collection[int]],
-) -> list[_Script]:
-    """The scripts in the order of their submission; an array of steps in the place of its first."""
-    arrays = {array.names[0]: array
-              for array in arrays_of(plan, steps, texts, {*texts, *live}, elsewhere)}
-    with_first = {name for array in arrays.values() for name in array.names[1:]}
-    found = []
-    for step in steps:
-        if step.name not in texts or step.name in with_first:
-            continue
-        if (array := arrays.get(step.name)) is not None:
-            found.append(_Script(array.steps[0], array.script, array.text, None,
-                                 tuple(array.names)))
-            continue
-        folder, own = plan.step_folder(step.name), texts[step.name]
-        found += [_Script(step, folder.script(number), text, part, (step.name,), number, len(own))
-                  for number, (part, text) in enumerate(own)]
-    return found
-
-
 def _refusal(now: _Submission, steps: Sequence[str], error: L3hpcError, before: RunState | None
              ) -> L3hpcError:
     """The error for the user, once what was submitted has been withdrawn, if that is possible.
@@ -390,42 +318,7 @@ def _refusal(now: _Submission, steps: Sequence[str], error: L3hpcError, before: 
     return refusal
 
 
-def arrays_of(
-    plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting: Collection[str],
-    elsewhere: Mapping[str, Collection[int]],
-) -> list[step_arrays.JobArray]:
-    """Group the steps of a sweep that are submitted together.
-
-    A step whose tasks another run computes is submitted alone.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    steps
-        Its steps.
-    texts
-        Step → its scripts.
-    waiting
-        Names of the steps whose jobs have to be waited for.
-    elsewhere
-        As from ``dependencies.computed_elsewhere``.
-    """
-    alone = [step for step in steps if not elsewhere.get(step.name)]
-    return step_arrays.group_steps(plan, alone, texts, waiting)
-
-
-def _call(folder: StepFolder, tasks: tuple[int, ...], index: int, *, packed: bool = False) -> Call:
-    """Tasks of the step frozen in ``folder``, as element ``index`` of the array runs them."""
-    from l3hpc.worker.execute import TaskCall
-    from l3hpc.worker.packed import PackedCall
-
-    config = str(folder.config)
-    work = PackedCall(config, tasks) if packed else TaskCall(config, tasks[0])
-    return Call(work, folder.logs, tasks, index)
-
-
-def _request(now: _Submission, script: _Script, following: _Script | None, refusals: int = 0
+def _request(now: _Submission, script: JobScript, following: JobScript | None, refusals: int = 0
              ) -> JobRequest:
     """What the scheduler is asked for a script. following: the next one, if that may go ahead."""
     plan, step = now.plan, script.step
@@ -455,7 +348,7 @@ def _request(now: _Submission, script: _Script, following: _Script | None, refus
         notify=lambda text: now.progress.note(f"{step.name}: {text}"))
 
 
-def _submit(now: _Submission, script: _Script, following: _Script | None) -> JobId:
+def _submit(now: _Submission, script: JobScript, following: JobScript | None) -> JobId:
     """Submit one script; wait while the queue is full.
 
     There is no time limit: jobs of this very run may have to end first, which takes as long as they
