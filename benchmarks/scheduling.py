@@ -112,7 +112,8 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
         "CPU of Slurm's commands, ms per job"], rows, [
         f"Median of {runs} alternating runs, after Python and its packages have started. l3hpc "
         "also writes the folder of the run, the frozen configs, and its record after every job; "
-        "what a job reads is written while sbatch submits the one before it.",
+        "what a job reads is written while sbatch submits the one before it. Of 20 and more, two "
+        "are submitted at a time where neither needs the other; the loop submits one at a time.",
         "sinfo, which checks the requests, is asked while the run is planned, and is not part of "
         "these times.",
         "submitit alone pickles one function per job; the dependencies are passed by hand.",
