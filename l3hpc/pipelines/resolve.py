@@ -195,7 +195,7 @@ def split_set(text: str) -> tuple[str, str, str]:
     target, equals, value = text.partition("=")
     name, dot, parameter = target.strip().partition(".")
     if not equals or not dot or not name or not parameter:
-        raise InputError(f"--set {text!r} is not step.parameter=value",
+        raise InputError(f"--set {text!r} is not STEP.NAME=VALUE",
                          allowed="for example --set train.epochs=5 or --set classify.mem=40GB")
     return name, parameter, value
 

@@ -185,8 +185,11 @@ class Fit(Step[FitParams]):
                     "rows", where=str(source.path), allowed=f"at most {source.dim}")
             if rows < params.emb_dim:
                 raise InputError(
-                    f"{rows} rows are fewer than the {params.emb_dim} dimensions to keep",
-                    where=str(source.path), hint="Sample more rows, or use a smaller --emb-dim.")
+                    f"the sample has {rows} rows, fewer than the {params.emb_dim} dimensions "
+                    "to keep",
+                    where=str(source.path),
+                    hint=f"Submit again with --emb-dim {rows} or less, with more recordings, or "
+                         "with more --samples.")
         phi = _fit(params, source, rows, task)
         phi.sampled = {**_sampled(source), "sensor": params.sensor}
         save_phi(task.output / "phi.h5", phi)

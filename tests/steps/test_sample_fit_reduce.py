@@ -200,7 +200,7 @@ def test_fit_refuses_too_few_rows_and_too_many_dimensions(runner, extracted):
 def test_fit_refuses_fewer_rows_than_dimensions(runner):
     runner.shards["extract"] = [write_task(runner.artifact("extract"), 0, ["a"], 1)]
     runner.run("sample", {"samples": 4})
-    with pytest.raises(InputError, match="4 rows are fewer than the 5 dimensions"):
+    with pytest.raises(InputError, match="the sample has 4 rows, fewer than the 5 dimensions"):
         runner.run("fit", {"emb_dim": 5})
 
 
