@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from follow import profile, settled, states, until
 
+from l3hpc.config.resources import Resources
 from l3hpc.runs import submit
-from l3hpc.runs.resume import cancel
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.slurm import sbatch
 from l3hpc.workspace import records
 
@@ -87,6 +90,36 @@ def test_a_controller_that_is_away_while_submitting(slurm_plain, wrapped, chains
     gate.unlink()
     assert record.state == "submitted" and len(jobs(slurm_plain) - before) == 2
     assert states(until(tmp_path, "demo", settled)) == dict.fromkeys(NAMES, "done")
+
+
+def test_a_kill_while_two_are_submitted_at_a_time(slurm_plain, wrapped, chains, tmp_path):
+    """Jobs run by then; ``resume`` finds those that are on no record, and submits theirs again."""
+    wrapped('echo >> "$HERE/calls"\n'
+            '"$REAL" "$@"; code=$?\n'
+            '[ "$(wc -l < "$HERE/calls")" -ge 9 ] && kill -9 $PPID\n'
+            'exit $code')
+    before = jobs(slurm_plain)
+    plan = chains.many(tmp_path, 10, 2, profile(chains, slurm_plain))
+    plan = replace(plan, steps=tuple(replace(step, resources=Resources(1, 100, 0, 5))
+                                     for step in plan.steps))
+    if not (child := os.fork()):
+        try:
+            submit.submit(plan)
+        finally:
+            os._exit(9)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    noted = {step.name: step.job for step in records.read(tmp_path, "demo").steps if step.job}
+    assert 7 <= len(noted) < 10
+    wrapped('exec "$REAL" "$@"')
+    resume(tmp_path, "demo", plan.profile)
+    found = until(tmp_path, "demo", settled)
+    assert set(states(found).values()) == {"done"}
+    now = {step.name: step.job for step in records.read(tmp_path, "demo").steps}
+    assert noted.items() <= now.items() and len(set(now.values())) == 20
+    others = jobs(slurm_plain) - before - set(now.values())
+    assert 1 <= len(others) <= 2
+    ended = slurm_plain.command("squeue", "-h", "-t", "all", "-o", "%A %T").splitlines()
+    assert {f"{job} CANCELLED" for job in others} <= set(ended)
 
 
 def test_nothing_is_said_to_be_known_while_the_queue_is_silent(
