@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, overload
 
 from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io import tables
+from l3hpc.io.values import one_line
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs, submission_lock
@@ -365,9 +366,13 @@ class Runs(Sequence[Run]):
 
     def _display_frame(self) -> pandas.DataFrame:
         """The table without columns that are rarely filled and are empty here."""
-        table = self.frame()
-        return table.drop(columns=[name for name in ("damage", "computed_by")
-                                   if not table[name].any()])
+        table = self.frame().rename(index=one_line)  # a folder may have any name
+        for name in ("damage", "computed_by"):
+            if table[name].any():
+                table[name] = table[name].map(one_line)
+            else:
+                del table[name]
+        return table
 
 
 def run(name: str = "latest", workspace: str | os.PathLike[str] | None = None) -> Run:

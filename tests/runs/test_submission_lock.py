@@ -217,3 +217,15 @@ def test_a_submission_that_has_only_begun_is_left_alone(chains, on, tmp_path):
         with pytest.raises(InputError, match="are being submitted by"):
             submit.submit(chains.plan(tmp_path, names=("extract",)))
     assert folder.exists()
+
+
+def test_folders_of_any_name_are_shown_in_a_notebook_as_text(tmp_path):
+    names = ["\x1b]0;title\x07", "two\nlines", "<img src=x>"]
+    for name in names:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        os.utime(tmp_path / "runs" / name, (1, 1))
+    found = l3hpc.runs(tmp_path)
+    assert sorted(found.unsubmitted) == sorted(names) == sorted(found.frame().index)
+    assert "\x1b" not in repr(found) and "\\x1b]0;title\\x07" in repr(found)
+    assert "two\\nlines" in repr(found) and len(repr(found).splitlines()) == 5
+    assert "<img" not in found._repr_html_() and "\x07" not in found._repr_html_()
