@@ -84,9 +84,12 @@ def submit(request: JobRequest, submit_script: Callable[[], JobId]) -> JobId:
     """
     if not request.calls:
         return submit_script()
-    in_array = is_array(request)
+    # one that was begun was checked then, and nothing may fail until its id is known
+    in_array = is_array(request) if request.started is None else None
     job = submit_script()
     request.submitted(job)
+    if in_array is None:
+        in_array = is_array(request)
     # a later attempt writes its script over this one: the job's own has to stay as it was submitted
     kept = StepFolder(request.script.parent).submitted_script(job.id)
     kept.unlink(missing_ok=True)

@@ -214,3 +214,21 @@ fi
     assert slurm.calls("scancel") == []
     for pid in (slurm.folder / "pids").read_text().split():
         assert process_start(int(pid)) is None
+
+
+def test_a_script_that_cannot_be_read_any_more_loses_no_job(plan, slurm, sbatch_that, monkeypatch):
+    sbatch_that("sleep 0.05")
+    real, seen = submit_jobs.pickled_calls.is_array, []
+
+    def is_array(request):
+        seen.append(request.step.name)
+        if seen.count("c5-0") > 1:
+            raise OSError(5, "Input/output error")
+        return real(request)
+
+    monkeypatch.setattr(submit_jobs.pickled_calls, "is_array", is_array)
+    with pytest.raises(OSError, match="Input/output"):
+        submit.submit(plan)
+    [cancelled] = slurm.calls("scancel")
+    assert "c5-0" in ids(slurm)
+    assert sorted(cancelled.split()[1:]) == sorted(ids(slurm).values())
