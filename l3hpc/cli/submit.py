@@ -61,6 +61,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
 
+    place = _place(values["config_file"], values["workspace"])
     asked: list[Scheduler] = []  # while the plan is made
     try:
         plan, swept = plan_from_options(pipeline, values, lambda config: asked.append(
@@ -93,7 +94,8 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     try:
         record = submit.submit(
             plan, detach=detach, progress=progress, scheduler=scheduler,
-            on_submitted=None if as_json else lambda record: click.echo(_submitted(plan, record)))
+            on_submitted=None if as_json else lambda record: click.echo(
+                _submitted(plan, record, place)))
     except InputError as error:
         raise _nothing_submitted(error) from None
     if as_json:
@@ -102,13 +104,13 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     for line in announce(plan.workspace, values["config_file"]) if foreground else ():
         click.echo(line, err=True)
     if foreground and not submit.succeeded(plan.workspace, record):
-        why = command_line("status", plan.run)
+        why = command_line("status", plan.run, *place)
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)
         return EXIT_FAILED
     if foreground and not as_json and any(step.job for step in record.steps):
         # steps that record no row leave files and the report
-        shown = "l3hpc ledger show" if any(map(_tab, plan.steps)) else (
-            command_line("report", plan.run))
+        shown = command_line("ledger", "show", *place) if any(map(_tab, plan.steps)) else (
+            command_line("report", plan.run, *place))
         click.echo(f"\n{plan.run} is done. Results:   {shown}      files: {plan.folder.artifacts}")
     return EXIT_OK
 
@@ -147,7 +149,13 @@ def _arrays(plan: Plan) -> list[str]:
     return [f"  one job array: {' '.join(array.names)}" for array in submit.planned_arrays(plan)]
 
 
-def _submitted(plan: Plan, record: RunRecord) -> str:
+def _place(config_file: str | None, workspace_dir: str | None) -> list[str]:
+    """Return the options without which another command would look for the run elsewhere."""
+    named = (("--config", config_file), ("--workspace", workspace_dir))
+    return [word for option, value in named if value for word in (option, value)]
+
+
+def _submitted(plan: Plan, record: RunRecord, place: Sequence[str]) -> str:
     """Return ``submitted RUN: sample 8812 → fit 8813`` and the next commands."""
     from l3hpc.runs import last_job
     from l3hpc.runs.submit import describe_jobs
@@ -158,8 +166,9 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     tabs = dict.fromkeys(tab for step in plan.steps
                          if step.missing and (tab := _tab(step)))
     lines = ["", f"submitted {plan.run}: {chain}",
-             "follow it with   l3hpc status --watch"]
-    lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}" for tab in tabs]
+             "follow it with   " + command_line("status", "--watch", *place)]
+    lines += [f"results:         {command_line('ledger', 'show', '--tab', tab, *place)}"
+              for tab in tabs]
     if plan.profile.report and (record.sync_job or record.capabilities.runner):
         lines.append(f"report:          {os.path.relpath(plan.folder.report)}, "
                      "when the run has ended")
@@ -304,7 +313,8 @@ def _resume(
         else:
             chain = " → ".join(f"{step} {job}" for step, job in jobs.items())
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
-                       + "\nfollow it with   " + command_line("status", name, "--watch"))
+                       + "\nfollow it with   " + command_line(
+                           "status", name, "--watch", *_place(config_file, workspace_dir)))
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
                                detach=detach, progress=default_progress(), on_planned=announce,

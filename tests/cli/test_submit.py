@@ -109,6 +109,15 @@ def test_the_chain_and_what_to_type_next(say, submitted):
     assert re.search(r"report:  +\S*/runs/upstream\S+/report.html, when the run has ended\n", out)
 
 
+def test_what_to_type_next_names_the_same_configuration_and_workspace(say, submitted):
+    Path("other place.yaml").write_text(Path("cluster.yaml").read_text())
+    code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--config",
+                       "other place.yaml", "--workspace", "there")
+    place = "--config 'other place.yaml' --workspace there"
+    assert code == 0 and f"l3hpc status --watch {place}\n" in out
+    assert f"l3hpc ledger show --tab embedding_approx_mse {place}\n" in out
+
+
 def test_test_only_submits_nothing(say, submitted):
     code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--test-only")
     assert code == 0 and submitted[0][1] is True
