@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.console.terminal import with_controls
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line, shell_word
 from l3hpc.io.values import in_number, log_text, one_line
 
 SHOWN = 5  # runs in the list of ``status``
@@ -52,6 +52,12 @@ def workspace(config_file: str | None, workspace_dir: str | None) -> Path:
     from l3hpc.config import settings
 
     return settings.load(config_file).workspace
+
+
+def place_options(config_file: str | None, workspace_dir: str | None) -> list[str]:
+    """The options without which another command would look for a run elsewhere."""
+    named = (("--config", config_file), ("--workspace", workspace_dir))
+    return [word for option, value in named if value for word in (option, value)]
 
 
 def _completed_workspace(context: click.Context) -> Path | None:
@@ -213,7 +219,8 @@ def status(
     """
     folder, notified = workspace(config_file, workspace_dir), -NOTIFY_EVERY_S
     while True:
-        text, is_active, code = _status_text(folder, run, everything, as_json)
+        text, is_active, code = _status_text(
+            folder, run, everything, as_json, place_options(config_file, workspace_dir))
         # less often than the table is drawn, but in any case when the run has ended
         if watch is not None and (not is_active or time.monotonic() - notified >= NOTIFY_EVERY_S):
             failed = announce(folder, config_file)
@@ -259,7 +266,7 @@ def _cut_to_terminal(text: str) -> str:
 
 
 def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
-                 ) -> tuple[str, bool, int]:
+                 place: Sequence[str]) -> tuple[str, bool, int]:
     """Return the text, whether a run is still active, and the exit code (1 for damaged files)."""
     from l3hpc.runs import display, status, submission_lock
     from l3hpc.workspace import records
@@ -290,6 +297,10 @@ def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
                 "start one with   l3hpc submit upstream   (or try: l3hpc demo)"), False, code
+    for each in found if place else ():
+        each.next, each.then = (
+            command and f"{command} {' '.join(map(shell_word, place))}"
+            for command in (each.next, each.then))
     parts = [display.run_text(each, None if run else COMBINATIONS) for each in found]
     if older > 0:
         parts.append(f"and {older:,} older: l3hpc status --all")

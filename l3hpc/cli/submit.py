@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
-from l3hpc.cli.runs import announce, complete_run, complete_step, workspace, workspace_options
+from l3hpc.cli.runs import (
+    announce,
+    complete_run,
+    complete_step,
+    place_options,
+    workspace,
+    workspace_options,
+)
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 from l3hpc.io.values import in_number
 
@@ -61,7 +68,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
 
-    place = _place(values["config_file"], values["workspace"])
+    place = place_options(values["config_file"], values["workspace"])
     asked: list[Scheduler] = []  # while the plan is made
     try:
         plan, swept = plan_from_options(pipeline, values, lambda config: asked.append(
@@ -147,12 +154,6 @@ def _arrays(plan: Plan) -> list[str]:
     from l3hpc.runs import submit
 
     return [f"  one job array: {' '.join(array.names)}" for array in submit.planned_arrays(plan)]
-
-
-def _place(config_file: str | None, workspace_dir: str | None) -> list[str]:
-    """Return the options without which another command would look for the run elsewhere."""
-    named = (("--config", config_file), ("--workspace", workspace_dir))
-    return [word for option, value in named if value for word in (option, value)]
 
 
 def _submitted(plan: Plan, record: RunRecord, place: Sequence[str]) -> str:
@@ -314,7 +315,7 @@ def _resume(
             chain = " → ".join(f"{step} {job}" for step, job in jobs.items())
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
                        + "\nfollow it with   " + command_line(
-                           "status", name, "--watch", *_place(config_file, workspace_dir)))
+                           "status", name, "--watch", *place_options(config_file, workspace_dir)))
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
                                detach=detach, progress=default_progress(), on_planned=announce,

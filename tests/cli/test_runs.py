@@ -117,6 +117,8 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     assert "sample   3    failed     0/1" in out and "first attempt fails" in out
     assert "fit      4    blocked    0/1        –  by sample" in out
     assert "next: l3hpc logs bad-2 sample\n  then: l3hpc resume bad-2" in out
+    _, out, _ = call(capsys, "status", "bad-2", "--workspace", "ws")
+    assert "logs bad-2 sample --workspace ws\n  then: l3hpc resume bad-2 --workspace ws " in out
 
     code, out, _ = call(capsys, "status", "good", "--json")
     value = json.loads(out)
