@@ -365,8 +365,12 @@ class Runs(Sequence[Run]):
         return str(self._display_frame().to_html(border=0))
 
     def _display_frame(self) -> pandas.DataFrame:
-        """The table without columns that are rarely filled and are empty here."""
+        """The table for people: without columns that are rarely filled and are empty here, and with
+        times to the second.
+        """
         table = self.frame().rename(index=one_line)  # a folder may have any name
+        table["submitted"] = table["submitted"].dt.strftime("%Y-%m-%d %H:%M:%S")
+        table = table.fillna("")
         for name in ("damage", "computed_by"):
             if table[name].any():
                 table[name] = table[name].map(one_line)

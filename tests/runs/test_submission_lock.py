@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -140,7 +141,9 @@ def test_python_lists_what_status_lists(chains, slurm, on, tmp_path):
     assert list(found.unsubmitted) == ["demo"] and list(found.damaged) == ["lost"]
     assert list(found.frame().index) == ["other", "demo", "lost"]
     assert list(found.frame()["state"])[1:] == ["not submitted", "damaged"]
-    assert "demo" in repr(found)
+    shown = repr(found)
+    assert re.search(r"^demo +not submitted  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", shown, re.MULTILINE)
+    assert "None" not in shown and "NaT" not in shown
 
 
 def test_a_submission_killed_before_its_record_is_listed(chains, slurm, on, tmp_path, say):
