@@ -25,6 +25,7 @@ from typing import Any
 
 from l3hpc.errors import ClusterError, L3hpcError
 from l3hpc.io.files import read_json
+from l3hpc.io.values import one_line
 from l3hpc.schedulers import packing, requeue_policy
 from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm import requeue as slurm
@@ -48,6 +49,13 @@ _OUT_OF_MEMORY = re.compile(
     r"|tasks? [\d,-]+: Out Of Memory"         # srun
     r"|out of memory: Killed process|oom-kill:constraint=|invoked oom-killer"  # the kernel
     r"|std::bad_alloc",
+    re.MULTILINE | re.IGNORECASE)
+# srun could not start the command on a node that is overloaded or loses its connections (such as
+# exit code 167, of Slurm's error 4007). Any other reason, such as a wrong MPI type, would return.
+_NOT_LAUNCHED = re.compile(
+    r"^srun: .*\bApplication launch failed: "
+    r"(Job credential expired|Slurmd could not (?:connect IO|spawn I/O thread|fork job)"
+    r"|.*(?:timed out|connection|communication).*)$",
     re.MULTILINE | re.IGNORECASE)
 
 
@@ -78,9 +86,10 @@ def ran_out_of_memory(evidence: str) -> bool:
 def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | None:
     """Decide whether a task whose command has failed is requeued.
 
-    It is if it requests that (``REQUEUE``), if there is evidence that memory ran out, and if
-    Slurm's warning arrived before Python had installed its handler. A SIGKILL alone does not show
-    that memory ran out. Nothing of a cancelled run is requeued.
+    It is if it requests that (``REQUEUE``), if there is evidence that memory ran out, if its node
+    was too busy for srun to start it there, and if Slurm's warning arrived before Python had
+    installed its handler. A SIGKILL alone does not show that memory ran out. Nothing of a cancelled
+    run is requeued.
 
     Parameters
     ----------
@@ -116,6 +125,9 @@ def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | N
     # an error of the task itself explains its end, whatever else the log says of memory
     if kind in MEMORY_ERRORS or marks.error is None and ran_out_of_memory(evidence):
         return decide(folder, task, requeue_policy.MEMORY)
+    if marks.error is None and (failed := _NOT_LAUNCHED.search(evidence)):
+        _log(f"srun could not start the command on this node: {one_line(failed[1])}")
+        return decide(folder, task, requeue_policy.NODE)
     if code in KILLED and marks.error is None:
         _log("killed by signal 9; no evidence that memory was the cause")
     return None

@@ -94,6 +94,27 @@ def test_what_says_that_memory_ran_out(said, wanted):
     assert requeue.ran_out_of_memory(said) is wanted
 
 
+LAUNCH = "srun: error: Application launch failed: "
+
+
+@pytest.mark.parametrize(("said", "error", "wanted"), [
+    (LAUNCH + "Job credential expired", None, ["node failure"]),
+    ("srun: [2026-11-28T16:23:44.270] error: Application launch failed: Slurmd could not connect "
+     "IO", None, ["node failure"]),
+    (LAUNCH + "Socket timed out on send/recv operation", None, ["node failure"]),
+    (LAUNCH + "Communication connection failure", None, ["node failure"]),
+    (LAUNCH + "Job credential expired", {"type": "ValueError"}, []),  # of an earlier line
+    (LAUNCH + "MPI plugin's pre-launch setup failed", None, []),  # would fail again
+    ("l3hpc: Application launch failed: Job credential expired", None, [])])
+def test_a_node_that_is_too_busy_to_start_the_command(task, said, error, wanted):
+    folder, run = task
+    (folder / "logs/100_0_log.err").write_text(f"Starting with a new attempt\n{said}\n")
+    if error:
+        (folder / "markers/0.error.json").write_text(json.dumps(error))
+    assert run(167) == (0 if wanted else 1)
+    assert requeues(folder) == wanted
+
+
 @pytest.mark.parametrize("code", [137, 85, 140])
 def test_what_belongs_to_a_cancelled_run_stays_where_it_is(slurm, tmp_path, monkeypatch, code):
     folder = tmp_path / "runs/demo/steps/train"
