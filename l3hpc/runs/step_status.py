@@ -191,7 +191,8 @@ def describe(snapshot: Snapshot, parents: list[StepStatus], answer: JobAnswer, *
     status = StepStatus(step.name, step.kind, step.job, StepState.PLANNED, min(done, step.tasks),
                         step.tasks, artifact=step.artifact)
     if done >= step.tasks:
-        _describe_done(status, step, snapshot.summary)
+        # the last task writes it after its result, perhaps just after the first reading
+        _describe_done(status, step, snapshot.summary or artifacts.summary(step.artifact))
         if others_unfinished:
             every = {task for attempt in step.attempts for task in attempt.task_ids.values()}
             _note_holds(status, answer.of(record, step, every).live)

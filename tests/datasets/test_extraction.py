@@ -121,7 +121,7 @@ def test_a_recording_whose_embeddings_are_not_finite_is_the_one_that_is_skipped(
                    ).run(tmp_path / "e.h5", tmp_path / "s.csv")
     error = caught.value
     assert "b.wav (gives 1 embedding that is not finite), d.wav (unreadable)" in error.message
-    assert "at most 5% (embed.max_failed)" in error.allowed
+    assert "at most 5% may be unusable (embed.max_failed)" in error.allowed
     assert error.hint.endswith(" with --set embed.max_failed=0.5 --set folds.x=0.5")
     assert not any("\n" in part for part in (error.message, error.allowed, error.hint))
 
@@ -147,7 +147,7 @@ def test_repaired_recordings_are_read_again_by_the_next_attempt(tmp_path):
         (audio / "c.wav").unlink(missing_ok=True)
         with pytest.raises(L3hpcError, match="2 of 3 recordings cannot be used") as caught:
             attempt()
-        assert "after removing them" in caught.value.hint
+        assert "or remove them and submit it again" in caught.value.hint
     soundfile.write(audio / "b.wav", -noise(6), RATE, subtype="FLOAT")
     soundfile.write(audio / "c.wav", noise(6), RATE, subtype="FLOAT")
     assert attempt()["rows"] == 18

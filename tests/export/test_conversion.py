@@ -64,7 +64,7 @@ def test_integers_without_frames_are_refused(made):
     network = made("small", "fp32").network
     for form in ("int8", "int16x8"):
         for none in (None, np.empty((0, 32, 25), np.float32)):
-            with pytest.raises(InputError, match="real frames") as refused:
+            with pytest.raises(InputError, match=f"{form} needs recordings") as refused:
                 convert(network, form, none)
             assert "--calibrate FOLDER" in str(refused.value)
     with pytest.raises(InputError, match="unknown format 'int4'"):

@@ -145,7 +145,7 @@ def test_a_name_stands_for_a_file(tmp_path, model, audio, monkeypatch):
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 def test_refusals(tmp_path, model, audio, dry):
     output = tmp_path / "out"
-    with pytest.raises(InputError, match="real frames") as refused:
+    with pytest.raises(InputError, match="int8 needs recordings") as refused:
         run(model, "--int8", "-o", output, *dry)
     assert "--calibrate FOLDER" in str(refused.value)
     with pytest.raises(InputError, match="no such folder"):

@@ -16,6 +16,7 @@ from l3hpc.io.files import read_json
 from l3hpc.runs import status, submit
 from l3hpc.schedulers.base import JobId
 from l3hpc.schedulers.slurm import commands, identity, sbatch
+from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import Workspace
 
 
@@ -131,3 +132,23 @@ def test_status_reads_the_summary_of_a_finished_step_once(chains, slurm, tmp_pat
     [run] = status.collect(tmp_path)
     assert [step.detail for step in run.steps] == ["3 rows"] * 6
     assert sum(path.endswith("summary.json") for path in opened) == 6
+
+
+def test_a_summary_that_comes_just_after_its_result_is_shown(chains, slurm, tmp_path, monkeypatch):
+    plan = chains.many(tmp_path, 1, 1, site(chains))
+    submit.submit(plan)
+    [step] = plan.steps
+    (step.artifact / "0000").mkdir(parents=True)
+    (step.artifact / "0000/result.json").write_text(json.dumps(
+        {"index": 0, "run": plan.run, "started": 1, "finished": 2}))
+    real = artifacts.summary
+
+    def summary(artifact):
+        found = real(artifact)
+        (step.artifact / "summary.json").write_text(json.dumps(
+            {"text": "3 rows", "started": 1, "finished": 2, "runs": [plan.run]}))
+        return found
+
+    monkeypatch.setattr(artifacts, "summary", summary)
+    [run] = status.collect(tmp_path)
+    assert [step.detail for step in run.steps] == ["3 rows"]

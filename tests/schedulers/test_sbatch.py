@@ -383,8 +383,13 @@ def test_ctrl_c_while_looking_leaves_no_job(chains, slurm, on, tmp_path):
 
     said = Said()
     said.note = lambda words: "trying again" in words and press()
-    with pytest.raises(KeyboardInterrupt):
-        submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=said)
+    # jobs of a shell may start deaf to it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            submission.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=said)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert slurm.calls("scancel") == ["scancel 100"]
     assert records.read(tmp_path, "demo").state == "cancelled"
 

@@ -87,9 +87,12 @@ def test_srun_that_gave_up_waiting_for_a_killed_step_is_not_believed(machine, sl
     """Seen on a busy Slurm 26.05, whose srun then exits with 0: the next step began."""
     slurm.says("srun", 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"')
     hidden = Hidden(machine, slurm, srun=True)
-    found = re.search(r"printf -v result '%s/%04d/result.json' (\S+) ", hidden.path.read_text())
+    text = hidden.path.read_text()
+    artifact = re.search(r"printf -v result '%s/%04d/result.json' (\S+) ", text)[1]
+    hidden.path.write_text(text.replace(f" {artifact} ", f" {machine.folder}/artifact "))
     if has_result:
-        write_json(Path(found[1]) / "0000/result.json", {})
+        (machine.folder / "artifact/0000").mkdir(parents=True)
+        write_json(machine.folder / "artifact/0000/result.json", {})
     gave_up = "/bin/echo 'srun: error: Timed out waiting for job step to complete' >&2"
     assert hidden.run(f"{OOM} {gave_up}; exit 0") == (0 if has_result else 1)
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not has_result)
