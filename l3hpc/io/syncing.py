@@ -1,4 +1,4 @@
-"""What this machine keeps of a disk or file server: files to bring there, names to look up anew."""
+"""Bring written files to disk, and look past the cache of a network file system."""
 
 from __future__ import annotations
 

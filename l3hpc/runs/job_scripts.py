@@ -85,7 +85,7 @@ def in_turn(
             continue
         if (array := arrays.get(step.name)) is not None:
             found.append(JobScript(array.steps[0], array.script, array.text, None,
-                                 tuple(array.names)))
+                                   tuple(array.names)))
             continue
         folder, own = plan.step_folder(step.name), texts[step.name]
         found += [JobScript(step, folder.script(number), text, part, (step.name,), number, len(own))

@@ -2,8 +2,8 @@
 
 It is submitit's own entry point with three differences. Unpickling can execute anything, so only a
 pickle that the user of the job wrote is loaded: in a shared workspace the owner of the folder above
-could replace the folder of a run. What submitit pickles at the end is removed. And where the job
-starts before its pickle has its name, it looks for that also behind the cache of NFS.
+could replace the folder of a run. What submitit pickles at the end is removed. And a job that
+starts before its pickle has its name looks for it past the cache of NFS.
 
 ``--scratch PATH`` after LOGS names a folder on the disk of the node (``worker.node_scratch``), and
 ``--task N`` which task of a packed job this process runs (``worker.packed``).
