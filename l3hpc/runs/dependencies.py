@@ -18,7 +18,7 @@ from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import status
-from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.jobs import JobId
 from l3hpc.workspace import artifacts, attempts, records
 from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.run_record import RunRecord, StepRecord

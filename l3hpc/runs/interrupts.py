@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from l3hpc.schedulers.base import GivenUpError
+from l3hpc.schedulers.requests import GivenUpError
 
 # Ctrl-C is the last one that is let through again: it raises an error at once
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import scripts, step_arrays
-from l3hpc.schedulers.base import Call, JobRequest
+from l3hpc.schedulers.requests import Call, JobRequest
 from l3hpc.workspace.layout import StepFolder
 
 

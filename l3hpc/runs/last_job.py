@@ -24,7 +24,8 @@ from l3hpc.io.files import write_text
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
 from l3hpc.schedulers import scripts
-from l3hpc.schedulers.base import JobId, JobRequest, OutcomeUnknownError, submitted_job
+from l3hpc.schedulers.jobs import JobId, submitted_job
+from l3hpc.schedulers.requests import JobRequest, OutcomeUnknownError
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import RunFolder, Workspace
 from l3hpc.workspace.run_record import RunRecord

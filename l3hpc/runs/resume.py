@@ -25,7 +25,8 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, pack, status, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.schedulers import requeue_policy, scripts
-from l3hpc.schedulers.base import JobId, Scheduler, submitted_job
+from l3hpc.schedulers.base import Scheduler
+from l3hpc.schedulers.jobs import JobId, submitted_job
 from l3hpc.workspace import artifacts, attempts, markers, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord

@@ -18,7 +18,8 @@ from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, collect_damage, command_line
 from l3hpc.runs import submission_lock
 from l3hpc.runs.step_status import Snapshot, StepStatus, describe, read_snapshot, reread
-from l3hpc.schedulers.base import JobAnswer, JobQuery, LiveJob, StepJobs
+from l3hpc.schedulers.base import JobAnswer, JobQuery
+from l3hpc.schedulers.jobs import LiveJob, StepJobs
 from l3hpc.workspace import origin, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord

@@ -16,7 +16,8 @@ from l3hpc.errors import command_line
 from l3hpc.io.values import in_number
 from l3hpc.runs import logs
 from l3hpc.runs.task_state import NO_RESULT, TaskStatus, evaluate
-from l3hpc.schedulers.base import Hold, JobAnswer, LiveJob, StepJobs
+from l3hpc.schedulers.base import JobAnswer
+from l3hpc.schedulers.jobs import Hold, LiveJob, StepJobs
 from l3hpc.workspace import artifacts, attempts, markers, origin
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord

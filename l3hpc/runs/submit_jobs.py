@@ -27,16 +27,15 @@ from l3hpc.runs.dependencies import Dependencies, ParentFailedError
 from l3hpc.runs.interrupts import Interrupts
 from l3hpc.runs.job_scripts import JobScript, calls_of, in_turn
 from l3hpc.schedulers import pickled_calls, scripts
-from l3hpc.schedulers.base import (
+from l3hpc.schedulers.base import Scheduler, StartsAhead
+from l3hpc.schedulers.jobs import JobId
+from l3hpc.schedulers.requests import (
     DependencyGoneError,
     GivenUpError,
-    JobId,
     JobRequest,
     NotReachedError,
     OutcomeUnknownError,
     QueueFullError,
-    Scheduler,
-    StartsAhead,
 )
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.run_record import Attempt, RunRecord

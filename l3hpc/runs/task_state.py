@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from l3hpc.console.formatting import describe_exit, describe_limit, describe_progress, local_time
-from l3hpc.schedulers.base import NEVER_STARTED, EndedJob, Hold, LiveJob, StepJobs
+from l3hpc.schedulers.jobs import NEVER_STARTED, EndedJob, Hold, LiveJob, StepJobs
 from l3hpc.schedulers.requeue_policy import CAP, MEMORY, WARNED
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState

@@ -16,7 +16,7 @@ from typing import Any
 from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console.formatting import clock, table_lines
-from l3hpc.schedulers.base import EndedJob
+from l3hpc.schedulers.jobs import EndedJob
 from l3hpc.workspace import artifacts, attempts, markers, origin, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord

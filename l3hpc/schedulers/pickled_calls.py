@@ -17,7 +17,8 @@ from types import ModuleType
 from l3hpc.errors import ClusterError
 from l3hpc.io.files import create_file, share_file
 from l3hpc.pipelines.planned import PlannedStep
-from l3hpc.schedulers.base import Call, JobId, JobRequest
+from l3hpc.schedulers.jobs import JobId
+from l3hpc.schedulers.requests import Call, JobRequest
 from l3hpc.workspace.layout import StepFolder
 
 _ARRAY = re.compile(r"\n#SBATCH\s+--array[= ]")  # faster than with ^

@@ -26,7 +26,7 @@ def test_one_step_is_the_plain_script(say):
 
 
 def test_it_is_byte_for_byte_what_is_submitted(say, monkeypatch):
-    from l3hpc.schedulers.base import JobId
+    from l3hpc.schedulers.jobs import JobId
     from l3hpc.schedulers.slurm.scheduler import SlurmScheduler
 
     monkeypatch.setattr(SlurmScheduler, "submit", lambda self, request: JobId("1"))

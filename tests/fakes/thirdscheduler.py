@@ -7,7 +7,7 @@ from l3hpc import schedulers
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.schedulers import pickled_calls
-from l3hpc.schedulers.base import EndedJob, JobId, LiveJob, StepJobs
+from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs
 from l3hpc.workspace.states import JobState
 
 NAME = "third"

@@ -9,7 +9,7 @@ from submitted import Case
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.runs import dependencies, resume, status, submit, submit_jobs
-from l3hpc.schedulers.base import DependencyGoneError, QueueFullError
+from l3hpc.schedulers.requests import DependencyGoneError, QueueFullError
 from l3hpc.schedulers.slurm.refusals import classify
 from l3hpc.workspace import records
 

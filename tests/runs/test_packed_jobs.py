@@ -14,7 +14,7 @@ from l3hpc.errors import InputError
 from l3hpc.runs import logs, resume, step_status
 from l3hpc.runs.step_status import read_snapshot
 from l3hpc.runs.task_state import NO_TURN
-from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.local import requeue
 from l3hpc.workspace import attempts, markers, records
 from l3hpc.workspace.local_jobs import LocalJob

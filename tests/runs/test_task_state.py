@@ -5,7 +5,7 @@ import time
 import pytest
 
 from l3hpc.runs.task_state import IN_TURN, NO_RESULT, NO_TURN, evaluate
-from l3hpc.schedulers.base import EndedJob, LiveJob, StepJobs
+from l3hpc.schedulers.jobs import EndedJob, LiveJob, StepJobs
 from l3hpc.workspace.markers import TaskMarks
 from l3hpc.workspace.states import JobState, TaskState
 

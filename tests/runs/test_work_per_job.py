@@ -14,7 +14,7 @@ from fakeslurm import queue_line
 
 from l3hpc.io.files import read_json
 from l3hpc.runs import status, submit
-from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.slurm import commands, identity, sbatch
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import Workspace

@@ -18,7 +18,7 @@ from l3hpc.errors import ClusterError
 from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume
-from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requeue_policy import Policy
 from l3hpc.schedulers.slurm import requeue, sbatch
 from l3hpc.schedulers.slurm.identity import Identity

@@ -21,18 +21,10 @@ from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
 from l3hpc.pipelines.planned import Plan
 from l3hpc.schedulers import pickled_calls
-from l3hpc.schedulers.base import (
-    EndedJob,
-    JobAnswer,
-    JobId,
-    JobQuery,
-    JobRequest,
-    LiveJob,
-    Show,
-    StepJobs,
-    Tasks,
-)
+from l3hpc.schedulers.base import JobAnswer, JobQuery, Show, Tasks
+from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs
 from l3hpc.schedulers.local.runner import Runner
+from l3hpc.schedulers.requests import JobRequest
 from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm.commands import call, clean_environment
 from l3hpc.workspace import records

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.schedulers.base import JobId
+from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.slurm.commands import is_several
 from l3hpc.workspace.layout import StepFolder, Workspace
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord

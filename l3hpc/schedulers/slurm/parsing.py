@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from l3hpc.console.formatting import parse_slurm_time
-from l3hpc.schedulers.base import EndedJob, Hold, LiveJob
+from l3hpc.schedulers.jobs import EndedJob, Hold, LiveJob
 from l3hpc.schedulers.slurm.commands import is_several
 from l3hpc.schedulers.slurm.identity import Origin
 from l3hpc.workspace.states import JobState

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from l3hpc.errors import ClusterError
-from l3hpc.schedulers.base import EndedJob, LiveJob, StepJobs
+from l3hpc.schedulers.jobs import EndedJob, LiveJob, StepJobs
 from l3hpc.schedulers.slurm.commands import call, on_cluster
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.schedulers.slurm.parsing import (

@@ -103,7 +103,7 @@ def release(
     wait_s
         How long to wait for it to be pending, seconds.
     cluster
-        As in ``base.JobId``.
+        As in ``jobs.JobId``.
 
     Raises
     ------

@@ -24,11 +24,8 @@ from typing import Any
 from l3hpc.console.progress import doing
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
-from l3hpc.schedulers.base import (
-    JobId,
-    NotReachedError,
-    OutcomeUnknownError,
-)
+from l3hpc.schedulers.jobs import JobId
+from l3hpc.schedulers.requests import NotReachedError, OutcomeUnknownError
 from l3hpc.schedulers.slurm import parsing, queue
 from l3hpc.schedulers.slurm.commands import (
     call,

@@ -16,17 +16,13 @@ from l3hpc.config.profile import ClusterProfile
 from l3hpc.errors import ClusterError, InputError, command_line
 from l3hpc.pipelines.planned import Plan
 from l3hpc.schedulers import pickled_calls
-from l3hpc.schedulers.base import (
-    EndedJob,
-    JobAnswer,
-    JobId,
-    JobQuery,
+from l3hpc.schedulers.base import JobAnswer, JobQuery, Tasks
+from l3hpc.schedulers.jobs import EndedJob, JobId, StepJobs
+from l3hpc.schedulers.requests import (
     JobRequest,
     NotReachedError,
     OutcomeUnknownError,
     QueueFullError,
-    StepJobs,
-    Tasks,
 )
 from l3hpc.schedulers.requeue_policy import Decision
 from l3hpc.schedulers.slurm import identity, partitions, queue, refusals, requeue, sbatch
