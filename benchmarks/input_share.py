@@ -57,7 +57,7 @@ def ours(folder: Path, engine: str, precision: str, rounds: int) -> dict[str, An
     from l3hpc.embedding.folders import find_recordings
     from l3hpc.embedding.model import load_model
     from l3hpc.models import precision as reduced
-    from l3hpc.models.embedder import BatchesEngine
+    from l3hpc.models.engines import BatchesEngine
     from l3hpc.models.weights import load
 
     def windows(kind: str) -> list[np.ndarray]:

@@ -62,17 +62,11 @@ def tree(path: Path) -> ast.Module:
 
 
 @functools.cache
-def imports(path: Path, for_types: bool = True) -> frozenset[str]:
-    """The modules of ours that a module imports, also inside of functions."""
+def imports(path: Path) -> frozenset[str]:
+    """The modules of ours that a module imports: inside of functions, and for types, too."""
     found: set[str] = set()
     known = set(MODULES)
-    nodes = list(ast.walk(tree(path)))
-    left_out = {child for node in nodes
-                if not for_types and isinstance(node, ast.If)
-                and ast.unparse(node.test) == "TYPE_CHECKING" for child in ast.walk(node)}
-    for node in nodes:
-        if node in left_out:
-            continue
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -119,8 +113,8 @@ def test_nothing_imports_what_is_kept_for_earlier_versions():
 
 
 def test_no_module_imports_itself_through_others():
-    """Imports inside functions count; those for type checkers do not."""
-    below = {name: imports(path, for_types=False) - {name} for name, path in MODULES.items()}
+    """Imports inside functions count, and those for type checkers."""
+    below = {name: imports(path) - {name} for name, path in MODULES.items()}
 
     def reached(name):
         found, next_ones = set(), set(below[name])

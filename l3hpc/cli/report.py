@@ -12,8 +12,8 @@ from l3hpc.cli.runs import complete_run, workspace, workspace_options
 from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:
-    from l3hpc.report.comparison import Comparison
-    from l3hpc.report.data import ReportData, Scores
+    from l3hpc.report.data import ReportData
+    from l3hpc.report.results import Comparison, Scores
 
 EXAMPLES = """\b
 Examples:

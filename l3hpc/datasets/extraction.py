@@ -32,7 +32,8 @@ from l3hpc.errors import L3hpcError
 from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
 from l3hpc.io.npz import read_npz
 from l3hpc.io.values import count_of
-from l3hpc.models.embedder import BatchesEngine, check_network
+from l3hpc.models.embedder import check_network
+from l3hpc.models.engines import BatchesEngine
 
 if TYPE_CHECKING:
     import h5py

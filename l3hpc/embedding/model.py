@@ -26,7 +26,7 @@ from l3hpc.embedding.model_files import (
 )
 from l3hpc.errors import InputError, check_choice
 from l3hpc.models import weights
-from l3hpc.models.embedder import BatchesEngine
+from l3hpc.models.engines import BatchesEngine
 from l3hpc.teachers import find as teachers
 from l3hpc.teachers.base import Options, Teacher
 

@@ -1,14 +1,13 @@
 """Embed audio with a network of this family: in bounded memory, for any number of frames.
 
-The arithmetic is left to an engine (see ``l3hpc.models.engines``); any object with the methods of
-``Engine`` can take its place.
+The arithmetic is left to an engine: any object with the methods of ``engines.Engine``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 
@@ -16,95 +15,11 @@ from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import CutFrames, JoinedFrames, format_seconds, window_samples
 from l3hpc.errors import InputError
+from l3hpc.models.engines import AudioEngine, BatchesEngine, Engine, TensorFlowEngine
 from l3hpc.models.parameters import FoldedNetwork, Parameters
 from l3hpc.models.spec import NetworkSpec, activation_bytes
 
 BATCH_CONVENTIONS = ("A'",)  # kapre-0.1-batch normalises over the batch, on the CPU
-
-
-class Engine(Protocol):
-    """Computes embeddings from spectrograms.
-
-    Attributes
-    ----------
-    name
-        Short name, as users state it.
-    few_shapes
-        Whether a batch of a new size costs time (a trace, a search for kernels), so that incomplete
-        batches are padded.
-    """
-
-    name: str
-    few_shapes: bool
-
-    def batch_size(self, activation_bytes: int) -> int:
-        """A good batch size.
-
-        Parameters
-        ----------
-        activation_bytes
-            Bytes of the network's largest feature map per frame.
-
-        Returns
-        -------
-        int
-            Frames.
-        """
-
-    def run(self, spectrograms: np.ndarray) -> np.ndarray:
-        """Compute a batch.
-
-        Parameters
-        ----------
-        spectrograms
-            (n, bands, times) float32.
-
-        Returns
-        -------
-        numpy.ndarray
-            (n, dim) float32.
-        """
-
-
-@runtime_checkable
-class BatchesEngine(Engine, Protocol):
-    """An engine that starts a batch before the one before has ended, so that no core waits."""
-
-    def run_batches(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Compute batches, in order.
-
-        Parameters
-        ----------
-        batches
-            (n, bands, times) float32 each.
-
-        Yields
-        ------
-        numpy.ndarray
-            (n, dim) float32.
-        """
-
-
-@runtime_checkable
-class AudioEngine(Engine, Protocol):
-    """An engine that also computes the front end, on the device of the network."""
-
-    def embed_audio(self, read: Callable[[int], Sequence[np.ndarray]], batches: Iterable[int]
-                    ) -> Iterator[np.ndarray]:
-        """Compute batches of audio, in order.
-
-        Parameters
-        ----------
-        read
-            Gives the frames of a batch as arrays (n, rate).
-        batches
-            What ``read`` takes: one value per batch.
-
-        Yields
-        ------
-        numpy.ndarray
-            (n, dim) float32.
-        """
 
 
 class EmbedsFrames(Protocol):
@@ -201,8 +116,6 @@ class Embedder:
     def __init__(self, parameters: Parameters | FoldedNetwork, label: str, *, trained: bool = True,
                  threads: int | None = None, engine: Engine | None = None) -> None:
         if engine is None:
-            from l3hpc.models.engines import TensorFlowEngine
-
             folded = parameters.folded() if isinstance(parameters, Parameters) else parameters
             engine = TensorFlowEngine(folded, threads)
         self.spec: NetworkSpec = parameters.spec

@@ -1,4 +1,4 @@
-"""Run a folded network with TensorFlow, and choose the fastest of all engines on this node.
+"""What an engine is; TensorFlow's; and the choice of the fastest on this node.
 
 All engines (others are ``ncnn_engine`` and ``torch_engine``) give the same embeddings to 1e-4
 relative; which one is used is not part of an artifact's fingerprint. On a GPU it is PyTorch where
@@ -20,8 +20,9 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,8 +38,6 @@ from l3hpc.models.tensorflow_log import import_tensorflow, quiet_first_import
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from l3hpc.models.embedder import Engine
-
 CPU_ENGINES = ("tensorflow", "ncnn")  # of which a measurement chooses
 ENGINES = ("tensorflow", "ncnn", "torch")
 CPU_ACTIVATION_BYTES = 96 << 20
@@ -47,6 +46,91 @@ MAX_BATCH = 512
 TIMING_TIMEOUT_S = 300
 TIMED_RUNS = 3
 _tensorflow_process: int | None = None  # the process in which TensorFlow's threads were started
+
+
+class Engine(Protocol):
+    """Computes embeddings from spectrograms.
+
+    Attributes
+    ----------
+    name
+        Short name, as users state it.
+    few_shapes
+        Whether a batch of a new size costs time (a trace, a search for kernels), so that incomplete
+        batches are padded.
+    """
+
+    name: str
+    few_shapes: bool
+
+    def batch_size(self, activation_bytes: int) -> int:
+        """A good batch size.
+
+        Parameters
+        ----------
+        activation_bytes
+            Bytes of the network's largest feature map per frame.
+
+        Returns
+        -------
+        int
+            Frames.
+        """
+
+    def run(self, spectrograms: np.ndarray) -> np.ndarray:
+        """Compute a batch.
+
+        Parameters
+        ----------
+        spectrograms
+            (n, bands, times) float32.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n, dim) float32.
+        """
+
+
+@runtime_checkable
+class BatchesEngine(Engine, Protocol):
+    """An engine that starts a batch before the one before has ended, so that no core waits."""
+
+    def run_batches(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Compute batches, in order.
+
+        Parameters
+        ----------
+        batches
+            (n, bands, times) float32 each.
+
+        Yields
+        ------
+        numpy.ndarray
+            (n, dim) float32.
+        """
+
+
+@runtime_checkable
+class AudioEngine(Engine, Protocol):
+    """An engine that also computes the front end, on the device of the network."""
+
+    def embed_audio(self, read: Callable[[int], Sequence[np.ndarray]], batches: Iterable[int]
+                    ) -> Iterator[np.ndarray]:
+        """Compute batches of audio, in order.
+
+        Parameters
+        ----------
+        read
+            Gives the frames of a batch as arrays (n, rate).
+        batches
+            What ``read`` takes: one value per batch.
+
+        Yields
+        ------
+        numpy.ndarray
+            (n, dim) float32.
+        """
 
 
 def refuse_fork() -> None:

@@ -23,7 +23,8 @@ from l3hpc.audio.files import to_float
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
 from l3hpc.models import engines, openvino_engine, torch_engine
-from l3hpc.models.embedder import Embedder, Engine
+from l3hpc.models.embedder import Embedder
+from l3hpc.models.engines import Engine
 from l3hpc.models.openvino_engine import OpenVinoEngine
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.quantisation import (

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from l3hpc.io.values import count_of
-from l3hpc.report.data import Curve, Epoch, Network, StepFacts, Variance
+from l3hpc.report.data import StepFacts
+from l3hpc.report.results import Curve, Epoch, Network, Variance
 from l3hpc.web.html import element
 from l3hpc.web.svg import (
     WIDE,
@@ -33,7 +34,7 @@ from l3hpc.web.svg import (
 from l3hpc.workspace.states import StepState
 
 if TYPE_CHECKING:
-    from l3hpc.report.detection import Calibration
+    from l3hpc.report.results import Calibration
 
 HEIGHT = 300  # of a full-size figure, in pixels
 PAGE = 1030  # width of a figure that is as wide as the page, in pixels

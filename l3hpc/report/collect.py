@@ -20,19 +20,10 @@ from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import RESULT, open_regular, read_json, task_folders
 from l3hpc.io.tables import read_records
 from l3hpc.report import networks
-from l3hpc.report.data import (
-    Correspondence,
-    Curve,
-    Epoch,
-    Interval,
-    Network,
-    ReportData,
-    Scores,
-    StepFacts,
-    Variance,
-)
+from l3hpc.report.data import ReportData, StepFacts
 from l3hpc.report.detection import read_detection
 from l3hpc.report.ledger_rows import ledger_rows
+from l3hpc.report.results import Correspondence, Curve, Epoch, Interval, Network, Scores, Variance
 from l3hpc.steps import AnyStep, ReportItem, foreign
 from l3hpc.steps import step as step_of
 from l3hpc.workspace.layout import ArtifactFolder

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import direction
 from l3hpc.ledger.store import Store
 from l3hpc.report.collect import history_of, loaded_step, or_note, read_epochs
-from l3hpc.report.data import Epoch
 from l3hpc.report.networks import has_random_weights
+from l3hpc.report.results import Comparison, Epoch, Metric, Variant
 from l3hpc.runs.status import CombinationStatus
 from l3hpc.steps import ReportItem
 from l3hpc.workspace import artifacts
@@ -30,91 +30,6 @@ from l3hpc.workspace.run_record import RunRecord, StepRecord
 MOST_METRICS = 8
 Chain = Mapping[str, StepRecord]  # name in the pipeline → the step
 Rows = Mapping[Path, Sequence[Row]]  # artifact → its rows of the results tables
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that tells how good a result is; ``better``: ``higher``, ``lower`` or ''."""
-
-    name: str
-    better: str = ""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A combination of a sweep, or one of several runs.
-
-    Attributes
-    ----------
-    label
-        Its values as text, or the name of the run.
-    values
-        Swept option, or parameter that differs → its value.
-    state
-        ``done``, or how far it is.
-    metrics
-        Name of a metric → its value, for those that are known.
-    epochs
-        The training history, if there is one.
-    result
-        The summary of the last step.
-    address
-        Of the report of the run; empty if it has none.
-    random_weights
-        Whether it is a run with results of a random-weight teacher.
-    epochs_of
-        The kind of step whose history ``epochs`` is.
-    """
-
-    label: str
-    values: Mapping[str, str]
-    state: str
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    epochs: tuple[Epoch, ...] = ()
-    result: str = ""
-    address: str = ""
-    random_weights: bool = False
-    epochs_of: str = ""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Variants side by side.
-
-    Attributes
-    ----------
-    options
-        What distinguishes them.
-    metrics
-        What came out, the most important first.
-    variants
-        In the order of the sweep, or of the command line.
-    of_runs
-        Whether they are runs, and not the combinations of one sweep.
-    notes
-        Sentences about parts that are missing, and why.
-    """
-
-    options: tuple[str, ...]
-    metrics: tuple[Metric, ...]
-    variants: tuple[Variant, ...]
-    of_runs: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def best(self) -> int | None:
-        """Index of the best variant by the first metric; None if that is unknown, or always equal,
-        or of runs, if only one of them has it.
-        """
-        if not self.metrics or not self.metrics[0].better:
-            return None
-        name, sign = self.metrics[0].name, 1 if self.metrics[0].better == "higher" else -1
-        known = [(sign * variant.metrics[name], -index)
-                 for index, variant in enumerate(self.variants) if name in variant.metrics]
-        if self.of_runs and len(known) < 2:
-            return None
-        equal = len(known) > 1 and len({value for value, _ in known}) == 1
-        return -max(known)[1] if known and not equal else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from l3hpc.io.values import count_of
-from l3hpc.report.comparison import Comparison, Metric, Variant
+from l3hpc.report.results import Comparison, Metric, Variant
 from l3hpc.web.html import element
 from l3hpc.web.svg import (
     WIDE,

@@ -1,219 +1,24 @@
-"""What the report shows, as plain data: no file formats and no layout. ``None`` means unknown."""
+"""What the report of a run shows, as plain data: no file formats and no layout.
+
+What its steps computed is in ``results``. ``None`` means unknown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from l3hpc.report.comparison import Comparison
-    from l3hpc.report.detection import Detection
     from l3hpc.report.ledger_rows import FoldTable, LedgerRow
+    from l3hpc.report.results import (
+        Comparison,
+        Correspondence,
+        Epoch,
+        Network,
+        Scores,
+        Variance,
+    )
     from l3hpc.runs.usage import StepUsage
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the training history.
-
-    Attributes
-    ----------
-    epoch
-        Counted from 1.
-    loss, valid_loss
-        Loss on the training and on the validation set.
-    mae, valid_mae
-        Mean absolute error on the training and on the validation set.
-    """
-
-    epoch: int
-    loss: float | None = None
-    valid_loss: float | None = None
-    mae: float | None = None
-    valid_mae: float | None = None
-
-
-@dataclass(frozen=True)
-class Variance:
-    """How much of the teacher's variance the reduction φ keeps.
-
-    Attributes
-    ----------
-    approx
-        Method of the reduction, such as ``pca``.
-    in_dim, out_dim
-        Dimensions before and after the reduction.
-    samples
-        Number of rows on which φ was fitted.
-    ratios
-        Share of the variance per component, 0 to 1, largest first.
-    kernel
-        That of a kernel PCA, whose variance is not the teacher's; empty for all others.
-    """
-
-    approx: str
-    in_dim: int
-    out_dim: int
-    samples: int | None = None
-    ratios: tuple[float, ...] = ()
-    kernel: str = ""
-
-    @property
-    def method(self) -> str:
-        """``pca`` or ``kernel PCA (RBF)``."""
-        from l3hpc.reduction.header import method_name
-
-        return method_name(self.approx, self.kernel or "linear")
-
-    @property
-    def kept(self) -> float | None:
-        """Share of the variance in the ``out_dim`` dimensions that are kept, 0 to 1."""
-        return sum(self.ratios[: self.out_dim]) if self.ratios else None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Precision against recall of one tag.
-
-    Attributes
-    ----------
-    tag
-        Name of the tag.
-    auprc
-        Area under the curve, 0 to 1.
-    recall, precision
-        Points of the curve, of equal number, each 0 to 1.
-    positives, recordings
-        Recordings that carry the tag, and all recordings.
-    interval
-        Confidence interval of ``auprc``.
-    drawn_auprc
-        Area under the points, where ``auprc`` is the mean of several seeds.
-    """
-
-    tag: str
-    auprc: float | None
-    recall: tuple[float, ...] = ()
-    precision: tuple[float, ...] = ()
-    positives: int | None = None
-    recordings: int | None = None
-    interval: Interval | None = None
-    drawn_auprc: float | None = None
-
-    @property
-    def prevalence(self) -> float | None:
-        """Share of recordings that carry the tag: the precision at chance level."""
-        if self.positives is None or not self.recordings:
-            return None
-        return self.positives / self.recordings
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The metrics of one tag level on one split.
-
-    Attributes
-    ----------
-    split
-        ``validate`` or ``test``.
-    level
-        ``coarse`` or ``fine``.
-    micro_auprc, micro_f1, macro_auprc
-        Metrics over all tags, 0 to 1.
-    curves
-        One per tag.
-    recordings
-        Number of recordings that were scored.
-    confidence
-        Confidence level of the intervals, such as 0.95.
-    intervals
-        Name of a metric → its confidence interval.
-    method, resamples
-        How the intervals were computed, and from how many resamples.
-    spread, seeds
-        Name of a metric → its standard deviation over classifiers that differ in their seed, and
-        the number of them.
-    detection
-        Thresholds, calibration and sensors.
-    """
-
-    split: str
-    level: str
-    micro_auprc: float | None
-    micro_f1: float | None
-    macro_auprc: float | None
-    curves: tuple[Curve, ...] = ()
-    recordings: int | None = None
-    confidence: float | None = None
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
-    method: str = ""
-    resamples: int | None = None
-    spread: Mapping[str, float] = field(default_factory=dict)
-    seeds: int = 1
-    detection: Detection | None = None
-
-
-@dataclass(frozen=True)
-class Network:
-    """Size of a network, counted as on the SEA poster.
-
-    Attributes
-    ----------
-    name, input
-        Labels of the network and of its input, such as ``8,000 Hz, 64 mels``.
-    emb_dim
-        Length of its embedding.
-    parameters
-        Number of parameters, moving statistics of batch normalisation included.
-    activation_values
-        Number of values in the largest single feature map.
-    """
-
-    name: str
-    input: str
-    emb_dim: int
-    parameters: int
-    activation_values: int
-
-    @property
-    def float32_mb(self) -> float:
-        """Parameters in float32, in 10^6 bytes."""
-        return self.parameters * 4 / 1e6
-
-    @property
-    def int8_bytes(self) -> int:
-        """Parameters in 8 bits, in bytes."""
-        return self.parameters
-
-    @property
-    def activation_bytes(self) -> int:
-        """Largest single feature map in float32, in bytes."""
-        return self.activation_values * 4
-
-
-@dataclass(frozen=True)
-class Correspondence:
-    """How often an audio-visual network classified pairs of unseen videos correctly.
-
-    Attributes
-    ----------
-    pairs, right
-        Number of pairs, and of those that were classified correctly.
-    interval
-        Exact binomial confidence interval (95%) of the share of correct answers.
-    matching, non_matching
-        Share of correct answers among matching and among non-matching pairs, 0 to 1.
-    """
-
-    pairs: int
-    right: int
-    interval: Interval
-    matching: float | None = None
-    non_matching: float | None = None
-
 
 @dataclass(frozen=True)
 class StepFacts:

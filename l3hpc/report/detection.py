@@ -1,14 +1,14 @@
 """What the report shows of a detector: thresholds, calibration and sensors.
 
-The data come first, then how they are read from ``evaluation.json``, then tables and figures.
+First how they are read from ``evaluation.json``, then tables and figures.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from markupsafe import Markup
 from typing_extensions import TypedDict
@@ -16,119 +16,19 @@ from typing_extensions import TypedDict
 from l3hpc.errors import InputError
 from l3hpc.io.values import check_mapping
 from l3hpc.report import charts
+from l3hpc.report.results import (
+    Bin,
+    Calibration,
+    Detected,
+    Detection,
+    Scores,
+    SensorScore,
+)
 from l3hpc.web.html import Table
 from l3hpc.web.svg import both_widths, number
 
-if TYPE_CHECKING:
-    from l3hpc.report.data import Scores
-
-
 _NUMBER = re.compile(r"\d+(-(\d+|X))?_")
 FEW_POSITIVES = 10  # a threshold that was chosen on fewer is uncertain
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The pairs of clip and tag whose probability is from ``low`` to ``high``.
-
-    Attributes
-    ----------
-    low, high
-        Ends of the bin, 0 to 1.
-    pairs
-        Their number.
-    predicted, observed
-        Mean probability and frequency; None without pairs.
-    """
-
-    low: float
-    high: float
-    pairs: int
-    predicted: float | None
-    observed: float | None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How well probabilities agree with frequencies.
-
-    Attributes
-    ----------
-    brier, reference, error
-        Brier score, that of always predicting the frequency, and expected calibration error; of a
-        tag, None where its truth is not known.
-    bins, tags
-        The bins, and the same of each tag (without bins); empty for a tag.
-    """
-
-    brier: float | None
-    reference: float | None
-    error: float | None
-    bins: tuple[Bin, ...] = ()
-    tags: Mapping[str, Calibration] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Detected:
-    """A tag at its threshold, on one split.
-
-    Attributes
-    ----------
-    tag
-        Its column in a predictions file.
-    threshold, chosen
-        The threshold, and whether there were positive clips to choose it on.
-    positives
-        Clips that have the tag.
-    precision, recall, f1
-        At the threshold; None where they are not defined.
-    f1_at_half
-        F1 at 0.5.
-    """
-
-    tag: str
-    threshold: float
-    chosen: bool
-    positives: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    f1_at_half: float | None
-
-
-@dataclass(frozen=True)
-class SensorScore:
-    """The clips of one sensor: their number, that of their positives, and their micro-AUPRC."""
-
-    sensor: str
-    clips: int
-    positives: int
-    micro_auprc: float | None
-
-
-@dataclass(frozen=True)
-class Detection:
-    """All of it, of one level on one split.
-
-    Attributes
-    ----------
-    calibration
-        None in evaluations of earlier versions.
-    tags
-        One per tag; empty where ``validate`` was not predicted.
-    micro_f1, macro_f1, micro_f1_at_half, macro_f1_at_half
-        Over all tags, at their thresholds and at 0.5.
-    sensors
-        One per sensor.
-    """
-
-    calibration: Calibration | None = None
-    tags: tuple[Detected, ...] = ()
-    micro_f1: float | None = None
-    macro_f1: float | None = None
-    micro_f1_at_half: float | None = None
-    macro_f1_at_half: float | None = None
-    sensors: tuple[SensorScore, ...] = ()
 
 
 class _Bin(TypedDict):

@@ -16,17 +16,18 @@ from l3hpc._version import __version__
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.io.values import count_of
 from l3hpc.report import charts, comparison_charts, timeline
-from l3hpc.report.comparison import Comparison, Variant
-from l3hpc.report.data import (
+from l3hpc.report.data import ReportData
+from l3hpc.report.detection import detector
+from l3hpc.report.ledger_rows import folds_shown, record
+from l3hpc.report.results import (
+    Comparison,
     Correspondence,
     Interval,
     Network,
-    ReportData,
     Scores,
     Variance,
+    Variant,
 )
-from l3hpc.report.detection import detector
-from l3hpc.report.ledger_rows import folds_shown, record
 from l3hpc.web.html import Table, element, join, render
 from l3hpc.web.svg import between, both_widths, clock, number, significant
 

@@ -22,9 +22,10 @@ from l3hpc.io.files import read_json, write_text
 from l3hpc.io.values import count_of, log_text
 from l3hpc.report import comparison, timeline
 from l3hpc.report.collect import collect, loaded_step
-from l3hpc.report.comparison import Chain, ComparedRun, Comparison
+from l3hpc.report.comparison import Chain, ComparedRun
 from l3hpc.report.data import Changed, Link, Problem, ReportData, StepFacts, StepFiles
 from l3hpc.report.page import page, runs_page
+from l3hpc.report.results import Comparison
 from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
 from l3hpc.steps import AnyStep

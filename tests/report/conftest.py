@@ -8,25 +8,33 @@ import subprocess
 
 import pytest
 
-from l3hpc.report.comparison import Comparison, Metric, Variant
 from l3hpc.report.data import (
     Changed,
-    Curve,
-    Epoch,
     Link,
-    Network,
     Problem,
     ReportData,
-    Scores,
     Span,
     StepFacts,
     StepFiles,
     StepTimes,
     TaskTimes,
-    Variance,
 )
-from l3hpc.report.detection import Bin, Calibration, Detected, Detection, SensorScore
 from l3hpc.report.ledger_rows import LedgerRow
+from l3hpc.report.results import (
+    Bin,
+    Calibration,
+    Comparison,
+    Curve,
+    Detected,
+    Detection,
+    Epoch,
+    Metric,
+    Network,
+    Scores,
+    SensorScore,
+    Variance,
+    Variant,
+)
 from l3hpc.runs.usage import StepUsage
 
 OWN_HOSTS = re.compile(r"https?://([a-z0-9-]+\.)*(googleapis\.com|google\.com|gvt1\.com)[/:]")

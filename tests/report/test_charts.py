@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 import pytest
 
 from l3hpc.report import charts
-from l3hpc.report.data import Curve, Epoch, Network, StepFacts, Variance
-from l3hpc.report.detection import Bin, Calibration
+from l3hpc.report.data import StepFacts
+from l3hpc.report.results import Bin, Calibration, Curve, Epoch, Network, Variance
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -12,10 +12,10 @@ from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.spec import openl3_spec
 from l3hpc.reduction.phi import Phi, save_phi
 from l3hpc.report.collect import collect, read_epochs, read_scores
-from l3hpc.report.data import Epoch, StepFacts
-from l3hpc.report.detection import Bin, Calibration, Detected, SensorScore
+from l3hpc.report.data import StepFacts
 from l3hpc.report.folder import csv_text, write_results
 from l3hpc.report.page import RANDOM_TEACHER, page
+from l3hpc.report.results import Bin, Calibration, Detected, Epoch, SensorScore
 
 CHAIN = ("extract", "sample", "fit", "reduce", "train", "embed", "classify", "evaluate")
 NUMBERS = {"micro_auprc": 0.5, "micro_f1": 0.25, "macro_auprc": 0.125,

@@ -8,9 +8,9 @@ from submitted import Case
 from l3hpc.io.files import write_json
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.report import comparison_charts
-from l3hpc.report.comparison import Comparison, Metric, Variant
-from l3hpc.report.data import Epoch, ReportData
+from l3hpc.report.data import ReportData
 from l3hpc.report.page import compared, page
+from l3hpc.report.results import Comparison, Epoch, Metric, Variant
 from l3hpc.report.run import compare, of_run, write
 from l3hpc.workspace import records
 from l3hpc.workspace.run_record import RunRecord, StepRecord

@@ -6,26 +6,30 @@ import numpy as np
 import pytest
 from chromium import PROGRAM, Browser
 
-from l3hpc.report.comparison import Comparison, Metric, Variant
 from l3hpc.report.data import (
     Changed,
-    Curve,
-    Epoch,
     Link,
-    Network,
     Problem,
     ReportData,
-    Scores,
     Span,
     StepFacts,
     StepFiles,
     StepTimes,
     TaskTimes,
-    Variance,
 )
 from l3hpc.report.detection import plain_tags
 from l3hpc.report.ledger_rows import LedgerRow, record
 from l3hpc.report.page import RANDOM_TEACHER, components_table, page
+from l3hpc.report.results import (
+    Comparison,
+    Curve,
+    Epoch,
+    Metric,
+    Network,
+    Scores,
+    Variance,
+    Variant,
+)
 
 VOID = {"meta", "br"}
 HOSTILE = '"><script>alert(1)</script><img src=http://outside.invalid/x onerror=alert(1)>'
