@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any
 
 from l3hpc.schedulers.requests import GivenUpError
@@ -18,41 +19,51 @@ class Interrupts:
     """Ctrl-C, TERM and HUP, which wait until a job is on record.
 
     To block them is not enough: a thread that does not, as that of the submission lock or of a
-    library, receives them, and Python then interrupts the main thread.
+    library, receives them, and Python then interrupts the main thread. Their handlers cannot be
+    replaced all at once either; so the new one does what the former would do unless they are held.
     """
 
     def __init__(self) -> None:
-        self._handlers: dict[signal.Signals, Any] = {}  # those that are replaced
+        self._handlers: dict[int, Any] = {}  # those that are replaced
+        self._held = False
         self._came: list[int] = []
         self._notice: Callable[[], None] | None = None
         self._said = False
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
+    def hold(self) -> AbstractContextManager[None]:
         """Have them wait within the block."""
-        self._said = False
-        # sbatch inherits this, and finishes too
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            self._replace()
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-            self._restore()
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
-    @contextlib.contextmanager
-    def let_through(self) -> Iterator[None]:
+        def begin() -> None:
+            self._said = False
+            # sbatch inherits this, and finishes too
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            self._replace()
+            self._held = True
+
+        def end() -> None:
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+                self._release()
+            finally:
+                self._restore()
+
+        return _Block(begin, end)
+
+    def let_through(self) -> AbstractContextManager[None]:
         """Let them through after all, within a block of ``hold``."""
-        previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        try:
-            self._restore()
-            yield
-        finally:
-            self._replace()
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        def begin() -> None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._release()
 
-    @contextlib.contextmanager
-    def notice(self, say: Callable[[], None], lookup: Callable[[], str]) -> Iterator[None]:
+        def end() -> None:
+            self._held = True
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+        return _Block(begin, end)
+
+    def notice(self, say: Callable[[], None], lookup: Callable[[], str]
+               ) -> AbstractContextManager[None]:
         """Within a block of ``hold``, say at the first one what is waited for, and raise a
         ``GivenUpError`` at the second one.
 
@@ -72,32 +83,68 @@ class Interrupts:
                 self._said = True
                 say()
 
-        self._notice = notice
-        previous = signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        try:
+        def begin() -> None:
+            self._notice = notice
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             notice()
-            yield
-        finally:
-            self._notice = None
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
-    def _receive(self, number: int, frame: object) -> None:
-        self._came.append(number)
-        if self._notice is not None:
-            self._notice()
+        def end() -> None:
+            self._notice = None
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+        return _Block(begin, end)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            self._came.append(number)
+            if self._notice is not None:
+                self._notice()
+        elif callable(self._handlers[number]):
+            self._handlers[number](number, frame)
+        else:  # the system's own
+            signal.signal(number, self._handlers[number])
+            signal.raise_signal(number)
+
+    def _release(self) -> None:
+        self._held = False
+        came, self._came = self._came, []
+        for each in dict.fromkeys(came):
+            signal.raise_signal(each)
 
     def _replace(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python never interrupts another one
         for number in _SIGNALS:
+            handler = signal.getsignal(number)
             # not those that nohup has set to be ignored
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                self._handlers[number] = signal.signal(number, self._receive)
+            if handler not in (signal.SIG_IGN, None, self._receive):
+                self._handlers[number] = handler
+                signal.signal(number, self._receive)
 
     def _restore(self) -> None:
         for number in _SIGNALS:
-            if number in self._handlers:
-                signal.signal(number, self._handlers.pop(number))
-        came, self._came = self._came, []
-        for each in dict.fromkeys(came):
-            signal.raise_signal(each)
+            if signal.getsignal(number) == self._receive:
+                signal.signal(number, self._handlers[number])
+
+
+class _Block:
+    """A context manager of two functions.
+
+    A generator would be closed late, after the end of ``hold``, if a signal interrupted the
+    ``with`` that has just called it.
+    """
+
+    def __init__(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        self._begin, self._end = begin, end
+
+    def __enter__(self) -> None:
+        # whatever is interrupted has changed something already: pthread_sigmask runs the handlers
+        # of signals that were pending
+        try:
+            self._begin()
+        except BaseException:
+            self._end()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
