@@ -7,7 +7,9 @@ is queried is read again. A step that cannot run because an earlier one failed i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,7 @@ def collect(
     InputError
         If there is no such run, or its record cannot be read.
     """
-    with collect_damage() as damage:
+    with collect_damage() as damage, _no_garbage():
         queries = dict[str, JobQuery]()
         chosen, snapshots = list[RunRecord](), dict[str, list[Snapshot]]()
         for record in _records(workspace, runs, last, broken):
@@ -173,6 +175,20 @@ def collect(
     if damage:
         _note_damage(workspace, statuses, damage)
     return statuses
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Look for no garbage meanwhile: all that is read stays, and of many runs Python would look
+    through it again and again, which takes a fifth of the time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _note_damage(workspace: Path, statuses: Sequence[RunStatus], damage: Sequence[InputError]

@@ -288,7 +288,7 @@ def _describe_done(status: StepStatus, step: StepRecord, summary: dict[str, Any]
     # done before, or meanwhile by another run
     reused = step.state is not StepState.SUBMITTED
     status.state = StepState.REUSED if reused else StepState.DONE
-    status.elapsed_s = None if reused else artifacts.wall_clock_s(Path(step.artifact), summary)
+    status.elapsed_s = None if reused else artifacts.wall_clock_s(step.artifact, summary)
     status.detail = str(summary.get("text") or (step.artifact[-16:] if reused else ""))
 
 

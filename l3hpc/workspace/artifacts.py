@@ -161,7 +161,7 @@ def finished(artifact: Path | str, tasks: int | None = None) -> set[int]:
             and os.path.isfile(f"{artifact}/{name}/{RESULT}")}
 
 
-def results(artifact: Path) -> list[dict[str, Any]]:
+def results(artifact: Path | str) -> list[dict[str, Any]]:
     """Read the results of all finished tasks.
 
     Parameters
@@ -260,7 +260,7 @@ def summary(artifact: Path | str) -> dict[str, Any]:
         return {}
 
 
-def wall_clock_s(artifact: Path, summary: Mapping[str, Any]) -> float | None:
+def wall_clock_s(artifact: Path | str, summary: Mapping[str, Any]) -> float | None:
     """Return the time from the start of the first task to the end of the last one.
 
     Parameters
