@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from l3hpc.arrays.rows import BLOCK_ROWS, RowSource, as_rows
+from l3hpc.arrays.rows import RowSource, as_rows
 from l3hpc.errors import InputError, check_choice
 
 NORMS = ("l2", "l1", "none")
@@ -60,10 +60,10 @@ class FeatureRows:
         """(rows, columns)."""
         return self.rows.shape
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Yield all features in order, at most ``size`` rows at a time."""
         start = 0
-        for chunk in self.rows.chunks(size):
+        for chunk in self.rows.chunks() if size is None else self.rows.chunks(size):
             yield self.of(chunk, slice(start, start + len(chunk)))
             start += len(chunk)
 

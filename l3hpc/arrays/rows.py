@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from l3hpc.errors import InputError
 
 BLOCK_ROWS = 4096
+BLOCK_VALUES = BLOCK_ROWS * 512  # 8 MB in float32
 FLAGS = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
 MAX_TRANSFER = 1 << 30  # bytes per system call; Linux transfers at most 2 GB
 RowIndex: TypeAlias = int | np.integer | slice | Sequence[int] | np.ndarray
@@ -33,7 +34,7 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int = ...) -> Iterator[np.ndarray]:
         """Yield all rows in order, in blocks (m, d) with m at most ``size``."""
 
     def take(self, indices: np.ndarray) -> np.ndarray:
@@ -72,7 +73,32 @@ def require_real(dtype: np.dtype) -> None:
         raise InputError(f"expected real numbers, found values of type {dtype}")
 
 
-def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+def block_rows(columns: int, whole: int = 1) -> int:
+    """How many rows to read at once, so that blocks of long rows are no larger than others.
+
+    Parameters
+    ----------
+    columns
+        Length of a row.
+    whole
+        Rows of a chunk of the file. Blocks are whole chunks where possible: a compressed chunk is
+        decompressed as often as a part of it is read.
+
+    Returns
+    -------
+    int
+        From 1 to ``BLOCK_ROWS``.
+
+    Examples
+    --------
+    >>> block_rows(512), block_rows(6144), block_rows(6144, whole=100), block_rows(6144, whole=500)
+    (4096, 341, 300, 500)
+    """
+    rows = min(BLOCK_ROWS, max(1, BLOCK_VALUES // max(1, columns)))
+    return min(BLOCK_ROWS, max(1, rows // whole) * whole)
+
+
+def rechunk(chunks: Iterable[np.ndarray], size: int | None = None) -> Iterator[np.ndarray]:
     """Regroup rows into blocks of ``size``, so that results do not depend on the input's blocks.
 
     Parameters
@@ -80,7 +106,7 @@ def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np
     chunks
         Blocks (m, d) of any number of rows, all with the same number of columns.
     size
-        Rows per block.
+        Rows per block; None: see ``block_rows``.
 
     Yields
     ------
@@ -99,6 +125,7 @@ def rechunk(chunks: Iterable[np.ndarray], size: int = BLOCK_ROWS) -> Iterator[np
         if chunk.ndim != 2:
             raise InputError(f"expected blocks of shape (rows, columns), found shape {chunk.shape}")
         require_real(chunk.dtype)
+        size = size or block_rows(chunk.shape[1])
         start = 0
         while start < len(chunk):
             # A block that lies within one chunk is passed on without a copy.
@@ -145,8 +172,11 @@ class ArrayRows:
         """Rows and columns."""
         return self._shape
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Yield all rows in order, ``size`` at a time."""
+        if size is None:
+            stored = getattr(self.array, "chunks", None)  # of an HDF5 data set
+            size = block_rows(self._shape[1], stored[0] if stored else 1)
         for start in range(0, self._shape[0], size):
             yield np.asarray(self.array[start:start + size])
 
@@ -160,7 +190,7 @@ class ArrayRows:
         # HDF5 reads ascending row numbers only, each once.
         distinct, back = np.unique(indices, return_inverse=True)
         rows = np.empty((len(distinct), self._shape[1]), self.array.dtype)
-        for start, stop in _runs(distinct):
+        for start, stop in _runs(distinct, block_rows(self._shape[1])):
             first, last = int(distinct[start]), int(distinct[stop - 1])
             block = np.asarray(self.array[first:last + 1])
             rows[start:stop] = block[distinct[start:stop] - first]
@@ -173,7 +203,7 @@ def is_contiguous(indices: np.ndarray) -> bool:
             and bool((np.diff(indices) == 1).all()))
 
 
-def _runs(distinct: np.ndarray, gap: int = 4, longest: int = BLOCK_ROWS) -> list[tuple[int, int]]:
+def _runs(distinct: np.ndarray, longest: int, gap: int = 4) -> list[tuple[int, int]]:
     """Split sorted distinct numbers where two are more than ``gap`` apart, or a run is long.
 
     Reading a few rows too many takes less time than another read.
@@ -214,7 +244,7 @@ class ChunkRows:
             self._shape = (n, d)
         return self._shape
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Yield all rows in order, in blocks of ``size``."""
         return rechunk(self.factory(), size)
 
@@ -263,8 +293,9 @@ class SubsetRows:
         """(rows, columns)."""
         return len(self.indices), self.rows.shape[1]
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Yield the selected rows in order, ``size`` at a time."""
+        size = size or block_rows(self.shape[1])
         for start in range(0, len(self.indices), size):
             yield self.rows.take(self.indices[start:start + size])
 
@@ -296,8 +327,9 @@ class ConcatRows:
         """(rows, columns)."""
         return int(self.starts[-1]), self.parts[0].shape[1]
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Yield all rows in order, in blocks of ``size`` across the parts."""
+        size = size or block_rows(self.shape[1])
         # Across the borders of parts, so that a result does not depend on how a sensor was cut into
         # shards.
         return rechunk((chunk for part in self.parts for chunk in part.chunks(size)), size)

@@ -103,7 +103,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
     click.echo(f"{out}: {'exists already, ' if summary['reused'] else ''}"
                f"{count_of(summary['recordings'], 'recording')} of {count_of(sensors, 'sensor')}, "
                f"{count_of(sum(summary['clips'].values()), 'tagged clip')}"
-               + (f" ({tagged})" if tagged else "") + f", {summary['bytes'] / 1e6:,.0f} MB")
+               + (f" ({tagged})" if tagged else "") + f", {file_size(summary['bytes'])}")
     click.echo(f"next: {command_line('data', 'check', out)}")
 
 

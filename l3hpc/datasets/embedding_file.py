@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.arrays.rows import block_rows
 from l3hpc.errors import InputError, nearest
 from l3hpc.io import hdf5, npz
 
 TEACHER_KEY = "l3_embedding"
 NPZ_KEY = "embedding"
 AUDIO_KEY = "audio"
-ROWS_PER_READ = 8192
 LAYOUT = ("an artifact's folder, or *.h5 with 'l3_embedding' or a reduced key (pca_batch_…), "
            "or *.npz with 'embedding'; train/ and validate/ below are fine")
 _ROW_COLUMNS = ("recording", "frame", "start", "timestamp", "loudness",
@@ -114,13 +114,13 @@ class EmbeddingFile:
         with hdf5.open_hdf5(self.path) as file:
             return self._floats(hdf5.numeric_dataset(file, self.key)[start:stop], start)
 
-    def chunks(self, size: int = ROWS_PER_READ) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Read all rows in order.
 
         Parameters
         ----------
         size
-            Rows at a time.
+            Rows at a time; None: see ``arrays.rows.block_rows``.
 
         Yields
         ------
@@ -135,11 +135,13 @@ class EmbeddingFile:
         if self.path.suffix == ".npz":
             # NPZ arrays cannot be read in part: the whole matrix is in memory either way.
             matrix = self.read()
+            size = size or block_rows(self.dim)
             for start in range(0, self.rows, size):
                 yield matrix[start:start + size]
             return
         with hdf5.open_hdf5(self.path) as file:
             data = hdf5.numeric_dataset(file, self.key)
+            size = size or block_rows(self.dim, data.chunks[0] if data.chunks else 1)
             for start in range(0, self.rows, size):
                 yield self._floats(data[start:start + size], start)
 

@@ -19,7 +19,6 @@ from l3hpc.audio.formats import is_sound
 from l3hpc.datasets.embedding_file import (
     AUDIO_KEY,
     LAYOUT,
-    ROWS_PER_READ,
     TEACHER_KEY,
     EmbeddingFile,
     hdf5_shapes,
@@ -229,13 +228,13 @@ class EmbeddingSource:
         """
         return [part for part in self.parts if part.split == split]
 
-    def chunks(self, size: int = ROWS_PER_READ) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Read all rows of all files in order.
 
         Parameters
         ----------
         size
-            Rows at a time.
+            Rows at a time; None: see ``arrays.rows.block_rows``.
 
         Yields
         ------

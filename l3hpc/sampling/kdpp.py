@@ -28,7 +28,7 @@ import numpy as np
 
 from l3hpc.arrays.features import FeatureRows, features
 from l3hpc.arrays.passes import map_blocks, reproducible_blas
-from l3hpc.arrays.rows import BLOCK_ROWS, Rows, RowSource, as_rows, in_order_only, require_real
+from l3hpc.arrays.rows import Rows, RowSource, as_rows, block_rows, in_order_only, require_real
 from l3hpc.errors import InputError
 from l3hpc.sampling.projection_dpp import sample_projection
 
@@ -304,7 +304,7 @@ class KDPP:
         if len(indices) <= self.dim_:
             chosen = np.asarray(self.rows.take(indices), np.float64)
             return chosen @ chosen.T
-        size = len(indices) if in_order_only(self.rows) else BLOCK_ROWS
+        size = len(indices) if in_order_only(self.rows) else block_rows(self.dim_)
         gram = np.zeros((self.dim_, self.dim_))
         for start in range(0, len(indices), size):
             block = np.asarray(self.rows.take(indices[start:start + size]), np.float64)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l3hpc.arrays.rows import (
-    BLOCK_ROWS,
     ConcatRows,
     Rows,
     RowSource,
     SubsetRows,
+    block_rows,
     is_contiguous,
     rechunk,
 )
@@ -60,7 +60,7 @@ class PartRows:
         """Rows and columns."""
         return self.part.rows, self.part.dim
 
-    def chunks(self, size: int = BLOCK_ROWS) -> Iterator[np.ndarray]:
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """All rows in order."""
         return self.part.chunks(size)
 
@@ -329,7 +329,7 @@ def write_sample(
         data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
                                    chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim))
         at = 0
-        for block in rechunk(_selected(corpus, selections), BLOCK_ROWS):
+        for block in rechunk(_selected(corpus, selections)):
             data[at:at + len(block)] = block
             at += len(block)
         file.create_dataset("recording", data=recording.astype("i4"))
@@ -355,8 +355,9 @@ def _selected(corpus: EmbeddingCorpus, selections: Sequence[FrameSelection]
         if one.embeddings is not None:
             yield one.embeddings
             continue
-        for start in range(0, len(one.rows), BLOCK_ROWS):
-            yield corpus.rows.take(one.rows[start:start + BLOCK_ROWS])
+        size = block_rows(corpus.dim)
+        for start in range(0, len(one.rows), size):
+            yield corpus.rows.take(one.rows[start:start + size])
 
 
 def _write_frames(group: h5py.Group, selections: Sequence[FrameSelection], text: np.dtype) -> None:

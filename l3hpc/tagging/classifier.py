@@ -201,12 +201,15 @@ class Classifier:
         Raises
         ------
         InputError
-            For an unknown pooling, and inputs of another length than in training.
+            For an unknown pooling, inputs of another length than in training, and clips without
+            frames.
         """
         check_choice("pooling", pooling, POOLINGS)
         if x.shape[2] != len(self.scaling.mean):
             raise InputError(f"{x.shape[2]} values per frame; the classifier was trained on "
                              f"{len(self.scaling.mean)}")
+        if not x.shape[1]:
+            raise InputError("clips of 0 frames", allowed="one frame or more")
         clips = np.arange(len(x)) if rows is None else rows
         step = rows_at_once(x)
         return np.concatenate([self._pooled(x[clips[first:first + step]], pooling)

@@ -215,7 +215,7 @@ def rows_at_once(x: np.ndarray | RowFile | ClipInputs) -> int:
     int
         As many as ``BLOCK_BYTES`` hold as float32, at least 1.
     """
-    return max(1, BLOCK_BYTES // (4 * math.prod(x.shape[1:])))
+    return max(1, BLOCK_BYTES // max(1, 4 * math.prod(x.shape[1:])))
 
 
 def _whitening(x: np.ndarray | RowFile, standardize: bool, components: int | None

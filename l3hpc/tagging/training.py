@@ -152,6 +152,9 @@ def _check_arrays(x: Matrix, y: np.ndarray, x_validate: Matrix, y_validate: np.n
         if not len(one):
             raise InputError(f"split '{split}' has no clips with embeddings",
                              allowed="train and validate need at least one clip each")
+        if 0 in one.shape:
+            raise InputError(f"split '{split}': embeddings of shape {tuple(one.shape)}",
+                             allowed="(clips, frames, dimensions), each one or more")
         if len(one) != len(targets):
             raise InputError(f"split '{split}': {len(one)} clips, {len(targets)} targets")
     if x.shape[2] != x_validate.shape[2]:

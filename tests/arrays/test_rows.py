@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l3hpc.arrays.rows import ArrayRows, ChunkRows, ConcatRows, Rows, SubsetRows, as_rows, rechunk
+from l3hpc.arrays.features import FeatureRows
+from l3hpc.arrays.rows import (
+    ArrayRows,
+    ChunkRows,
+    ConcatRows,
+    Rows,
+    SubsetRows,
+    as_rows,
+    block_rows,
+    rechunk,
+)
+from l3hpc.datasets.embedding_file import EmbeddingFile
+from l3hpc.datasets.embeddings import EmbeddingSource
 from l3hpc.errors import InputError
 
 MATRIX = np.arange(60, dtype=np.float32).reshape(20, 3)
@@ -61,6 +73,28 @@ def test_blocks_cut_anew(lengths, size):
     assert sum(map(len, cut)) == len(matrix)
     if cut:
         np.testing.assert_array_equal(np.concatenate(cut), matrix)
+
+
+def test_blocks_of_long_rows_are_as_large_as_those_of_short_ones(tmp_path):
+    shape = (1500, 6144)
+    path = tmp_path / "long.h5"
+    with h5py.File(path, "w") as target:
+        stored = target.create_dataset("l3_embedding", shape, "f4", chunks=(100, 1024))
+        stored[:] = 1
+    part = EmbeddingFile(path)
+    with h5py.File(path, "r") as file:
+        matrix = file["l3_embedding"]
+        whole_chunks = {"HDF5": as_rows(matrix), "embeddings": part,
+                        "corpus": EmbeddingSource(path, "published", [part]),
+                        "features": FeatureRows(matrix)}
+        rows = {"in order": ChunkRows(lambda: [matrix[:]]), "shards": ConcatRows([matrix, matrix]),
+                "subset": SubsetRows(matrix, np.arange(1000))}
+        for name, one in (whole_chunks | rows).items():
+            largest = {max(map(len, one.chunks()))}
+            assert largest == {300 if name in whole_chunks else 341}, name
+    assert block_rows(16) == 4096 and block_rows(10**9) == 1 == block_rows(10**9, whole=1)
+    # a chunk of a file is never cut for that alone, nor are blocks more rows than others
+    assert block_rows(6144, whole=1000) == 1000 and block_rows(6144, whole=10**6) == 4096
 
 
 def test_neighbours_are_read_together():

@@ -24,7 +24,7 @@ def test_synth_then_check(tmp_path):
     city = tmp_path / "city"
     made = run("synth", city, *SMALL)
     assert "6 recordings of 2 sensors, 20 tagged clips" in made.stdout
-    assert "(12 train, 4 validate, 4 test)" in made.stdout
+    assert re.search(r"\(12 train, 4 validate, 4 test\), \d+ kB$", made.stdout, re.M)
     assert f"next: l3hpc data check {city}" in made.stdout
     assert "synthesising the city: 6/6 recordings" in made.stderr
     assert "exists already" in run("synth", city, *SMALL).stdout

@@ -255,6 +255,10 @@ def test_nonsense_is_refused(taxonomy, rng):
         training.train(config, taxonomy, x, y[:7], x, y)
     with pytest.raises(InputError, match="train has 12 dimensions, validate 5"):
         training.train(config, taxonomy, x, y, x[:, :, :5], y)
+    with pytest.raises(InputError, match=r"split 'train': embeddings of shape \(8, 0, 12\)"):
+        training.train(config, taxonomy, x[:, :0], y, x, y)
+    with pytest.raises(InputError, match="clips of 0 frames"):
+        training.train(config, taxonomy, x, y, x, y).predict(x[:, :0])
     with pytest.raises(InputError, match="did you mean 'coarse'"):
         tagging.ClassifierConfig("corse")
     x[0, 0, 0] = np.nan

@@ -22,6 +22,7 @@ from l3hpc.cli.ledger.common import (
     warn_damage,
     workspace_option,
 )
+from l3hpc.console.formatting import file_size
 from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:
@@ -239,11 +240,11 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
         return
     for name, report in reports.items():
         if report.files or report.kept:
-            bundle = f" → {report.bytes_after / 1e6:.1f} MB in {report.bundle}" if report.bundle \
+            bundle = f" → {file_size(report.bytes_after)} in {report.bundle}" if report.bundle \
                 else ""
             click.echo(f"{name}: {count_of(report.files, 'file')} of "
                        f"{count_of(report.runs, 'closed run')}, "
-                       f"{report.bytes_before / 1e6:.1f} MB{bundle}; "
+                       f"{file_size(report.bytes_before)}{bundle}; "
                        f"{count_of(len(report.kept), 'file')} kept")
         for file, reason in report.kept.items():
             if reason in (DAMAGED, NOT_UNDERSTOOD):
