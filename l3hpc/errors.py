@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -131,15 +131,47 @@ class OfflineError(L3hpcError):
     exit_code = EXIT_OFFLINE
 
 
+Words = Sequence[str]  # of a command, without "l3hpc"
+_complete: Callable[[Words], Words] = tuple
+
+
+@contextlib.contextmanager
+def completed_commands(complete: Callable[[Words], Words]) -> Iterator[None]:
+    """Complete the commands that ``command_line`` returns while the block runs.
+
+    The command line does so: what it was told about where things are (``-C``, ``--config``) has to
+    be told to the next command too. It holds in all threads, as the working directory does.
+
+    Parameters
+    ----------
+    complete
+        Called with the words of a command; returns them with the options that they need.
+    """
+    global _complete
+    before, _complete = _complete, complete
+    try:
+        yield
+    finally:
+        _complete = before
+
+
 def command_line(*words: object) -> str:
     """Return an ``l3hpc`` command for a hint, quoted so that it can be pasted into a shell.
+
+    On the command line it repeats the options that say where things are (``completed_commands``).
+    A message names a command in no other way.
+
+    Parameters
+    ----------
+    words
+        The command and its arguments.
 
     Examples
     --------
     >>> command_line("resume", "my run")
     "l3hpc resume 'my run'"
     """
-    return " ".join(("l3hpc", *(shell_word(word) for word in words)))
+    return " ".join(("l3hpc", *map(shell_word, _complete([str(word) for word in words]))))
 
 
 def shell_word(word: object) -> str:

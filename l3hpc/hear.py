@@ -21,7 +21,7 @@ from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_start
 from l3hpc.audio.resample import resample_rows
 from l3hpc.embedding import model as models
 from l3hpc.embedding.embed import HOP_S, check_embedding
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.models.tensorflow_log import import_tensorflow
 
 import_tensorflow()
@@ -86,7 +86,8 @@ def load_model(model_file_path: str = "", **options: Any) -> HearModel:
     if not model_file_path:
         raise InputError("no model was given", where="l3hpc.hear", allowed=models.PATTERNS,
                          hint="hear-validator l3hpc.hear --model student.h5; or write a package "
-                              "with its weights: l3hpc export student.h5 --hear -o hear_student")
+                              "with its weights: " + command_line(
+                                  "export", "student.h5", "--hear", "-o", "hear_student"))
     return HearModel(models.load_model(model_file_path, **options))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from l3hpc.audio.frontends import Frontend
 from l3hpc.audio.resample import resample_rows
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.files import fsync_folder, task_folders
 from l3hpc.io.hdf5 import damage_error, numeric_dataset, open_hdf5
 
@@ -162,7 +162,7 @@ class Batches:
         if not files:
             raise InputError(f"holds no batches for {split!r}", where=str(folder),
                              allowed=f"files {split}_*.h5, or a subfolder {split}",
-                             hint="Make them from videos: l3hpc submit avc")
+                             hint=f"Make them from videos: {command_line('submit', 'avc')}")
         return cls(files)
 
     @property

@@ -12,6 +12,7 @@ import sys
 import click
 
 from l3hpc._version import __version__
+from l3hpc.cli.place import place_option, repeated
 from l3hpc.console import terminal
 from l3hpc.errors import (
     EXIT_CODES,
@@ -21,6 +22,7 @@ from l3hpc.errors import (
     InputError,
     L3hpcError,
     collect_damage,
+    command_line,
     nearest,
 )
 from l3hpc.io.values import one_line
@@ -103,7 +105,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EXAMPLES,
              context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show Python tracebacks for errors.")
-@click.option("-C", "--directory", type=click.Path(exists=True, file_okay=False),
+@place_option("-C", "--directory", type=click.Path(exists=True, file_okay=False),
               help="Run as if started in this folder.")
 @click.version_option(__version__, prog_name="l3hpc")
 def cli(debug: bool, directory: str | None) -> None:
@@ -135,7 +137,7 @@ def show_error(error: L3hpcError) -> None:
 def _usage(error: click.ClickException) -> L3hpcError:
     """Return click's error about an option or argument in our own form."""
     context = getattr(error, "ctx", None)
-    hint = f"{context.command_path} --help" if context is not None else None
+    hint = command_line(*context.command_path.split()[1:], "--help") if context else None
     if isinstance(error, click.NoSuchOption) and error.possibilities:
         # click offers --help for --model, and the line below names it anyway
         error = click.NoSuchOption(error.option_name, ctx=error.ctx, possibilities=[
@@ -174,7 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
         atexit.register(gc.freeze)
     with terminal.safe_output():
         out, err = sys.stdout, sys.stderr
-        with collect_damage() as damage:
+        with collect_damage() as damage, repeated(cli):
             code = _run(sys.argv[1:] if arguments is None else arguments)
         with contextlib.suppress(OSError):
             for error in damage:

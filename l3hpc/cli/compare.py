@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.cli.place import complete_run, workspace, workspace_options
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import shlex
 
 import click
 
+from l3hpc.cli.place import config_option, place_option
 from l3hpc.config.units import format_memory, format_time
 from l3hpc.errors import EXIT_OK, EXIT_USAGE
 
@@ -29,11 +30,9 @@ def command() -> None:
     """
 
 
-_CLUSTER = click.option("--cluster", metavar="NAME",
+_CLUSTER = place_option("--cluster", metavar="NAME",
                         help="Cluster profile. [default: that of cluster.yaml, or local]")
-_FILE = click.option("--config", "config_file", metavar="FILE",
-                     help="Configuration file. [default: cluster.yaml in this folder, "
-                          "or else the installation's]")
+_FILE = config_option()
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -8,6 +8,7 @@ import sys
 import click
 from click.shell_completion import CompletionItem
 
+from l3hpc.cli.place import config_option, place_option
 from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK
 from l3hpc.findings import Finding
@@ -37,11 +38,9 @@ def _complete_pipeline(context: click.Context, parameter: click.Parameter, incom
 
 @click.command(epilog=EXAMPLES)
 @click.argument("pipelines", nargs=-1, metavar="[PIPELINE]...", shell_complete=_complete_pipeline)
-@click.option("--cluster", metavar="NAME",
+@place_option("--cluster", metavar="NAME",
               help="Profile to check. [default: that of cluster.yaml]")
-@click.option("--config", "path", metavar="FILE", type=click.Path(dir_okay=False),
-              help="Configuration file. [default: cluster.yaml in this folder, "
-                   "or else the installation's]")
+@config_option("path")
 @click.option("--quick", is_flag=True,
               help="Skip slow checks: no TensorFlow, no test job, no sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")

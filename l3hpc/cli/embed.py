@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.cli.place import complete_run, workspace, workspace_options
 from l3hpc.console.progress import Progress, default_progress, reporting
 from l3hpc.errors import EXIT_FAILED, InputError
 from l3hpc.io.values import count_of

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from l3hpc.cli.embed import complete_model, model_of_run
-from l3hpc.cli.runs import workspace_options
+from l3hpc.cli.place import workspace_options
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError
 

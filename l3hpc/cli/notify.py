@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from l3hpc.cli.place import place_option, workspace, workspace_options
 from l3hpc.cli.planning import complete_cluster
-from l3hpc.cli.runs import error_lines, workspace, workspace_options
+from l3hpc.cli.runs import error_lines
 from l3hpc.errors import EXIT_OFFLINE, EXIT_OK, InputError, command_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ The exit code is 75 if a service rejected a message; it is retried on the next r
 @click.option("--cron", is_flag=True, help="Print a crontab line for this machine.")
 @click.option("--every", metavar="MINUTES", type=click.IntRange(1, 59), default=5,
               show_default=True, help="With --cron: interval in minutes.")
-@click.option("--cluster", metavar="NAME", shell_complete=complete_cluster,
+@place_option("--cluster", metavar="NAME", shell_complete=complete_cluster,
               help="With --test: the profile. [default: that of cluster.yaml]")
 @click.option("--dry-run", is_flag=True, help="Show what would be sent; send nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the messages as JSON.")

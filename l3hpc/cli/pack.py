@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.cli.place import complete_run, workspace, workspace_options
 from l3hpc.console.formatting import file_size
 from l3hpc.errors import command_line
 from l3hpc.io.values import count_of

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.cli.runs import complete_run
+from l3hpc.cli.place import complete_run, config_option, place_option, remember
 from l3hpc.errors import InputError, nearest
 from l3hpc.pipelines.options import OPTIONS, Option
 
@@ -205,7 +205,8 @@ def plan_options(command: Command) -> Command:
     """Add the argument PIPELINE and all options of a plan to a command."""
     options = [
         *(_click(option) for option in OPTIONS.values()),
-        *(click.option(name, metavar="PATH", help=f"{text} [default: that of cluster.yaml]")
+        *(click.option(name, metavar="PATH", help=f"{text} [default: that of cluster.yaml]",
+                       callback=remember if name == "--workspace" else None)
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",
                      help="The validate/ folder, if --embedding-dir is a train/ folder."),
@@ -229,11 +230,9 @@ def plan_options(command: Command) -> Command:
             "Run all combinations of these values in one run; STEP.NAME=… for any parameter. "
             "Repeatable.")),
         click.option("--name", help="Prefix of the run's name. [default: name of the pipeline]"),
-        click.option("--cluster", metavar="NAME", shell_complete=complete_cluster,
+        place_option("--cluster", metavar="NAME", shell_complete=complete_cluster,
                      help="Cluster profile. [default: that of cluster.yaml, or local]"),
-        click.option("--config", "config_file", metavar="FILE",
-                     help="Configuration file. [default: cluster.yaml in this folder, "
-                          "or else the installation's]"),
+        config_option(),
         click.option(HELP_ALL, is_flag=True, is_eager=True, expose_value=False,
                      callback=_show_all, help="List the options of all pipelines and exit."),
     ]

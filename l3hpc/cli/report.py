@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.cli.place import complete_run, workspace, workspace_options
 from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:

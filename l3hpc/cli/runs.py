@@ -1,8 +1,4 @@
-"""``l3hpc cancel``, ``usage``, ``status`` and ``logs``.
-
-The first part is shared by all commands about runs: the options of the workspace, and completion of
-the names of runs and steps.
-"""
+"""``l3hpc cancel``, ``usage``, ``status`` and ``logs``."""
 
 from __future__ import annotations
 
@@ -10,94 +6,20 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
+from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.console.terminal import with_controls
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line, shell_word
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
 from l3hpc.io.values import in_number, log_text, one_line
 
 SHOWN = 5  # runs in the list of ``status``
 COMBINATIONS = 10  # of each sweep in that list
 ASK_SLURM_EVERY_S = 10.0
 NOTIFY_EVERY_S = 60.0  # while runs move; at their end at once
-
-
-# --- the workspace --------------------------------------------------------------------------------
-
-def workspace_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--workspace`` and ``--config``, passed as ``workspace_dir`` and ``config_file``."""
-    for option in (
-        click.option("--config", "config_file", type=click.Path(dir_okay=False), metavar="FILE",
-                     help="Configuration file. [default: cluster.yaml in this folder, "
-                          "or else the installation's]"),
-        click.option("--workspace", "workspace_dir", type=click.Path(file_okay=False),
-                     metavar="DIR", help="Workspace folder. [default: from cluster.yaml]"),
-    ):
-        function = option(function)
-    return function
-
-
-def workspace(config_file: str | None, workspace_dir: str | None) -> Path:
-    """The workspace that the options, cluster.yaml and the environment name."""
-    if workspace_dir is not None:
-        if not workspace_dir:
-            raise InputError("--workspace: the path is empty")
-        return Path(workspace_dir).absolute()
-    from l3hpc.config import settings
-
-    return settings.load(config_file).workspace
-
-
-def place_options(config_file: str | None, workspace_dir: str | None) -> list[str]:
-    """The options without which another command would look for a run elsewhere."""
-    named = (("--config", config_file), ("--workspace", workspace_dir))
-    return [word for option, value in named if value for word in (option, value)]
-
-
-def _completed_workspace(context: click.Context) -> Path | None:
-    """Return the workspace for completion; None if the configuration is wrong."""
-    from l3hpc.errors import L3hpcError
-
-    try:
-        # submit and render have it among their paths
-        folder = context.params.get("workspace_dir") or context.params.get("workspace")
-        return workspace(context.params.get("config_file"), folder)
-    except L3hpcError:  # a message would break into the line that is being typed
-        return None
-
-
-def complete_run(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Complete the names of runs."""
-    from l3hpc.workspace import records
-
-    folder = _completed_workspace(context)
-    names = [] if folder is None else ["latest", *records.names(folder)]
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-
-def complete_step(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Complete the names of the steps of the run that was typed before."""
-    from l3hpc.errors import L3hpcError
-    from l3hpc.workspace import records
-
-    folder, run = _completed_workspace(context), context.params.get("run")
-    if folder is None or not run:
-        return []
-    try:
-        record = records.read(folder, records.find(folder, run))
-    except L3hpcError:
-        return []
-    return [CompletionItem(step.name) for step in record.steps if step.name.startswith(incomplete)]
 
 
 # --- cancel and usage -----------------------------------------------------------------------------
@@ -219,8 +141,7 @@ def status(
     """
     folder, notified = workspace(config_file, workspace_dir), -NOTIFY_EVERY_S
     while True:
-        text, is_active, code = _status_text(
-            folder, run, everything, as_json, place_options(config_file, workspace_dir))
+        text, is_active, code = _status_text(folder, run, everything, as_json)
         # less often than the table is drawn, but in any case when the run has ended
         if watch is not None and (not is_active or time.monotonic() - notified >= NOTIFY_EVERY_S):
             failed = announce(folder, config_file)
@@ -266,7 +187,7 @@ def _cut_to_terminal(text: str) -> str:
 
 
 def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
-                 place: Sequence[str]) -> tuple[str, bool, int]:
+                 ) -> tuple[str, bool, int]:
     """Return the text, whether a run is still active, and the exit code (1 for damaged files)."""
     from l3hpc.runs import display, status, submission_lock
     from l3hpc.workspace import records
@@ -296,14 +217,11 @@ def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
     if not found and not unsubmitted:
         return ("no other runs yet" if broken else
                 f"no runs yet in {folder}\n"
-                "start one with   l3hpc submit upstream   (or try: l3hpc demo)"), False, code
-    for each in found if place else ():
-        each.next, each.then = (
-            command and f"{command} {' '.join(map(shell_word, place))}"
-            for command in (each.next, each.then))
+                f"start one with   {command_line('submit', 'upstream')}   "
+                f"(or try: {command_line('demo')})"), False, code
     parts = [display.run_text(each, None if run else COMBINATIONS) for each in found]
     if older > 0:
-        parts.append(f"and {older:,} older: l3hpc status --all")
+        parts.append(f"and {older:,} older: {command_line('status', '--all')}")
     parts += [display.unsubmitted_text(each) for each in unsubmitted]
     return "\n\n".join(parts), is_active, code
 
@@ -422,4 +340,4 @@ def _list(workspace_folder: Path, run: str, as_json: bool) -> None:
               else f"{row['bytes']:,} bytes  {row['log']}") for row in rows]
     for line in formatting.table_lines(cells, indent="", at_least={1: 9}):
         click.echo(line)
-    click.echo(f"\nto print one:   {command_line('logs', run)} STEP", err=True)
+    click.echo(f"\nto print one:   {command_line('logs', run, 'STEP')}", err=True)

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
-from l3hpc.cli.runs import (
-    announce,
-    complete_run,
-    complete_step,
-    place_options,
-    workspace,
-    workspace_options,
-)
+from l3hpc.cli.runs import announce
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
 from l3hpc.io.values import in_number
 
@@ -68,7 +62,6 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
 
-    place = place_options(values["config_file"], values["workspace"])
     asked: list[Scheduler] = []  # while the plan is made
     try:
         plan, swept = plan_from_options(pipeline, values, lambda config: asked.append(
@@ -102,7 +95,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
         record = submit.submit(
             plan, detach=detach, progress=progress, scheduler=scheduler,
             on_submitted=None if as_json else lambda record: click.echo(
-                _submitted(plan, record, place)))
+                _submitted(plan, record)))
     except InputError as error:
         raise _nothing_submitted(error) from None
     if as_json:
@@ -111,13 +104,13 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     for line in announce(plan.workspace, values["config_file"]) if foreground else ():
         click.echo(line, err=True)
     if foreground and not submit.succeeded(plan.workspace, record):
-        why = command_line("status", plan.run, *place)
+        why = command_line("status", plan.run)
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)
         return EXIT_FAILED
     if foreground and not as_json and any(step.job for step in record.steps):
         # steps that record no row leave files and the report
-        shown = command_line("ledger", "show", *place) if any(map(_tab, plan.steps)) else (
-            command_line("report", plan.run, *place))
+        shown = command_line("ledger", "show") if any(map(_tab, plan.steps)) else (
+            command_line("report", plan.run))
         click.echo(f"\n{plan.run} is done. Results:   {shown}      files: {plan.folder.artifacts}")
     return EXIT_OK
 
@@ -156,7 +149,7 @@ def _arrays(plan: Plan) -> list[str]:
     return [f"  one job array: {' '.join(array.names)}" for array in submit.planned_arrays(plan)]
 
 
-def _submitted(plan: Plan, record: RunRecord, place: Sequence[str]) -> str:
+def _submitted(plan: Plan, record: RunRecord) -> str:
     """Return ``submitted RUN: sample 8812 → fit 8813`` and the next commands."""
     from l3hpc.runs import last_job
     from l3hpc.runs.submit import describe_jobs
@@ -167,8 +160,8 @@ def _submitted(plan: Plan, record: RunRecord, place: Sequence[str]) -> str:
     tabs = dict.fromkeys(tab for step in plan.steps
                          if step.missing and (tab := _tab(step)))
     lines = ["", f"submitted {plan.run}: {chain}",
-             "follow it with   " + command_line("status", "--watch", *place)]
-    lines += [f"results:         {command_line('ledger', 'show', '--tab', tab, *place)}"
+             "follow it with   " + command_line("status", "--watch")]
+    lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}"
               for tab in tabs]
     if plan.profile.report and (record.sync_job or record.capabilities.runner):
         lines.append(f"report:          {os.path.relpath(plan.folder.report)}, "
@@ -314,8 +307,7 @@ def _resume(
         else:
             chain = " → ".join(f"{step} {job}" for step, job in jobs.items())
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
-                       + "\nfollow it with   " + command_line(
-                           "status", name, "--watch", *place_options(config_file, workspace_dir)))
+                       + "\nfollow it with   " + command_line("status", name, "--watch"))
 
     record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
                                detach=detach, progress=default_progress(), on_planned=announce,

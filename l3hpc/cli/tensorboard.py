@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from l3hpc.cli.runs import complete_run, workspace, workspace_options
+from l3hpc.cli.place import complete_run, workspace, workspace_options
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 
@@ -76,4 +76,4 @@ def _hint(runs: list[RunRecord]) -> str:
             options.append(f"--set {entry.kind}.tensorboard=true")
     lines = [f"submit with {option}" for option in dict.fromkeys(options)]
     return "\n".join([*lines, f"The curves of every run: {command_line('report', runs[0].run)}, or "
-                              "l3hpc ledger export --html FILE"])
+                              + command_line("ledger", "export", "--html", "FILE")])

@@ -21,7 +21,7 @@ from l3hpc.arrays.rows import RowFile
 from l3hpc.datasets.corpus import npz_name
 from l3hpc.datasets.embedding_file import EmbeddingFile, finite_float32
 from l3hpc.datasets.embeddings import open_source
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.files import is_task_folder, task_folders, write_bytes
 from l3hpc.io.hdf5 import numeric_dataset, open_hdf5, read_strings
 from l3hpc.io.npz import read_npy
@@ -137,8 +137,8 @@ def find_clips(folder: Path | str, files: Sequence[str]) -> ClipBags:
             in_number(f"holds no embeddings of [the clip|any of the {len(files)} clips]",
                       len(files)), where=str(folder),
             allowed="an embed artifact, or <clip name>.npz with 'embedding' for every clip",
-            hint="Embed these clips first: l3hpc submit downstream (SONYC-UST), submit clips, "
-                 "submit us8k or submit esc50")
+            hint=f"Embed these clips first: {command_line('submit', 'downstream')} (SONYC-UST), "
+                 "submit clips, submit us8k or submit esc50")
     return ClipBags(folder, is_artifact, present, [name for name in files if name not in present])
 
 

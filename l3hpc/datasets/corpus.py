@@ -125,7 +125,8 @@ def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recor
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("no such folder of audio", where=str(folder),
-                         hint="Name a folder of audio, or make one: l3hpc data synth FOLDER")
+                         hint="Name a folder of audio, or make one: "
+                              + command_line("data", "synth", "FOLDER"))
     table = read_table(folder / TABLE) if (folder / TABLE).is_file() else {}
     with doing(f"listing {printable(str(folder))}"):
         files = dict(_walk(folder))

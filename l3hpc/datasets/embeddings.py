@@ -360,7 +360,8 @@ def _artifact_files(
         for folder in folders:
             if not is_task_folder(folder):
                 raise InputError(f"task {int(folder.name)} is missing", where=str(path),
-                                 hint="Run that step to completion first: l3hpc resume RUN")
+                                 hint="Run that step to completion first: "
+                                      + command_line("resume", "RUN"))
     else:
         folders = task_folders(path)
     if not folders and is_task_folder(path):

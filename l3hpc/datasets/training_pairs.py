@@ -24,7 +24,7 @@ from l3hpc.datasets.embeddings import (
     parse_key,
     refuse_missing_audio,
 )
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 
 TRAIN, VALIDATE = "train", "validate"
 COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
@@ -152,7 +152,7 @@ def artifact_pairs(
     if len(extract.parts) != len(targets.parts):
         raise InputError(f"{len(targets.parts)} tasks of targets for {len(extract.parts)} of "
                          "extract", where=str(targets.path),
-                         hint="Run reduce to completion first: l3hpc resume RUN")
+                         hint=f"Run reduce to completion first: {command_line('resume', 'RUN')}")
     units: list[PairUnit] = []
     groups: dict[str, str] = {}  # one string object for all units of a group: there are millions
     first = 0

@@ -17,6 +17,7 @@ from l3hpc.doctor import container, environment, slurm, storage
 from l3hpc.doctor.environment import Ask, ask
 from l3hpc.doctor.slurm import check_names, script_lines
 from l3hpc.doctor.storage import notify_line, results_line
+from l3hpc.errors import command_line
 from l3hpc.findings import Finding
 
 __all__ = ["Finding", "examine"]
@@ -53,7 +54,7 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     check_names(pipelines)
     delivered = config.file.resolve() == (sources.defaults_folder() / "cluster.yaml").resolve()
     yield Finding("configuration", "green", f"{config.file}, cluster {config.profile.name}"
-               + (" (the default file; l3hpc init writes yours)" if delivered else ""))
+               + (f" (the default file; {command_line('init')} writes yours)" if delivered else ""))
     yield environment.python_line()
     yield from environment.package_lines()
     yield from environment.step_lines()

@@ -328,7 +328,8 @@ def audio_line(folder: Path | None) -> Finding:
     """
     if folder is None:
         return Finding("audio", "off", "not set (paths.audio, AUDIO_DIR)",
-                       "needed for submit upstream; to try it out: l3hpc data synth city")
+                       "needed for submit upstream; to try it out: "
+                       + command_line("data", "synth", "city"))
     from l3hpc.datasets.corpus import scan_recordings
 
     try:
@@ -382,7 +383,8 @@ def sonyc_line(folder: Path | None) -> Finding:
     """
     if folder is None:
         return Finding("SONYC-UST", "off", "not set (paths.sonyc_ust, SONYC_UST_PATH)",
-                       "needed for submit downstream; to try it out: l3hpc data synth city")
+                       "needed for submit downstream; to try it out: "
+                       + command_line("data", "synth", "city"))
     from l3hpc.datasets.sonyc_ust import find_problems, locate_sonyc_ust
     from l3hpc.io.tables import read_records
 
@@ -414,7 +416,7 @@ def results_line(config: Config, probe: bool = True) -> Finding:
     """
     if config.ledger.sheet_id is None:
         return Finding(SHEET, "off", "not set (ledger.sheet_id, GSHEET_ID): results stay in the "
-                       "workspace, as CSV and XLSX", "see them: l3hpc ledger show")
+                       "workspace, as CSV and XLSX", f"see them: {command_line('ledger', 'show')}")
     from l3hpc.ledger.schema import MAIN_TABS, TABS
     from l3hpc.ledger.sheets.client import Pace, Sheets, credentials
     from l3hpc.ledger.sheets.grid import require_headers
@@ -431,11 +433,11 @@ def results_line(config: Config, probe: bool = True) -> Finding:
         require_headers(snapshot, [TABS[name] for name in MAIN_TABS])
     except OfflineError as error:
         return Finding(SHEET, "yellow", f"{error.message}; results are kept in the workspace",
-                       "l3hpc ledger sync   on a machine with internet access")
+                       f"{command_line('ledger', 'sync')}   on a machine with internet access")
     except HeaderDriftError as error:
-        return from_error(SHEET, error, "l3hpc ledger check")
+        return from_error(SHEET, error, command_line("ledger", "check"))
     except L3hpcError as error:
-        return from_error(SHEET, error, "l3hpc ledger check")
+        return from_error(SHEET, error, command_line("ledger", "check"))
     return Finding(SHEET, "green", f"{snapshot.title!r} is accessible as {sheets.account}, with "
                    f"all columns of {', '.join(MAIN_TABS)}")
 
@@ -445,7 +447,7 @@ def notify_line(config: Config) -> Finding:
     wanted, check = config.profile.notify, "notifications"
     if wanted is None:
         return Finding(check, "off", "not set (notify: of the profile)",
-                       "to get messages about runs: l3hpc notify --help")
+                       f"to get messages about runs: {command_line('notify', '--help')}")
     try:
         found = notify.destinations(url.get_secret_value() for url in wanted.urls)
     except InputError as error:

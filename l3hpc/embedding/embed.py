@@ -32,7 +32,7 @@ from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, frame_block
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
 from l3hpc.audio.samples import MAX_CHANNELS, check_rate, is_number, to_mono
 from l3hpc.embedding.model import KERAS_BATCH, Model, load_model
-from l3hpc.errors import InputError, check_choice
+from l3hpc.errors import InputError, check_choice, command_line
 from l3hpc.models.embedder import check_network
 
 HOP_S = 0.1
@@ -177,7 +177,7 @@ def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Co
     """
     if is_hdf5(path):
         raise AudioError("is an HDF5 file, whose rows are separate recordings", where=str(path),
-                         hint="embed them with the step embed: l3hpc run embed")
+                         hint=f"embed them with the step embed: {command_line('run', 'embed')}")
     blocks = sound_blocks(path, contents)
     first = next((block for block in blocks if len(block)), None)
     if first is None:
@@ -261,7 +261,7 @@ def check_embedding(embedding: np.ndarray, model: Model, where: str | None) -> N
         check_network(model, str(model.recognised.file or model.recognised.label))
         raise AudioError(f"has embeddings that are not finite ({wrong:,} of "
                          f"{len(embedding):,} frames)", where=where,
-                         hint="Check the audio: l3hpc data check --listen")
+                         hint=f"Check the audio: {command_line('data', 'check', '--listen')}")
 
 
 def _in_pieces(cut: Iterable[Embedding], most: int, seconds: float) -> Iterator[_Piece]:

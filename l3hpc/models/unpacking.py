@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import h5py
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 
 MAX_BYTES = 1 << 29  # a network of this family is far smaller, even with its front end
 MAX_ENTRIES = 2_000  # groups and arrays that are read
@@ -28,7 +28,7 @@ BLOCK = 1 << 20
 # How files of other formats begin (offset, bytes), what they are, and what to do.
 FOREIGN_FORMATS = (
     (4, b"TFL3", "is a TFLite model, whose weights are not read",
-     "Use the Keras file (.h5, .keras) it was converted from, or embed with it: l3hpc embed"),
+     "Use the Keras file (.h5, .keras) it was converted from, or embed with it: {embed}"),
     (0, b"version https://git-lfs", "is a Git LFS pointer, not the file itself",
      "Fetch the file: git lfs pull"),
     (0, b"<!DOCTYPE", "is a web page, not a weight file", "Download it again."),
@@ -253,7 +253,8 @@ def _refuse_foreign_format(start: bytes, path: Path) -> None:
         raise InputError("is empty", where=str(path), allowed=READABLE)
     for offset, magic, what, hint in FOREIGN_FORMATS:
         if start[offset:offset + len(magic)].lower() == magic.lower():
-            raise InputError(what, where=str(path), allowed=READABLE, hint=hint)
+            raise InputError(what, where=str(path), allowed=READABLE,
+                             hint=hint.format(embed=command_line("embed")))
 
 
 def _limited(stream: IO[bytes] | gzip.GzipFile, path: Path) -> bytes:

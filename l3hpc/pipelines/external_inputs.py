@@ -120,7 +120,8 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
         raise InputError(
             f"no run in {workspace} has trained a student", where=f"{origin} latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
-            hint=f"train one with l3hpc submit upstream, or name a weight file: {origin} FILE")
+            hint=f"train one with {command_line('submit', 'upstream')}, or name a weight file: "
+                 f"{origin} FILE")
     value = _newest(value, workspace, kind, runs, cluster, origin)
     from l3hpc.teachers.find import absolute, has_random_weights
 
@@ -306,7 +307,8 @@ def run_output(workspace: Path, name: str, kind: str, runs: Sequence[RunRecord],
                              allowed=f"these have one: {', '.join(usable)}" if usable else None)
     raise InputError(f"{name!r} is neither a run nor a file",
                      allowed=nearest(name, usable) if usable else None,
-                     hint="list the runs with l3hpc status; a HEAR module is hear:package.module")
+                     hint=f"list the runs with {command_line('status')}; a HEAR module is "
+                          "hear:package.module")
 
 
 def embedding_dim(source: ExternalInput, key: str | None = None) -> int | None:

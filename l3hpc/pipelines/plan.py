@@ -23,7 +23,7 @@ from l3hpc import steps
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.console.progress import doing
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.io.files import current_user, digest, read_json
 from l3hpc.pipelines import definition, external_inputs, packages, resolve
 from l3hpc.pipelines.definition import Pipeline
@@ -388,7 +388,8 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
         shards = known.shards(params, upstream)
     if not shards:
         raise InputError(f"{step.name} has nothing to do: no input was found",
-                         where=step.name, hint="check the folder with l3hpc data check FOLDER")
+                         where=step.name,
+                         hint="check the folder with " + command_line("data", "check", "FOLDER"))
     fingerprints = {kind: other.fingerprint for kind, other in providers.items()}
     fingerprints.update({kind: source.fingerprint for kind, source in sources.items()})
     paths = {kind: str(other.artifact) for kind, other in providers.items()}

@@ -261,7 +261,7 @@ def _input_steps(plan: Plan, step: PlannedStep) -> list[tuple[RunRecord, StepRec
         if not matches:
             raise InputError(f"an input is computed by job {job}, which does not belong to any run "
                              f"of this workspace on {plan.profile.name}",
-                             hint="Wait until it is done: l3hpc status")
+                             hint=f"Wait until it is done: {command_line('status')}")
         record, entry = matches[0]
         steps[record.run, entry.name] = record, entry
     return list(steps.values())

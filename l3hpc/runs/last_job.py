@@ -237,10 +237,10 @@ def _purpose(run: str, script: Path) -> tuple[str, str]:
     """What the job is for, and the commands that do the same by hand."""
     text = script.read_text(encoding="utf-8", errors="replace")
     purposes = {" report ": ("the report", command_line("report", run)),
-                " ledger sync ": ("the results sheet", "l3hpc ledger sync")}
+                " ledger sync ": ("the results sheet", command_line("ledger", "sync"))}
     there = [words for sign, words in purposes.items() if f"-m l3hpc{sign}" in text]
     return (" and ".join(what for what, _ in there) or "messages",
-            " and ".join(command for _, command in there) or "l3hpc notify")
+            " and ".join(command for _, command in there) or command_line("notify"))
 
 
 def run_here(folder: RunFolder) -> None:
@@ -293,12 +293,13 @@ def describe(plan: Plan, record: RunRecord) -> str | None:
     """
     if plan.ledger is None or plan.ledger.sheet_id is None:
         return None
+    once, watch = command_line("ledger", "sync"), command_line("ledger", "sync", "--watch", "60")
     return {
-        "hand": "run l3hpc ledger sync where there is internet access",
-        "watch": "synchronised by l3hpc ledger sync --watch 60, where that is running",
-        "cron": "synchronised by cron (l3hpc ledger cron prints the line)",
+        "hand": f"run {once} where there is internet access",
+        "watch": f"synchronised by {watch}, where that is running",
+        "cron": f"synchronised by cron ({command_line('ledger', 'cron')} prints the line)",
         "job": f"synchronised by job {record.sync_job} after all jobs of this run"
-               if record.sync_job else "run l3hpc ledger sync (no job was submitted for it)",
+               if record.sync_job else f"run {once} (no job was submitted for it)",
     }[plan.profile.ledger_sync.by]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from l3hpc import schedulers
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.pipelines import preview, sweep
 from l3hpc.pipelines.from_options import plan_from_options
 from l3hpc.pipelines.planned import Plan
@@ -143,7 +143,7 @@ def submit(
     """
     if not isinstance(pipeline, str | os.PathLike):
         raise InputError(f"a pipeline is given by its name, not by {pipeline!r}",
-                         hint="l3hpc submit --help lists the pipelines.")
+                         hint=f"{command_line('submit', '--help')} lists the pipelines.")
     values = {**options, "sets": set_texts(sets), "inputs": input_texts(inputs),
               "grid": grid_texts(grid)}
     asked: list[Scheduler] = []  # while the plan is made

@@ -19,7 +19,7 @@ from l3hpc import notify
 from l3hpc.config import settings
 from l3hpc.config.profile import ClusterProfile, Notify, NotifyEvent
 from l3hpc.console.formatting import clock
-from l3hpc.errors import InputError, report_damage
+from l3hpc.errors import InputError, command_line, report_damage
 from l3hpc.io.files import current_user, read_json, write_json
 from l3hpc.notify import Destination, Kind
 from l3hpc.pipelines.planned import Plan
@@ -152,7 +152,7 @@ def test(profile: ClusterProfile, *, dry_run: bool = False) -> Iterator[Delivery
     if profile.notify is None:
         raise InputError("no addresses are set", where=f"clusters.{profile.name}.notify",
                          hint="set notify: of the profile in cluster.yaml; examples: "
-                              "l3hpc notify --help")
+                              + command_line("notify", "--help"))
     message = Message("", "done", f"test of l3hpc: {socket.gethostname()}",
                       f"This is a test of the profile {profile.name}: messages arrive.")
     for to in destinations(profile.notify):

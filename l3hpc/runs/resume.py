@@ -467,7 +467,7 @@ def _requested_resources(record: RunRecord, sets: Sequence[str]) -> dict[str, di
             raise InputError(
                 f"--set {target}: only resources can change when a run is resumed",
                 allowed=nearest(name, RESOURCES),
-                hint="With another parameter it is another run: l3hpc submit")
+                hint=f"With another parameter it is another run: {command_line('submit')}")
         requests.setdefault(step, {}).update(_request(name, value, text))
     return requests
 

@@ -16,7 +16,7 @@ REQUEUE = 85  # exit code of a task that goes back to the queue
 _SILENT_S = 300.0
 _BETWEEN_S = 120.0  # for which a job that is being requeued may look as if it had ended
 _KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
-_HOLD_HINTS = {False: ": l3hpc resume releases it", True: ": only an administrator can release it"}
+_HOLD_HINTS = {False: ": 'resume' releases it", True: ": only an administrator can release it"}
 _DEPENDENCY_FAILED = "an earlier step failed"
 NO_RESULT = "the job succeeded but left no result"
 IN_TURN = "waits for the tasks before it in the same job"
@@ -137,7 +137,7 @@ def evaluate(
         if live is not None and live.held and marks.requested \
                 and status.state is TaskState.REQUEUED:
             status.detail = "held until " + (
-                "l3hpc resume changes its request" if last.get("held")
+                "'resume' changes its request" if last.get("held")
                 else "a helper job has changed its request")
     return status
 

@@ -15,7 +15,7 @@ from l3hpc.config.capabilities import LOCAL
 from l3hpc.config.profile import ClusterProfile, word
 from l3hpc.config.resources import Resources
 from l3hpc.config.units import format_time
-from l3hpc.errors import ClusterError, InputError, nearest
+from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.pipelines import definition
 from l3hpc.schedulers.slurm.partitions import Amount, Excess, Partition, excesses
 from l3hpc.schedulers.slurm.site import Site
@@ -162,7 +162,8 @@ def _check_options(**given: str | None) -> None:
     if given["name"] == LOCAL:
         raise InputError("'local' is the profile whose jobs run on this machine, without Slurm",
                          where="--name", allowed="any other name",
-                         hint="l3hpc init --local writes a profile for this machine")
+                         hint=command_line("init", "--local")
+                              + " writes a profile for this machine")
 
 
 def _usable(site: Site) -> Site:
@@ -174,7 +175,8 @@ def _usable(site: Site) -> Site:
                 *(f"partition {name!r}" for name in site.partitions if name not in partitions)]
     if not partitions:
         raise ClusterError(f"a profile cannot hold the name of {' or '.join(left_out)}",
-                           hint="l3hpc init --local writes a profile for this machine")
+                           hint=command_line("init", "--local")
+                              + " writes a profile for this machine")
     return replace(site, accounts=accounts, partitions=partitions, notes=(*site.notes, *(
         f"{one} is left out: a profile cannot hold the name" for one in left_out)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from l3hpc.arrays.threads import allocated_cores
 from l3hpc.config.profile import machine_memory_mb
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 from l3hpc.schedulers.slurm import site
 from l3hpc.schedulers.slurm.site import Site
 
@@ -77,7 +77,7 @@ def look(local: bool = False, account: str = "") -> Survey:
     except ClusterError as error:
         raise ClusterError(f"Slurm is installed but does not answer: {error.message}",
                            hint="Run this on a login node where sinfo works, or write a profile "
-                                "for this machine: l3hpc init --local") from None
+                                f"for this machine: {command_line('init', '--local')}") from None
     return Survey(found, allocated_cores(), machine_memory_mb(), containers,
                   tuple(filter(None, os.environ.get("LOADEDMODULES", "").split(":"))),
                   _modules(), _scratch())

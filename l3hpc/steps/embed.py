@@ -271,7 +271,7 @@ def student_file(folder: Path | None) -> Path:
                 return path
     raise InputError(f"contains no {BEST_STUDENT}" if folder else "no student is given",
                      where=str(folder) if folder else "embed.student",
-                     hint="Train one (l3hpc submit upstream), or name its file: "
+                     hint=f"Train one ({command_line('submit', 'upstream')}), or name its file: "
                           "--set embed.student=FILE")
 
 

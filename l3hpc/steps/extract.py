@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from l3hpc.audio.conventions import ALIASES, name_of
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Output,
@@ -451,7 +451,8 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
     if ranges and not len(frames):
         raise L3hpcError(f"none of the {len(ranges)} recordings on which int8 measures its ranges "
                          "can be used", where=str(folder),
-                         hint="use precision float32, or check: l3hpc data check FOLDER")
+                         hint="use precision float32, or check: " + command_line(
+                             "data", "check", folder))
     embedder, exact = precision.load_reduced(weights, params.precision, frames, geometry=geometry,
                                      threads=task.threads, engine=params.engine)
     own = [Recording.from_json(values) for values in task.shard["recordings"]]

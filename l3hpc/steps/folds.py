@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
     Input,
@@ -407,7 +407,7 @@ def read_folds(folder: Path) -> list[dict[str, Any]]:
         raise InputError(f"contains {done[wrong[0]]} results of fold {wrong[0]}, and results of "
                          f"{len(done)} of {len(wanted)} folds", where=str(folder),
                          allowed="one result for each fold",
-                         hint="Finish folds first: l3hpc resume RUN")
+                         hint=f"Finish folds first: {command_line('resume', 'RUN')}")
     return sorted(records, key=lambda one: int(one["fold"]))
 
 

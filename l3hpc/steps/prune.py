@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from l3hpc.compression import plans
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
 
@@ -190,7 +190,7 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
                             window_s=teacher.spec.window_s)
     if not len(frames):
         raise InputError("no recording of at least one second can be read", where=str(own.audio),
-                         hint="check the folder: l3hpc data check FOLDER")
+                         hint=f"check the folder: {command_line('data', 'check', 'FOLDER')}")
     return Fidelity(teacher, frames[:own.windows], threads=task.threads, engine=own.engine)
 
 

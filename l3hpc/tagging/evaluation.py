@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.datasets.taxonomy import Taxonomy
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
 from l3hpc.tagging.counts import (
@@ -204,7 +204,8 @@ def match(predictions: Path | str | Predictions, annotations: Path | str | Annot
     if not any(matched.positives(level).any() for level in matched.levels):
         raise InputError(f"no clip of split '{split}' has a tag, so recall is not defined",
                          where=annotations.where,
-                         hint="Check the annotations of annotator 0: l3hpc data check FOLDER")
+                         hint="Check the annotations of annotator 0: "
+                              + command_line("data", "check", "FOLDER"))
     return matched
 
 

@@ -258,7 +258,7 @@ def note_held(folder: Path, task: int, message: str) -> None:
         Slurm's reply.
     """
     _log(f"could not submit a helper job ({' '.join(message.split())}); the job stays held until "
-         "l3hpc resume")
+         "the run is resumed")
     markers.hold(StepFolder(folder).markers, task)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import l3hpc.steps
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.io.files import atomic_folder, is_task_folder
 from l3hpc.steps import AnyStep
 from l3hpc.steps.base import NoRecorder
@@ -61,7 +61,7 @@ def run_standalone(
     if len(shards) != 1:
         raise InputError(f"{step} has {len(shards)} tasks with this input; only a single task can "
                          "be run outside of a pipeline",
-                         hint="Use l3hpc submit, or a smaller input.")
+                         hint=f"Use {command_line('submit')}, or a smaller input.")
     with _replacing(output), atomic_folder(output) as folder, \
             tempfile.TemporaryDirectory() as scratch:
         folders = {name: _as_artifact(path, Path(scratch) / "inputs" / name)

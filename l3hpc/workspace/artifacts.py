@@ -15,7 +15,7 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from l3hpc.errors import InputError, report_damage
+from l3hpc.errors import InputError, command_line, report_damage
 from l3hpc.io.files import RESULT, is_owned_by_user, read_json, write_json
 from l3hpc.io.syncing import exists_now
 from l3hpc.io.values import check_mapping
@@ -353,4 +353,4 @@ def check_input(name: str, folder: Path) -> None:
         raise InputError(
             f"input {name!r} is not complete: {len(missing)} of {total} tasks are missing "
             f"({shown})",
-            where=str(folder), hint=f"Finish step {name!r} first: l3hpc status")
+            where=str(folder), hint=f"Finish step {name!r} first: {command_line('status')}")

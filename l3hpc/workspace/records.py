@@ -18,7 +18,7 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.config.resources import Resources
-from l3hpc.errors import InputError, nearest, report_damage
+from l3hpc.errors import InputError, command_line, nearest, report_damage
 from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
 from l3hpc.io.values import check_mapping, short_repr
 from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
@@ -504,10 +504,11 @@ def unknown_run(workspace: Path, text: str) -> InputError:
     if text in names_without_record(workspace):
         return InputError(f"the run {text} has no record: it is being submitted, or its submission "
                           "was killed", where=str(Workspace(workspace).run(text)),
-                          hint="l3hpc status says which, and what to do next.")
+                          hint=f"{command_line('status')} says which, and what to do next.")
     where = f"no run {text!r} in {Workspace(workspace).runs}"
     if not known:
-        return InputError(where, hint="Nothing has been submitted in this workspace: l3hpc submit")
+        return InputError(where, hint="Nothing has been submitted in this workspace: "
+                                      + command_line("submit"))
     if len(known) > 20:
         import difflib
 

@@ -251,7 +251,8 @@ def test_the_command_in_a_hint_can_be_pasted(ledger, server, tmp_path, monkeypat
     told = json.loads(ledger("sync", "--json")[1])
     (text,) = [one["text"] for one in told["problems"]]
     words = text.split("l3hpc ledger restore ")[1].split("   or to accept")[0]
-    done = subprocess.run(["bash", "-c", f"printf %s {words}"], capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", f"set -- {words}; printf %s \"$1\""],
+                          capture_output=True, text=True)
     assert done.stdout == key and not (tmp_path / "hacked").exists()
 
 

@@ -78,7 +78,7 @@ def test_where_jobs_may_not_submit_it_is_held_until_someone_resumes(
     rules.write_text(json.dumps({**value, "helper": [*value["helper"], "--partition=nowhere"]}))
     found = until(tmp_path, "demo", lambda found: "held" in found.steps[0].detail)
     assert (found.steps[0].state, found.steps[1].state) == ("requeued", "waiting")
-    assert found.steps[0].detail.startswith("held until l3hpc resume changes its request")
+    assert found.steps[0].detail.startswith("held until 'resume' changes its request")
     [job] = plan_now(tmp_path, "demo", on).held
     assert plan_now(tmp_path, "demo", on).held == {job: ["MinMemoryNode=400"]}
     again = resume(tmp_path, "demo", on)

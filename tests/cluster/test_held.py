@@ -26,7 +26,7 @@ def test_held_jobs_are_named_released_or_left_to_an_administrator(
     gate.unlink()
     assert (found.steps[0].state, found.steps[0].held) == ("requeued", [job])
     assert found.steps[0].detail.startswith(
-        "held after a requeue (job requeued in held state): l3hpc resume releases it")
+        "held after a requeue (job requeued in held state): 'resume' releases it")
     assert found.next == "l3hpc resume demo" and found.steps[1].state == "waiting"
 
     slurm_cluster.command("scontrol", "release", job)

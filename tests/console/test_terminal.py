@@ -196,16 +196,6 @@ def test_a_command_of_a_hint_can_be_pasted(word):
         assert done.stdout.decode() == word
 
 
-def test_commands_in_hints_are_built_by_one_function():
-    """A name or path in a command that a person pastes is quoted: no f-string builds one."""
-    wrong = [f"{path.name}: {line.strip()}"
-             for path in sorted(Path(l3hpc.__file__).parent.rglob("*.py"))
-             for line in path.read_text(encoding="utf-8").splitlines()
-             if re.search(r"l3hpc ([a-z-]+ )+(--[a-z-]+[ =])*\{", line)]
-    allowed = re.compile(r"l3hpc demo in|[{]quoted_argument[(]")
-    assert not [line for line in wrong if not allowed.search(line)]
-
-
 def test_what_click_writes_as_bytes_for_a_shell_arrives_as_text():
     below = io.StringIO()
     terminal.SafeStream(below).write("plain,é\x1b[2J\n".encode())

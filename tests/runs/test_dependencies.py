@@ -265,7 +265,7 @@ def test_a_held_job_is_named_and_released(chains, slurm, tmp_path, reason, words
     chain.queue(*(queue_line(f"100_{n}", "PENDING", reason) for n in range(3)),
                 queue_line("101", "PENDING", "Dependency"))
     assert chain.look()["extract"] == (
-        "queued", f"{words} ({reason}): l3hpc resume releases it")
+        "queued", f"{words} ({reason}): 'resume' releases it")
     assert chain.run.steps[0].held == ["100_0", "100_1", "100_2"]
     assert chain.run.next == "l3hpc resume demo" and chain.run.state == "running"
     slurm.says("scontrol", "")

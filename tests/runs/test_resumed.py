@@ -188,7 +188,7 @@ def test_a_held_job_is_let_go_once(case):
     for reason in ("JobHeldUser", "job requeued in held state"):
         now("PENDING", reason)
         assert chain.look()["extract"][1].startswith(
-            "held until l3hpc resume changes its request")
+            "held until 'resume' changes its request")
     again(chain, only=("extract",))
     assert chain.slurm.calls("scontrol") == ["scontrol update JobId=100 MinMemoryNode=200",
                                              "scontrol release 100"]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.errors import InputError
+from l3hpc.cli import place
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--workspace``, ``--config``, ``--sheet`` and ``--key-file``."""
-    function = click.option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
+    function = place.place_option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
                             help="Service-account key. [default: application default "
                                  "credentials]")(_gathered(function))
-    function = click.option("--sheet", metavar="ID",
+    function = place.place_option("--sheet", metavar="ID",
                             help="ID or URL of the Google Sheet. [env: GSHEET_ID]")(function)
     return _workspace(function)
 
@@ -98,12 +99,7 @@ def examples(*lines: str) -> str:
 
 def _workspace(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--workspace`` and ``--config``."""
-    function = click.option("--config", "config_file", metavar="FILE",
-                            type=click.Path(dir_okay=False),
-                            help="Configuration file. [default: cluster.yaml in this "
-                                 "folder, or else the installation's]")(function)
-    return click.option("--workspace", metavar="DIR", type=click.Path(file_okay=False),
-                        help="Workspace folder. [default: from cluster.yaml]")(function)
+    return place.workspace_option("workspace")(place.config_option()(function))
 
 
 def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,7 +148,8 @@ def open_sheet(options: Options) -> tuple[Store, Sheets]:
     if config.sheet is None:
         raise InputError("no Google Sheet is configured", where="ledger.sheet_id",
                          hint="Set its id in cluster.yaml (ledger: sheet_id: …), GSHEET_ID or "
-                              "--sheet. Without a sheet: l3hpc ledger show, l3hpc ledger export.")
+                              f"--sheet. Without a sheet: {command_line('ledger', 'show')}, "
+                              f"{command_line('ledger', 'export')}.")
     return store_of(config), Sheets(config.sheet, config.key_file, say=say)
 
 
@@ -238,7 +235,7 @@ def find_rows(found: Fold, keys: tuple[str, ...], tab_name: str | None) -> tuple
             fitting = sum(bool(select.rows_named(rows, key)) for key in keys)
             problems.append((fitting, error))
     if not problems:
-        raise InputError("there are no results yet", hint="l3hpc submit upstream")
+        raise InputError("there are no results yet", hint=command_line("submit", "upstream"))
     most, problem = max(problems, key=lambda item: item[0])
     if not most and not tab_name:
         raise InputError(f"no tab has a run or key named {keys[0]!r}", hint=problem.hint)
@@ -286,4 +283,5 @@ def print_report(report: SyncReport) -> None:
         say(f"note: {note}")
     print_problems(report.problems)
     if any(problem["kind"] == "conflict" for problem in report.problems):
-        say("resolve with   l3hpc ledger sync --on-conflict ours   (or theirs)")
+        command = command_line("ledger", "sync", "--on-conflict", "ours")
+        say(f"resolve with   {command}   (or theirs)")

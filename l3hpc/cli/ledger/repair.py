@@ -226,8 +226,8 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
     A run is closed if its rows are finished or failed and nothing was written for an hour, or if
     nothing was written for thirty days.
     """
-    from l3hpc.ledger.journal.upkeep import DAMAGED, NOT_UNDERSTOOD
     from l3hpc.ledger.journal.upkeep import compact as compact_folder
+    from l3hpc.ledger.journal.upkeep import damaged, not_understood
 
     store = open_store(options)[0]
     fold = store.fold()
@@ -247,7 +247,7 @@ def compact(options: Options, dry_run: bool, as_json: bool) -> None:
                        f"{file_size(report.bytes_before)}{bundle}; "
                        f"{count_of(len(report.kept), 'file')} kept")
         for file, reason in report.kept.items():
-            if reason in (DAMAGED, NOT_UNDERSTOOD):
+            if reason in (damaged(), not_understood()):
                 say(f"note: {file}: {reason}")
     if not any(report.files for report in reports.values()):
         click.echo("nothing to compact")

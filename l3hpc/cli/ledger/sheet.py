@@ -22,6 +22,7 @@ from l3hpc.cli.ledger.common import (
     sheet_options,
     tab_option,
 )
+from l3hpc.errors import command_line
 from l3hpc.io.values import count_of
 
 
@@ -81,7 +82,8 @@ def check(options: Options, as_json: bool) -> None:
     else:
         for name, drift in report["tabs"].items():
             if drift is None:
-                click.echo(f"{name}: not in {snapshot.title!r}; to create it:   l3hpc ledger init")
+                click.echo(f"{name}: not in {snapshot.title!r}; to create it:   "
+                           + command_line("ledger", "init"))
             elif not drift:
                 click.echo(f"{name}: as declared")
             for item in drift or ():

@@ -87,7 +87,8 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     if as_json:
         print_json(output)
     elif not found.rows:
-        click.echo(f"no results in {store.journal} yet: l3hpc demo, or l3hpc submit upstream")
+        click.echo(f"no results in {store.journal} yet: {command_line('demo')}, or "
+                   + command_line("submit", "upstream"))
 
 
 @click.command(short_help="Compare runs side by side.", epilog=examples(
@@ -111,7 +112,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
 
     if len(keys) < 2:
         raise InputError("ledger diff needs two keys or more",
-                         hint="l3hpc ledger show   lists them")
+                         hint=f"{command_line('ledger', 'show')}   lists them")
     store = open_store(options)[0]
     found = store.fold(history=as_json)
     warn_damage(found)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l3hpc.errors import command_line
 from l3hpc.io.files import open_regular
 from l3hpc.ledger.journal.batch import (
     COUNTERS,
@@ -93,7 +94,7 @@ def damage_notes(damage: Damage) -> list[str]:
                   for number, reason in records[:MAX_NAMED]]
         if len(records) > MAX_NAMED:
             found.append(f"{path}: {len(records) - MAX_NAMED} more records skipped; to list them:"
-                         "   l3hpc ledger repair --journal --dry-run")
+                         f"   {command_line('ledger', 'repair', '--journal', '--dry-run')}")
     return found
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.io.files import digest, fsync_folder, open_regular, write_bytes
 from l3hpc.ledger.journal.batch import Batch, compact_json, pack, unpack
 from l3hpc.ledger.journal.fold import Fold, fold_folders
@@ -44,8 +44,6 @@ from l3hpc.ledger.journal.records import (
 QUIET_S = 3600.0  # a file that was written since is still in use
 SILENT_S = 30 * 86_400.0  # a run that has written nothing since is closed, whatever its state
 ENDED = ("finished", "failed")
-DAMAGED = "damaged: l3hpc ledger repair --journal"
-NOT_UNDERSTOOD = "it holds records that are not understood: l3hpc ledger repair --journal --dry-run"
 EXCERPT = 60  # bytes of a damaged line that are shown
 
 
@@ -73,6 +71,17 @@ class Compacted:
     bytes_after: int = 0
     bundle: str | None = None
     kept: dict[str, str] = field(default_factory=dict)
+
+
+def damaged() -> str:
+    """Return why a file with damaged lines is kept, and what to do about it."""
+    return f"damaged: {command_line('ledger', 'repair', '--journal')}"
+
+
+def not_understood() -> str:
+    """Return why a file whose records have no meaning here is kept, and what lists them."""
+    return ("it holds records that are not understood: "
+            + command_line("ledger", "repair", "--journal", "--dry-run"))
 
 
 def compact(folder: Path, *, dry_run: bool = False, quiet_s: float = QUIET_S,
@@ -173,7 +182,7 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
         run, rows = _contents(path)
         if run is None:
             report.kept[path.name] = (
-                NOT_UNDERSTOOD if _holds_unknown_records(path, fold) else "empty")
+                not_understood() if _holds_unknown_records(path, fold) else "empty")
             continue
         files.setdefault(run, []).append(path)
         silence = now - path.stat().st_mtime
@@ -188,10 +197,10 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
     for paths in files.values():
         # what cannot be read completely stays, so that it can still be repaired by hand
         for path in [path for path in paths if os.fspath(path) in fold.torn]:
-            report.kept[path.name] = DAMAGED
+            report.kept[path.name] = damaged()
             paths.remove(path)
         for path in [path for path in paths if _holds_unknown_records(path, fold)]:
-            report.kept[path.name] = NOT_UNDERSTOOD
+            report.kept[path.name] = not_understood()
             paths.remove(path)
     return {run: paths for run, paths in sorted(files.items()) if paths}
 
@@ -217,9 +226,9 @@ def _packed(path: Path) -> tuple[list[bytes], int, str]:
     damage = Damage()
     records = list(file_records(path, damage))
     if damage.torn or damage.unreadable:
-        return [], -1, DAMAGED
+        return [], -1, damaged()
     if _holds_unknown_records(path, damage):
-        return [], -1, NOT_UNDERSTOOD
+        return [], -1, not_understood()
     lines = [seal(item) for item in pack(records)]
     # what a reader of the bundle gets has to be the same text, byte for byte
     if [compact_json(item) for line in lines for item in _unpacked(line)] != _texts(path):

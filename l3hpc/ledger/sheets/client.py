@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from l3hpc.console.progress import doing
-from l3hpc.errors import InputError, L3hpcError, OfflineError
+from l3hpc.errors import InputError, L3hpcError, OfflineError, command_line
 from l3hpc.io.files import read_json
 from l3hpc.ledger.cells import quoted_argument
 
@@ -35,8 +35,12 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 64.0
 PER_MINUTE = 55  # Google allows a user 60 reads and 60 writes per minute
 TIMEOUT_S = (10.0, 90.0)  # to connect, to answer
 RETRY_CODES = (408, 429, 500, 502, 503, 504)
-LATER = "Nothing is lost: the journals keep all results. Run   l3hpc ledger sync   again later."
 MAX_BYTES = 10_485_760  # of one request; Google refuses a larger one
+
+
+def _later() -> str:
+    return ("Nothing is lost: the journals keep all results. Run   "
+            f"{command_line('ledger', 'sync')}   again later.")
 
 
 class Refused(L3hpcError):
@@ -251,7 +255,7 @@ class Sheets:
             except (requests.RequestException, ConnectionError, ValueError) as error:
                 reason = f"no answer from Google ({type(error).__name__})"
         raise OfflineError(f"the sheet cannot be reached: {reason} ({TRIES} tries)",
-                           hint=LATER)
+                           hint=_later())
 
     def _explained(self, error: APIError, code: int) -> L3hpcError:
         """Return the error for an answer of Google, with what to do about it."""
@@ -439,7 +443,7 @@ def _http(sheets: Sheets) -> Any:
                     reason = _busy(error.response.status_code)
                 except (requests.RequestException, ConnectionError, ValueError) as error:
                     reason = f"no answer from Google ({type(error).__name__})"
-                raise Unanswered(f"the sheet cannot be reached: {reason}", hint=LATER)
+                raise Unanswered(f"the sheet cannot be reached: {reason}", hint=_later())
 
             return sheets.send(once if endpoint.endswith("UpdateByDataFilter") else call, kind)
 

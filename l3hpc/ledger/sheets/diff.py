@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from l3hpc.errors import command_line
 from l3hpc.io.values import one_line
-from l3hpc.ledger.cells import Cell, cell, cell_shows, cells, key_cells, quoted_argument
+from l3hpc.ledger.cells import Cell, cell, cell_shows, cells, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab, column_letter
 from l3hpc.ledger.sheets.anchors import Target
@@ -221,10 +222,12 @@ def _deleted(plan: SyncPlan, row: Row, policy: Policy) -> None:
     if policy == "theirs":
         plan.accepted.append((row, {"/row": "deleted"}))
         return
+    key = row.key[-1]
+    marked = ["--"] if key.startswith("-") else []  # it would be read as an option
     plan.problems.append(make_problem("deleted", row, (
         f"the row {short_key(row)} was deleted from the sheet; to restore it:   "
-        f"l3hpc ledger restore {quoted_argument(row.key[-1])}   or to accept that:   "
-        "l3hpc ledger sync --on-conflict theirs")))
+        f"{command_line('ledger', 'restore', *marked, key)}   or to accept that:   "
+        + command_line("ledger", "sync", "--on-conflict", "theirs"))))
 
 
 def _update(plan: SyncPlan, tab_plan: TabPlan, row: Row, grid_row: int, state: SyncState,

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from l3hpc.errors import HeaderDriftError
+from l3hpc.errors import HeaderDriftError, command_line
 from l3hpc.ledger.cells import cell_text
 from l3hpc.ledger.schema import TABS, Tab, column_letter
 from l3hpc.ledger.store import key_json
@@ -409,15 +409,17 @@ def require_headers(snapshot: Snapshot, tabs: Sequence[Tab]) -> None:
             raise HeaderDriftError(
                 f"cannot tell which tab of {snapshot.title!r} is {tab.name!r}; nothing was "
                 "written", allowed=f"one of: {', '.join(map(repr, snapshot.doubtful[tab.name]))}",
-                hint=f"Rename the right one to {tab.name!r} in the sheet, then: l3hpc ledger check")
+                hint=f"Rename the right one to {tab.name!r} in the sheet, then: "
+                     + command_line("ledger", "check"))
         if grid is None and tab.name in snapshot.charts:
             raise HeaderDriftError(
                 f"the tab {tab.name!r} of {snapshot.title!r} is a chart, not a table; nothing was "
-                "written", hint="Rename it in the sheet, then: l3hpc ledger init")
+                "written", hint=f"Rename it in the sheet, then: {command_line('ledger', 'init')}")
         if grid is None:
             raise HeaderDriftError(
                 f"{snapshot.title!r} has no tab {tab.name!r}; nothing was written",
-                allowed=f"its tabs: {', '.join(snapshot.titles)}", hint="l3hpc ledger init")
+                allowed=f"its tabs: {', '.join(snapshot.titles)}",
+                hint=command_line("ledger", "init"))
         drift = grid.drift()
         if drift:
             raise HeaderDriftError(_drift_message(snapshot, grid), **_advice(grid, drift))
@@ -437,23 +439,24 @@ def _advice(grid: TabGrid, drift: list[tuple[str, str, str]]) -> dict[str, str]:
     if moved is not None:
         return {"allowed": f"Its header is in row {moved + 1}: it was sorted with the rows, or a "
                            "row was inserted above it.",
-                "hint": "l3hpc ledger repair   moves it back to row 1; it asks first"}
+                "hint": command_line("ledger", "repair")
+                + "   moves it back to row 1; it asks first"}
     lines = [f"{cell}: expected {expected!r}, found {found!r}"
              for cell, expected, found in drift[:4]]
     if len(drift) > 4:
-        lines[-1] += f"   (and {len(drift) - 4} more: l3hpc ledger check)"
+        lines[-1] += f"   (and {len(drift) - 4} more: {command_line('ledger', 'check')})"
     first_cell, first_title, _ = drift[0]
     index = grid.tab.titles.index(first_title)
     is_shifted = index + 1 < len(grid.header) and grid.header[index + 1] == first_title
     last = column_letter(len(grid.tab.columns) - 1)
     if not any(value is not None for value in grid.header):
-        hint = "The header row is empty. To write it:   l3hpc ledger init"
+        hint = f"The header row is empty. To write it:   {command_line('ledger', 'init')}"
     elif is_shifted:
         hint = (f"Someone inserted a column at {first_cell[:-1]}. Undo it in the sheet, or move it "
-                f"to the right of {last}, then: l3hpc ledger check")
+                f"to the right of {last}, then: {command_line('ledger', 'check')}")
     else:
         hint = (f"Restore the declared titles in A1:{last}1 (your own columns go to the right of "
-                f"{last}), then: l3hpc ledger check")
+                f"{last}), then: {command_line('ledger', 'check')}")
     return {"allowed": "\n".join(lines), "hint": hint}
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from l3hpc.errors import HeaderDriftError, L3hpcError
+from l3hpc.errors import HeaderDriftError, L3hpcError, command_line
 from l3hpc.ledger.cells import Cell, cells, key_cells, same_cell
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.journal.records import Journal
@@ -445,7 +445,8 @@ def _recognise_by_position(tab: Tab, header: Sequence[Any], found: list[int | No
             raise HeaderDriftError(f"{where}: cannot tell which column was {names}",
                                    allowed=f"one of {candidates}, or it was deleted",
                                    hint="Write the title back by hand, or delete the column's "
-                                        "title and cells, then: l3hpc ledger repair")
+                                        "title and cells, then: "
+                                        + command_line("ledger", "repair"))
     return deleted
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from l3hpc.errors import HeaderDriftError, L3hpcError
+from l3hpc.errors import HeaderDriftError, L3hpcError, command_line
 from l3hpc.ledger.cells import key_cells
 from l3hpc.ledger.journal.fold import Fold, Row
 from l3hpc.ledger.journal.reading import Damage, all_records, damage_notes
@@ -182,7 +182,7 @@ class _Sync:
                     least_left, idle = left, 0
         raise L3hpcError(f"the sheet kept changing while it was written ({ROUNDS} rounds)",
                          hint="If many people or syncers are working in it, run   "
-                              "l3hpc ledger sync   again later.")
+                              f"{command_line('ledger', 'sync')}   again later.")
 
     def _round(self) -> int | None:
         """Read, plan, write and check.
@@ -200,7 +200,7 @@ class _Sync:
         self.state.absent = [tab.name for tab in tabs_of(left_out)]
         self.report.notes = [*damage_notes(fold), *(
             f"{snapshot.title!r} has no tab {tab.name!r}, whose rows stay in the journals; to add "
-            "it:   l3hpc ledger init" for tab in tabs_of(left_out))]
+            f"it:   {command_line('ledger', 'init')}" for tab in tabs_of(left_out))]
         require_headers(snapshot, tabs_of(rows))
         plan = make_plan(rows, snapshot, self.state, JournalValues(self.store), self.policy,
                          self.restore)
@@ -286,7 +286,7 @@ class _Sync:
             raise HeaderDriftError(
                 f"the columns of tab {drifted[0].tab.name!r} were changed while it was written; "
                 "cells that were written to a wrong column were restored",
-                hint="l3hpc ledger check")
+                hint=command_line("ledger", "check"))
         if any(rollback.find_misplaced(intent, grid.tab, grid.header, grid.rows)
                for grid in grids):
             self._restore_misplaced(intent, path)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, command_line
 from l3hpc.ledger.cells import Cell, cell, key_cells
 from l3hpc.ledger.journal.fold import Row, finite_number
 from l3hpc.ledger.schema import Column, Tab
@@ -199,7 +199,8 @@ def find_row(rows: Iterable[Row], tab: Tab, name: str) -> Row:
         return found[0]
     if not found:
         raise InputError(f"no row of {tab.name!r} has a run or key named {name!r}",
-                         hint="l3hpc ledger show   lists the runs, with --columns all the keys")
+                         hint=command_line("ledger", "show")
+                         + "   lists the runs, with --columns all the keys")
     listing = ", ".join(row.values.get(RUN.field) or "/".join(row.key) for row in found[:5])
     raise InputError(f"{name!r} fits {len(found)} rows of {tab.name!r}", allowed=listing)
 

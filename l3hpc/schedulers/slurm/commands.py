@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from l3hpc.console.progress import doing
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 
 CONFIG_S = 20.0
 # names the site's configuration, without which its commands may not find their controller
@@ -147,7 +147,7 @@ def call(command: Sequence[str], *, timeout_s: float) -> str:
         raise ClusterError(f"cannot run {program}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise ClusterError(f"{program} did not respond within {timeout_s:.0f} s",
-                           hint="Is the cluster up? l3hpc doctor") from None
+                           hint=f"Is the cluster up? {command_line('doctor')}") from None
     if done.returncode != 0:
         raise ClusterError(error_text(program, done.stderr or done.stdout))
     return done.stdout

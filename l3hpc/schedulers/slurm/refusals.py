@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from l3hpc.config.profile import ClusterProfile
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.schedulers.requests import DependencyGoneError, QueueFullError
 from l3hpc.schedulers.slurm import queue
@@ -65,8 +65,8 @@ def hint_for(message: str) -> str:
                                                "with --set STEP.mem=…, STEP.cpus=… or STEP.gpus=…, "
                                                "or check gpu_type: and constraint: in the profile "
                                                "(sinfo -o '%P %G %f').",
-        "job dependency problem": "Check the jobs that it depends on with l3hpc status; then "
-                                  "l3hpc resume.",
+        "job dependency problem": "Check the jobs that it depends on with "
+                                  f"{command_line('status')}; then {command_line('resume')}.",
         "time limit": "Request less time with --set STEP.time=…, or set another partition.",
         "gres": "Set gpu_request: and gpu_type: in the profile (cluster.yaml).",
         "invalid job array": "Set limits.array in cluster.yaml to MaxArraySize "
@@ -77,7 +77,8 @@ def hint_for(message: str) -> str:
     for part, hint in hints.items():
         if part in lowered:
             return hint
-    return "Check the profile in cluster.yaml: l3hpc config show; l3hpc doctor"
+    return (f"Check the profile in cluster.yaml: {command_line('config', 'show')}; "
+            + command_line("doctor"))
 
 
 @dataclass(frozen=True)

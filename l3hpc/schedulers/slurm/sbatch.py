@@ -213,7 +213,7 @@ def _submit(submission: Submission, started: object) -> JobId:
         return job
     if reached:
         raise ClusterError(message)
-    raise NotReachedError(message, hint="Is the cluster up? l3hpc doctor")
+    raise NotReachedError(message, hint=f"Is the cluster up? {command_line('doctor')}")
 
 
 class _Sbatch(subprocess.Popen[str]):

@@ -166,8 +166,8 @@ class SlurmScheduler:
                 raise InputError(
                     f"it depends on job {job.id} on cluster {other} and would run on "
                     f"{cluster or default_cluster()}: Slurm has no dependencies between clusters",
-                    hint="Wait until that job is done (l3hpc status), or set clusters: "
-                         f"{other} in the profile {name}")
+                    hint=f"Wait until that job is done ({command_line('status')}), or set "
+                         f"clusters: {other} in the profile {name}")
         return cluster
 
     def query(self) -> JobQuery:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from l3hpc.console.formatting import parse_slurm_time
-from l3hpc.errors import ClusterError
+from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.schedulers.slurm import partitions
 from l3hpc.schedulers.slurm.commands import CONFIG_S, call
@@ -96,7 +96,7 @@ def ask(account: str = "") -> Site:
             f"sinfo lists no partition whose limits can be read; it says {listed.strip()[:100]!r}"
             if listed.strip() else "Slurm answers, but sinfo lists no partition that you may use",
             hint="Ask your site which partition you may use, or write a profile for this machine: "
-                 "l3hpc init --local")
+                 + command_line("init", "--local"))
     settings = _settings(call(["scontrol", "show", "config"], timeout_s=CONFIG_S))
     site = Site(cluster=settings.get("ClusterName", "slurm"), partitions=found,
                 version=f"slurm {settings['SLURM_VERSION']}" if "SLURM_VERSION" in settings
