@@ -48,7 +48,7 @@ def make(folder: Path, clips: int) -> None:
 
 def ours(folder: Path, clips: int, validate: int, epochs: int, options: str) -> dict[str, Any]:
     """Train from the file."""
-    from l3hpc.arrays.rows import RowFile
+    from l3hpc.arrays.row_file import RowFile
     from l3hpc.datasets.taxonomy import sonyc_ust_taxonomy
     from l3hpc.models.training.tensorflow_engine import limit_threads
     from l3hpc.tagging.classifier import ClassifierConfig

@@ -58,7 +58,7 @@ def prepare(folder: Path, quick: bool) -> dict[str, Any]:
     """Rows, order of batches, first weights and the setting, as files that every side reads."""
     import numpy as np
 
-    from l3hpc.arrays.rows import RowFile
+    from l3hpc.arrays.row_file import RowFile
     from l3hpc.models.parameters import untrained
     from l3hpc.models.training.state import BatchOrder
 
@@ -90,7 +90,7 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
     """
     import numpy as np
 
-    from l3hpc.arrays.rows import RowFile
+    from l3hpc.arrays.row_file import RowFile
     from l3hpc.datasets.pair_cache import PairCache
     from l3hpc.models.training import loop as training
     from l3hpc.models.training.state import Schedule, Status

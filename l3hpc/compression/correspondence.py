@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.audio.frontends import Frontend
 from l3hpc.avc.batches import AvcData, Batches
 from l3hpc.console.progress import Progress

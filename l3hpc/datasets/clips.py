@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.datasets.corpus import npz_name
 from l3hpc.datasets.embedding_file import EmbeddingFile, finite_float32
 from l3hpc.datasets.embeddings import open_source

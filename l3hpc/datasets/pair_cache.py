@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.audio.frontends import Frontend
 from l3hpc.console.progress import Progress

@@ -7,8 +7,7 @@ rows that repel each other; the rest comes from the regulariser εI alone.
 
 The m-DPP is drawn in two steps. m eigenvectors are chosen by the elementary symmetric polynomials
 of the eigenvalues (``choose_values``). What they span is a projection DPP, whose rows are proposed
-by their leverage scores (``leverage_bounds``) and accepted by the chain rule [2]_
-(``projection_dpp``).
+by their leverage scores and accepted by the chain rule [2]_ (``projection_dpp``).
 
 Cost: one pass of n·d² operations in double precision for the Gram matrix BᵀB, one of n·(2d − m)·m
 in single precision for the leverage scores; memory O(n + d²). Where n ≤ d, the n × n side is
@@ -30,14 +29,9 @@ from l3hpc.arrays.features import FeatureRows, features
 from l3hpc.arrays.passes import map_blocks, reproducible_blas
 from l3hpc.arrays.rows import Rows, RowSource, as_rows, block_rows, in_order_only, require_real
 from l3hpc.errors import InputError
-from l3hpc.sampling.projection_dpp import sample_projection
+from l3hpc.sampling.projection_dpp import leverage_bounds, sample_projection
 
 __all__ = ["KDPP", "FeatureRows", "features"]
-
-UNIT_ROUNDOFF = 2.0 ** -24
-MAX_ERROR = 0.1  # of the scores' length, up to which single precision is used
-PANEL_COLUMNS = 128  # multiplied at once
-SAFE_SCALES = (1e-20, 1e20)  # mean ‖b‖² whose squares neither vanish nor overflow in float32
 
 
 class KDPP:
@@ -419,92 +413,3 @@ def choose_values(
             chosen.append(number - 1)
             left -= 1
     return np.array(chosen[::-1], dtype=np.int64)
-
-
-# how likely each row is to be proposed: leverage scores -----------------------------------------
-#
-# The sampler needs a close upper bound only, because a proposed row is tested again in double
-# precision. So the pass can run in single precision, at twice the speed: a bound on the rounding
-# error of each score is added to it, and where that is large, double precision is used.
-
-
-def leverage_bounds(rows: Rows, mapping: np.ndarray, trace: float) -> np.ndarray:
-    """Close upper bounds of the leverage scores ‖b_i · mapping‖² of all rows b_i.
-
-    Parameters
-    ----------
-    rows
-        B, shape (n, d).
-    mapping
-        Shape (d, m), with orthonormal B · mapping.
-    trace
-        The sum of ‖b_i‖².
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        The bounds.
-    """
-    n, m = rows.shape[0], mapping.shape[1]
-    per_length = error_per_length(mapping)
-    small = per_length * np.sqrt(trace) <= MAX_ERROR * np.sqrt(m)
-    if small and SAFE_SCALES[0] < trace / n < SAFE_SCALES[1]:
-        return _leverage_pass(rows, mapping, np.dtype(np.float32), per_length)
-    return _leverage_pass(rows, mapping, np.dtype(np.float64), 0.0)
-
-
-def error_per_length(mapping: np.ndarray) -> float:
-    """The c with ‖(b · mapping in single precision) − b · mapping‖ ≤ c ‖b‖ for every row b.
-
-    Parameters
-    ----------
-    mapping
-        Shape (d, m).
-    """
-    # The standard bound for sums of d products, (d + 2) u ‖b‖ ‖column‖ with unit roundoff u; u for
-    # each rounding of features (two) and mapping; a tenth more for terms of second order.
-    return 1.1 * (len(mapping) + 5) * UNIT_ROUNDOFF * float(np.linalg.norm(mapping))
-
-
-def _leverage_pass(
-    rows: Rows, mapping: np.ndarray, dtype: np.dtype, per_length: float,
-) -> np.ndarray:
-    """Squared lengths of all rows times ``mapping``, with the error bound, in ``dtype``."""
-    d, m = mapping.shape
-    # Rounding of the row's own scale (a sum of d terms) and of the sum of m squares.
-    relative = 1.0 + (d + m + 10) * UNIT_ROUNDOFF
-    # A triangular mapping saves up to half of the products, but costs a QR decomposition.
-    panels = _panels(mapping if rows.shape[0] <= 16 * d else _triangular(mapping), dtype)
-
-    def lengths(block: np.ndarray) -> np.ndarray:
-        squares = np.zeros(len(block), dtype)
-        for first, weights in panels:
-            projected = block[:, first:] @ weights
-            squares += np.einsum("ij,ij->i", projected, projected)
-        result = np.sqrt(squares.astype(np.float64))
-        if per_length:
-            norms = np.einsum("ij,ij->i", block, block).astype(np.float64)
-            result = relative * (result + relative * per_length * np.sqrt(norms))
-        return result
-
-    result = np.empty(rows.shape[0])
-    start = 0
-    for lengths_of_block in map_blocks(rows, lengths, dtype):
-        result[start:start + len(lengths_of_block)] = lengths_of_block ** 2
-        start += len(lengths_of_block)
-    return result
-
-
-def _triangular(mapping: np.ndarray) -> np.ndarray:
-    """``mapping`` rotated to be lower triangular; ‖b · mapping‖ stays the same."""
-    return np.asarray(np.linalg.qr(mapping.T, mode="r")).T
-
-
-def _panels(mapping: np.ndarray, dtype: np.dtype) -> list[tuple[int, np.ndarray]]:
-    """Groups of columns: (first row that is not all zero, the columns from that row on)."""
-    panels = []
-    for column in range(0, mapping.shape[1], PANEL_COLUMNS):
-        columns = mapping[:, column:column + PANEL_COLUMNS]
-        first = int(np.argmax(columns.any(axis=1)))
-        panels.append((first, np.ascontiguousarray(columns[first:], dtype)))
-    return panels

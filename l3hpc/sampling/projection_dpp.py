@@ -2,9 +2,9 @@
 
 The chain rule with rejection [1]_: a row i is proposed with probability proportional to its
 leverage score ‖v_i‖², and accepted with probability ‖part of v_i orthogonal to the rows chosen so
-far‖² / ‖v_i‖². About m·ln m proposals give m rows. Most of them come when few rows are missing;
-so, whenever half of the dimensions are spanned, the basis is rotated and only the other half is
-multiplied from then on.
+far‖² / ‖v_i‖². ``leverage_bounds`` computes these scores in one pass. About m·ln m proposals give
+m rows. Most of them come when few rows are missing; so, whenever half of the dimensions are
+spanned, the basis is rotated and only the other half is multiplied from then on.
 
 References
 ----------
@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from l3hpc.arrays.passes import map_blocks
+from l3hpc.arrays.rows import Rows
 from l3hpc.errors import L3hpcError
 
 BLOCK_PROPOSALS = 128
@@ -25,6 +27,10 @@ TAKE_BYTES = 64 << 20  # memory of the proposed rows that are read at once
 MIN_ROTATED = 32  # with fewer dimensions, a rotation costs more than it saves
 # only a basis that is not orthonormal, of which no further row is accepted, comes this far
 MAX_ROUNDS = 10_000
+UNIT_ROUNDOFF = 2.0 ** -24
+MAX_ERROR = 0.1  # of the scores' length, up to which single precision is used
+SAFE_SCALES = (1e-20, 1e20)  # mean ‖b‖² whose squares neither vanish nor overflow in float32
+PANEL_COLUMNS = 128  # multiplied at once
 
 
 def sample_projection(
@@ -150,3 +156,92 @@ def _pivots(picks: np.ndarray, gram: np.ndarray, accept: np.ndarray, most: int) 
         # A row may be proposed more than once, but chosen only once.
         left[picks == picks[position]] = 0.0
     return taken
+
+
+# how likely each row is to be proposed: leverage scores -----------------------------------------
+#
+# The sampler needs a close upper bound only, because a proposed row is tested again in double
+# precision. So the pass can run in single precision, at twice the speed: a bound on the rounding
+# error of each score is added to it, and where that is large, double precision is used.
+
+
+def leverage_bounds(rows: Rows, mapping: np.ndarray, trace: float) -> np.ndarray:
+    """Close upper bounds of the leverage scores ‖b_i · mapping‖² of all rows b_i.
+
+    Parameters
+    ----------
+    rows
+        B, shape (n, d).
+    mapping
+        Shape (d, m), with orthonormal B · mapping.
+    trace
+        The sum of ‖b_i‖².
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        The bounds.
+    """
+    n, m = rows.shape[0], mapping.shape[1]
+    per_length = error_per_length(mapping)
+    small = per_length * np.sqrt(trace) <= MAX_ERROR * np.sqrt(m)
+    if small and SAFE_SCALES[0] < trace / n < SAFE_SCALES[1]:
+        return _leverage_pass(rows, mapping, np.dtype(np.float32), per_length)
+    return _leverage_pass(rows, mapping, np.dtype(np.float64), 0.0)
+
+
+def error_per_length(mapping: np.ndarray) -> float:
+    """The c with ‖(b · mapping in single precision) − b · mapping‖ ≤ c ‖b‖ for every row b.
+
+    Parameters
+    ----------
+    mapping
+        Shape (d, m).
+    """
+    # The standard bound for sums of d products, (d + 2) u ‖b‖ ‖column‖ with unit roundoff u; u for
+    # each rounding of features (two) and mapping; a tenth more for terms of second order.
+    return 1.1 * (len(mapping) + 5) * UNIT_ROUNDOFF * float(np.linalg.norm(mapping))
+
+
+def _leverage_pass(
+    rows: Rows, mapping: np.ndarray, dtype: np.dtype, per_length: float,
+) -> np.ndarray:
+    """Squared lengths of all rows times ``mapping``, with the error bound, in ``dtype``."""
+    d, m = mapping.shape
+    # Rounding of the row's own scale (a sum of d terms) and of the sum of m squares.
+    relative = 1.0 + (d + m + 10) * UNIT_ROUNDOFF
+    # A triangular mapping saves up to half of the products, but costs a QR decomposition.
+    panels = _panels(mapping if rows.shape[0] <= 16 * d else _triangular(mapping), dtype)
+
+    def lengths(block: np.ndarray) -> np.ndarray:
+        squares = np.zeros(len(block), dtype)
+        for first, weights in panels:
+            projected = block[:, first:] @ weights
+            squares += np.einsum("ij,ij->i", projected, projected)
+        result = np.sqrt(squares.astype(np.float64))
+        if per_length:
+            norms = np.einsum("ij,ij->i", block, block).astype(np.float64)
+            result = relative * (result + relative * per_length * np.sqrt(norms))
+        return result
+
+    result = np.empty(rows.shape[0])
+    start = 0
+    for lengths_of_block in map_blocks(rows, lengths, dtype):
+        result[start:start + len(lengths_of_block)] = lengths_of_block ** 2
+        start += len(lengths_of_block)
+    return result
+
+
+def _triangular(mapping: np.ndarray) -> np.ndarray:
+    """``mapping`` rotated to be lower triangular; ‖b · mapping‖ stays the same."""
+    return np.asarray(np.linalg.qr(mapping.T, mode="r")).T
+
+
+def _panels(mapping: np.ndarray, dtype: np.dtype) -> list[tuple[int, np.ndarray]]:
+    """Groups of columns: (first row that is not all zero, the columns from that row on)."""
+    panels = []
+    for column in range(0, mapping.shape[1], PANEL_COLUMNS):
+        columns = mapping[:, column:column + PANEL_COLUMNS]
+        first = int(np.argmax(columns.any(axis=1)))
+        panels.append((first, np.ascontiguousarray(columns[first:], dtype)))
+    return panels

@@ -372,7 +372,7 @@ def _one_level(level: str, params: ClassifyParams, task: Task, clips: Clips,
 def _inputs(clips: Clips, values: np.ndarray | None, part: slice, mixes: Mixes | None = None
             ) -> Matrix:
     """What the classifier is given for a part of the clips."""
-    from l3hpc.arrays.rows import RowFile
+    from l3hpc.arrays.row_file import RowFile
     from l3hpc.tagging.clip_inputs import ClipInputs
 
     x = clips.x.part(part.start, part.stop) if isinstance(clips.x, RowFile) else clips.x[part]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.steps.base import Task
 from l3hpc.steps.fold_params import (

@@ -16,7 +16,7 @@ import h5py
 import keras
 import numpy as np
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, check_choice
 from l3hpc.io.files import write_bytes

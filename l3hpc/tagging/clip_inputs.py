@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.errors import InputError
 from l3hpc.tagging.balancing import Mixes
 from l3hpc.tagging.clip_metadata import PLACE

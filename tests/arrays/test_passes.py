@@ -7,7 +7,8 @@ from l3hpc.arrays import passes
 from l3hpc.arrays.features import FeatureRows, features
 from l3hpc.arrays.passes import map_blocks, reproducible_blas
 from l3hpc.arrays.rows import ArrayRows, ChunkRows
-from l3hpc.sampling.kdpp import KDPP, leverage_bounds
+from l3hpc.sampling.kdpp import KDPP
+from l3hpc.sampling.projection_dpp import leverage_bounds
 
 DOUBLE = np.dtype(np.float64)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l3hpc.arrays import rows
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays import row_file
+from l3hpc.arrays.row_file import RowFile
 
 SHAPE = (12, 3, 2)
 slices = st.builds(slice, st.integers(-3, 14), st.integers(-3, 14))
@@ -25,7 +25,7 @@ row_choices = slices | numbers | st.integers(0, SHAPE[0] - 1)
 @settings(max_examples=80, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_is_the_array(tmp_path, monkeypatch, steps, kind, at_once):
-    monkeypatch.setattr(rows, "MAX_TRANSFER", at_once)
+    monkeypatch.setattr(row_file, "MAX_TRANSFER", at_once)
     file, array = RowFile(tmp_path / "x.bin", kind, SHAPE, "w+"), np.zeros(SHAPE, kind)
     for where, write, seed in steps:
         expected = array[where]

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.datasets import clips
 from l3hpc.datasets.clips import load_clips
 from l3hpc.errors import InputError

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from l3hpc.arrays.features import FeatureRows, features
 from l3hpc.arrays.rows import ArrayRows
-from l3hpc.sampling import kdpp
-from l3hpc.sampling.kdpp import KDPP, leverage_bounds
+from l3hpc.sampling import projection_dpp
+from l3hpc.sampling.kdpp import KDPP
+from l3hpc.sampling.projection_dpp import leverage_bounds
 
 
 def exact(b, mapping):
@@ -41,8 +42,8 @@ def test_bounds_hold_and_are_close(seed, spread, norm, unit, kind):
 
 def test_precision_is_chosen_by_the_spectrum(monkeypatch):
     kinds = []
-    inner = kdpp._leverage_pass
-    monkeypatch.setattr(kdpp, "_leverage_pass",
+    inner = projection_dpp._leverage_pass
+    monkeypatch.setattr(projection_dpp, "_leverage_pass",
                         lambda *args: kinds.append(args[2].name) or inner(*args))
     rng = np.random.default_rng(0)
     even = rng.normal(size=(2000, 32))
@@ -62,7 +63,7 @@ def test_the_sample_does_not_depend_on_the_precision(steepness, monkeypatch):
     x = rng.normal(size=(60, 8)) * np.logspace(0, -steepness, 8)
     counts = {}
     for name, worthwhile in (("single", 1e9), ("double", 0.0)):
-        monkeypatch.setattr(kdpp, "MAX_ERROR", worthwhile)
+        monkeypatch.setattr(projection_dpp, "MAX_ERROR", worthwhile)
         dpp, draws = KDPP(x, 1e-20), np.random.default_rng(2)
         counts[name] = np.zeros(60)
         for _ in range(1500):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from lazymodule import LazyModule
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.errors import InputError, L3hpcError
 
 tagging, training = LazyModule("l3hpc.tagging.classifier"), LazyModule("l3hpc.tagging.training")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lazymodule import LazyModule
 
-from l3hpc.arrays.rows import RowFile
+from l3hpc.arrays.row_file import RowFile
 from l3hpc.errors import InputError
 from l3hpc.tagging.balancing import Mixes
 
