@@ -19,8 +19,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
@@ -392,6 +391,10 @@ class PairMaker:
         # Videos that were skipped before stay skipped, so that a restart makes the same plan.
         state = self.scratch / SKIPPED
         skipped: dict[str, str] = read_json(state) if state.is_file() else {}
+        if self._are_too_many(skipped):
+            # The attempt before was refused for them: they may have been repaired since.
+            skipped = {}
+            write_json(state, skipped)
         sources = self._open(skipped, state)
         while True:
             try:
@@ -424,8 +427,9 @@ class PairMaker:
 
         names = [name for name in self.names if name not in skipped]
         sources = {}
-        with ThreadPoolExecutor(max(self.threads, 1)) as pool:
-            for name, source in zip(names, pool.map(work, names), strict=True):
+        threads = max(self.threads, 1)
+        with closing(read_ahead(work, names, depth=2 * threads, threads=threads)) as opened:
+            for name, source in zip(names, opened, strict=True):
                 self.progress.advance()
                 if isinstance(source, VideoError):
                     self._skip(name, source, skipped, state)
@@ -437,13 +441,17 @@ class PairMaker:
         skipped[name] = error.message
         write_json(state, skipped)
         self.progress.note(f"skipped {name}: {error.message}")
-        left = len(self.names) - len(skipped)
-        if len(skipped) > self.max_failed * len(self.names) or left < 2:
+        if self._are_too_many(skipped):
             raise L3hpcError(
                 f"{len(skipped)} of {len(self.names)} videos cannot be used; the last: {name}: "
                 f"{error.message}",
                 allowed=f"at most {self.max_failed:.0%}, and at least two usable videos",
-                hint="Remove them, or raise avc_pairs.max_failed.")
+                hint="Repair them and resume the run; or remove them and submit it again; or "
+                     "raise avc_pairs.max_failed.")
+
+    def _are_too_many(self, skipped: Mapping[str, str]) -> bool:
+        return len(skipped) > self.max_failed * len(self.names) or (
+            len(self.names) - len(skipped) < 2)
 
     def _files(self, sources: dict[str, VideoSource]) -> tuple[list[Path], list[Pair]]:
         count = len(sources) * self.pairs_per_video

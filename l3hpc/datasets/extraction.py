@@ -27,11 +27,12 @@ from l3hpc.audio.files import AudioError, Contents, is_hdf5
 from l3hpc.audio.framing import JoinedFrames, window_samples
 from l3hpc.console.progress import Progress, doing
 from l3hpc.datasets.corpus import Recording
+from l3hpc.datasets.extraction_blocks import Block, BlocksOnDisk
 from l3hpc.datasets.windows import Piece, read_pieces, window_count
-from l3hpc.errors import L3hpcError
-from l3hpc.io.files import digest, read_json, write_bytes, write_json, write_text
+from l3hpc.errors import L3hpcError, command_line
+from l3hpc.io.files import digest, write_text
 from l3hpc.io.npz import read_npz
-from l3hpc.io.values import count_of
+from l3hpc.io.values import count_of, in_number
 from l3hpc.models.embedder import check_network
 from l3hpc.models.engines import BatchesEngine
 
@@ -108,7 +109,9 @@ class Extraction:
     threads: int = 1
     settings: Sequence[str] = ("extract.max_failed",)
     _messages: dict[int, str] = field(default_factory=dict, init=False, repr=False)
-    _threads: InOrder[_Block, np.ndarray] = field(init=False, repr=False)
+    _unread: int = field(default=0, init=False, repr=False)
+    _blocks: BlocksOnDisk = field(init=False, repr=False)
+    _threads: InOrder[Block, np.ndarray] = field(init=False, repr=False)
     _progress_lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run(self, target: Path, skipped_file: Path) -> dict[str, Any]:
@@ -129,14 +132,17 @@ class Extraction:
         Raises
         ------
         L3hpcError
-            If more than ``max_failed`` are unusable; what is finished stays in scratch.
+            As soon as more than ``max_failed`` are unusable, or if all are; what is finished stays
+            in scratch.
         """
-        self._prepare_scratch()
-        done, skipped = self._finished()
+        self._blocks = BlocksOnDisk(self.scratch, digest([
+            dict(self.identity), [recording.as_json() for recording in self.recordings],
+            str(self.folder), self.hop, self.center, self.min_seconds, self.levels]))
+        done, skipped = self._blocks.finished()
         if self._has_too_many(skipped):
             # The attempt before was refused for them: they may have been repaired since.
-            self._forget(skipped)
-            done, skipped = self._finished()
+            self._blocks.forget(skipped)
+            done, skipped = self._blocks.finished()
         start = time.monotonic()
         embedded = self._embed_rest(done, skipped)
         seconds = time.monotonic() - start
@@ -151,64 +157,11 @@ class Extraction:
                 "skipped": len(skipped), "reasons": reasons, "dim": self.network.dim,
                 "windows_per_s": round(embedded / seconds, 2) if embedded else None}
 
-    # scratch ------------------------------------------------------------------------------------
-
-    def _prepare_scratch(self) -> None:
-        settings = {"settings": digest([
-            dict(self.identity), [recording.as_json() for recording in self.recordings],
-            str(self.folder),
-            self.hop, self.center, self.min_seconds, self.levels])}
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        state = self.scratch / "extraction.json"
-        if not state.is_file() or read_json(state) != settings:
-            # Blocks of other settings would be joined with the new ones into one matrix.
-            for old in self.scratch.glob("part-*.npz"):
-                old.unlink()
-            write_json(state, settings)
-
-    def _parts(self) -> list[Path]:
-        return sorted(self.scratch.glob("part-*.npz"))
-
-    def _finished(self) -> tuple[dict[int, int | None], dict[int, str]]:
-        """Windows done per recording (None: all of it), and reasons of those that were skipped."""
-        done: dict[int, int | None] = {}
-        skipped: dict[int, str] = {}
-        for path in self._parts():
-            state = json.loads(str(read_npz(path, ["told"])["told"]))
-            for index, stop in state["windows"]:
-                done[index] = stop
-            for index in state["complete"]:
-                done[index] = None
-            skipped.update({int(index): reason for index, reason in state["skipped"].items()})
-        return done, skipped
-
-    def _forget(self, indices: Iterable[int]) -> None:
-        """Remove recordings from the finished blocks, so that they are read again."""
-        forgotten = set(indices)
-        # From the last block on: if this is interrupted, what is left is the beginning of each.
-        for path in reversed(self._parts()):
-            part = read_npz(path)
-            state = json.loads(str(part["told"]))
-            state["windows"] = [each for each in state["windows"] if each[0] not in forgotten]
-            state["complete"] = [index for index in state["complete"] if index not in forgotten]
-            state["skipped"] = {index: reason for index, reason in state["skipped"].items()
-                                if int(index) not in forgotten}
-            keep = ~np.isin(part["recording"], list(forgotten))
-            columns = {name: values[keep] for name, values in part.items() if name != "told"}
-            self._write_part(path, columns, state)
-
-    def _write_part(self, path: Path, columns: Mapping[str, np.ndarray], state: object) -> None:
-        stream = io.BytesIO()
-        # One file per block: rows and the state that counts them appear together.
-        arrays: dict[str, Any] = {**columns, "told": np.array(json.dumps(state))}
-        np.savez(stream, **arrays)
-        write_bytes(path, stream.getvalue())
-
     # work ---------------------------------------------------------------------------------------
 
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
         """Embed what is not done; returns the number of windows."""
-        block = self.block or self._default_block()
+        size = self.block or self._default_block()
         with doing(f"reading the headers of {count_of(len(self.recordings), 'recording')}"):
             counts = [window_count(self.folder / recording.file, self.hop, self.center,
                                    self.network.window_s)
@@ -220,6 +173,15 @@ class Extraction:
             recordings=sum(stop is None for stop in processed.values()))
         rest = [index for index in range(len(self.recordings))
                 if done.get(index, 0) is not None and index not in skipped]
+        block = Block()
+        for index in rest:
+            # What cannot even be opened is known before the network has begun.
+            if not counts[index] and (error := self._refusal(index)):
+                self._skip(index, error, block, skipped)
+        rest = [index for index in rest if index not in skipped]
+        self._unread = len(rest)
+        if self._exceeds(skipped):
+            rest = []
         readers = min(max(self.threads, 1), READERS)
         contents = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
                               rest, depth=2 * readers, threads=readers)
@@ -229,7 +191,7 @@ class Extraction:
         self._threads = InOrder(self._embed, 2 if is_shared else 1)
         with closing(contents), self._threads:
             return self._embed_recordings(zip(rest, contents, strict=True), done, skipped, counts,
-                                          block)
+                                          block, size)
 
     def _default_block(self) -> int:
         window = window_samples(self.network.window_s, self.network.rate)
@@ -237,12 +199,13 @@ class Extraction:
 
     def _embed_recordings(self, recordings: Iterable[tuple[int, _Read]],
                           done: Mapping[int, int | None], skipped: dict[int, str],
-                          counts: Sequence[int], size: int) -> int:
+                          counts: Sequence[int], block: Block, size: int) -> int:
         """Collect windows into blocks of ``size`` and embed them; returns their number."""
-        block, embedded = _Block(), 0
+        embedded = 0
         # The first blocks are smaller, so that the network starts soon.
         enough = min(size, FIRST_BLOCK)
         for index, result in recordings:
+            self._unread -= 1
             taken = done.get(index) or 0
             try:
                 if isinstance(result, AudioError):
@@ -259,11 +222,13 @@ class Extraction:
                         if index in skipped:
                             break
             except AudioError as error:
-                self._messages[index] = error.message
-                skipped[index] = block.skip(index, error.reason)
-                self._report_skipped(index, error)
+                self._skip(index, error, block, skipped)
                 self._advance(max(counts[index] - taken, 0))
-                continue
+            if self._exceeds(skipped):
+                # Blocks that are being embedded are finished. Of this one only the reasons are
+                # kept, for the next attempt to read these recordings again.
+                block = block.without_windows()
+                break
             if index not in skipped:
                 block.complete.append(index)
                 if length := contents.length_warning():
@@ -283,7 +248,10 @@ class Extraction:
         with self._progress_lock:
             self.progress.note(text)
 
-    def _report_skipped(self, index: int, error: AudioError) -> None:
+    def _skip(self, index: int, error: AudioError, block: Block, skipped: dict[int, str]) -> None:
+        """Leave a recording out of the result, and say why."""
+        self._messages[index] = error.message
+        skipped[index] = block.skip(index, error.reason)
         text = "; ".join(part for part in (error.message, error.hint) if part)
         self._note(f"skipped {self.recordings[index].file}: {text} ({error.reason})")
 
@@ -301,6 +269,14 @@ class Extraction:
         except AudioError as error:
             return error
 
+    def _refusal(self, index: int) -> AudioError | None:
+        """Why a recording has not even a first piece; None if it has one, or is empty."""
+        try:
+            next(self._pieces(self.recordings[index], 0, Contents()), None)
+        except AudioError as error:
+            return error
+        return None
+
     def _pieces(self, recording: Recording, start: int, contents: Contents) -> Iterator[Piece]:
         path = self.folder / recording.file
         # of one that was missing at the submission: it may have been added since
@@ -310,13 +286,13 @@ class Extraction:
                            window_s=self.network.window_s, levels=self.levels, skip=start,
                            min_seconds=self.min_seconds, contents=contents)
 
-    def _exchange(self, block: _Block, skipped: dict[int, str]) -> _Block:
+    def _exchange(self, block: Block, skipped: dict[int, str]) -> Block:
         """Start to embed a block, write one that is finished, and return an empty one."""
         if (finished := self._threads.add(block)) is not None:
             self._write(*finished, skipped)
-        return _Block()
+        return Block()
 
-    def _embed(self, block: _Block) -> np.ndarray:
+    def _embed(self, block: Block) -> np.ndarray:
         if not block.size:
             return np.empty((0, self.network.dim), np.float32)
         windows = JoinedFrames(block.windows)
@@ -328,16 +304,13 @@ class Extraction:
         self._threads.check()  # a signal should not have to wait for whole blocks
         self._advance(count)
 
-    def _write(self, block: _Block, embedding: np.ndarray, skipped: dict[int, str]) -> None:
+    def _write(self, block: Block, embedding: np.ndarray, skipped: dict[int, str]) -> None:
         self._check(embedding, block, skipped)
-        parts = self._parts()
-        number = int(parts[-1].stem.split("-")[1]) + 1 if parts else 0
-        self._write_part(self.scratch / f"part-{number:06d}.npz",
-                         {"embedding": embedding, **block.columns()}, block.as_json())
+        self._blocks.append(block, embedding)
         self._advance(0, recordings=self.progress.details.get("recordings", 0)
                       + len(block.complete))
 
-    def _check(self, embedding: np.ndarray, block: _Block, skipped: dict[int, str]) -> None:
+    def _check(self, embedding: np.ndarray, block: Block, skipped: dict[int, str]) -> None:
         """Skip the recordings whose embeddings are not finite, unless the network causes it."""
         invalid = ~np.isfinite(embedding).all(axis=1)
         if not invalid.any():
@@ -349,15 +322,15 @@ class Extraction:
             count = int(invalid[which == index].sum())
             bad = count_of(count, "embedding that is", "embeddings that are")
             error = AudioError(f"gives {bad} not finite", where=self.recordings[index].file)
-            self._messages[index] = error.message
-            skipped[index] = block.skip(index, error.reason)
-            self._report_skipped(index, error)
+            self._skip(index, error, block, skipped)
         # Left out of the result, as all rows of these recordings are.
         embedding[invalid] = 0.0
 
+    def _exceeds(self, skipped: Mapping[int, str]) -> bool:
+        return len(skipped) > self.max_failed * len(self.recordings)
+
     def _has_too_many(self, skipped: Mapping[int, str]) -> bool:
-        total = len(self.recordings)
-        return bool(skipped) and (len(skipped) > self.max_failed * total or len(skipped) == total)
+        return bool(skipped) and (self._exceeds(skipped) or len(skipped) == len(self.recordings))
 
     def _refuse(self, skipped: Mapping[int, str]) -> None:
         """Raise ``L3hpcError`` where too many recordings are unusable."""
@@ -369,14 +342,19 @@ class Extraction:
         names = [f"{self.recordings[index].file} ({reason})" for index, reason in shown.items()]
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         allow = " ".join(f"--set {name}=0.5" for name in self.settings)
+        unread, find = "", ""
+        if self._unread:
+            unread = in_number(f" ([one more was|{self._unread:,} more were] not read)",
+                               self._unread)
+            find = f" ({command_line('data', 'check', self.folder, '--listen')} finds all)"
         raise L3hpcError(
-            f"{len(skipped)} of {len(self.recordings)} recordings cannot be used: "
+            f"{len(skipped)} of {len(self.recordings)} recordings cannot be used{unread}: "
             f"{', '.join(names)}{more}",
             where=str(self.folder),
             allowed=f"at most {self.max_failed:.0%} may be unusable ({self.settings[0]}), and not "
                     "all",
-            hint="Repair them and resume the run; or remove them and submit it again; or accept "
-                 f"them: submit with {allow}")
+            hint=f"Repair them{find} and resume the run; or remove them and submit it again; or "
+                 f"accept them: submit with {allow}")
 
     # result -------------------------------------------------------------------------------------
 
@@ -384,7 +362,7 @@ class Extraction:
         """Join the blocks into one file without the skipped recordings; returns its rows."""
         import h5py
 
-        parts = self._parts()
+        parts = self._blocks.paths()
         rows = 0
         for path in parts:
             # Counted first, because the data sets below have their size from the start.
@@ -443,58 +421,6 @@ class Extraction:
 
 
 _Read = tuple[Iterable[Piece], Contents] | AudioError  # pieces, or why there are none
-
-
-class _Block:
-    """Windows to be embedded together, and the state of their recordings once they are written."""
-
-    def __init__(self) -> None:
-        self.windows: list[np.ndarray] = []
-        self.starts: list[np.ndarray] = []
-        self.levels: list[np.ndarray] = []
-        self.rows: list[tuple[int, int, int]] = []  # recording, first window, windows
-        self.complete: list[int] = []
-        self.skipped: dict[int, str] = {}
-        self.size = 0
-
-    @property
-    def has_content(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self.rows or self.complete or self.skipped)
-
-    def add(self, index: int, piece: Piece) -> None:
-        """Append a piece of recording ``index``."""
-        unknown = np.full(len(piece.windows), np.nan, np.float32)
-        self.windows.append(piece.windows)
-        self.starts.append(piece.starts)
-        self.levels.append(unknown if piece.levels is None else piece.levels)
-        self.rows.append((index, piece.first, len(piece.windows)))
-        self.size += len(piece.windows)
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Recording, frame, start and loudness of every window."""
-        none = np.empty(0)
-        return {
-            "recording": np.repeat([index for index, _, _ in self.rows],
-                                   [count for _, _, count in self.rows]).astype(np.int64),
-            "frame": np.concatenate(
-                [none, *(np.arange(first, first + n) for _, first, n in self.rows)]),
-            "start": np.concatenate([none, *self.starts]),
-            "loudness": np.concatenate([none, *self.levels]),
-        }
-
-    def skip(self, index: int, reason: str) -> str:
-        """Record that recording ``index`` cannot be used; returns the reason."""
-        self.skipped[index] = reason
-        if index in self.complete:
-            self.complete.remove(index)
-        return reason
-
-    def as_json(self) -> dict[str, Any]:
-        """The state that a resumed run reads."""
-        return {"windows": [[index, first + count] for index, first, count in self.rows],
-                "complete": self.complete,
-                "skipped": {str(index): reason for index, reason in self.skipped.items()}}
 
 
 def write_skipped(path: Path, rows: Sequence[tuple[str, str]]) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -333,6 +334,33 @@ def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
             np.testing.assert_array_equal(one[name], other[name])
     with pytest.raises(L3hpcError, match="1 of 5 videos cannot be used; the last: 2"):
         make(["0", "1", "2", "3", "4"])
+
+
+def test_too_many_broken_videos_end_the_step_at_once_and_in_every_attempt(tmp_path):
+    from l3hpc.avc.pairs import PairMaker
+    from l3hpc.avc.scenes import Scene
+    from l3hpc.avc.videos import VideoError
+
+    opened, broken = [], {"3", "4", "5"}
+
+    def open_source(name):
+        opened.append(name)
+        time.sleep(0.01)
+        if name in broken:
+            raise VideoError("cannot be decoded", where=name)
+        return Scene(int(name))
+
+    (tmp_path / "out").mkdir()
+    maker = PairMaker([str(number) for number in range(60)], open_source, "train_0000", 8000, 16,
+                      1, [1], tmp_path / "scratch")
+    maker.max_failed = 2 / 60
+    for _ in range(2):
+        with pytest.raises(L3hpcError, match="3 of 60 videos cannot be used; the last: 5") as end:
+            maker.run(tmp_path / "out")
+        assert "resume the run" in end.value.hint and len(opened) < 12
+        opened.clear()
+    broken.clear()
+    assert maker.run(tmp_path / "out")["skipped"] == 0
 
 
 # refusals -----------------------------------------------------------------------------------------
