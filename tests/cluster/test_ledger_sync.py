@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from realslurm import LIMIT_S
 
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.settings import Ledger
@@ -46,7 +47,7 @@ def test_sheet_and_report_show_the_run_when_its_jobs_have_ended(slurm_plain, cha
         "embedding_approx_mse", {"num_epochs": 3, "state": "finished"})
     record = submit.submit(plan)
     assert record.sync_job
-    end = time.monotonic() + 240
+    end = time.monotonic() + LIMIT_S
     log = plan.folder.path / "ledger-sync.log"
     while not world.rows() and time.monotonic() < end:
         time.sleep(0.5)

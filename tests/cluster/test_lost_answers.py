@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from follow import profile, settled, states, until
+from realslurm import LIMIT_S
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import submit
@@ -86,7 +87,7 @@ def test_a_controller_that_is_away_while_submitting(slurm_plain, wrapped, chains
         (site / "stopped").touch()
         slurm_plain.until((site / "tried").exists, "sbatch is not tried again")
         slurm_plain.start_controller()
-        record = submitting.result(240)
+        record = submitting.result(LIMIT_S)
     gate.unlink()
     assert record.state == "submitted" and len(jobs(slurm_plain) - before) == 2
     assert states(until(tmp_path, "demo", settled)) == dict.fromkeys(NAMES, "done")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from invoke import invoke
+from realslurm import LIMIT_S
 
 from l3hpc.datasets.synth import City, make_city
 from l3hpc.models.parameters import untrained
@@ -68,7 +69,7 @@ def l3hpc(slurm_cluster, slurm_plain, data, tmp_path, monkeypatch):
     return run
 
 
-def finished(l3hpc, seconds=240):
+def finished(l3hpc, seconds=LIMIT_S):
     """The newest run, once nothing of it is to come."""
     end = time.monotonic() + seconds
     while True:

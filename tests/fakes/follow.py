@@ -3,7 +3,7 @@
 import json
 import time
 
-from realslurm import PATIENCE
+from realslurm import LIMIT_S
 
 from l3hpc.runs import status
 from l3hpc.workspace.layout import Workspace
@@ -13,9 +13,8 @@ def profile(chains, cluster, **changes):
     return chains.profile(name="test", **{**cluster.profile, "slots": {}, **changes})
 
 
-def until(workspace, run, wanted, seconds=240):
+def until(workspace, run, wanted, seconds=LIMIT_S):
     """The status of a run once ``wanted(status)`` holds."""
-    seconds *= PATIENCE
     end, pause = time.monotonic() + seconds, 0.2
     while True:
         [found] = status.collect(workspace, [run])
