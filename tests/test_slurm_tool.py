@@ -48,6 +48,12 @@ def test_what_is_missing_is_said_before_anything_is_made(run, tmp_path, words, p
     assert not list(tmp_path.glob(".cache/l3hpc/slurm/*"))
 
 
+def test_a_machine_that_would_kill_trainings_in_a_virtual_machine_is_named(run):
+    done = run("--vm", "sid", **READY, findmnt="nodev", sysctl="65530", **{"linux.uml": ""})
+    assert "vm.max_map_count is 65530" in done.stderr and "max_map_count=1048576" in done.stderr
+    assert "nodev" in done.stderr
+
+
 def test_both_releases_and_options_of_pytest_are_explained(run):
     done = run("--help")
     assert done.returncode == 0 and "trixie" in done.stdout and "-- -n 4 tests/" in done.stdout
