@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from l3hpc.console.progress import Progress
     from l3hpc.pipelines.planned import Plan, PlannedStep
-    from l3hpc.runs.resume import ResumePlan
+    from l3hpc.runs.resume_plan import ResumePlan
     from l3hpc.schedulers.base import Scheduler
     from l3hpc.workspace.run_record import RunRecord
 
@@ -262,7 +262,7 @@ def _resume(
     from l3hpc.console.progress import default_progress
     from l3hpc.errors import EXIT_FAILED, EXIT_OK
     from l3hpc.runs import resume as resumption
-    from l3hpc.runs import submit
+    from l3hpc.runs import resume_plan, submit
     from l3hpc.workspace import records
 
     folder = workspace(config_file, workspace_dir)
@@ -270,7 +270,7 @@ def _resume(
     profile = settings.load(config_file, records.read(folder, name).cluster).profile
     note_unused(profile)
     if dry_run:
-        todo = resumption.plan_resume(folder, name, profile, sets, only=only, again=again or "",
+        todo = resume_plan.plan_resume(folder, name, profile, sets, only=only, again=again or "",
                                progress=default_progress())
         planned = {"run": name,
                    "would_submit": {step.name: list(step.missing) for step in todo.steps},
@@ -283,13 +283,13 @@ def _resume(
         _note_administrator_holds(todo)
         return EXIT_OK
     # the plan is made inside of resume, under the lock of the run: what is announced is submitted
-    announced: list[resumption.ResumePlan] = []
+    announced: list[ResumePlan] = []
 
-    def announce(todo: resumption.ResumePlan) -> None:
+    def announce(todo: ResumePlan) -> None:
         announced.append(todo)
         _note_administrator_holds(todo)
         if todo.recompute and not yes:
-            others = resumption.used_by(folder, name, todo.recompute)
+            others = resume_plan.used_by(folder, name, todo.recompute)
             names = ", ".join(step.name for step in todo.recompute)
             also = f" (also used by {', '.join(others)})" if others else ""
             click.confirm(f"discard the results of {names}{also}?", abort=True, err=True)

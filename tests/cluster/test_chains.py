@@ -11,7 +11,8 @@ from follow import profile, settled, states, until
 from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submit, usage
-from l3hpc.runs.resume import cancel, plan_now, resume
+from l3hpc.runs.resume import cancel, resume
+from l3hpc.runs.resume_plan import plan_now
 from l3hpc.workspace import records
 
 WHOLE = "(0 (0 (0) (1) (2)) (0 (0 (0 (0) (1) (2)))))"

@@ -9,7 +9,8 @@ from follow import profile, settled, states, until
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import submit
-from l3hpc.runs.resume import cancel, plan_now, resume
+from l3hpc.runs.resume import cancel, resume
+from l3hpc.runs.resume_plan import plan_now
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace
 

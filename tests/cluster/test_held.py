@@ -7,7 +7,8 @@ from follow import profile, settled, states, until
 
 from l3hpc.cli import main
 from l3hpc.runs import status, submit
-from l3hpc.runs.resume import cancel, plan_resume, resume
+from l3hpc.runs.resume import cancel, resume
+from l3hpc.runs.resume_plan import plan_resume
 
 
 def held(found):

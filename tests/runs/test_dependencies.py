@@ -8,7 +8,7 @@ from submitted import Case
 
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
-from l3hpc.runs import dependencies, resume, status, submit, submit_jobs
+from l3hpc.runs import dependencies, resume, resume_plan, status, submit, submit_jobs
 from l3hpc.schedulers.requests import DependencyGoneError, QueueFullError
 from l3hpc.schedulers.slurm.refusals import classify
 from l3hpc.workspace import records
@@ -217,7 +217,7 @@ def test_resume_waits_for_the_other_run_too(slurm, twice, on, tmp_path):
 def test_what_is_announced_is_what_is_done(chains, slurm, tmp_path, capsys, monkeypatch):
     """The first looks still see jobs that are ending; what is missing shows only after them."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(resume, "ENDING_POLL_S", 0.01)
+    monkeypatch.setattr(resume_plan, "ENDING_POLL_S", 0.01)
     (tmp_path / "cluster.yaml").write_text(json.dumps({
         "cluster": "greene", "clusters": {"greene": {}}, "paths": {"workspace": "."}}))
     Case(chains, slurm, tmp_path, names=("extract", "sample", "fit", "embed"))
@@ -271,7 +271,7 @@ def test_a_held_job_is_named_and_released(chains, slurm, tmp_path, reason, words
     slurm.says("scontrol", "")
     slurm.says("squeue", (slurm.folder / "squeue").read_text().replace(
         "#!/bin/sh", "#!/bin/sh\ncase \"$*\" in *%T*) echo PENDING; exit;; esac"))
-    todo = resume.plan_resume(tmp_path, "demo", chain.profile)
+    todo = resume_plan.plan_resume(tmp_path, "demo", chain.profile)
     assert todo.describe() == "release job 100"
     resume.resume(tmp_path, "demo", chain.profile)
     assert slurm.calls("scontrol") == ["scontrol release 100"]
@@ -287,14 +287,14 @@ def test_a_job_that_is_held_with_its_result_there_is_released_for_what_waits(
     assert {name: state for name, (state, _) in chain.look().items()} == {
         "extract": "done", "sample": "waiting"}
     assert chain.run.steps[0].held == ["100"] and chain.run.next == "l3hpc resume demo"
-    assert resume.plan_resume(tmp_path, "demo", chain.profile).describe() == "release job 100"
+    assert resume_plan.plan_resume(tmp_path, "demo", chain.profile).describe() == "release job 100"
 
 
 def test_of_an_array_that_runs_only_the_held_tasks_are_released(chains, slurm, tmp_path):
     chain = Case(chains, slurm, tmp_path, names=("extract",), tasks={"extract": 3})
     chain.queue(queue_line("100_0", "RUNNING"), *(
         queue_line(f"100_{n}", "PENDING", "JobHeldUser") for n in (1, 2)))
-    todo = resume.plan_resume(tmp_path, "demo", chain.profile)
+    todo = resume_plan.plan_resume(tmp_path, "demo", chain.profile)
     assert todo.describe() == "release jobs 100_1, 100_2"
 
 

@@ -11,7 +11,7 @@ from l3hpc import schedulers
 from l3hpc.config.profile import Limits
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
-from l3hpc.runs import logs, resume, step_status
+from l3hpc.runs import logs, resume, resume_plan, step_status
 from l3hpc.runs.step_status import read_snapshot
 from l3hpc.runs.task_state import NO_TURN
 from l3hpc.schedulers.jobs import JobId
@@ -192,7 +192,7 @@ def test_a_failed_task_of_a_live_job_is_left_until_the_job_ends(case):
     begin(case, 1)
     case.queue(queue_line("100_0", "RUNNING"), queue_line("100_1", "PENDING", "Priority"),
                queue_line("101", "PENDING", "Dependency"))
-    todo = resume.plan_now(case.workspace, "demo", case.profile)
+    todo = resume_plan.plan_now(case.workspace, "demo", case.profile)
     assert todo.steps == [] and todo.live == {"extract": ["100"], "sample": ["101"]}
 
 
@@ -200,11 +200,11 @@ def test_what_a_requeue_granted_the_job_is_shared_by_its_tasks(case):
     fail(case)
     markers.add_requeue(case.made.step_folder("extract").markers, 1, "time limit", 1.0,
                         time_min=80, mem_mb=400)
-    step, _ = resume.plan_now(case.workspace, "demo", case.profile).steps
+    step, _ = resume_plan.plan_now(case.workspace, "demo", case.profile).steps
     assert (step.resources.time_min, step.resources.mem_mb, step.resources.pack) == (20, 400, 4)
     assert step.of_a_job.job_min == 20  # one task is missing
     short = case.profile.model_copy(update={"limits": Limits(time="50m")})
-    step, _ = resume.plan_now(case.workspace, "demo", short).steps
+    step, _ = resume_plan.plan_now(case.workspace, "demo", short).steps
     assert (step.resources.time_min, step.resources.pack) == (20, 2)
 
 
@@ -215,7 +215,7 @@ def test_a_held_job_is_released_once_with_all_that_its_tasks_need(case):
     case.queue(queue_line("100_0", "PENDING", "JobHeldUser", restarts=1),
                queue_line("100_1", "PENDING", "JobHeldUser"),
                queue_line("101", "PENDING", "Dependency"))
-    found = resume.plan_now(case.workspace, "demo", case.profile)
+    found = resume_plan.plan_now(case.workspace, "demo", case.profile)
     assert found.held == {JobId("100_0"): ["TimeLimit=40"], JobId("100_1"): []}
 
 

@@ -19,6 +19,7 @@ from l3hpc.runs import (
     display,
     logs,
     resume,
+    resume_plan,
     status,
     submission_lock,
     submit,
@@ -136,13 +137,13 @@ def test_and_resumed_in_one_go_where_slurm_does_not_cancel_it(anew):
                 queue_line("105", "PENDING", "DependencyNeverSatisfied"),
                 queued_of("106"), queued_of("107"))
     assert states(chain) == BLOCKED and chain.run.state == "failed"
-    todo = resume.plan_now(chain.workspace, "demo", chain.profile)
+    todo = resume_plan.plan_now(chain.workspace, "demo", chain.profile)
     assert [step.name for step in todo.steps] == list(BLOCKED)
     assert (todo.live, [job.id for job in todo.stale]) == ({}, ["107", "106", "105"])
 
 
 def test_resume_waits_for_a_job_that_is_just_ending(case, monkeypatch):
-    monkeypatch.setattr(resume, "ENDING_POLL_S", 0.05)
+    monkeypatch.setattr(resume_plan, "ENDING_POLL_S", 0.05)
     chain = case(names=("extract", "sample"))
     chain.queue(queue_line("100", "RUNNING"), queued_of("101"))
     assert cancel(chain.workspace, "demo") == ["101", "100"]
@@ -162,8 +163,8 @@ def test_resume_waits_for_a_job_that_is_just_ending(case, monkeypatch):
 
 
 def test_a_job_that_does_not_end_is_not_doubled(case, monkeypatch):
-    monkeypatch.setattr(resume, "ENDING_S", 0.0)
-    monkeypatch.setattr(resume, "ENDING_POLL_S", 0.01)
+    monkeypatch.setattr(resume_plan, "ENDING_S", 0.0)
+    monkeypatch.setattr(resume_plan, "ENDING_POLL_S", 0.01)
     chain = case(names=("extract",))
     chain.queue(queue_line("100", "COMPLETING"))
     with pytest.raises(ClusterError, match="job 100 is still ending") as caught:
@@ -207,10 +208,10 @@ def test_a_job_whose_helper_died_is_let_go_by_resume(case):
                         words="out of memory: 100 MB → 200 MB", mem_mb=200)
     chain.queue(queue_line("100", "PENDING", "JobHeldUser", restarts=1))
     assert chain.look()["extract"][1].startswith("held until a helper job has changed its request")
-    [(job, changes)] = resume.plan_now(chain.workspace, "demo", chain.profile).held.items()
+    [(job, changes)] = resume_plan.plan_now(chain.workspace, "demo", chain.profile).held.items()
     assert (job.id, changes) == ("100", ["MinMemoryNode=200"])
     chain.queue(queue_line("100", "PENDING", "JobHeldAdmin", restarts=1))
-    assert resume.plan_now(chain.workspace, "demo", chain.profile).held == {}
+    assert resume_plan.plan_now(chain.workspace, "demo", chain.profile).held == {}
 
 
 def test_who_waits_for_another_run_goes_on_after_that_was_resumed(case):

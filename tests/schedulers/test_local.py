@@ -19,7 +19,8 @@ from chains import submit_behind
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.runs import display, status, submit
-from l3hpc.runs.resume import cancel, plan_now, resume, used_by
+from l3hpc.runs.resume import cancel, resume
+from l3hpc.runs.resume_plan import plan_now, used_by
 from l3hpc.schedulers.local.runner import Runner, _groups, _signal, resident_mb
 from l3hpc.schedulers.local.scheduler import _jobs_of, spool
 from l3hpc.workspace import markers, records

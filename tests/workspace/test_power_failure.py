@@ -12,7 +12,8 @@ from l3hpc.errors import InputError
 from l3hpc.io import syncing
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.runs import status, submit
-from l3hpc.runs.resume import plan_now, resume
+from l3hpc.runs.resume import resume
+from l3hpc.runs.resume_plan import plan_now
 from l3hpc.schedulers import requeue_policy
 from l3hpc.workspace import records
 
