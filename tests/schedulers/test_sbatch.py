@@ -224,6 +224,29 @@ def test_a_silent_sbatch_is_answered_by_the_queue(wanted, slurm, monkeypatch):
         os.kill(int((slurm.folder / "pid").read_text()), 0)
 
 
+def test_an_sbatch_that_answers_while_the_queue_is_asked_leaves_no_pipes(
+        wanted, slurm, monkeypatch):
+    """They would stay open until Python finds that nobody has them, and warns."""
+    processes, start, find = [], sbatch.start, sbatch._find_jobs
+
+    def started(submission):
+        processes.append(start(submission))
+        return processes[0]
+
+    def found(submission):
+        (slurm.folder / "asked").touch()
+        processes[0].wait(60)
+        return find(submission)
+
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.2)
+    monkeypatch.setattr(sbatch, "start", started)
+    monkeypatch.setattr(sbatch, "_find_jobs", found)
+    slurm.says("sbatch", f"until [ -e {slurm.folder}/asked ]; do sleep 0.05; done; echo 12")
+    shows(slurm, of(wanted, "12"))
+    assert sbatch.submit(wanted).id == "12"
+    assert processes[0].stdout.closed and processes[0].stderr.closed
+
+
 def test_a_silent_sbatch_that_did_nothing_is_given_up(wanted, slurm, monkeypatch):
     monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.1)
     monkeypatch.setattr(sbatch, "TIMEOUT_S", 0.3)

@@ -235,6 +235,12 @@ class _Sbatch(subprocess.Popen[str]):
                 timeout = 0
         return super().wait(timeout)
 
+    def close(self) -> None:
+        """Read no more of what it writes."""
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+
 
 def start(submission: Submission) -> _Sbatch:
     """Start sbatch, and do not wait for it: ``submit`` does.
@@ -292,6 +298,7 @@ def _run(submission: Submission, started: object) -> JobId | tuple[int | None, s
         return None, "", ""
     finally:
         give_up(process)
+        process.close()
 
 
 def give_up(started: object) -> bool:
@@ -320,9 +327,7 @@ def give_up(started: object) -> bool:
     # what has escaped all the same may keep the pipes open for hours
     with contextlib.suppress(subprocess.TimeoutExpired):
         started.communicate(timeout=KILLED_S)
-    for pipe in (started.stdout, started.stderr):
-        if pipe is not None:
-            pipe.close()
+    started.close()
     started.poll()
     return True
 
