@@ -305,7 +305,7 @@ def _resume(
                 "run": name, "submitted": jobs, "released": [job.id for job in todo.held],
                 "cancelled": [job.id for job in (*todo.untracked, *todo.stale)]}))
         else:
-            chain = " → ".join(f"{step} {job}" for step, job in jobs.items())
+            chain = submit.describe_jobs(record, submitted)
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
                        + "\nfollow it with   " + command_line("status", name, "--watch"))
 

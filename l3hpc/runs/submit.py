@@ -466,18 +466,27 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def describe_jobs(record: RunRecord) -> str:
-    """List the submitted jobs in order.
+def describe_jobs(record: RunRecord, steps: Collection[str] | None = None) -> str:
+    """List submitted jobs in order.
 
     Parameters
     ----------
     record
         The record of the run.
+    steps
+        Only the jobs of these steps. Default: of all steps that have one.
 
     Returns
     -------
     str
-        ``sample 8812 → fit 8813``; '' for none.
+        ``fit-6 42_0, fit-7 42_1 → train 44``: an arrow where jobs wait for the ones before it; ''
+        for none.
     """
-    return " → ".join(f"{step.name} {step.job}" for step in record.steps if step.job)
-
+    ranks: dict[str, int] = {}  # a step comes after those it needs
+    levels: dict[int, list[str]] = {}
+    for step in record.steps:
+        if step.job and (steps is None or step.name in steps):
+            rank = max((ranks[need] + 1 for need in step.needs if need in ranks), default=0)
+            ranks[step.name] = rank
+            levels.setdefault(rank, []).append(f"{step.name} {step.job}")
+    return " → ".join(", ".join(levels[rank]) for rank in sorted(levels))

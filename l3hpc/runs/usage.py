@@ -17,6 +17,7 @@ from l3hpc import schedulers
 from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.console.formatting import clock, table_lines
 from l3hpc.schedulers.jobs import EndedJob
+from l3hpc.schedulers.requeue_policy import WARNING_S
 from l3hpc.workspace import artifacts, attempts, markers, origin, records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -194,8 +195,8 @@ def suggestion(usage: StepUsage) -> str:
     if usage.mem_mb and (usage.mem_mb > memory * TOLERANCE
                          or usage.mem_mb < usage.mem_used_mb * 1.1):
         parts.append(f"mem={format_memory(memory).replace(' ', '')}")
-    minutes = max(math.ceil(usage.time_used_s * TIME_MARGIN / 60), 1)
-    minutes = _rounded(minutes, 5 if minutes > 5 else 1)
+    # so long before its limit a task is warned, and stops
+    minutes = _rounded((usage.time_used_s * TIME_MARGIN + WARNING_S) / 60, 5)
     if usage.time_min > max(minutes * TOLERANCE, 15) \
             or usage.time_min * 60 < usage.time_used_s * 1.1:
         parts.append(f"time={format_time(minutes).replace(' ', '')}")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
     from l3hpc.pipelines.planned import PlannedStep
 
+SIGNAL_DELAY_S = 90  # how long before its time limit a job is warned
+WARNING_S = SIGNAL_DELAY_S + 60  # the same at most: Slurm may send a signal a minute early
 HELPER_MB = 100
 HELPER_KEYS = ("account", "partition", "qos", "constraint", "reservation", "wckey")
 WARNED = 128 + signal.SIGUSR2  # exit code of a process ended by the warning before the limit
@@ -65,7 +67,8 @@ class Policy:
     mem_cap_mb, time_cap_min : int or None
         The limits of the site (None: unknown).
     continues : bool
-        Whether the step resumes from its last checkpoint, so that its time limit stays the same.
+        Whether the step resumes from its last checkpoint, so that its time limit stays the same
+        (unless it is at most ``WARNING_S``).
     helper, helper_memory : tuple of str
         Options of sbatch for the helper job that changes a request; the latter are none on a site
         where jobs may not request memory.
@@ -274,7 +277,8 @@ def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
         return Decision(False, _give_up_reason(policy, cause, requeues, ""))
     if cause == MEMORY:
         return _escalate(policy, cause, requeues, mem, policy.mem_cap_mb)
-    if cause == TIME and not policy.continues:
+    # within a very short limit even a step that continues is warned before it has done anything
+    if cause == TIME and (not policy.continues or 60 * time <= WARNING_S):
         return _escalate(policy, cause, requeues, time, policy.time_cap_min)
     if cause == NODE:
         return Decision(True, NODE, exclude=node or None)

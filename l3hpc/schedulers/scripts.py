@@ -23,12 +23,12 @@ from l3hpc.config.validators import plain
 from l3hpc.errors import InputError, nearest
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import packing
+from l3hpc.schedulers.requeue_policy import SIGNAL_DELAY_S
 
 if TYPE_CHECKING:
     import jinja2
     from markupsafe import Markup
 
-SIGNAL_DELAY_S = 90
 MAX_DIRECTIVE = 1024
 # a step of srun, so that Slurm accounts for its memory
 SRUN = ("srun", "--export=ALL", "--nodes=1", "--ntasks=1", "--unbuffered")

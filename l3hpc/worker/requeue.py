@@ -36,7 +36,6 @@ from l3hpc.workspace.states import RunState
 
 KILLED = (137, 9)
 REQUEUE = 85  # exit code of a command that is to be requeued
-WARNING_S = 150.0  # the signal comes 90 s before the limit, which Slurm checks every minute
 TOO_MANY_TIMEOUTS = "UncompletedJobError"  # submitit's error after too many time limits
 MEMORY_ERRORS = ("MemoryError", "ResourceExhaustedError", "_ArrayMemoryError")
 BEFORE_LIMIT = "signal before its time limit"
@@ -315,7 +314,7 @@ def near_time_limit(folder: Path, task: int) -> bool:
         return True
     requeues, others = _requeues(folder, task)
     minutes = requeue_policy.granted_to_job(requeue_policy.read(folder), [requeues, *others])[1]
-    return time.time() - started > minutes * 60 - WARNING_S
+    return time.time() - started > minutes * 60 - requeue_policy.WARNING_S
 
 
 def _requeues(folder: Path, task: int) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:

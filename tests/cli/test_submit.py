@@ -5,6 +5,7 @@ import subprocess
 import sys
 import wave
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -107,6 +108,17 @@ def test_the_chain_and_what_to_type_next(say, submitted):
     assert "follow it with   l3hpc status --watch" in out
     assert "results:         l3hpc ledger show --tab embedding_approx_mse" in out
     assert re.search(r"report:  +\S*/runs/upstream\S+/report.html, when the run has ended\n", out)
+
+
+def test_arrows_are_only_between_jobs_that_wait_for_each_other():
+    steps = [SimpleNamespace(name=name, job=job, needs=needs) for name, job, needs in [
+        ("sample", None, ["extract"]), ("fit-6", "42_0", ["sample"]), ("fit-7", "42_1", ["sample"]),
+        ("train-6", "43", ["fit-6"]), ("train-7", "44", ["fit-7"]), ("prune", "45", [])]]
+    run = SimpleNamespace(steps=steps)
+    assert submission.describe_jobs(run) == (
+        "fit-6 42_0, fit-7 42_1, prune 45 → train-6 43, train-7 44")
+    assert submission.describe_jobs(run, ["train-6", "train-7"]) == "train-6 43, train-7 44"
+    assert submission.describe_jobs(run, []) == ""
 
 
 def test_what_to_type_next_names_the_same_configuration_and_workspace(say, submitted):

@@ -177,6 +177,37 @@ def test_asked_to_stop_it_saves_and_goes_on_at_the_next_batch(tmp_path, monkeypa
         assert one == pytest.approx(other, rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_asked_to_stop_while_a_step_is_compiled_it_saves_exact_weights(tmp_path, monkeypatch,
+                                                                       precision):
+    """The variables have no values there, and under mixed precision look rounded."""
+    from l3hpc.models.network import FusedNormalisation
+    from l3hpc.models.training import tensorflow_engine
+    from l3hpc.models.training.loop import Training
+
+    monkeypatch.setattr(tensorflow_engine, "best_precision", lambda: precision)
+
+    def make():
+        return Training(SPEC, Data(60), (np.arange(48), np.arange(48, 60)), tmp_path,
+                        Schedule(epochs=1), batch_size=8, seed=2, deterministic=False,
+                        bn_momentum=0.9, mixed_precision=precision != "float32")
+
+    def signalled(layer, inputs, training=None, mask=None):
+        stopped.save()
+        raise SystemExit(85)
+
+    stopped = make()
+    expected = stopped.make_engine().state()
+    with monkeypatch.context() as patch:
+        patch.setattr(FusedNormalisation, "call", signalled)
+        with pytest.raises(SystemExit):
+            stopped.run()
+    with np.load(tmp_path / "checkpoint.npz") as saved:
+        for name, array in expected.items():
+            np.testing.assert_array_equal(saved[name], array, err_msg=name)
+    assert make().run().epoch == 1
+
+
 def test_validation_is_the_mean_over_windows_not_over_batches(tmp_path):
     """Batches of three sizes against one pass over all, with numpy's means and penalty."""
     from l3hpc.models.training.tensorflow_engine import TensorFlowTrainingEngine

@@ -61,7 +61,7 @@ def test_used_and_asked(run):
     assert extract.core_hours == pytest.approx(480 / 3600)
     assert extract.core_hours_asked == pytest.approx(300 * 4 / 3600)
     assert extract.gpu_hours == pytest.approx(300 / 3600)
-    assert extract.suggestion == "mem=2GB, time=5min, cpus=2"
+    assert extract.suggestion == "mem=2GB, time=10min, cpus=2"
     assert fit.waited_s == 1300 - 1240  # only since its parent's end
     assert fit.suggestion == ""  # 400 of 512 MB, 30 s of 5 min
 
@@ -91,6 +91,8 @@ def test_a_suggestion_can_be_typed(run):
 @pytest.mark.parametrize(("change", "words"), [
     ({"mem_used_mb": 500.0, "mem_mb": 512}, "mem=768MB"),  # too close to its limit
     ({"time_used_s": 290.0, "time_min": 5}, "time=10min"),
+    ({"time_used_s": 5.0, "time_min": 240}, "time=5min"),  # 90 s before it, the task is warned
+    ({"time_used_s": 190.0, "time_min": 240}, "time=10min"),  # at 5 min it would not end in time
     ({"cpus_used": 3.9, "cpus": 4}, ""),
     ({"cpus_used": 1.05, "cpus": 4}, "cpus=1"),
     ({"cpus_used": 1.05, "cpus": 4, "time_used_s": 20.0}, ""),  # too short to tell
@@ -145,7 +147,7 @@ def test_the_table_reads_well(run):
     assert [" ".join(line.split()) for line in lines] == [
         "demo used of requested, of the largest task",
         "step tasks cores memory time waited suggestion",
-        "extract 2 1.6 of 4 1.46 GB of 16 GB 3:20 of 4 h 0:40 mem=2GB, time=5min, cpus=2",
+        "extract 2 1.6 of 4 1.46 GB of 16 GB 3:20 of 4 h 0:40 mem=2GB, time=10min, cpus=2",
         "fit 1 1.0 of 1 400 MB of 512 MB 0:30 of 5 min 1:00 fits",
         "0.141 of 0.342 core-hours, 0.0833 GPU-hours"]
     assert lines[1].index("memory") == lines[2].index("1.46 GB") == lines[3].index("400 MB")

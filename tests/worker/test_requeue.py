@@ -52,6 +52,14 @@ def test_a_step_that_continues_goes_back_as_it_is(task, slurm):
     assert slurm.calls("scontrol") == ["scontrol requeue 100"] and not slurm.calls("sbatch")
 
 
+@pytest.mark.parametrize(("minutes", "then"), [(1, 2), (2, 4), (3, None)])
+def test_a_limit_within_which_the_warning_comes_at_once_is_raised(task, minutes, then):
+    """Nothing can be continued there: the task would be requeued in vain until it fails."""
+    folder, run = task
+    assert run(140, continues=True, time_min=minutes) == 0
+    assert markers.read(folder / "markers")[0].requeues[0].get("time_min") == then
+
+
 OOM = "slurmstepd-n1: error: Detected 1 oom_kill event in StepId=100.0. Some of the step tasks"
 
 

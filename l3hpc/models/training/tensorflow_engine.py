@@ -81,6 +81,12 @@ class TensorFlowTrainingEngine:
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False)
         # float64, because an epoch adds tens of thousands of batches.
         self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)  # loss, MAE, windows
+        # TensorFlow's own variables: under mixed precision, those of Keras may show rounded values
+        self._state = {f"{kind}_{number:03d}": variable.value
+                       for kind, variables in (("weight", self.model.variables),
+                                               ("optimizer", self.optimizer.variables))
+                       for number, variable in enumerate(variables)}
+        self._state |= {"position": self._position, "sums": self.sums}
         batch, flag = self._batch_signature(), tf.TensorSpec((), tf.bool)
         self._train = tf.function(self._train_step, reduce_retracing=True,
                                   input_signature=batch and [*batch, flag])
@@ -240,11 +246,9 @@ class TensorFlowTrainingEngine:
 
     def state(self) -> dict[str, np.ndarray]:
         """All arrays that a restart needs, by name."""
-        arrays = {f"weight_{number:03d}": np.asarray(variable)
-                  for number, variable in enumerate(self.model.variables)}
-        arrays |= {f"optimizer_{number:03d}": np.asarray(variable)
-                   for number, variable in enumerate(self.optimizer.variables)}
-        return arrays | {"position": self._position.numpy(), "sums": self.sums.numpy()}
+        # a signal may ask for them while a step is being compiled, where variables have no values
+        with tf.init_scope():
+            return {name: np.asarray(variable) for name, variable in self._state.items()}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Restore what ``state`` returned.
@@ -259,12 +263,8 @@ class TensorFlowTrainingEngine:
         ValueError
             Shapes differ.
         """
-        for kind, variables in (("weight", self.model.variables),
-                                ("optimizer", self.optimizer.variables)):
-            for number, variable in enumerate(variables):
-                variable.assign(arrays[f"{kind}_{number:03d}"])
-        self._position.assign(arrays["position"])
-        self.sums.assign(arrays["sums"])
+        for name, variable in self._state.items():
+            variable.assign(arrays[name])
 
 
 def _compiling(step: Any, name: str) -> AbstractContextManager[None]:
