@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import Field, JsonValue, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.io.processes import descendants
 from l3hpc.io.values import log_text
 from l3hpc.steps.base import PlanParams, Task, Upstream
 from l3hpc.steps.own import (
@@ -224,7 +225,7 @@ def _last_line(start: int | None) -> str:
 def _terminate(process: subprocess.Popen[bytes]) -> None:
     """End a command with everything that it has started."""
     # It has no process group of its own: the runner and Slurm signal that of the job.
-    family = [process.pid, *_descendants(process.pid)]
+    family = [process.pid, *descendants(process.pid)]
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in family:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -234,20 +235,6 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
             # a child that ignored the signal outlives its shell
             if number is signal.SIGTERM and not any(map(_exists, family[1:])):
                 return
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError):
-                text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
-                parent = int(text.rpartition(")")[2].split()[1])
-                children.setdefault(parent, []).append(int(name))
-    found = list(children.get(pid, ()))
-    for one in found:  # grows while it is read
-        found += children.get(one, ())
-    return found
 
 
 def _exists(pid: int) -> bool:

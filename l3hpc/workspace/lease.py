@@ -24,6 +24,7 @@ from typing import Any
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import create_file, read_bounded, write_json
+from l3hpc.io.processes import process_start
 
 BEAT_EVERY_S = 5.0
 EXPIRES_S = 60.0
@@ -31,30 +32,6 @@ MAX_BYTES = 2**16
 DEAD_S = 900.0  # no two clocks of a cluster differ by that much
 EMPTY_S = 1.0  # where there are no hard links, a claim is empty until it is written
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK)
-
-
-def process_start(pid: int) -> int | None:
-    """Return when a process of this machine began.
-
-    Parameters
-    ----------
-    pid
-        Process id.
-
-    Returns
-    -------
-    int or None
-        Clock ticks since boot; None if there is no such process, or it is a zombie.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # after the last parenthesis, because the command's name before it may contain spaces and
-    # parentheses
-    fields = text.rpartition(")")[2].split()
-    # a zombie works no more; field 22 of the file is the start, in ticks since boot
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 class Lease:

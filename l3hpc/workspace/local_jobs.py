@@ -19,9 +19,10 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json, write_json, write_text
+from l3hpc.io.processes import process_start
 from l3hpc.io.values import check_mapping, dataclass_from
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import Lease, process_start
+from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.run_record import RunRecord
 from l3hpc.workspace.states import JobState
 

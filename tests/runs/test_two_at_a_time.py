@@ -10,11 +10,11 @@ from submitted import submit_in_a_child
 
 from l3hpc.errors import ClusterError
 from l3hpc.io.files import read_json
+from l3hpc.io.processes import process_start
 from l3hpc.runs import dependencies, submission_lock, submit, submit_jobs
 from l3hpc.schedulers.slurm import sbatch
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import process_start
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from chains import submit_behind
 
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
+from l3hpc.io.processes import process_start
 from l3hpc.runs import display, status, submit
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.runs.resume_plan import plan_now, used_by
@@ -25,7 +26,6 @@ from l3hpc.schedulers.local.runner import Runner, _groups, _signal, resident_mb
 from l3hpc.schedulers.local.scheduler import _jobs_of, spool
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.lease import process_start
 from l3hpc.workspace.local_jobs import LocalJob, LocalJobs
 from l3hpc.workspace.states import JobState
 

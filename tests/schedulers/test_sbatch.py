@@ -15,15 +15,15 @@ from fakeslurm import queue_line
 from l3hpc import schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
+from l3hpc.io.processes import process_start
 from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requeue_policy import Policy
-from l3hpc.schedulers.slurm import requeue, sbatch
+from l3hpc.schedulers.slurm import queue, requeue, sbatch
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace import records
-from l3hpc.workspace.lease import process_start
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(sbatch, "QUERIES_S", (0.0, 0.02, 0.02))
     monkeypatch.setattr(sbatch, "RETRY_S", (0.02,) * 200)
     monkeypatch.setattr(sbatch, "GIVE_UP_S", 1.5)
-    monkeypatch.setattr(sbatch, "CANCEL_WAITS_S", (0.02, 0.02))
+    monkeypatch.setattr(queue, "CANCEL_WAITS_S", (0.02, 0.02))
 
 
 @pytest.fixture
@@ -294,7 +294,9 @@ def test_no_answer_from_anywhere_is_no_answer(wanted, slurm):
     assert len(slurm.calls("sbatch")) == 1 and slurm.calls("scancel") == []
 
 
-def test_a_controller_that_is_away_for_a_moment_costs_no_chain(chains, slurm, on, tmp_path):
+def test_a_controller_that_is_away_for_a_moment_costs_no_chain(chains, slurm, on, tmp_path,
+                                                               monkeypatch):
+    monkeypatch.setattr(sbatch, "GIVE_UP_S", 120.0)  # the commands themselves take long under load
     slurm.says("sbatch", f"""
 n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {slurm.folder}/next
@@ -373,25 +375,25 @@ def test_a_refusal_that_cannot_be_taken_back_says_what_is_left(chains, slurm, on
 def test_forgotten_ids_are_no_error_for_cancel(slurm):
     slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Invalid job id "
                           "specified' >&2; exit 1")
-    sbatch.cancel([JobId("1")])
+    queue.cancel([JobId("1")])
     slurm.says("scancel", "echo 'scancel: error: Kill job error on job id 1: Access/permission "
                           "denied' >&2; exit 1")
     with pytest.raises(ClusterError, match="denied"):
-        sbatch.cancel([JobId("1")])
+        queue.cancel([JobId("1")])
 
 
 def test_a_lost_answer_of_scancel_is_looked_up(slurm):
     slurm.says("scancel", "echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1")
     shows(slurm, queue_line("1", "COMPLETING"), queue_line("2_[0-3]", "PENDING"), after=0)
     with pytest.raises(ClusterError, match="still in the queue: 2") as caught:
-        sbatch.cancel([JobId("1"), JobId("2")], "demo")
+        queue.cancel([JobId("1"), JobId("2")], "demo")
     assert caught.value.hint == "When Slurm responds again: l3hpc cancel demo"
     assert slurm.calls("scancel") == ["scancel 1 2", "scancel 2", "scancel 2"]
     shows(slurm)
-    sbatch.cancel([JobId("1"), JobId("2")])
+    queue.cancel([JobId("1"), JobId("2")])
     slurm.says(*NO_ANSWER)
     with pytest.raises(ClusterError, match="may still be in the queue: 1"):
-        sbatch.cancel([JobId("1")])
+        queue.cancel([JobId("1")])
 
 
 def test_ctrl_c_while_looking_leaves_no_job(chains, slurm, on, tmp_path):

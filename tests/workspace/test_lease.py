@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from l3hpc.workspace.lease import DEAD_S, Lease, process_start
+from l3hpc.io.processes import process_start
+from l3hpc.workspace.lease import DEAD_S, Lease
 
 
 def test_only_one_holds_a_claim(tmp_path):

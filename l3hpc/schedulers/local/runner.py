@@ -17,11 +17,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.files import read_own_file
+from l3hpc.io.processes import process_start, processes
 from l3hpc.schedulers.base import Show
 from l3hpc.schedulers.local.requeue import (
     REQUEUE,
@@ -36,15 +37,12 @@ from l3hpc.schedulers.requeue_policy import MEMORY, TIME, WARNED
 from l3hpc.schedulers.slurm.commands import clean_environment
 from l3hpc.workspace import artifacts, markers, records
 from l3hpc.workspace.layout import StepFolder, Workspace
-from l3hpc.workspace.lease import Lease, process_start
+from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.local_jobs import LocalJob, LocalJobs, is_alive, spool_entry
 from l3hpc.workspace.run_record import StepRecord
 from l3hpc.workspace.states import JobState, RunState
 
 WARNING_S = 90.0
-PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
-# fields of /proc/PID/stat, counted after the command's name
-_STATE, _GROUP, _SESSION, _RESIDENT = 0, 2, 3, 21
 POLL_S = 0.1
 GRACE_S = 15.0
 ORPHAN_S = 30.0
@@ -66,21 +64,10 @@ def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
         Session id → MiB resident of all its processes.
     """
     memory = dict.fromkeys(sessions, 0.0)
-    for fields in _processes():
-        session = int(fields[_SESSION])
-        if session in memory:
-            memory[session] += int(fields[_RESIDENT]) * PAGE_MB
+    for process in processes():
+        if process.session in memory:
+            memory[process.session] += process.resident_mb
     return memory
-
-
-def _processes() -> Iterator[list[str]]:
-    """The fields of each process of this machine."""
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it ended just now
-            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
-            yield text.rpartition(")")[2].split()
 
 
 def kernel_kills() -> int:
@@ -451,9 +438,8 @@ def _groups(job: LocalJob) -> set[int]:
     if not job.pid or job.host != socket.gethostname() \
             or process_start(job.pid) not in (None, job.start):
         return set()
-    # a zombie, which nobody may ever wait for, does nothing
-    return {int(fields[_GROUP]) for fields in _processes()
-            if int(fields[_SESSION]) == job.pid and fields[_STATE] not in "ZX"}
+    return {process.group for process in processes()
+            if process.session == job.pid and not process.ended}
 
 
 def _signal(job: LocalJob, number: int) -> bool:

@@ -1,4 +1,5 @@
 """What Slurm reports about our jobs: one squeue and at most one sacct for each cluster of a site.
+And the removal of jobs, by scancel.
 
 Both may be missing, slow or broken; the answer then says so, and status relies on markers alone.
 ``Answer`` holds all listed jobs, and ``Answer.of`` selects those that are ours: a job id alone does
@@ -7,14 +8,16 @@ not identify a job (see ``identity``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
-from l3hpc.errors import ClusterError
-from l3hpc.schedulers.jobs import EndedJob, LiveJob, StepJobs
-from l3hpc.schedulers.slurm.commands import call, on_cluster
+from l3hpc.errors import ClusterError, command_line
+from l3hpc.io.files import current_user
+from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs
+from l3hpc.schedulers.slurm.commands import call, is_unreachable, on_cluster
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.schedulers.slurm.parsing import (
     END,
@@ -25,9 +28,11 @@ from l3hpc.schedulers.slurm.parsing import (
     parse_sacct,
     parse_squeue,
 )
+from l3hpc.workspace.states import JobState
 
 SQUEUE_S = 20.0
 SACCT_S = 20.0
+CANCEL_WAITS_S = (2.0, 5.0, 15.0)
 MAX_IDS_LENGTH = 100_000
 _ACCOUNTED = "JobID,State,ExitCode,ElapsedRaw,NodeList,Cluster,Submit,JobName,SubmitLine"
 
@@ -316,3 +321,60 @@ def query_history(ids: Mapping[str, Identity]) -> list[tuple[str, EndedJob]] | N
         return None
     return [(task, ended) for task, seen in answer.ended.items() if task in ids
             for ended in seen if ids[task].owns(ended.origin)]
+
+
+def cancel(jobs: Sequence[JobId], run: str = "") -> None:
+    """Run one scancel per cluster, in the given order. Ids that Slurm has forgotten are not an
+    error.
+
+    If scancel gets no response, the queue is checked and scancel repeated.
+
+    Parameters
+    ----------
+    jobs
+        The jobs; the caller has checked that they are ours.
+    run
+        Name of the run, for messages.
+
+    Raises
+    ------
+    ClusterError
+        Lists what may be left.
+    """
+    for cluster in dict.fromkeys(job.cluster for job in jobs):
+        _cancel(cluster, [job.id for job in jobs if job.cluster == cluster], run)
+
+
+def _cancel(cluster: str, ids: list[str], run: str) -> None:
+    for wait in (*CANCEL_WAITS_S, None):
+        try:
+            call(on_cluster(["scancel", *ids], cluster), timeout_s=60)
+            return
+        except ClusterError as error:
+            if "Invalid job id" in error.message or "already complet" in error.message:
+                return
+            if not is_unreachable(error.message):
+                raise
+            message = error.message
+        left = _left(cluster, ids)
+        if left == []:
+            return
+        if wait is None:
+            state = "still in the queue" if left else "may still be in the queue"
+            raise ClusterError(
+                f"{message}; {state}: {' '.join(left or ids)}",
+                hint=f"When Slurm responds again: {command_line('cancel', run or 'RUN')}")
+        ids = left or ids
+        time.sleep(wait)
+
+
+def _left(cluster: str, ids: list[str]) -> list[str] | None:
+    """Which of these jobs are pending or running; None if the queue cannot be queried."""
+    try:
+        live = query(current_user(), [cluster]).live
+    except ClusterError:
+        return None
+    left = {task for task, jobs in live.items() if any(job.state is not JobState.COMPLETING
+                                                        for job in jobs)}
+    bases = {task.partition("_")[0] for task in left}
+    return [job for job in ids if job in left or job in bases]

@@ -1,4 +1,4 @@
-"""One submission to Slurm and its outcome, and cancelling jobs.
+"""One submission to Slurm and its outcome.
 
 sbatch may submit the job and then report an error, hang, or be a site's wrapper that prints
 something else. The queue is therefore searched for the script before anything is repeated,
@@ -24,11 +24,11 @@ from typing import Any
 from l3hpc.console.progress import doing
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
+from l3hpc.io.processes import descendants
 from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requests import NotReachedError, OutcomeUnknownError
 from l3hpc.schedulers.slurm import parsing, queue
 from l3hpc.schedulers.slurm.commands import (
-    call,
     error_text,
     is_several,
     is_unreachable,
@@ -46,7 +46,6 @@ RETRY_S = (5.0, 10.0, 20.0, 40.0) + (60.0,) * 60  # while Slurm does not respond
 GIVE_UP_S = 900.0
 KILLED_S = 5.0  # to end, for a process that was killed
 TOO_LATE_S = 45.0  # a job that has run for so long may not find its pickle any more
-CANCEL_WAITS_S = (2.0, 5.0, 15.0)
 # So that a Ctrl-C at the terminal does not end sbatch halfway. A session of its own would do that,
 # too, but Linux shares a busy processor among sessions, and a new one waits for its first turn.
 _OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {
@@ -174,7 +173,7 @@ def submit(submission: Submission, started: object = None, *, doubtful: bool = F
                           "all, to cancel it")
         with contextlib.suppress(ClusterError):
             # its id is on no record: nobody else would find it
-            cancel([job for job, _ in _find_jobs(submission)])
+            queue.cancel([job for job, _ in _find_jobs(submission)])
         raise
     if doubtful:
         with contextlib.suppress(ClusterError):
@@ -318,7 +317,7 @@ def give_up(started: object) -> bool:
         return False
     # a wrapper script would leave the real sbatch behind, which ``timeout`` puts into a group of
     # its own
-    others = _descendants(started.pid)
+    others = descendants(started.pid)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(started.pid, signal.SIGKILL)
     for pid in others:
@@ -330,19 +329,6 @@ def give_up(started: object) -> bool:
     started.close()
     started.poll()
     return True
-
-
-def _descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
-    parents: dict[int, list[int]] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it ended just now
-            text = Path(f"/proc/{name}/stat").read_text(encoding="utf-8", errors="replace")
-            parents.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(name))
-    found = [pid]
-    for each in found:
-        found += parents.get(each, [])
-    return found[1:]
 
 
 def _lookup_command(submission: Submission) -> str:
@@ -443,7 +429,7 @@ def _adopt(submission: Submission,
     usable = [job for job, tasks in found
               if max((task.elapsed_s or 0.0 for task in tasks), default=0.0) < TOO_LATE_S]
     surplus = [job for job, _ in found if job not in usable[:1]]
-    cancel(surplus)
+    queue.cancel(surplus)
     if not usable:
         return None
     submission.notify(f"{message}, but the job was submitted: {usable[0].id}")
@@ -455,70 +441,13 @@ def _cancel_duplicates(submission: Submission, job: JobId) -> None:
     found = [other for other, _ in _find_jobs(submission) if other.id != job.id]
     if found:
         submission.notify(f"an earlier attempt also submitted {_ids(found)}: cancelled")
-        cancel(found)
+        queue.cancel(found)
 
 
 def _with_cluster(job: JobId, submission: Submission) -> JobId:
     """The job with its cluster: the one that sbatch names, or the only one it was sent to."""
     requested = submission.identity.cluster
     return JobId(job.id, job.cluster or ("" if is_several(requested) else requested))
-
-
-def cancel(jobs: Sequence[JobId], run: str = "") -> None:
-    """Run one scancel per cluster, in the given order. Ids that Slurm has forgotten are not an
-    error.
-
-    If scancel gets no response, the queue is checked and scancel repeated.
-
-    Parameters
-    ----------
-    jobs
-        The jobs; the caller has checked that they are ours.
-    run
-        Name of the run, for messages.
-
-    Raises
-    ------
-    ClusterError
-        Lists what may be left.
-    """
-    for cluster in dict.fromkeys(job.cluster for job in jobs):
-        _cancel(cluster, [job.id for job in jobs if job.cluster == cluster], run)
-
-
-def _cancel(cluster: str, ids: list[str], run: str) -> None:
-    for wait in (*CANCEL_WAITS_S, None):
-        try:
-            call(on_cluster(["scancel", *ids], cluster), timeout_s=60)
-            return
-        except ClusterError as error:
-            if "Invalid job id" in error.message or "already complet" in error.message:
-                return
-            if not is_unreachable(error.message):
-                raise
-            message = error.message
-        left = _left(cluster, ids)
-        if left == []:
-            return
-        if wait is None:
-            state = "still in the queue" if left else "may still be in the queue"
-            raise ClusterError(
-                f"{message}; {state}: {' '.join(left or ids)}",
-                hint=f"When Slurm responds again: {command_line('cancel', run or 'RUN')}")
-        ids = left or ids
-        time.sleep(wait)
-
-
-def _left(cluster: str, ids: list[str]) -> list[str] | None:
-    """Which of these jobs are pending or running; None if the queue cannot be queried."""
-    try:
-        live = queue.query(current_user(), [cluster]).live
-    except ClusterError:
-        return None
-    left = {task for task, jobs in live.items() if any(job.state is not JobState.COMPLETING
-                                                        for job in jobs)}
-    bases = {task.partition("_")[0] for task in left}
-    return [job for job in ids if job in left or job in bases]
 
 
 def _ids(jobs: Sequence[JobId]) -> str:

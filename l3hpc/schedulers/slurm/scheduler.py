@@ -190,7 +190,7 @@ class SlurmScheduler:
 
     def cancel(self, jobs: Sequence[JobId], run: str = "") -> None:
         """Cancel jobs with scancel, once for each cluster."""
-        sbatch.cancel(jobs, run)
+        queue.cancel(jobs, run)
 
     def cancel_run(self, record: RunRecord) -> list[JobId]:
         """Cancel the live jobs of a run: first those that are not in its record, then the last step

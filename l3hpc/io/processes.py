@@ -1,0 +1,103 @@
+"""The processes of this machine, as Linux lists them in /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Process(NamedTuple):
+    """A process.
+
+    Attributes
+    ----------
+    pid, parent : int
+        Its id, and that of the process that started it.
+    group, session : int
+        Its process group and session.
+    start : int
+        When it began, clock ticks since boot: an id alone may have been given to another process.
+    resident_mb : float
+        Its memory, MiB.
+    ended : bool
+        Whether it is a zombie: it does nothing, and nobody may ever wait for it.
+    """
+
+    pid: int
+    parent: int
+    group: int
+    session: int
+    start: int
+    resident_mb: float
+    ended: bool
+
+
+def process(pid: int) -> Process | None:
+    """Return a process.
+
+    Parameters
+    ----------
+    pid
+        Its id.
+
+    Returns
+    -------
+    Process or None
+        None if there is none with this id.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            text = stream.read()
+    except OSError:  # it has ended
+        return None
+    # after the last parenthesis, because the command's name before it may contain spaces and
+    # parentheses
+    fields = text.rpartition(")")[2].split()
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]),
+                   int(fields[21]) * PAGE_MB, fields[0] in "ZX")
+
+
+def processes() -> Iterator[Process]:
+    """Yield all processes of this machine."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        if (found := process(int(name))) is not None:
+            yield found
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process began.
+
+    Parameters
+    ----------
+    pid
+        Its id.
+
+    Returns
+    -------
+    int or None
+        Clock ticks since boot; None if there is no such process, or it is a zombie.
+    """
+    found = process(pid)
+    return None if found is None or found.ended else found.start
+
+
+def descendants(pid: int) -> list[int]:
+    """List the processes that a process has started, and those that they have.
+
+    Parameters
+    ----------
+    pid
+        Its id.
+    """
+    children: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):  # a system without /proc
+        for each in processes():
+            children.setdefault(each.parent, []).append(each.pid)
+    found = list(children.get(pid, ()))
+    for one in found:  # grows while it is read
+        found += children.get(one, ())
+    return found
