@@ -62,24 +62,23 @@ class Interrupts:
 
         return _Block(begin, end)
 
-    def notice(self, say: Callable[[], None], lookup: Callable[[], str]
+    def notice(self, say: Callable[[], None] | None, unknown: Callable[[], GivenUpError]
                ) -> AbstractContextManager[None]:
-        """Within a block of ``hold``, say at the first one what is waited for, and raise a
-        ``GivenUpError`` at the second one.
+        """Within a block of ``hold``, say at the first one what is waited for, and give up at the
+        second one.
 
         Parameters
         ----------
         say
-            Called at the first one.
-        lookup
-            Returns the command that shows whether the job exists.
+            Called at the first one; None if that is known, and the first one gives up.
+        unknown
+            Returns the error, which says what is not known.
         """
         def notice() -> None:
-            if len(self._came) > 1:
+            if len(self._came) > (say is not None):
                 self._came.clear()
-                raise GivenUpError("interrupted before sbatch had answered",
-                                   hint=f"See whether the job exists: {lookup()}")
-            if self._came and not self._said:
+                raise unknown()
+            if self._came and say and not self._said:
                 self._said = True
                 say()
 

@@ -36,6 +36,7 @@ from l3hpc.schedulers.requests import (
     NotReachedError,
     OutcomeUnknownError,
     QueueFullError,
+    cancelling_given_up,
 )
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.run_record import Attempt, RunRecord
@@ -272,7 +273,9 @@ def submit_steps(
     except BaseException as error:
         with now.interrupts.hold():
             _settle_all(now, todo, error)
-            _withdraw(now, error, before)
+            kept = _withdraw(now, error, before)
+        if kept and isinstance(error, KeyboardInterrupt):
+            raise GivenUpError("interrupted while submitting", allowed=kept) from None
         raise
     finally:
         for script in todo:
@@ -307,8 +310,8 @@ def _refusal(now: _Submission, steps: Sequence[str], error: L3hpcError, before: 
     steps: the one of the error, and others of which it is not known whether they were submitted.
     """
     refusal = error.replaced(f"{steps[0]}: {error.message}")
-    if isinstance(error, OutcomeUnknownError) or isinstance(error, NotReachedError) \
-            and now.submitted:
+    if isinstance(error, (OutcomeUnknownError, GivenUpError)) \
+            or isinstance(error, NotReachedError) and now.submitted:
         _keep(now, steps, refusal)
         return refusal
     kept = _withdraw(now, refusal, before)
@@ -330,8 +333,10 @@ def _request(now: _Submission, script: JobScript, following: JobScript | None, r
 
     def waiting(lookup: Callable[[], str]) -> contextlib.AbstractContextManager[None]:
         return now.interrupts.notice(lambda: now.progress.note(
-            f"{step.name}: interrupted; waiting for sbatch, because the job may have been "
-            "submitted already. Ctrl-C again gives up"), lookup)
+            f"{step.name}: interrupted; waiting for Slurm, because the job may have been "
+            "submitted already. Ctrl-C again gives up"), lambda: GivenUpError(
+                "interrupted before Slurm had answered",
+                hint=f"See whether the job exists: {lookup()}"))
 
     # those of a job that was begun are not determined again, which may fail
     needed = script.ahead or now.dependencies.of(
@@ -397,7 +402,7 @@ def _keep(now: _Submission, steps: Sequence[str], error: L3hpcError) -> None:
     plan, record = now.plan, now.record
     submitted = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
                  if entry.attempts and entry.attempts[-1].time >= now.since]
-    unknown = isinstance(error, OutcomeUnknownError)
+    unknown = isinstance(error, (OutcomeUnknownError, GivenUpError))
     error.allowed = (f"submitted: {', '.join(submitted)}; " if submitted else "") + (
         f"whether {' and '.join(steps)} {in_number('[was|were]', len(steps))} submitted is not "
         "known" if unknown else f"{steps[0]} was not submitted")
@@ -415,9 +420,13 @@ def _withdraw(now: _Submission, error: BaseException, before: RunState | None) -
     plan, record, jobs = now.plan, now.record, now.submitted
     # Ctrl-C and a cancellation are not refusals
     refused = isinstance(error, Exception) and not isinstance(error, submission_lock.Stopped)
+    if jobs and isinstance(error, KeyboardInterrupt):
+        now.progress.note(f"interrupted: cancelling {', '.join(job.id for job in jobs)}. Ctrl-C "
+                          "again does not wait for it")
     try:
-        now.scheduler.cancel(jobs[::-1], plan.run)
-    except ClusterError as second:
+        with now.interrupts.notice(None, lambda: cancelling_given_up(jobs, plan.run)):
+            now.scheduler.cancel(jobs[::-1], plan.run)
+    except (ClusterError, GivenUpError) as second:
         record.note = f"{getattr(error, 'message', str(error))}; {second.message}"
         records.write(plan.workspace, record)
         return f"{second.message}; {second.hint}" if second.hint else second.message

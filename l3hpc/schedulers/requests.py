@@ -7,13 +7,13 @@ treatment of its own is a plain ``ClusterError`` with the scheduler's message.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import EXIT_INTERRUPTED, ClusterError
+from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, L3hpcError, command_line
 
 if TYPE_CHECKING:
     from l3hpc.pipelines.planned import PlannedStep
@@ -120,10 +120,26 @@ class OutcomeUnknownError(ClusterError):
     """It could not be determined whether the job was submitted."""
 
 
-class GivenUpError(OutcomeUnknownError):
-    """The user does not wait until it is known whether the job was submitted."""
+class GivenUpError(L3hpcError):
+    """The user does not wait until it is known what the scheduler has done.
+
+    It is no ``ClusterError``: nobody tries again.
+    """
 
     exit_code = EXIT_INTERRUPTED
+
+
+def cancelling_given_up(jobs: Sequence[JobId], run: str) -> GivenUpError:
+    """Return the error of a user who does not wait until jobs are cancelled.
+
+    Parameters
+    ----------
+    jobs, run
+        What was to be cancelled, and the name of the run.
+    """
+    return GivenUpError("interrupted before Slurm had cancelled all jobs; may still be in the "
+                        f"queue: {' '.join(job.id for job in jobs)}",
+                        hint=f"To cancel them: {command_line('cancel', run or 'RUN')}")
 
 
 class QueueFullError(ClusterError):

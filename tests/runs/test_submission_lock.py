@@ -152,9 +152,9 @@ def test_a_submission_killed_before_its_record_is_listed(chains, slurm, on, tmp_
     assert code == 0 and text == (
         "demo   not submitted, started just now\n"
         "  note: the submitting process was killed before it had submitted a job\n"
-        "  next: submit it again; l3hpc cancel demo removes its folder\n")
+        f"  next: submit it again; l3hpc cancel demo --workspace {tmp_path} removes its folder\n")
     [found] = json.loads(say("status", "--json")[1])["unsubmitted"]
-    assert (found["run"], found["next"]) == ("demo", "l3hpc cancel demo")
+    assert (found["run"], found["next"]) == ("demo", f"l3hpc cancel demo --workspace {tmp_path}")
     assert "its submission was killed" in say("status", "demo")[1]
     submit.submit(chains.plan(tmp_path, "other", names=("extract",), on=on))
     assert [line.split()[0] for line in say("status")[1].splitlines()

@@ -17,6 +17,7 @@ from typing import TypeVar
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs
+from l3hpc.schedulers.requests import cancelling_given_up
 from l3hpc.schedulers.slurm.commands import call, is_unreachable, on_cluster
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.schedulers.slurm.parsing import (
@@ -340,9 +341,14 @@ def cancel(jobs: Sequence[JobId], run: str = "") -> None:
     ------
     ClusterError
         Lists what may be left.
+    GivenUpError
+        Does so after Ctrl-C.
     """
-    for cluster in dict.fromkeys(job.cluster for job in jobs):
-        _cancel(cluster, [job.id for job in jobs if job.cluster == cluster], run)
+    try:
+        for cluster in dict.fromkeys(job.cluster for job in jobs):
+            _cancel(cluster, [job.id for job in jobs if job.cluster == cluster], run)
+    except KeyboardInterrupt:
+        raise cancelling_given_up(jobs, run) from None
 
 
 def _cancel(cluster: str, ids: list[str], run: str) -> None:

@@ -26,7 +26,7 @@ from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import current_user
 from l3hpc.io.processes import descendants
 from l3hpc.schedulers.jobs import JobId
-from l3hpc.schedulers.requests import NotReachedError, OutcomeUnknownError
+from l3hpc.schedulers.requests import GivenUpError, NotReachedError, OutcomeUnknownError
 from l3hpc.schedulers.slurm import parsing, queue
 from l3hpc.schedulers.slurm.commands import (
     error_text,
@@ -166,14 +166,16 @@ def submit(submission: Submission, started: object = None, *, doubtful: bool = F
                 submission.notify(f"{error.message}: nothing was submitted; trying again in "
                                f"{wait:.0f} s, for up to {left / 60:.0f} min")
                 submission.pause(wait)
-    except ClusterError:
+    except (ClusterError, GivenUpError):
         raise
     except BaseException:  # Ctrl-C, or cancelled by another command, meanwhile
         submission.notify("interrupted: looking in the queue for a job that was submitted after "
                           "all, to cancel it")
         with contextlib.suppress(ClusterError):
             # its id is on no record: nobody else would find it
-            queue.cancel([job for job, _ in _find_jobs(submission)])
+            found = [job for job, _ in _find_jobs(submission)]
+            with submission.waiting(lambda: _lookup_command(submission)):
+                queue.cancel(found)
         raise
     if doubtful:
         with contextlib.suppress(ClusterError):
@@ -404,7 +406,8 @@ def _find_jobs(submission: Submission, *, ended: bool = False
     """Jobs of the script that are not on record, oldest first, with their tasks. ended: also those
     that have ended. A ``ClusterError`` if the queue cannot be queried.
     """
-    answer = queue.query(current_user(), [submission.identity.cluster])
+    with submission.waiting(lambda: _lookup_command(submission)):
+        answer = queue.query(current_user(), [submission.identity.cluster])
     recorded = submission.recorded()
     found = [(JobId(number, cluster), tasks)
              for (cluster, number), tasks in answer.submitted_with(submission.identity).items()
@@ -429,7 +432,8 @@ def _adopt(submission: Submission,
     usable = [job for job, tasks in found
               if max((task.elapsed_s or 0.0 for task in tasks), default=0.0) < TOO_LATE_S]
     surplus = [job for job, _ in found if job not in usable[:1]]
-    queue.cancel(surplus)
+    with submission.waiting(lambda: _lookup_command(submission)):
+        queue.cancel(surplus)
     if not usable:
         return None
     submission.notify(f"{message}, but the job was submitted: {usable[0].id}")

@@ -6,9 +6,11 @@ The calls themselves are in the modules beside this one; here they meet the reco
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
@@ -19,6 +21,7 @@ from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.base import JobAnswer, JobQuery, Tasks
 from l3hpc.schedulers.jobs import EndedJob, JobId, StepJobs
 from l3hpc.schedulers.requests import (
+    GivenUpError,
     JobRequest,
     NotReachedError,
     OutcomeUnknownError,
@@ -38,6 +41,7 @@ from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState
 
 TEST_S = 60.0
+_T = TypeVar("_T")
 
 
 class SlurmScheduler:
@@ -212,6 +216,10 @@ class SlurmScheduler:
                 hint=f"When Slurm responds again: {command_line('cancel', record.run)}",
                 allowed="nothing was cancelled: squeue has to confirm that the jobs belong to this "
                         "run") from None
+        except KeyboardInterrupt:
+            raise GivenUpError("interrupted before squeue had answered",
+                               allowed="nothing was cancelled",
+                               hint=f"To cancel it: {command_line('cancel', record.run)}") from None
         jobs = answer.untracked(record)
         for step in record.steps[::-1]:
             ids = identity.of_step(self._workspace, record, step)
@@ -311,10 +319,8 @@ class _Query:
         if record.state is RunState.SUBMITTING:
             clusters |= identity.clusters(record)
         for cluster in clusters - self._pending.keys():
-            pool = ThreadPoolExecutor(1)
             users = {*self._users}
-            self._pending[cluster] = users, pool.submit(_squeue, users, cluster)
-            pool.shutdown(wait=False)
+            self._pending[cluster] = users, _in_background(_squeue, users, cluster)
 
     def answer(self) -> JobAnswer:
         """Wait for squeue, and query sacct for the rest."""
@@ -341,6 +347,22 @@ class _Query:
         if missing:
             self._answer.forget()
         return self._answer
+
+
+def _in_background(function: Callable[..., _T], *arguments: object) -> Future[_T]:
+    """Call a function in a thread for which nobody waits at the end, as for those of a pool: after
+    Ctrl-C, a squeue that hangs would hold up the command until its time limit.
+    """
+    future = Future[_T]()
+
+    def work() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
 
 
 def _squeue(users: Collection[str], cluster: str) -> queue.Answer:
