@@ -10,7 +10,7 @@ from l3hpc.errors import InputError, command_line
 from l3hpc.report.networks import has_random_weights
 from l3hpc.steps import judgements
 from l3hpc.steps.judgements import READERS, Compared, Judgement, Question
-from l3hpc.workspace import artifacts, records
+from l3hpc.workspace import artifacts, records, step_config
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
 
@@ -93,7 +93,7 @@ def of_run(workspace: Path, name: str, question: Question) -> Judgement:
     if len(artifacts.finished(entry.artifact)) < entry.tasks:
         raise InputError(f"{entry.name} of {run} has not finished",
                          hint=f"To see its state: {command_line('status', run)}")
-    config = records.config(workspace, run, entry, record.command)
+    config = step_config.read(workspace, run, entry, record.command)
     found = judgements.judgement(entry.kind, f"{run}/{step}" if step else run, config,
                                  Path(entry.artifact), question)
     return replace(found, random_weights=has_random_weights(

@@ -25,7 +25,7 @@ from l3hpc.runs import status
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.jobs import JobId, submitted_job
-from l3hpc.workspace import artifacts, attempts, markers, records
+from l3hpc.workspace import artifacts, attempts, markers, records, step_config
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import JobState, StepState
@@ -283,7 +283,7 @@ def _held(workspace: Path, record: RunRecord, entry: StepRecord, running: Mappin
 def _planned(workspace: Path, record: RunRecord, entry: StepRecord, profile: ClusterProfile,
              requests: dict[str, int], kept: set[int]) -> PlannedStep:
     folder = Workspace(workspace).run(record.run).step(entry.name)
-    config = records.config(workspace, record.run, entry, record.command)
+    config = step_config.read(workspace, record.run, entry, record.command)
     rules = requeue_policy.read(folder)
     resources = Resources(**entry.resources)
     packs = {index: attempt.pack for attempt in entry.attempts for index in attempt.tasks}

@@ -32,7 +32,7 @@ from l3hpc.runs.submit_jobs import submit_steps
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
-from l3hpc.workspace import artifacts, records, sharing
+from l3hpc.workspace import artifacts, records, sharing, step_config
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -403,7 +403,7 @@ def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part
     except FileNotFoundError:
         os.makedirs(step.artifact, exist_ok=True)
     except FileExistsError:
-        records.replace_damaged_config(step.artifact)
+        step_config.remove_damaged(step.artifact)
     if plan.profile.shared_group and step.missing:
         sharing.prepare_artifact(step.artifact)
     share_file(folder.config, ArtifactFolder(step.artifact).config)

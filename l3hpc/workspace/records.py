@@ -1,17 +1,15 @@
 """The records of runs: ``<workspace>/runs/<run>/run.json``, written whole or not at all.
 
-``run_record`` has what a record holds. Here records are written and read, then the frozen settings
-of their steps, and runs are found by name: commands accept a unique beginning, or ``latest``.
+``run_record`` has what a record holds. Here records are written and read, and runs are found by
+name: commands accept a unique beginning, or ``latest``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError, command_line, nearest, report_damage
-from l3hpc.io.files import open_regular, parse_json, read_bounded, read_json, write_json
+from l3hpc.io.files import parse_json, read_bounded, read_json, write_json
 from l3hpc.io.values import check_mapping, short_repr
-from l3hpc.workspace.layout import ArtifactFolder, RunFolder, Workspace
+from l3hpc.workspace.layout import RunFolder, Workspace
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 from l3hpc.workspace.states import StepState
 
@@ -51,16 +49,6 @@ class _Options(TypedDict):
     """The part of a run's options that is read again."""
 
     combinations: NotRequired[list[_Combination]]
-
-
-class _Frozen(TypedDict):
-    """The part of ``config.json`` that another submission of the step needs."""
-
-    params: dict[str, Any]
-    inputs: dict[str, str]
-    fingerprint: str
-    shards: list[dict[str, Any]]
-    labels: NotRequired[dict[str, Any]]
 
 
 class _NotedAttempt(TypedDict):
@@ -234,76 +222,6 @@ def _restore_hint(run: str) -> str:
     return ("It is damaged, or was written by another version of l3hpc. Other runs are not "
             f"affected.\nRestore it from a backup, or remove the folder of {run} and submit again: "
             "finished steps are reused.")
-
-
-def config(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -> dict[str, Any]:
-    """Read the frozen settings of one step of a run.
-
-    Settings that are missing or damaged (by a power failure on a disk that confirms writes too
-    early) are restored from those of the artifact.
-
-    Parameters
-    ----------
-    workspace
-        The workspace folder.
-    run
-        Name of the run.
-    entry
-        The step in its record.
-    command
-        The command line of the submission, for the message.
-
-    Returns
-    -------
-    dict
-        What ``config.json`` holds.
-
-    Raises
-    ------
-    InputError
-        If they cannot be restored either; says what to type.
-    """
-    path = Workspace(workspace).run(run).step(entry.name).config
-    try:
-        return _whole_config(path)
-    except (OSError, InputError) as error:
-        if isinstance(error, InputError):
-            report_damage(InputError(error.message, where=error.where or str(path)))
-        with contextlib.suppress(OSError, InputError):
-            artifact = ArtifactFolder(entry.artifact)
-            kept = _whole_config(artifact.config)
-            if kept["fingerprint"] == artifact.fingerprint:
-                found = {**kept, "run": run, "name": entry.name}
-                write_json(path, found)
-                return found
-    state = "empty or damaged" if path.exists() else "missing"
-    raise InputError(f"the frozen settings of step {entry.name} are {state}", where=str(path),
-                     hint="Submit the pipeline again; finished steps are reused: "
-                          + shlex.join(["l3hpc", *command[1:]])) from None
-
-
-def replace_damaged_config(artifact: Path) -> None:
-    """Remove an artifact's config.json that a power failure emptied or truncated.
-
-    The next run then leaves its own there.
-
-    Parameters
-    ----------
-    artifact
-        Folder of the artifact.
-    """
-    path = ArtifactFolder(artifact).config
-    with contextlib.suppress(OSError), open_regular(path) as stream:
-        begun = stream.read(1) == b"{"
-        stream.seek(max(os.fstat(stream.fileno()).st_size - 2, 0))
-        # only the ends: a config of a large corpus is long, and a truncated write loses its end
-        if not begun or stream.read(2) != b"}\n":
-            path.unlink()
-
-
-def _whole_config(path: Path) -> dict[str, Any]:
-    value = check_mapping(_Frozen, read_json(path), "config")
-    return {**value, "labels": value.get("labels", {}), "version": value.get("version")}
 
 
 def names(workspace: Path) -> list[str]:

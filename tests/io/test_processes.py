@@ -3,16 +3,10 @@
 import os
 import shutil
 import subprocess
-import time
+
+from waiting import until
 
 from l3hpc.io.processes import descendants, process, process_start, processes
-
-
-def until(condition):
-    end = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_name_with_spaces_and_parentheses_hides_nothing(tmp_path):
