@@ -116,6 +116,18 @@ echo 5""")
     assert len(said) == 1 and said[0].endswith("trying again until there is room")
 
 
+def test_the_progress_counts_the_jobs(chains, slurm, on, tmp_path):
+    seen = []
+
+    class Told(Progress):
+        def finish(self):
+            seen.append((self.phase, self.done, self.total, self.unit))
+            super().finish()
+
+    submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on), progress=Told())
+    assert ("submitting", 3, 3, "jobs") in seen
+
+
 def test_the_job_id_is_recorded_before_the_next_job_goes(chains, slurm, on, tmp_path):
     slurm.says("sbatch", f"""
 n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
