@@ -34,10 +34,11 @@ Rows = Mapping[Path, Sequence[Row]]  # artifact → its rows of the results tabl
 
 @dataclass(frozen=True)
 class _Value:
-    """A value of a metric, and the metric."""
+    """A value of a metric, the metric, and what it is measured against (see ``Variant``)."""
 
     metric: Metric
     value: float
+    target: tuple[str, ...] = ()
 
 
 def chains(record: RunRecord, combinations: Sequence[CombinationStatus]) -> list[Chain]:
@@ -89,7 +90,7 @@ def of_sweep(record: RunRecord, combinations: Sequence[CombinationStatus], rows:
         tuple(combinations[0].values), metrics,
         tuple(Variant(", ".join(f"{name}={value}" for name, value in each.values.items()),
                       each.values, str(each.state), _as_mapping(values, metrics), epochs,
-                      each.result, epochs_of=kind)
+                      each.result, epochs_of=kind, target=_target(values, metrics))
               for each, values, (kind, epochs) in found), notes=tuple(dict.fromkeys(notes)))
 
 
@@ -129,7 +130,8 @@ def of_runs(runs: Sequence[ComparedRun], rows: Rows) -> Comparison:
     return Comparison(tuple(differing), metrics, tuple(
         Variant(one.record.run, {name: own.get(name, "–") for name in differing}, one.state,
                 _as_mapping(found, metrics), epochs, one.result, one.address,
-                has_random_weights(Path(step.artifact) for step in one.chain.values()), kind)
+                has_random_weights(Path(step.artifact) for step in one.chain.values()), kind,
+                _target(found, metrics))
         for one, own, found, (kind, epochs) in zip(
             runs, params, values, [history(one.chain, notes) for one in runs], strict=True)),
         of_runs=True,
@@ -217,13 +219,14 @@ def _from_rows(rows: Sequence[Row]) -> Iterator[_Value]:
     columns = [column for column in tab.columns if column.update and column.kind == "number"
                and not column.field.startswith("latest_")]
     columns.sort(key=lambda column: column.field != tab.rank)
+    target = tuple(str(rows[0].values.get(field)) for field in tab.comparable)
     for column in columns:
         better = "lower" if column.rule == "min" else "higher" if column.rule == "max" \
             else direction(column.field)
         numbers = [number for row in rows if row.tab is tab
                    and (number := finite_number(row.values.get(column.field))) is not None]
         if numbers and better:
-            yield _Value(Metric(column.title, better), sum(numbers) / len(numbers))
+            yield _Value(Metric(column.title, better), sum(numbers) / len(numbers), target)
 
 
 def _from_results(base: str, record: StepRecord, has_rows: bool) -> Iterator[_Value]:
@@ -272,6 +275,10 @@ def metrics_of(found: Iterable[Sequence[_Value]]) -> tuple[Metric, ...]:
 
 def _as_mapping(values: Sequence[_Value], metrics: Sequence[Metric]) -> dict[str, float]:
     return {one.metric.name: one.value for one in values if one.metric in metrics}
+
+
+def _target(values: Sequence[_Value], metrics: Sequence[Metric]) -> tuple[str, ...]:
+    return next((one.target for one in values if metrics and one.metric == metrics[0]), ())
 
 
 def _config(path: Path) -> Any:

@@ -188,6 +188,7 @@ class Compared:
     losses: Markup | None
     losses_of: str
     legend: Sequence[tuple[str, str]]
+    has_targets: bool = False
 
 
 def compared(found: Comparison) -> Compared:
@@ -217,7 +218,8 @@ def compared(found: Comparison) -> Compared:
               for variant, _ in curves.values() if variant.epochs_of), ""),
         [(comparison_charts.colour_of(index, found), variant.label)
          for index, (variant, _) in curves.items()
-         if comparison_charts.colour_of(index, found) != "grey"])
+         if comparison_charts.colour_of(index, found) != "grey"],
+        found.has_targets)
 
 
 def variants_table(found: Comparison) -> Table:

@@ -347,6 +347,9 @@ class Variant:
         Whether it is a run with results of a random-weight teacher.
     epochs_of
         The kind of step whose history ``epochs`` is.
+    target
+        What the first metric is measured against, if that differs: a loss says nothing beside that
+        of another target.
     """
 
     label: str
@@ -358,6 +361,7 @@ class Variant:
     address: str = ""
     random_weights: bool = False
     epochs_of: str = ""
+    target: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -387,9 +391,9 @@ class Comparison:
     @property
     def best(self) -> int | None:
         """Index of the best variant by the first metric; None if that is unknown, or always equal,
-        or of runs, if only one of them has it.
+        or cannot be compared, or of runs, if only one of them has it.
         """
-        if not self.metrics or not self.metrics[0].better:
+        if not self.metrics or not self.metrics[0].better or self.has_targets:
             return None
         name, sign = self.metrics[0].name, 1 if self.metrics[0].better == "higher" else -1
         known = [(sign * variant.metrics[name], -index)
@@ -398,3 +402,9 @@ class Comparison:
             return None
         equal = len(known) > 1 and len({value for value, _ in known}) == 1
         return -max(known)[1] if known and not equal else None
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether the first metric of some variants is measured against another target."""
+        return len({variant.target for variant in self.variants
+                    if self.metrics and self.metrics[0].name in variant.metrics}) > 1

@@ -93,6 +93,22 @@ def test_one_level_of_tags_on_validate_chooses_the_best(sweep, tmp_path):
     assert found.best == 0
 
 
+@pytest.mark.parametrize(("keys", "best"), [(("pca_8", "pca_8"), 1), (("pca_8", "pca_4"), None)])
+def test_losses_of_different_reductions_have_no_best(sweep, tmp_path, keys, best):
+    """As in the tables of results: a loss over four dimensions says nothing beside one over eight.
+    """
+    record = sweep({"a": {"parameters": 10}, "b": {"parameters": 10}})
+    for step, key, loss in zip(record.steps[1:], keys, (2.0, 1.0), strict=True):
+        Journal(tmp_path / "ledger/journal", run="demo", labels={}).record(
+            "embedding_approx_mse", {"model_dir": step.artifact, "best_validation_loss": loss,
+                                     "emb_key": key})
+    data = of_run(tmp_path, "demo", tmp_path / "x.html")
+    assert [variant.metrics["Best Valid Loss"] for variant in data.sweep.variants] == [2.0, 1.0]
+    text = page(data)
+    assert data.sweep.best == best and ("None is called the best" in text) == (best is None)
+    assert ("★" in text) == (best is not None)
+
+
 def test_the_report_shows_the_results_of_the_best_combination(sweep, tmp_path):
     sweep({"64": {"accuracy": 0.5}, "128": {"accuracy": 0.75}})
     data = of_run(tmp_path, "demo", tmp_path / "x.html")
