@@ -261,6 +261,7 @@ def _resume(
     from l3hpc.config import settings
     from l3hpc.console.progress import default_progress
     from l3hpc.errors import EXIT_FAILED, EXIT_OK
+    from l3hpc.pipelines import preview
     from l3hpc.runs import resume as resumption
     from l3hpc.runs import resume_plan, submit
     from l3hpc.workspace import records
@@ -269,6 +270,12 @@ def _resume(
     name = records.find(folder, run)
     profile = settings.load(config_file, records.read(folder, name).cluster).profile
     note_unused(profile)
+
+    def note(todo: ResumePlan) -> None:
+        _note_administrator_holds(todo)
+        for text in () if as_json else preview.notes(todo.steps):
+            click.echo(f"note: {text}", err=True)
+
     if dry_run:
         todo = resume_plan.plan_resume(folder, name, profile, sets, only=only, again=again or "",
                                progress=default_progress())
@@ -276,18 +283,19 @@ def _resume(
                    "would_submit": {step.name: list(step.missing) for step in todo.steps},
                    "would_release": [job.id for job in todo.held],
                    "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
-                   "held_by_administrator": todo.held_by_administrator}
+                   "held_by_administrator": todo.held_by_administrator,
+                   "notes": preview.notes(todo.steps)}
         click.echo(json.dumps(planned) if as_json else
                    f"would {todo.describe()}" if todo.is_needed
                    else _nothing(name, only, todo, dry_run=True))
-        _note_administrator_holds(todo)
+        note(todo)
         return EXIT_OK
     # the plan is made inside of resume, under the lock of the run: what is announced is submitted
     announced: list[ResumePlan] = []
 
     def announce(todo: ResumePlan) -> None:
         announced.append(todo)
-        _note_administrator_holds(todo)
+        note(todo)
         if todo.recompute and not yes:
             others = resume_plan.used_by(folder, name, todo.recompute)
             names = ", ".join(step.name for step in todo.recompute)
@@ -303,7 +311,8 @@ def _resume(
             [todo] = announced
             click.echo(json.dumps({
                 "run": name, "submitted": jobs, "released": [job.id for job in todo.held],
-                "cancelled": [job.id for job in (*todo.untracked, *todo.stale)]}))
+                "cancelled": [job.id for job in (*todo.untracked, *todo.stale)],
+                "notes": preview.notes(todo.steps)}))
         else:
             chain = submit.describe_jobs(record, submitted)
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")

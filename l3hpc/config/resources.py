@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from l3hpc.config.units import format_time
+from l3hpc.config.units import format_memory, format_time
+from l3hpc.io.values import count_of
+
+_AMOUNTS: dict[str, Callable[[int], str]] = {
+    "cpus": lambda number: count_of(number, "core"), "mem_mb": format_memory,
+    "gpus": lambda number: count_of(number, "GPU") if number else "no GPU"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,34 @@ class Resources:
             Number of tasks.
         """
         return self if self.pack <= max(tasks, 1) else replace(self, pack=max(tasks, 1))
+
+    def not_granted(self, asked: Mapping[str, int], tasks: int, profile: str) -> list[str]:
+        """Say what of an explicit request a task is not given, or has no effect.
+
+        Parameters
+        ----------
+        asked
+            What was asked for, by the names of the fields.
+        tasks
+            How many tasks there are to run.
+        profile
+            Name of the cluster profile.
+
+        Returns
+        -------
+        list of str
+            Clauses for a note; empty where everything is given.
+        """
+        less = [name for name in _AMOUNTS if asked.get(name, 0) > getattr(self, name)]
+        notes = []
+        if less:
+            wanted, given = (", ".join(_AMOUNTS[name](value(name)) for name in less)
+                             for value in (asked.__getitem__, self.__getattribute__))
+            notes.append(f"{wanted} requested; {profile} has {given} for it")
+        if asked.get("pack", 1) > tasks:
+            notes.append("pack has no effect on a single task" if tasks == 1 else
+                         f"pack {asked['pack']} is more than the {tasks} tasks to run: one job")
+        return notes
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; ``pack`` only if it is not 1."""

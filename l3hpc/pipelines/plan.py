@@ -34,6 +34,7 @@ from l3hpc.steps import LEDGER_FOLDERS, Input, Output, Params
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
+_FIELDS = {"mem": "mem_mb", "time": "time_min"}  # of ``Resources``, where --set has other names
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -421,6 +422,11 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
                for kind, source in sources.items()},
         any_needs=step.any_needs, partial_inputs=step.any_needs, like=step.like,
     )
+    if new.missing:
+        asked = {_FIELDS.get(name, name): value
+                 for name, value in item.resources.model_dump(exclude_none=True).items()}
+        new = replace(new, not_granted=tuple(new.resources.not_granted(
+            asked, len(new.missing), config.profile.name)))
     if new.missing and config.profile.requests_gpus(step.like or step.kind):
         with resolve.located(step):
             known.check_gpus(params, new.resources.gpus)

@@ -164,6 +164,8 @@ class PlannedStep:
         Their names as inputs, which a sweep does not change.
     like : str
         The kind of step for which the profile says where this step runs; empty for its own.
+    not_granted : tuple of str
+        What was asked for explicitly and is not given, or has no effect.
     """
 
     name: str
@@ -185,6 +187,7 @@ class PlannedStep:
     any_needs: tuple[str, ...] = ()
     partial_inputs: tuple[str, ...] = ()
     like: str = ""
+    not_granted: tuple[str, ...] = ()
 
     @property
     def placement(self) -> str:

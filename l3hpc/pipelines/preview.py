@@ -7,6 +7,7 @@ steps used in the last run of the pipeline.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,23 @@ def as_text(plan: Plan) -> str:
     steps = formatting.table_lines([_COLUMNS, *(_row(step) for step in plan.steps)], right=_RIGHT)
     named = [(f"{name}:", text) for name, text in descriptions(plan).items()]
     details = formatting.table_lines(named, gap=" ")
-    return "\n".join([heading(plan), "", *steps, "", *details, f"  {cost_text(plan)}"])
+    lines = [heading(plan), "", *steps, "", *details, f"  {cost_text(plan)}"]
+    return "\n".join([*lines, *(f"  note: {note}" for note in notes(plan.steps))])
+
+
+def notes(steps: Sequence[PlannedStep]) -> list[str]:
+    """Say what was asked for with ``--set`` and is not given, or has no effect.
+
+    Parameters
+    ----------
+    steps
+        The steps of a plan. Those of a sweep share a note.
+    """
+    found: dict[str, list[str]] = {}
+    for step in steps:
+        for text in step.not_granted:
+            found.setdefault(text, []).append(step.name)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]
 
 
 def heading(plan: Plan) -> str:
@@ -166,7 +183,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
             "resources": step.resources.to_json(),
         } for step in plan.steps],
-        "cost": {"at_most": vars(most), "last": last},
+        "cost": {"at_most": vars(most), "last": last}, "notes": notes(plan.steps),
     }
 
 

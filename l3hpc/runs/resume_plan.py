@@ -302,13 +302,15 @@ def _planned(workspace: Path, record: RunRecord, entry: StepRecord, profile: Clu
         # not validated: what an earlier version froze stays in force, also outside today's limits
         limits = RequeueLimits.model_construct(
             **{name: getattr(rules, name) for name in RequeueLimits.model_fields})
+    missing = entry.tasks - len(kept)
+    granted = profile.granted(entry.name, entry.like or entry.kind, resources.packed(entry.tasks))
     return PlannedStep(
         name=entry.name, kind=entry.kind, params=config["params"], needs=tuple(entry.needs),
         any_needs=tuple(entry.any_needs), like=entry.like,
         inputs=config["inputs"], fingerprint=config["fingerprint"], artifact=Path(entry.artifact),
         shards=config["shards"], done=tuple(sorted(kept)),
-        resources=profile.granted(entry.name, entry.like or entry.kind,
-                                  resources.packed(entry.tasks)),
+        resources=granted,
+        not_granted=tuple(granted.not_granted(requests, missing, profile.name) if missing else ()),
         labels=config["labels"], waits_for=tuple(entry.waits_for),
         version=config["version"], requeue_limits=limits, continues=rules.continues)
 

@@ -56,6 +56,17 @@ def test_a_pipe_in_the_place_of_a_log_hangs_nobody(here, capsys):
     assert "sample" in call(capsys, "status", "bad-2")[1]
 
 
+def test_a_resumption_says_what_it_does_not_give(here, capsys):
+    asked = ("bad-2", "--set", "sample.mem=64GB", "--set", "fit.pack=2")
+    notes = ["sample: 64 GB requested; local has 2 GB for it",
+             "fit: pack has no effect on a single task"]
+    code, out, err = call(capsys, "resume", *asked, "--dry-run")
+    assert code == 0 and err.splitlines()[-2:] == [f"note: {text}" for text in notes]
+    assert json.loads(call(capsys, "resume", *asked, "--dry-run", "--json")[1])["notes"] == notes
+    _, out, err = call(capsys, "resume", *asked)
+    assert f"note: {notes[0]}\n" in err
+
+
 def test_a_run_without_logs_has_nothing_to_pack(here, capsys):
     for folder in (*Path("ws/runs/bad-2").glob("steps/*/logs"),
                    *Path("ws/runs/bad-2").glob("steps/*/markers")):

@@ -130,6 +130,26 @@ def test_what_to_type_next_names_the_same_configuration_and_workspace(say, submi
     assert f"l3hpc ledger show --tab embedding_approx_mse {place}\n" in out
 
 
+def test_what_is_asked_for_and_not_given_is_said(say, submitted):
+    asked = ("--set", "train.mem=64GB", "--set", "train.cpus=64", "--set", "train.gpus=2",
+             "--set", "fit.mem=1GB", "--set", "fit.pack=4", "--set", "extract.files_per_task=1",
+             "--set", "extract.pack=8", "--set", "reduce.pack=2", "--set", "sample.mem=0")
+    notes = ["extract: pack 8 is more than the 2 tasks to run: one job",
+             "fit: pack has no effect on a single task",
+             "train: 64 cores, 64 GB, 2 GPUs requested; local has 2 cores, 8 GB, no GPU for it"]
+    _, out, _ = say("submit", "upstream", *NAMED, "--dry-run", *asked)
+    assert [line[8:] for line in out.splitlines() if line.startswith("  note: ")] == notes
+    value = json.loads(say("submit", "upstream", *NAMED, "--json", *asked)[1])
+    assert value["notes"] == notes
+    # what the pipeline itself asks for is cut for every machine, and shown in the table
+    assert "note: " not in say("submit", "upstream", *NAMED, "--dry-run")[1]
+    swept = say("submit", "upstream", *NAMED, "--dry-run", "--grid", "emb-dim=2,4", *asked[:2])[1]
+    assert "  note: train-2, train-4: 64 GB requested; local has 8 GB for it\n" in swept
+    # on a cluster, only GPUs that the profile does not request
+    assert "note: " not in say("submit", "upstream", *NAMED, "--dry-run", "--cluster", "greene",
+                               *asked[:4], "--set", "fit.gpus=0")[1]
+
+
 def test_test_only_submits_nothing(say, submitted):
     code, out, _ = say("submit", "upstream", *NAMED, "--cluster", "greene", "--test-only")
     assert code == 0 and submitted[0][1] is True
