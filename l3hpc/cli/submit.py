@@ -278,16 +278,8 @@ def _resume(
 
     if dry_run:
         todo = resume_plan.plan_resume(folder, name, profile, sets, only=only, again=again or "",
-                               progress=default_progress())
-        planned = {"run": name,
-                   "would_submit": {step.name: list(step.missing) for step in todo.steps},
-                   "would_release": [job.id for job in todo.held],
-                   "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
-                   "held_by_administrator": todo.held_by_administrator,
-                   "notes": preview.notes(todo.steps)}
-        click.echo(json.dumps(planned) if as_json else
-                   f"would {todo.describe()}" if todo.is_needed
-                   else _nothing(name, only, todo, dry_run=True))
+                                       progress=default_progress())
+        _print_dry_run(name, only, todo, as_json)
         note(todo)
         return EXIT_OK
     # the plan is made inside of resume, under the lock of the run: what is announced is submitted
@@ -328,6 +320,21 @@ def _resume(
             and not submit.succeeded(folder, record):
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _print_dry_run(name: str, only: Sequence[str], todo: ResumePlan, as_json: bool) -> None:
+    from l3hpc.pipelines import preview
+
+    if as_json:
+        click.echo(json.dumps({
+            "run": name, "would_submit": {step.name: list(step.missing) for step in todo.steps},
+            "would_release": [job.id for job in todo.held],
+            "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
+            "held_by_administrator": todo.held_by_administrator,
+            "notes": preview.notes(todo.steps)}))
+    else:
+        click.echo(f"would {todo.describe()}" if todo.is_needed
+                   else _nothing(name, only, todo, dry_run=True))
 
 
 def _nothing(name: str, only: Sequence[str], todo: ResumePlan, *, dry_run: bool = False) -> str:

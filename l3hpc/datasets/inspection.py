@@ -126,33 +126,36 @@ def probe_audio_files(folder: Path, names: Sequence[str], findings: Inspection, 
     odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
     progress.start("reading samples" if listen else "reading headers", total=len(names),
                    unit="files")
+
+    def look(name: str) -> None:
+        info = probe(folder / name)
+        rates[info.rate] += 1
+        length = info.seconds
+        if listen and info.frames:
+            contents = _read_all_samples(folder / name)
+            length = contents.seconds
+            _note_oddities(name, contents, odd)
+            # one that is too short anyway has a single finding
+            if not contents.peak and contents.frames and length >= shortest:
+                bad["silent"].append(name)
+        if not length:
+            bad["empty"].append(name)
+        elif length < shortest:
+            bad["too short"].append(name)
+        else:
+            seconds[name] = length
+
     for name in names:
-        try:
-            if needs_ffmpeg(name) and find_ffmpeg() is None:
-                undecoded.append(name)
-                continue
-            info = probe(folder / name)
-            rates[info.rate] += 1
-            length = info.seconds
-            if listen and info.frames:
-                contents = _read_all_samples(folder / name)
-                length = contents.seconds
-                _note_oddities(name, contents, odd)
-                # one that is too short anyway has a single finding
-                if not contents.peak and contents.frames and length >= shortest:
-                    bad["silent"].append(name)
-            if not length:
-                bad["empty"].append(name)
-            elif length < shortest:
-                bad["too short"].append(name)
-            else:
-                seconds[name] = length
-        except AudioError as error:
-            bad[error.reason].append(name)
-            if error.reason == "unreadable" and not reason:
-                reason = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
-        finally:
-            progress.advance()
+        if needs_ffmpeg(name) and find_ffmpeg() is None:
+            undecoded.append(name)
+        else:
+            try:
+                look(name)
+            except AudioError as error:
+                bad[error.reason].append(name)
+                if error.reason == "unreadable" and not reason:
+                    reason = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
+        progress.advance()
     progress.finish()
     findings.add("ffmpeg", "{n} [file needs|files need] ffmpeg, which is not installed", undecoded,
                  hint=f"Install it: {INSTALL}")

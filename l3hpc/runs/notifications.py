@@ -169,20 +169,28 @@ def _about(workspace: Path, record: RunRecord, found: RunStatus, wanted: Notify,
         return
     try:
         for to in addresses:
-            for message, note in _due(record, found, wanted, requeues,
-                                      _sent(workspace, record.run).get(to.key, {})):
-                if message is None:
-                    if not dry_run:
-                        _note(workspace, record.run, to, note)
-                    continue
-                sent = None if dry_run else _send(workspace, to, message, note)
-                yield Delivery(message, to.label, sent)
-                if sent is False:  # the next message would note this one as well
-                    break
+            sent = _sent(workspace, record.run).get(to.key, {})
+            yield from _deliver(workspace, record.run, to,
+                                _due(record, found, wanted, requeues, sent), dry_run)
     except InputError as error:  # notified.json was damaged since it was first read
         report_damage(error)
     finally:
         lease.release(forget=True)
+
+
+def _deliver(workspace: Path, run: str, to: Destination,
+             due: Iterable[tuple[Message | None, dict[str, Any]]], dry_run: bool
+             ) -> Iterator[Delivery]:
+    """Send what is due to one address, until something cannot be sent."""
+    for message, note in due:
+        if message is None:
+            if not dry_run:
+                _note(workspace, run, to, note)
+            continue
+        sent = None if dry_run else _send(workspace, to, message, note)
+        yield Delivery(message, to.label, sent)
+        if sent is False:  # the next message would note this one as well
+            return
 
 
 def _send(workspace: Path, to: Destination, message: Message, note: dict[str, Any]) -> bool:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from l3hpc.datasets.clips import Clips
     from l3hpc.reduction.header import PhiDescription
+    from l3hpc.reduction.phi import Phi
+    from l3hpc.tagging.annotations import Annotations
     from l3hpc.tagging.balancing import Mixes
     from l3hpc.tagging.classifier import Classifier, Matrix
 
@@ -145,7 +147,7 @@ class Classify(Step[ClassifyParams]):
         """
         import time
 
-        from l3hpc.datasets.clips import artifact_attributes, load_clips
+        from l3hpc.datasets.clips import artifact_attributes
         from l3hpc.datasets.taxonomy import Taxonomy
         from l3hpc.io.files import write_json
         from l3hpc.models.training.tensorflow_engine import limit_threads
@@ -169,26 +171,9 @@ class Classify(Step[ClassifyParams]):
                 phi.check(teacher=network or None, where=str(task.inputs["embed"]))
             for note in phi.unchecked(network):
                 task.progress.note(note)
-        splits = {split: annotations.files(split) for split in annotations.splits()}
-        if params.targets == "volunteers":
-            for split, who in (("train", "volunteers"), ("validate", "agreed")):
-                splits[split] = annotations.annotated_by(splits.get(split, ()), who)
-        for split in ("train", "validate"):
-            if not splits.get(split):
-                raise InputError(f"no clips of split '{split}'" + _by_whom(params, split),
-                                 where=str(annotation_file))
+        splits = _clips_by_split(params, annotations, annotation_file)
         limit_threads(task.threads)
-        task.progress.start("reading embeddings")
-        clips = load_clips(task.inputs["embed"],
-                           [name for files in splits.values() for name in files],
-                           functools.partial(task.roomy, "embeddings.bin"),
-                           transform=None if phi is None else phi.transform)
-        if clips.missing:
-            silent = count_of(len(clips.missing), "annotated clip has", "annotated clips have")
-            task.progress.note(f"{silent} no embedding, for example {clips.missing[0]}")
-        if clips.longest > clips.x.shape[1]:
-            task.progress.note(f"clips have up to {clips.longest} windows and are shortened to "
-                               f"the {clips.x.shape[1]} of the shortest")
+        clips = _read_embeddings(task, [name for files in splits.values() for name in files], phi)
         values = None
         if params.metadata:
             values, notes = read_metadata(annotation_file, clips.files)
@@ -232,6 +217,36 @@ class Classify(Step[ClassifyParams]):
                 text += f", {count_of(one['synthetic'], 'synthetic clip')}"
             texts.append(text)
         return f"{results[0].get('model')}, {'; '.join(texts)}"
+
+
+def _clips_by_split(params: ClassifyParams, annotations: Annotations, annotation_file: Path
+                    ) -> dict[str, list[str]]:
+    """The annotated clips of each split, of those who count as ``targets``."""
+    splits = {split: annotations.files(split) for split in annotations.splits()}
+    if params.targets == "volunteers":
+        for split, who in (("train", "volunteers"), ("validate", "agreed")):
+            splits[split] = annotations.annotated_by(splits.get(split, ()), who)
+    for split in ("train", "validate"):
+        if not splits.get(split):
+            raise InputError(f"no clips of split '{split}'" + _by_whom(params, split),
+                             where=str(annotation_file))
+    return splits
+
+
+def _read_embeddings(task: Task, names: Sequence[str], phi: Phi | None) -> Clips:
+    """The embeddings of clips, reduced by φ; notes which are missing or shortened."""
+    from l3hpc.datasets.clips import load_clips
+
+    task.progress.start("reading embeddings")
+    clips = load_clips(task.inputs["embed"], names, functools.partial(task.roomy, "embeddings.bin"),
+                       transform=None if phi is None else phi.transform)
+    if clips.missing:
+        silent = count_of(len(clips.missing), "annotated clip has", "annotated clips have")
+        task.progress.note(f"{silent} no embedding, for example {clips.missing[0]}")
+    if clips.longest > clips.x.shape[1]:
+        task.progress.note(f"clips have up to {clips.longest} windows and are shortened to "
+                           f"the {clips.x.shape[1]} of the shortest")
+    return clips
 
 
 def _oversampling(params: ClassifyParams) -> str:

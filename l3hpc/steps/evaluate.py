@@ -5,7 +5,7 @@ Several classifiers of one run differ in their seed: each is evaluated, and so i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -121,21 +121,10 @@ class Evaluate(Step[EvaluateParams]):
             "classifiers": [one.thresholds_as_json() for one in judged]})
         for one in judged:
             for split in wanted:
-                scores = evaluation.published(one.numbers[split])
-                for level in scores:
-                    if level in (one.classifier.settings.get("levels") or list(scores)[:1]):
-                        row = _row(task, one.classifier.settings, params, level, scores[level],
-                                   annotation_file, taxonomy_file)
-                        # exp_id is part of the key: without these, rows would replace each other
-                        if len(judged) > 1:
-                            row["exp_id"] += f"-seed{one.classifier.seed}"
-                        if params.split == "both":
-                            row["split"] = split
-                            row["exp_id"] += "-test" if split == "test" else ""
-                        task.recorder.record(TAB, row)
-                        reduced = _approximation(one.classifier.settings)
-                        if reduced:
-                            task.recorder.record(APPROXIMATION_TAB, {**row, **reduced})
+                for row in _rows(task, params, one, split, several=len(judged) > 1):
+                    task.recorder.record(TAB, row)
+                    if reduced := _approximation(one.classifier.settings):
+                        task.recorder.record(APPROXIMATION_TAB, {**row, **reduced})
         settings = judged[0].classifier.settings
         if settings.get("network") and not _approximation(settings) \
                 and not _bound(settings, params):
@@ -418,8 +407,28 @@ def _approximation(settings: Mapping[str, Any]) -> dict[str, Any]:
         "aggregation_type": sampled.get("sensor") or "combined"}
 
 
+def _rows(task: Task, params: EvaluateParams, one: Judged, split: str, *, several: bool
+          ) -> Iterator[dict[str, Any]]:
+    """The rows of one classifier, of each level that it was trained for. several: it is one of
+    several seeds.
+    """
+    from l3hpc.tagging import evaluation
+
+    classifier, scores = one.classifier, evaluation.published(one.numbers[split])
+    trained = classifier.settings.get("levels") or list(scores)[:1]
+    for level in [level for level in scores if level in trained]:
+        row = _row(task, classifier.settings, params, level, scores[level])
+        # exp_id is part of the key: without these, rows would replace each other
+        if several:
+            row["exp_id"] += f"-seed{classifier.seed}"
+        if params.split == "both":
+            row["split"] = split
+            row["exp_id"] += "-test" if split == "test" else ""
+        yield row
+
+
 def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level: str,
-         scores: Mapping[str, Any], annotation_file: Path, taxonomy_file: Path) -> dict[str, Any]:
+         scores: Mapping[str, Any]) -> dict[str, Any]:
     """The row of the run in the ledger, with the columns of the published sheet.
 
     Predictions from elsewhere, and runs of earlier versions, get the values that options have
@@ -430,6 +439,7 @@ def _row(task: Task, settings: Mapping[str, Any], params: EvaluateParams, level:
 
     from l3hpc.models.weights import random_weights_note
 
+    annotation_file, taxonomy_file = label_files(params, Evaluate.name)
     labels, network = task.labels, settings.get("network") or {}
     cooccurrence = settings.get("cooccurrence_loss", False)
     optimizer = settings.get("optimizer", "adam")

@@ -231,17 +231,19 @@ def file_parts(path: Path, damage: Damage) -> Iterator[Part]:
         with open_regular(path, BUFFER) as stream:
             for number, line in enumerate(stream, 1):
                 body = record_text(line)
-                if body is not None:
-                    piece = reader.match(body)
-                    if piece is None:
-                        yield from reader.take(body, number)
-                    else:  # the common case: a line like the one before
-                        pieces.append(piece)
-                        numbers.append(number)
-                        if len(pieces) >= MAX_RECORDS:
-                            yield from reader.flush()
-                elif line.strip():
-                    damage.torn[name] = damage.torn.get(name, 0) + 1
+                if body is None:
+                    if line.strip():
+                        damage.torn[name] = damage.torn.get(name, 0) + 1
+                    continue
+                piece = reader.match(body)
+                if piece is None:
+                    yield from reader.take(body, number)
+                    continue
+                # the common case: a line like the one before
+                pieces.append(piece)
+                numbers.append(number)
+                if len(pieces) >= MAX_RECORDS:
+                    yield from reader.flush()
     except FileNotFoundError:
         raise
     except OSError as error:

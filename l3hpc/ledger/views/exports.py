@@ -13,7 +13,8 @@ import io
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -159,30 +160,32 @@ def write_xlsx(path: Path, tables: Mapping[Tab, Sequence[Row]]) -> None:
     book.properties.creator = XLSX_CREATOR
     book.remove(book.active)
     bold, shade = Font(bold=True), PatternFill("solid", fgColor="FFF2CC")
-    for tab, rows in tables.items():
-        sheet = book.create_sheet(tab.name[:31])
-        best = {id(row) for row in select.best_rows(rows, tab)}
-        for column, title in enumerate(tab.titles, 1):
-            _put(sheet, 1, column, title).font = bold
-            sheet.column_dimensions[column_letter(column - 1)].width = min(40, len(title) + 4)
-        for line, row in enumerate(rows, 2):
-            for column, value in enumerate(_cells(row, tab), 1):
-                if value is None and id(row) not in best:
+
+    def write(name: str, lines: Iterable[Sequence[Any]], shaded: Container[int] = ()) -> Any:
+        """Write a sheet whose first line is the header."""
+        sheet = book.create_sheet(name)
+        sheet.freeze_panes = "A2"
+        for line, cells in enumerate(lines, 1):
+            for column, value in enumerate(cells, 1):
+                if value is None and line not in shaded:
                     continue
                 placed = _put(sheet, line, column, value)
-                if id(row) in best:
+                if line == 1:
+                    placed.font = bold
+                elif line in shaded:
                     placed.fill = shade
-        sheet.freeze_panes = "A2"
+        return sheet
+
+    for tab, rows in tables.items():
+        best = {id(row) for row in select.best_rows(rows, tab)}
+        sheet = write(tab.name[:31], chain([tab.titles], (_cells(row, tab) for row in rows)),
+                      {line for line, row in enumerate(rows, 2) if id(row) in best})
+        for column, title in enumerate(tab.titles):
+            sheet.column_dimensions[column_letter(column)].width = min(40, len(title) + 4)
         sheet.auto_filter.ref = f"A1:{column_letter(len(tab.columns) - 1)}{len(rows) + 1}"
         # not among the rows: a pivot table would count every seed twice
         if means := [mean_of(group, tab) for group in grouped(rows) if len(group) > 1]:
-            sheet = book.create_sheet(f"{tab.name} means")
-            sheet.freeze_panes = "A2"
-            for line, cells in enumerate(_table_of_means(means, tab), 1):
-                for column, value in enumerate(cells, 1):
-                    placed = _put(sheet, line, column, value)
-                    if line == 1:
-                        placed.font = bold
+            write(f"{tab.name} means", _table_of_means(means, tab))
     stream = io.BytesIO()
     book.save(stream)
     write_bytes(path, stream.getvalue())

@@ -272,13 +272,14 @@ def readable_cell(row: Row, column: Column) -> Cell:
 def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
     """Return column, sign and value of a condition."""
     # known titles first, because a title may contain a sign
-    for column in sorted(tab.columns, key=lambda column: -len(column.title)):
-        for name in (column.title, column.field):
-            rest = condition[len(name):].lstrip()
-            if condition.lower().startswith(name.lower()):
-                for sign in _SIGNS:
-                    if rest.startswith(sign):
-                        return column, sign, rest[len(sign):].strip()
+    names = [(name, column) for column in sorted(tab.columns, key=lambda each: -len(each.title))
+             for name in (column.title, column.field)]
+    for name, column in names:
+        if not condition.lower().startswith(name.lower()):
+            continue
+        rest = condition[len(name):].lstrip()
+        if sign := next((sign for sign in _SIGNS if rest.startswith(sign)), ""):
+            return column, sign, rest[len(sign):].strip()
     found = _CONDITION.fullmatch(condition)
     if found is None:
         raise InputError(f"{condition!r} is not a condition", where="--where",

@@ -13,8 +13,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
@@ -229,18 +230,28 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
             live[name] = LiveJob(
                 state, "" if waits else "waits for free cores and memory", elapsed, start=started,
                 restarts=job.restarts, limit_s=limit or None, waits_for_jobs=waits)
-    notes = [_GONE] if orphaned else []
-    if fresh:
-        notes = [f"its local runner has not started yet; if it does not, it counts as gone from "
-                 f"{_clock(starting_until)} on"]
-    elif runner is not None and runner.get("age", 0.0) > EXPIRES_S:
+    if orphaned:
+        note = _GONE
+    elif fresh:
+        note = (f"its local runner has not started yet; if it does not, it counts as gone from "
+                f"{_clock(starting_until)} on")
+    else:
+        note = _about_runner(jobs, runner, now)
+    return StepJobs(live, ended, queried=True, gone=_GONE), [note] if note else []
+
+
+def _about_runner(jobs: LocalJobs, runner: Mapping[str, Any] | None, now: float) -> str:
+    """What a user should know about the runner of a run; '' if it is at work, or not needed."""
+    if runner is None:
+        return ""
+    if runner.get("age", 0.0) > EXPIRES_S:
         seen = now - runner["age"]
-        notes = [f"its local runner, process {runner.get('pid')} on {runner.get('host')}, was last "
-                 f"seen at {_clock(seen)}; if it stays silent, it counts as gone from "
-                 f"{_clock(seen + DEAD_S)} on"]
-    elif runner is not None and jobs.asked_to_stop():
-        notes = ["it is being cancelled: running tasks save their work and end"]
-    return StepJobs(live, ended, queried=True, gone=_GONE), notes
+        return (f"its local runner, process {runner.get('pid')} on {runner.get('host')}, was last "
+                f"seen at {_clock(seen)}; if it stays silent, it counts as gone from "
+                f"{_clock(seen + DEAD_S)} on")
+    if jobs.asked_to_stop():
+        return "it is being cancelled: running tasks save their work and end"
+    return ""
 
 
 def _clock(then: float) -> str:
