@@ -44,7 +44,8 @@ _SPARSE = re.compile(r"(?:edgel3|sparse)-(ft|kd)-(\d+(?:\.\d+)?)")
 _OPENL3 = re.compile(r"openl3-(linear|mel128|mel256)-(music|env)(?:-(\d+))?")
 PATTERNS = ("sea-512, sea-256, sea-128, sea-64; edgel3-ft-95.45 (ft, kd; 53.5, 63.5, 72.3, 87.0, "
             "95.45); openl3-mel256-music (linear, mel128, mel256; music, env; -512, -6144); "
-            "untrained[:SEED]; hear:package.module; a file, or its name in one of the folders")
+            "untrained[:SEED]; hear:package.module; a file, or its name in one of the folders; the "
+            "folder of a run that trained a student, such as workspace/runs/RUN")
 NETWORKS = {"openl3": "L3 audio network (openl3)", "edgel3-sparse": "sparse L3 (EdgeL3)",
             "edgel3-sea": "SEA student", "tflite": "TFLite model",
             HEAR: "module of the HEAR interface", "other": "network of another kind"}

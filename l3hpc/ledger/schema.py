@@ -194,8 +194,9 @@ _EMBEDDING_APPROX = Tab("embedding_approx_mse", ("model_dir",), (
     *_progress([("Train Loss", "train_loss", "min"), ("Valid Loss", "validation_loss", "min"),
                 ("Train MAE", "train_mae", "min"), ("Valid MAE", "validation_mae", "min")]),
 ), rank="best_validation_loss", best="min",
-    # a loss is in the units of its target: another φ, or another length, has other values
-    comparable=("approx_mode", "emb_key", "student_emb_len"))
+    # a loss is in the units of its target: another φ, or another length, has other values, and φ of
+    # the same settings is another one for another teacher or other recordings
+    comparable=("approx_mode", "emb_key", "student_emb_len", "reduced_emb_train_dir"))
 
 _CLASSIFIER_SETTINGS = [
     *_numbers(("Hidden Layer Size", "hidden_layer_size"),

@@ -12,7 +12,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -24,6 +24,7 @@ from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs, submission_lock
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import origin, records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.states import RunState, StepState
 
 if TYPE_CHECKING:
@@ -144,8 +145,8 @@ class Run:
     def results(self, tab: str | None = None) -> pandas.DataFrame:
         """Return the rows of the results tables that belong to this run.
 
-        A row belongs to the run that computed it. For a step that was done before, the rows of the
-        run that computed its artifact are returned as well.
+        A row belongs to the run that computed it. For a step that was done before, the rows of its
+        artifact are returned as well, from the run that computed it.
 
         Parameters
         ----------
@@ -164,13 +165,12 @@ class Run:
             If there is no such tab.
         """
         # rows are found by the name of the run: it is part of the paths and keys that they hold
-        names = self._result_runs()
+        reused = self._reused_results()
         found: pandas.DataFrame | None = None
         for name in [tab] if tab is not None else schema.TABS:
             rows = ledger_results(self.workspace, name)
             # the key of a row names its run as a folder in a path, or as a word of its own
-            words = [set(str(key).replace("/", " ").split()) for key in rows.index]
-            selected = rows[[bool(names & each) for each in words]]
+            selected = rows[[_is_of(str(key), self.name, reused) for key in rows.index]]
             if found is None or len(selected):
                 found = selected
             if len(selected):
@@ -262,12 +262,20 @@ class Run:
     def _record(self) -> records.RunRecord:
         return records.read(self.workspace, self.name)
 
-    def _result_runs(self) -> set[str]:
-        """This run, and the runs that computed the artifacts which it reused."""
-        record = self._record()
-        names = {record.run}
-        reused = [step.artifact for step in record.steps if step.state is StepState.REUSED]
-        return names.union(*(origin.runs_of(self.workspace, artifact) for artifact in reused))
+    def _reused_results(self) -> dict[str, tuple[str, set[str]]]:
+        """Of the runs whose artifacts this one reused: the folder, in the workspace, of the links
+        to the artifacts of each, and the links to those that were reused.
+        """
+        record, place = self._record(), Workspace(self.workspace)
+        reused = {Path(step.artifact).resolve() for step in record.steps
+                  if step.state is StepState.REUSED}
+        found: dict[str, tuple[str, set[str]]] = {}
+        for name in set().union(*(origin.runs_of(self.workspace, path) for path in reused)):
+            folder = place.run(name).artifacts
+            links = list(folder.iterdir()) if folder.is_dir() else []
+            found[name] = (os.path.relpath(folder, self.workspace), {
+                link.name for link in links if link.resolve() in reused})
+        return found
 
     def __repr__(self) -> str:
         now = self._status()
@@ -435,6 +443,21 @@ def runs(workspace: str | os.PathLike[str] | None = None) -> Runs:
         warnings.warn(f"records of runs in {found.workspace} that cannot be read: {listed}",
                       stacklevel=2)
     return found
+
+
+def _is_of(key: str, run: str, reused: Mapping[str, tuple[str, set[str]]]) -> bool:
+    """Whether the row with this key is of ``run``, or of one of those of which it has reused
+    something, and then of that, if it names an artifact.
+    """
+    words = key.replace("/", " ").split()
+    if run in words:
+        return True
+    for name, (folder, links) in reused.items():
+        if name in words:
+            rest = key.partition(f"{folder}/")[2].replace("/", " ").split()
+            if not rest or rest[0] in links:
+                return True
+    return False
 
 
 def _steps_frame(run: RunStatus) -> pandas.DataFrame:

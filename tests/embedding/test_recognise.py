@@ -241,7 +241,8 @@ def test_openl3s_names_say_size_and_front_end():
 @pytest.mark.parametrize(("name", "said"), [
     ("sea-64", "curl -Lo .*edgel3_sea_ust_audio_emb_64.h5.gz https://github.com/"),
     ("openl3-mel256-music", "curl -Lo .*openl3_audio_mel256_music-v0_4_0.h5.gz https://"),
-    ("mine", "l3hpc ships no weights: give the path of your")])
+    ("mine", "l3hpc ships no weights: give the path of your"),
+    ("latest", "the folder of a run that trained a student, such as workspace/runs/RUN")])
 def test_a_missing_name_says_what_to_do(place, name, said):
     with pytest.raises(InputError, match=said):
         load_model(name)

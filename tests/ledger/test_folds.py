@@ -122,6 +122,9 @@ def test_losses_of_different_targets_are_not_compared():
     assert select.best_rows([*linear, rbf, longer], MSE) == linear[:1]
     assert select.best_rows([*linear, rbf, student("e", 5.0, emb_key="pca_rbf_8")], MSE) == [
         linear[0], rbf]
+    # the same settings of φ, for the embeddings of another teacher
+    other = student("f", 1.0, reduced_emb_train_dir="/ws/artifacts/reduce/2")
+    assert select.best_rows([*linear, other], MSE) == linear[:1]
     assert select.best_rows([rbf], MSE) == [rbf] and select.best_rows([linear[0], rbf], MSE) == []
 
 

@@ -192,3 +192,20 @@ def test_results_follow_reused_artifacts(tmp_path, chains, monkeypatch):
     rows = pandas.DataFrame({"value": [1, 2]}, index=["runs/first/x", "third"])
     monkeypatch.setattr(notebook, "ledger_results", lambda workspace, tab: rows)
     assert list(l3hpc.Run(tmp_path, "second").results("fit")["value"]) == [1]
+
+
+def test_rows_of_what_a_run_did_not_reuse_are_no_results_of_it(tmp_path, chains, monkeypatch):
+    """Both reduce the same embeddings, but to another student each."""
+    import pandas
+
+    from l3hpc.runs import notebook, submit
+
+    submit.submit(chains.plan(tmp_path, "first", names=("extract", "sample")))
+    submit.submit(chains.plan(tmp_path, "second", names=("extract",)))
+    of_first = f"{tmp_path}/runs/first/artifacts"
+    rows = pandas.DataFrame({"value": [1, 2, 3, 4]}, index=[
+        f"{of_first}/extract", f"{of_first}/extract/0001 1", f"{of_first}/sample",
+        f"{tmp_path}/runs/second/artifacts/sample"])
+    monkeypatch.setattr(notebook, "ledger_results", lambda workspace, tab: rows)
+    assert list(l3hpc.Run(tmp_path, "second").results("fit")["value"]) == [1, 2, 4]
+    assert list(l3hpc.Run(tmp_path, "first").results("fit")["value"]) == [1, 2, 3]

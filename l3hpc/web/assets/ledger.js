@@ -108,7 +108,8 @@ function drawTable() {
   $('body').replaceChildren(body);
   $('count').textContent = (rows.length === every.length ? '' : rows.length + ' of ')
     + every.length + (every.length === 1 ? ' row, ' : ' rows, ') + (list.length + 1)
-    + ' of ' + (tab().columns.length + 1) + ' columns';
+    + ' of ' + (tab().columns.length + 1) + ' columns'
+    + (rows.some(row => row.best) ? '; ★ the best of the rows that can be compared' : '');
 }
 
 function chosen() {
