@@ -8,6 +8,7 @@ import signal
 import pytest
 from submitted import submit_in_a_child
 
+from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
 from l3hpc.io.files import read_json
 from l3hpc.io.processes import process_start
@@ -101,6 +102,19 @@ sleep 0.2""")
     assert not list(plan.folder.path.glob("steps/*/logs/.*.pkl"))
     record = records.read(plan.workspace, plan.run)
     assert record.state == "refused" and not any(step.job for step in record.steps)
+
+
+def test_both_are_refused_and_both_reasons_are_said(plan, slurm, sbatch_that):
+    sbatch_that("""
+case $step in
+    c4-0) sleep 0.2; echo "sbatch: error: Batch job submission failed: Invalid qos" >&2; exit 1;;
+    c5-0) echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1;;
+esac""")
+    notes, progress = [], Progress()
+    progress.note = notes.append
+    with pytest.raises(ClusterError, match="c4-0: .*Invalid qos"):
+        submit.submit(plan, progress=progress)
+    assert len(notes) == 1 and notes[0].startswith("c5-0: ") and "Invalid account" in notes[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
