@@ -1,8 +1,8 @@
 """Keeps the working folder out of Python's search path; imported before anything else.
 
-``python -m l3hpc…`` puts it first. A ``random.py`` there, of anyone who may write to the folder, or
-with one's own steps, would take the place of the standard library's module in the runner and in
-jobs. Only ``sys`` and ``os`` are used, which Python has loaded by then.
+``python -m l3hpc…`` puts it first. A ``random.py`` there, whether it belongs to the user's own
+steps or comes from someone else who may write to the folder, would replace the standard library's
+module in the runner and in jobs. Only ``sys`` and ``os`` are used, which Python has already loaded.
 """
 
 import os

@@ -3,8 +3,8 @@
 Nodes are shared: Slurm states how many cores a job has, but does not always bind it to them. The
 first part finds that number and limits libraries to it. ``map_in_order`` computes on several
 threads (each with a single-threaded BLAS, so that the result does not depend on their number), and
-``read_ahead`` loads the next items while one is in use, ``take_ahead`` does so where an iterator
-makes them.
+``read_ahead`` loads the next items while one is in use; ``take_ahead`` does the same for the items
+of an iterator.
 """
 
 from __future__ import annotations

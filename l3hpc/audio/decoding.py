@@ -332,8 +332,8 @@ def _pipe(stream: io.FileIO, patches: tuple[tuple[int, bytes], ...]) -> int:
     From a pipe libsndfile cannot guess the length by the size of the file.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    # A descriptor of the thread's own: the file may be closed before the thread has seen that
-    # nobody reads on.
+    # A descriptor of the thread's own: the file may be closed before the thread has seen that its
+    # pipe is not read any further.
     source = os.fdopen(os.dup(stream.fileno()), "rb")
 
     def feed() -> None:

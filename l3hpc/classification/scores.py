@@ -1,8 +1,8 @@
 """Accuracy of clips from a confusion matrix, and its mean and interval over folds.
 
 The interval of the mean over folds is Student's, with folds − 1 degrees of freedom. Folds share
-training clips, so it is only a guide [1]_. That of a single test part is Wilson's, over its clips,
-and so is that of folds with all clips right or all wrong, where Student's has no length.
+training clips, so it is only a guide [1]_. For a single test part, the interval is Wilson's over
+its clips, and so it is for folds with all clips right or all wrong, where Student's has no width.
 
 References
 ----------

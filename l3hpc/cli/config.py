@@ -90,7 +90,7 @@ def check(cluster: str | None, config_file: str | None, as_json: bool) -> int:
         lines = formatting.table_lines(
             [("ok" if finding.ok else "BAD", finding.subject, finding.message)
              for finding in findings], indent="", at_least={0: 3})
-        # advice stands below the messages, after the two columns before them
+        # advice is printed below the messages, indented by the two columns before them
         below = " " * (max(formatting.cell_width(finding.subject) for finding in findings) + 7)
         for finding, line in zip(findings, lines, strict=True):
             click.echo(line)

@@ -57,7 +57,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
 
     path = Path(folder).absolute()
     settings = with_options(demo.QUICK if quick else demo.DemoSettings(), sensors, weights)
-    # before the question, so that nobody confirms what is refused afterwards
+    # before the question: what was confirmed must not be refused afterwards
     demo.check_folder(path)
     say = (lambda text: None) if as_json else click.echo
     say(f"l3hpc demo in {path}: about {max(1, round(settings.minutes))} min on two cores; "

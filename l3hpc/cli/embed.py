@@ -97,7 +97,7 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
         is_latest = name.partition("/")[0] == records.LATEST
         if is_latest or config_file is not None or workspace_dir is not None:
             raise
-        return name  # what is wrong with the name is said where the model is read
+        return name  # a wrong name is reported where the model is read
     found = finished_student(folder, _run_in_full(folder, name), origin)
     return name if found is None else str(found)
 

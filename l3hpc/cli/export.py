@@ -86,7 +86,7 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
         planned = package.preview(model, output, settings)
         click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
         return
-    describe_model(model)  # what is wrong with the file is said before TensorFlow has started
+    describe_model(model)  # refuses a damaged file before TensorFlow is loaded
     import_tensorflow()
     report = package.export_model(model, output, settings, default_progress())
     click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))

@@ -58,7 +58,7 @@ def _parameters(params: type[Any]) -> Iterator[tuple[str, str]]:
     """The two columns of every parameter in a help text."""
     for name, field in params.model_fields.items():
         if (field.json_schema_extra or {}).get("allowed") == "":
-            continue  # nobody sets it: l3hpc fills it in
+            continue  # not for users: l3hpc fills it in
         text = [field.description] if field.description else []
         if get_origin(field.annotation) is Literal:
             text.append(f"({', '.join(map(str, get_args(field.annotation)))})")

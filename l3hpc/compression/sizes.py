@@ -129,8 +129,8 @@ def published_size(plan: Sequence[float], spec: NetworkSpec | None = None,
     if len(plan) != len(shapes):
         raise InputError(f"a plan of {len(plan)} numbers for {len(shapes)} convolutions")
     counts = [int(np.prod(kernel)) + bias[0] for kernel, bias in shapes]
-    # Percentages, not counted zeros, and biases as if pruned: only so do the published figures come
-    # out.
+    # Percentages, not counted zeros, and biases as if pruned: otherwise the published figures would
+    # not come out.
     remaining = sum((100 - percent) * count / 100
                     for percent, count in zip(plan, counts, strict=True))
     # The published total includes the last normalisation, which pruned networks do not have.

@@ -1,10 +1,10 @@
 """Ready embeddings: files beside audio, matched with its recordings by name and time.
 
-Whoever has computed embeddings already, by any program, can use them in place of a teacher. The
-file of ``park/a.wav`` is ``park/a.npz`` (or ``.h5``, ``.hdf5``) in the folder of embeddings, which
-may be the folder of audio. It holds a matrix and ``timestamps``, the time of each row in seconds,
-as ``l3hpc embed``, openl3 and edgel3 write them. Row and window belong together if their times
-differ by a millisecond at most.
+Embeddings that another program has already computed can be used in place of a teacher. The file of
+``park/a.wav`` is ``park/a.npz`` (or ``.h5``, ``.hdf5``) in the folder of embeddings, which may be
+the folder of audio. It holds a matrix and ``timestamps``, the time of each row in seconds, as
+``l3hpc embed``, openl3 and edgel3 write them. Row and window belong together if their times differ
+by a millisecond at most.
 """
 
 from __future__ import annotations

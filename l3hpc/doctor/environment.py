@@ -1,6 +1,6 @@
 """This machine: Python, the packages with their bounds, TensorFlow, cores and memory.
 
-Other programs are run by ``ask``: it never raises, and their output is English.
+``ask`` runs other programs, with their output in English; it never raises.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ l3hpc ships no weights. ``find_model`` searches for a name (``sea-64``, ``edgel3
 
 ``recognise`` finds network, rate, front end and dimension from the contents of a file: its layers,
 stored matrices and configuration. The name of the file is used only if the contents do not
-determine the front end, and then ``notes`` contains a remark.
+determine the front end; ``notes`` then contains a remark.
 """
 
 from __future__ import annotations

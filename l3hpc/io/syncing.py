@@ -113,7 +113,7 @@ class Syncing:
         """
         if len(self._seen) > 1:
             self.start()
-        # one for each, after all paths: whoever takes it has no more to do
+        # one for each thread, after all paths: it ends the thread
         for _ in range(len(self._threads) + 1):
             self._queue.put(None)
         self._work()  # what no thread has taken

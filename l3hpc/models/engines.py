@@ -1,10 +1,10 @@
-"""What an engine is; TensorFlow's; and the choice of the fastest on this node.
+"""What an engine is, the one of TensorFlow, and the choice of the fastest on this node.
 
 All engines (others are ``ncnn_engine`` and ``torch_engine``) give the same embeddings to 1e-4
 relative; which one is used is not part of an artifact's fingerprint. On a GPU it is PyTorch where
 that is installed and finds it, else TensorFlow. On the CPU a short measurement decides. It is
 cached in ``~/.cache/l3hpc/engines.json`` by processor, threads, versions and shape of the network;
-where that file cannot be written, it is made again. Each engine is timed in a process of its own,
+where that file cannot be written, it is repeated. Each engine is timed in a process of its own,
 so that what the slower one loads (TensorFlow: half a gigabyte and its threads) does not stay:
 
     python -m l3hpc.models.engines ENGINE THREADS < spec.json      prints seconds per frame

@@ -1,10 +1,10 @@
 """Networks folded once: every further task of an array maps the weights from a file.
 
-Reading the teacher's weights (random ones: drawing them), folding them and writing them in ncnn's
-order takes a tenth of a second or more of a core, mapping the file three milliseconds. The file, in
-``~/.cache/l3hpc/weights``, holds float32 numbers as ncnn reads them, so that ncnn is given the file
-itself: nothing in it is executed. Where it cannot be read or written, belongs to another user or
-is damaged, the network is made again. The files that were used last are kept, a few of them.
+Reading the teacher's weights (or drawing random ones), folding them and writing them in ncnn's
+order takes a core a tenth of a second or more; mapping the file takes three milliseconds. The file,
+in ``~/.cache/l3hpc/weights``, holds float32 numbers as ncnn reads them, so that ncnn is given the
+file itself: nothing in it is executed. If it cannot be read or written, belongs to another user or
+is damaged, the network is folded again. Only the few files that were used last are kept.
 """
 
 from __future__ import annotations

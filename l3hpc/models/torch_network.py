@@ -123,7 +123,7 @@ def _pooled(x: torch.Tensor) -> torch.Tensor:
 
 def _reduced(x: torch.Tensor) -> torch.Tensor:
     """As one reduction, which reads each value once."""
-    last = _even(x).permute(0, 2, 3, 1)  # as it lies in memory, so that the result lies so too
+    last = _even(x).permute(0, 2, 3, 1)  # in the order of memory, so that the result has it too
     return last.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).amax((2, 4)).permute(0, 3, 1, 2)
 
 

@@ -1,7 +1,7 @@
 """What a pipeline offers on the command line: its options step by step, with its own defaults.
 
 The help and the completion of ``l3hpc submit PIPELINE`` show this, and so do the pages in
-docs/pipelines/. ``options`` says what each option is; here is which of them a pipeline has.
+docs/pipelines/. ``options`` defines the options; this module finds those that a pipeline has.
 """
 
 from __future__ import annotations

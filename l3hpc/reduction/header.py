@@ -1,6 +1,6 @@
-"""What is known of φ without its numbers: what it was fitted to, and of which teacher.
+"""The header of φ: what it was fitted to, and the teacher of those embeddings.
 
-The header of a file of φ says it, so that a plan can be checked without reading the numbers.
+It is read without the numbers of φ, so that a plan can be checked quickly.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes the results folder of a run: the page, and the small files worth keeping.
 
-The demonstration shows its results like this. The folder is replaced as a whole.
+The demonstration shows its results in it. The folder is replaced as a whole.
 """
 
 from __future__ import annotations

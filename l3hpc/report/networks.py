@@ -1,4 +1,4 @@
-"""Which network the results of a run come from, also where an earlier run made its inputs."""
+"""Which network the results of a run come from, even if an earlier run made its inputs."""
 
 from __future__ import annotations
 

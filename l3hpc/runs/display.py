@@ -212,9 +212,9 @@ class PlainDisplay:
         if stage:
             return f"{step.name}: {stage}"
         fraction, text = _advance(self._workspace, record, step)
-        # of a single task, the fraction is that of its phase, and not of what the step has to do
+        # the fraction of a single task is that of its phase, not of the step
         percent = f"{fraction:.0%}" if step.tasks > 1 or not text else ""
-        if fraction == 1 and step.tasks == 1 and not text:  # the result is there, the job ends
+        if fraction == 1 and step.tasks == 1 and not text:  # with its result, the job ends
             percent = "ending"
         return f"{step.name} after {elapsed}: " + ", ".join(filter(None, (percent, text)))
 

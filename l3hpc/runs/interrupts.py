@@ -1,4 +1,4 @@
-"""Ctrl-C, TERM and HUP while a job is being submitted: no job may be left that nobody knows."""
+"""Ctrl-C, TERM and HUP while a job is being submitted: no job may be left without a record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from l3hpc.schedulers.requests import GivenUpError
 
-# Ctrl-C is the last one that is let through again: it raises an error at once
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
@@ -137,8 +136,8 @@ class _Block:
         self._begin, self._end = begin, end
 
     def __enter__(self) -> None:
-        # whatever is interrupted has changed something already: pthread_sigmask runs the handlers
-        # of signals that were pending
+        # an interrupted beginning may have blocked signals already: pthread_sigmask runs the
+        # handlers of those that are pending
         try:
             self._begin()
         except BaseException:

@@ -202,7 +202,7 @@ def _follows_all(record: RunRecord, job: str) -> bool:
     attempts = [attempt for step in record.steps for attempt in step.attempts]
     ids = [job, *(attempt.base for attempt in attempts)]
     if len({attempt.cluster for attempt in attempts}) > 1 or not all(map(str.isdecimal, ids)):
-        return True  # each cluster counts for itself, and other schedulers perhaps not at all
+        return True  # clusters have ids of their own; other schedulers may not count
     return max(ids, key=int) == job
 
 

@@ -23,8 +23,8 @@ _EPILOGUE = re.compile(
     r"|^srun: (Terminating|Force Terminated|forcing job termination|got SIGCONT|Job step aborted"
     r"|launch/slurm: _step_signal)"
     r"|^l3hpc: killed by signal"
-    r"|^\S.*: line \d+: +\d+ (Killed|Terminated)\b"  # bash, about the Python of the script
-    r"|^(\S*slurmstepd\S*:|\[\S+\]) error: \*\*\* (STEP|JOB) ")  # a time since Slurm 26.05
+    r"|^\S.*: line \d+: +\d+ (Killed|Terminated)\b"  # bash, of a killed Python
+    r"|^(\S*slurmstepd\S*:|\[\S+\]) error: \*\*\* (STEP|JOB) ")  # since Slurm 26.05 with the time
 _UNFINISHED = re.compile(r"(\r|\x1b(\[[\d;:]{0,30})?)\Z")
 _SRUN_FAILS = re.compile(r"\bsrun: (error|fatal|command not found|not found|No such file)")
 

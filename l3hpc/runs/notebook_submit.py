@@ -207,7 +207,7 @@ def grid_texts(grid: Mapping[str, Iterable[object]] | None) -> dict[str, list[st
     """
     texts = {}
     for name, values in _mapping("grid", grid).items():
-        # a string is iterable too: it would be taken apart into its letters
+        # a string is iterable too, and would be split into letters
         if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
             raise InputError(f"grid: the values of {name!r} are not a list but {values!r}",
                              allowed=f'for example grid={{"{name}": [{values!r}]}}')

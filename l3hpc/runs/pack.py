@@ -25,7 +25,7 @@ from l3hpc.workspace import run_archive
 from l3hpc.workspace.layout import RunFolder, Workspace
 from l3hpc.workspace.run_archive import Packed
 
-_REMOVED, _STAGED = ".packed", ".unpacked"  # ends of names of folders that are on their way
+_REMOVED, _STAGED = ".packed", ".unpacked"  # suffixes of folders that are being removed or unpacked
 
 
 @dataclass(frozen=True)

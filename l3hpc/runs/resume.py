@@ -1,4 +1,4 @@
-"""Resuming a run, as its ``resume_plan`` says, and cancelling one."""
+"""Resuming a run according to its ``resume_plan``, and cancelling one."""
 
 from __future__ import annotations
 

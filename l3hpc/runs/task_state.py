@@ -126,7 +126,7 @@ def evaluate(
         status = TaskStatus(TaskState.REQUEUED, started=True, detail=(
             f"{answer.unreachable} does not respond" if answer.unreachable else ""))
     if status.state is TaskState.FAILED:
-        # how a packed job has ended says nothing about a task that had ended by itself
+        # the end of a packed job says nothing about a task that had ended before
         of_others = packed and marks.exit_code is not None and marks.exit_code < 128
         _note_remedy(status, None if of_others else answer.ended.get(job), marks)
     status.started = status.started or marks.begin is not None
@@ -161,7 +161,7 @@ def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
     if ended is not None and ended.state not in _UNFINISHED:
         if has_failed or marks.exit_code == 0:
             return _exited(marks)
-        # what has ended the job (its time limit, say) has happened to the task in work
+        # what ended the job (such as its time limit) happened to the task that was running
         if marks.begin is None and ended.state not in NEVER_STARTED:
             return TaskStatus(TaskState.LOST, NO_TURN)
     return None

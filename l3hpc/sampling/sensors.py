@@ -2,7 +2,7 @@
 
 The published kernel 1/(distance + 1e-15) has 1e15 on its diagonal, which makes all choices equally
 likely. Here the similarity of two sensors is exp(−distance/length): 1 for the same position,
-positive semidefinite on the sphere [1]_, so that near sensors do repel each other.
+positive semidefinite on the sphere [1]_, so that sensors close to each other do repel.
 
 References
 ----------

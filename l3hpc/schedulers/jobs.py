@@ -1,4 +1,4 @@
-"""What a scheduler reports about jobs: their ids, those that live, and those that have ended."""
+"""What a scheduler reports about jobs: their ids, and the state of live and of ended jobs."""
 
 from __future__ import annotations
 

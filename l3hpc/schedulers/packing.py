@@ -2,8 +2,8 @@
 
 With ``pack: 8`` the tasks 0 to 7 are element 0, 8 to 15 element 1, and so on. The script starts
 itself again for each task, so that every task has its own markers, logs and exit code, and one that
-fails does not stop those after it. The time limit is that of all of them together. What one task
-asks for when the job is requeued (more memory, more time) holds for all: the job is one.
+fails does not stop those after it. The time limit covers all of them together. If the job is
+requeued with more memory or time for one task, that applies to all of them: it is a single job.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""From what a site has to a profile: where each kind of step runs, and how it asks.
+"""Makes a profile of what a site has: where each kind of step runs, and what it requests.
 
-No step is known by name here: what the pipelines ask for is compared with what the partitions have.
+No step is known by name here: the requests of the pipelines are compared with the partitions.
 """
 
 from __future__ import annotations

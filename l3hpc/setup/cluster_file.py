@@ -1,4 +1,4 @@
-"""The text of a cluster.yaml: what was found is set, and beside it stands what else there is."""
+"""The text of a cluster.yaml: values that were found, with the alternatives as comments."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
     if small and not partial:
         count = sum(clip.fold == small[0] for clip in data.clips)
         lists = f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: "
-        # how many clips a table of one's own should have, nobody can say
+        # the right number of clips in a user's own table is not known
         if data.published is None:
             raise InputError(
                 f"{lists}a fold has {len(data.clips) / len(folds):,.0f} on average",

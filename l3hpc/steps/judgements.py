@@ -1,6 +1,6 @@
-"""What models answered clip by clip, from the artifacts of evaluate and folds, and comparing two.
+"""Predictions clip by clip, from the artifacts of evaluate and folds, and a comparison of two.
 
-``judgement`` reads what a step says about clips, ``of_predictions`` a file of predictions, and
+``judgement`` reads the predictions of a step, ``of_predictions`` those in a file, and
 ``compare`` sets two of them side by side: tags of SONYC-UST with their annotations, tags of a
 table of clips, or one class per clip.
 """

@@ -80,7 +80,7 @@ def first_result(artifact: Path) -> Mapping[str, Any]:
     tasks = task_folders(artifact) if artifact.is_dir() else []
     try:
         content = read_json(tasks[0] / RESULT) if tasks else {}
-    except (FileNotFoundError, InputError):  # whoever shows the results of the step reports it
+    except (FileNotFoundError, InputError):  # reported where the results of the step are shown
         return {}
     found = content.get("summary") if isinstance(content, dict) else None
     return found if isinstance(found, dict) else {}

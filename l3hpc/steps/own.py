@@ -252,7 +252,7 @@ def code_folder(code: Mapping[str, str]) -> Iterator[Path]:
             path = Path(folder, name)
             path.write_text(text, encoding="utf-8")
             path.chmod(0o700)
-            # tracebacks are written when the folder is gone; None: the file is not looked up again
+            # for tracebacks after the folder is gone; with None, the file is not looked for again
             linecache.cache[str(path)] = (len(text), None, text.splitlines(keepends=True),
                                           str(path))
         yield Path(folder)

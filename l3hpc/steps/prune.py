@@ -313,7 +313,7 @@ class Prune(Step[PruneParams]):
         known = identity(params.weights)
         text = str(task.shard["plan"])
         plan = plans.parse_plan(text, params.depth)
-        # depth and width first: the plan has a percentage of what is left by them
+        # depth and width first: the percentages of the plan apply to what is left
         network = pruning.reduce_depth(whole, params.depth)
         if params.filters is not None:
             network = pruning.reduce_width(network, params.filters, params.norms)

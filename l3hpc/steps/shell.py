@@ -216,7 +216,7 @@ def _last_line(start: int | None) -> str:
     with contextlib.suppress(OSError), open("/proc/self/fd/2", "rb") as stream:
         stream.seek(max(start, os.fstat(2).st_size - LOG_END))
         lines = log_text(stream.read(LOG_END).decode("utf-8", "replace")).splitlines()
-        # progress of this process stands in the same log
+        # the progress of this process is in the same log
         own = [text for line in lines if (text := line.strip()) and not text.startswith(PHASE)]
         return own[-1][:LONGEST_LINE] if own else ""
     return ""

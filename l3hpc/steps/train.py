@@ -97,7 +97,7 @@ class TrainParams(EpochParams):
         from l3hpc.models.spec import student_filters
 
         width, emb_dim = info.data.get("width"), info.data.get("emb_dim")
-        if width is None or emb_dim is None:  # the second: it is invalid, and refused as such
+        if width is None or emb_dim is None:  # emb_dim is None if it is invalid, which is refused
             return filters
         if filters is not None:
             raise ValueError("give either width or filters, not both")

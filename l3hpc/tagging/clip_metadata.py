@@ -1,4 +1,4 @@
-"""What tables say about clips besides their tags: place and time, and a split by sensor."""
+"""What tables contain about clips besides their tags: place and time, and a split by sensor."""
 
 from __future__ import annotations
 

@@ -1,17 +1,15 @@
 """Whether two models differ on the same clips: differences with intervals and p-values.
 
 Both are scored on the same resampled clips, so that what makes a clip hard for both cancels out: a
-paired bootstrap [1]_. The interval of a difference has its percentiles. The p-value is that of the
-same percentiles: the share of the resamplings in which the difference has the other sign, or is 0,
-counted on both sides,
+paired bootstrap [1]_. The interval is made of percentiles of the differences, and the p-value of
+the same resamplings: twice the share of them in which the difference has the other sign, or is 0,
 
     p = min(1, 2 (c + 1) / (samples + 1)),  c = min(#{d* <= 0}, #{d* >= 0}),
 
-which is never 0 [2]_. Where the interval of 95% is on one side of 0, p is about 0.05 or less: not
-exactly, as the percentiles are interpolated and p counts one drawing more. Like the intervals it is
-about other clips of the same kind, not about other sensors or another training, and it is too small
-where clips are not independent, and where there are few of them: a single clip is always drawn.
-``small_basis`` says so.
+which is never 0 [2]_. If the 95% interval is on one side of 0, p is about 0.05 or less (not
+exactly, because the percentiles are interpolated and p counts one resampling more). Like the
+intervals, it applies to other clips of the same kind, not to other sensors or another training. It
+is too small if the clips are not independent or too few, for which ``small_basis`` has a warning.
 
 Right and wrong answers are also compared by McNemar's exact test [3]_: of the clips on which only
 one of the two is right, each is the first one's with probability 1/2 if both are equally good.

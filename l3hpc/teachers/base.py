@@ -1,4 +1,4 @@
-"""What a teacher is, and what a kind of teachers must be able to say about one."""
+"""What a teacher is, and what a kind of teachers must be able to find out about one."""
 
 from __future__ import annotations
 

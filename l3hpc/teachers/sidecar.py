@@ -1,7 +1,7 @@
-"""``NAME.teacher.yaml``, beside a network file: what the file itself does not say.
+"""``NAME.teacher.yaml`` beside a network file: what the file itself does not contain.
 
-A network file says which tensors it has, but not at which rate its audio is sampled, how samples
-are scaled, or how the spectrogram that it takes is computed. The sidecar does.
+A network file lists its tensors, but not the sampling rate of its audio, the scale of the samples,
+or how the spectrogram that it takes is computed. The sidecar does.
 """
 
 from __future__ import annotations

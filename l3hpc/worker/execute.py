@@ -180,7 +180,7 @@ def _save_checkpoint(signum: int = 0, frame: FrameType | None = None) -> None:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    # the script forwards a signal that the group has got
+    # the script forwards a signal that the whole process group has received
     signal.signal(signum, signal.SIG_IGN)
     raise SystemExit(128 + signum)
 
@@ -225,7 +225,7 @@ def run_task(
     marks = markers_folder(config_path, config)
     marks.mkdir(parents=True, exist_ok=True)
     shown = StateProgress(markers.path(marks, index, "progress.json"), progress or LogProgress())
-    # status would show the error of the attempt before as that of this one
+    # otherwise status would show the error of the previous attempt
     markers.path(marks, index, "error.json").unlink(missing_ok=True)
     try:
         with _task_lease(artifact, index, config["run"], shown) as is_done:

@@ -3,7 +3,7 @@
 It is submitit's own entry point with three differences. Unpickling can execute anything, so only a
 pickle that the user of the job wrote is loaded: in a shared workspace the owner of the folder above
 could replace the folder of a run. What submitit pickles at the end is removed. And a job that
-starts before its pickle has its name looks for it past the cache of NFS.
+starts before its pickle has been renamed looks for it without the cache of NFS.
 
 ``--scratch PATH`` after LOGS names a folder on the disk of the node (``worker.node_scratch``), and
 ``--task N`` which task of a packed job this process runs (``worker.packed``).
@@ -106,7 +106,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     finally:
-        # submitit's copy of what result.json, or the log, says: one file less for every task
+        # submitit's copy of what is in result.json or the log: one file less for every task
         result = job_environment.JobEnvironment().paths.result_pickle
         result.unlink(missing_ok=True)
     return 0

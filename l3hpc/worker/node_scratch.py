@@ -146,7 +146,7 @@ def _copy_content(source: Path, target: Path, plain: int) -> None:
             copy.mkdir()
             _copy_content(path, copy, plain)
         elif stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            # a program has left it: without scratch it stays in the output, too
+            # left by a program: it would stay in the output without scratch, too
             os.mknod(copy, mode)
         else:
             shutil.copy(path, copy, follow_symlinks=False)
@@ -219,7 +219,7 @@ def _locked_folder(parent: Path, name: str, note: Callable[[str], None]) -> Iter
         held = _open_lock(folder / _LOCK)
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     try:
-        # without the lock of all: a large folder takes long, and other tasks may start
+        # after releasing the common lock: a large folder takes long, and other tasks may start
         for leftover, handle in leftovers.items():
             _remove(leftover, handle)
         yield folder

@@ -195,7 +195,7 @@ def discard(artifact: Path) -> None:
         Folder of the artifact.
     """
     folder = ArtifactFolder(artifact)
-    # first, because status takes it as the word that all tasks are finished
+    # first, because status takes it as proof that all tasks are finished
     folder.summary.unlink(missing_ok=True)
     for index in finished(artifact):
         # one rename first: a reader must not take half a result for a whole one

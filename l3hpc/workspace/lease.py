@@ -1,8 +1,8 @@
 """Leases: one holder at a time for a piece of work, and none that stays for ever after a crash.
 
 A ``Lease`` is a series of numbered claim files ``<name>.owner.<n>`` beside the thing it guards. The
-highest number holds it. To take over a dead holder's claim is to create the next number (an
-exclusive creation, so only one process can succeed). The holder rewrites its claim regularly with a
+highest number holds it. A process takes over a dead holder's claim by creating the next number
+(exclusively, so only one can succeed). The holder rewrites its claim regularly with a
 growing ``beat``; another process checks by its own clock whether the beat still grows, so the
 clocks of the machines need not agree. On the holder's own machine a vanished process is noticed at
 once; a claim that is minutes old by any clock counts as dead at the first check.

@@ -1,7 +1,7 @@
 """Which run computed the results of an artifact.
 
-Two runs that ask for the same step share its artifact: one computes it, the other may have failed
-at it before. ``result.json`` names the run; for results of earlier versions the job tells.
+Two runs with the same step share its artifact: one computes it, and the other may have failed to do
+so before. ``result.json`` names the run; for results of earlier versions, the job id tells it.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def prepare_ledger(workspace: Path) -> None:
     places = Workspace(workspace)
     for folder in (places.ledger, places.journal, places.sync_states):
         folder.mkdir(parents=True, exist_ok=True)
-        # not every file system knows the second one
+        # not every file system has the setgid bit of the second one
         for mode in (0o770, 0o2770):
             with contextlib.suppress(PermissionError):
                 folder.chmod(mode)

@@ -169,7 +169,7 @@ def unknown_rows(store: Store, sheets: Sheets, tabs: Sequence[Tab]) -> list[Row]
         ours = {grid_row for grid_rows in grid.located(own_keys).values()
                 for grid_row in grid_rows}
         for key, grid_rows in grid.positions().items():
-            # of two rows with one key, nobody knows which is meant
+            # of two rows with the same key, it is not known which is meant
             if len(grid_rows) == 1 and grid_rows[0] not in ours:
                 values = {column.field: value for column, value in zip(
                     tab.columns, grid.rows[grid_rows[0] - 1], strict=True) if value is not None}

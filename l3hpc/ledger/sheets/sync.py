@@ -212,7 +212,7 @@ class _Sync:
             self._save_state(snapshot, fold)
             return None
         targets = [target for tab in plan.tabs for target in write_targets(tab.grid, tab.writes)]
-        # on disk before anything is sent: whoever is killed later, another syncer can check it
+        # on disk before anything is sent: if this process is killed, another one can check it
         intent = rollback.make_intent(plan, snapshot, targets)
         path = rollback.new_intent_path(_intent_folder(self.store, self.sheets))
         rollback.save_intent(path, intent)

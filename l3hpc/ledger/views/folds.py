@@ -1,7 +1,7 @@
 """The mean over the folds of a cross-validation, or over seeds, as a row of a view.
 
 Every fold and every seed has a row of its own in the journals and in the sheet. None of them is the
-result: views show a further row for the mean, which is written nowhere.
+result: views show a further row for the mean, which is not stored.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Runner:
         # other run → since when it has had no runner
         self._runnerless_since: dict[str, float] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        # job whose script has ended → until when what that has left behind may take to end
+        # job whose script has ended → deadline of the processes that it left behind
         self._ending: dict[str, float] = {}
         self._local = LocalJobs(self._workspace, run)
         self._record = records.read(self._workspace, run)
@@ -160,7 +160,7 @@ class Runner:
         if any(job.state is JobState.PENDING for job in ended):  # requeued: its markers are reset
             self._local.save()
         self._block()
-        # with those that ended in one step: between them, an array would be waiting for nothing
+        # together with those that ended: in between, an array would seem to wait for nothing
         if self._start_ready() or ended:
             self._local.save()
         self._show()

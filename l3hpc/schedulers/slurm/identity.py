@@ -1,7 +1,7 @@
 """Which of the jobs that Slurm lists are ours: a job id alone does not identify a job.
 
 Slurm starts counting again after it has lost its state, and the clusters of a site use the same
-ids. Only our job has our script, which lies in the folder of one step of one run, as its log does.
+ids. Only our job has our script, which is in the folder of one step of one run, and so is its log.
 Another workspace or another user may have jobs with the same name and id.
 """
 
@@ -99,7 +99,7 @@ class Identity:
         """
         if self.cluster and origin.cluster and self.cluster != origin.cluster:
             return False
-        # a job from before the submission had the id first
+        # an earlier job had the same id
         if origin.submitted is not None and origin.submitted < self.submitted - CLOCKS_S:
             return False
         if self._is_script(origin.script) or self._ends_with_script(origin.line):
@@ -135,7 +135,7 @@ class Identity:
                    for match in re.finditer(r" /", line))
 
 
-# every component of a path is asked of the file server, and thousands of jobs lie in a few folders
+# each component of a path is looked up on the file server; thousands of jobs share a few folders
 @functools.lru_cache(maxsize=8192)
 def _real(path: str) -> str:
     return os.path.realpath(path)

@@ -222,7 +222,7 @@ class LimitCheck:
     def __init__(self, profile: ClusterProfile) -> None:
         self._profile = profile
         self._answer = Future[str]()
-        # a daemon: a plan that is refused meanwhile does not wait for Slurm
+        # a daemon thread: a plan that is refused meanwhile does not wait for Slurm
         threading.Thread(target=self._ask, daemon=True).start()
 
     def _ask(self) -> None:

@@ -1,9 +1,8 @@
-"""What Slurm reports about our jobs: one squeue and at most one sacct for each cluster of a site.
-And the removal of jobs, by scancel.
+"""What Slurm reports about our jobs, by one squeue and at most one sacct per cluster; and scancel.
 
-Both may be missing, slow or broken; the answer then says so, and status relies on markers alone.
-``Answer`` holds all listed jobs, and ``Answer.of`` selects those that are ours: a job id alone does
-not identify a job (see ``identity``).
+squeue and sacct may be missing, slow or broken; the answer then says so, and status relies on
+markers alone. ``Answer`` holds all listed jobs, and ``Answer.of`` selects those that are ours: a
+job id alone does not identify a job (see ``identity``).
 """
 
 from __future__ import annotations

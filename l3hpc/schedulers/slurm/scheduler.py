@@ -260,7 +260,7 @@ class _Answer:
         # the identities of the jobs are worked out only if there is anything to compare them with
         if not tasks or not (self.slurm.live or self.slurm.ended or self.slurm.silent):
             return self.slurm.of({})
-        # asked several times on the way from the answer to the state of a step
+        # needed several times before the state of a step is known
         asked, known = tuple(tasks), self._own.get((record.run, step.name))
         if known is None or known[0] != asked:
             ids = self.identities(record, step)

@@ -1,8 +1,8 @@
-"""What a Slurm site gives to the person who asks: partitions, accounts, QOS, limits, GPUs.
+"""What a Slurm site offers the current user: partitions, accounts, QOS, limits, GPUs.
 
-``l3hpc init`` writes it down. What Slurm does not say (which of ``--mem`` and ``--mem-per-cpu`` a
-site takes, whether an account may use a partition) is tried with ``sbatch --test-only``, which
-submits nothing.
+``l3hpc init`` puts it into cluster.yaml. What Slurm does not report (which of ``--mem`` and
+``--mem-per-cpu`` a site takes, whether an account may use a partition) is tried with ``sbatch
+--test-only``, which submits nothing.
 """
 
 from __future__ import annotations
