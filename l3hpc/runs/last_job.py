@@ -132,7 +132,8 @@ def follows(workspace: Path, record: RunRecord) -> bool:
 def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
     """Submit the job, depending on all jobs of a run, and write the record, if a job follows.
 
-    A refusal is noted, and nothing else happens.
+    One that still waits, of an earlier submission, is cancelled: the new one does all it would do,
+    and later. A refusal is noted, and nothing else happens.
 
     Parameters
     ----------
@@ -159,11 +160,19 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
         with contextlib.suppress(OSError):  # raised when it is written at last
             write()
 
+    earlier, job = record.sync_job, None
     try:
         if job := _submit(workspace, record, progress, since, meanwhile):
             record.sync_job, written = job.id, False
     finally:
         write()
+    if job and earlier:
+        # if Slurm does not answer, the report is written twice
+        with contextlib.suppress(ClusterError):
+            scheduler = schedulers.of_record(workspace, record)
+            scheduler.cancel([
+                other for other in scheduler.jobs(record).following(record, pending=True)
+                if other.id != job.id], record.run)
 
 
 def recover_job(workspace: Path, record: RunRecord, progress: Progress) -> None:

@@ -73,7 +73,7 @@ class JobAnswer(Protocol):
             The record of the run.
         """
 
-    def following(self, record: RunRecord) -> list[JobId]:
+    def following(self, record: RunRecord, *, pending: bool = False) -> list[JobId]:
         """Return the live jobs that were submitted with the script of the job that follows a run,
         on record or not, oldest first.
 
@@ -81,6 +81,8 @@ class JobAnswer(Protocol):
         ----------
         record
             The record of the run.
+        pending
+            Whether to leave out those that have started.
         """
 
 

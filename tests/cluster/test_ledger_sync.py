@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from follow import settled, until
 from realslurm import LIMIT_S
 
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.settings import Ledger
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.runs import submit
+from l3hpc.runs.resume import resume
 
 pytestmark = pytest.mark.slurm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sheets"))
@@ -58,3 +60,25 @@ def test_sheet_and_report_show_the_run_when_its_jobs_have_ended(slurm_plain, cha
     page = (plan.folder.path / "report.html").read_text()
     assert "fake: done" in page and 'class="t-running"' in page
     assert "did not respond" not in page and record.steps[0].job in page
+
+
+def test_a_resumption_replaces_the_job_of_the_report_that_still_waits(slurm_plain, chains, tmp_path,
+                                                                      gate):
+    root = Path(__file__).resolve().parents[2]
+    on = ClusterProfile.model_validate({
+        **slurm_plain.profile, "name": "test", "report": True,
+        "env": {"PYTHONPATH": f"{chains.FAKES}:{root}"}})
+    plan = chains.plan(tmp_path, names=("extract",), on=on, tasks={"extract": 2}, params={
+        "extract": {"fail": "scratch", "fail_task": 1, "gate": str(gate), "gate_task": 0}})
+    first = submit.submit(plan).sync_job
+    until(tmp_path, "demo", lambda found: found.steps[0].failed_tasks == [1])
+    second = resume(tmp_path, "demo", on).sync_job
+    assert second not in (None, first)
+    ids = "squeue", "--noheader", "--format=%i"
+    slurm_plain.until(lambda: first not in slurm_plain.command(*ids).split(),
+                      "the earlier job still waits")
+    assert second in slurm_plain.command(*ids).split()
+    gate.unlink()
+    until(tmp_path, "demo", settled)
+    slurm_plain.until(lambda: not slurm_plain.jobs(), "the jobs do not end")
+    assert "fake: done" in (plan.folder.path / "report.html").read_text()

@@ -101,7 +101,7 @@ class _Answer:
     def untracked(self, record):
         return []
 
-    def following(self, record):
+    def following(self, record, *, pending=False):
         return []
 
 

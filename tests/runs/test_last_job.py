@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakeslurm import queue_line
 from notes import Notes
 
 from l3hpc.config.settings import Ledger
@@ -112,6 +113,21 @@ def test_a_resumption_has_its_own(made, slurm, tmp_path):
     record = resume.resume(tmp_path, "demo", plan.profile)
     assert record.sync_job == "105"
     assert "--dependency=afterany:103:104" in slurm.calls("sbatch")[-1]
+
+
+def test_a_resumption_cancels_those_that_still_wait(made, slurm, tmp_path):
+    """One that has begun goes on; those of other runs, and other jobs, are left alone."""
+    plan = made()
+    assert submit.submit(plan).sync_job == "102"
+    script = tmp_path / "runs/demo/ledger-sync.sbatch"
+    lines = [queue_line("98", "RUNNING", script=script),
+             queue_line("99", "PENDING", "Dependency", script=script),
+             queue_line("102", "PENDING", "Dependency", script=script),
+             queue_line("105", "PENDING", "Dependency", script=script),
+             queue_line("106", "PENDING", script=tmp_path / "runs/demo-2/ledger-sync.sbatch")]
+    slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+    assert resume.resume(tmp_path, "demo", plan.profile).sync_job == "105"
+    assert slurm.calls("scancel") == ["scancel 99 102"]
 
 
 def test_it_writes_the_report_of_every_run(chains, slurm, tmp_path):

@@ -186,7 +186,7 @@ class _Answer:
         """Return nothing: the runner starts only jobs on record."""
         return []
 
-    def following(self, record: RunRecord) -> list[JobId]:
+    def following(self, record: RunRecord, *, pending: bool = False) -> list[JobId]:
         """Return nothing: the script runs here after the last job."""
         return []
 

@@ -38,7 +38,7 @@ from l3hpc.schedulers.slurm.commands import (
 )
 from l3hpc.schedulers.slurm.identity import Identity
 from l3hpc.workspace.run_record import RunRecord, StepRecord
-from l3hpc.workspace.states import RunState
+from l3hpc.workspace.states import JobState, RunState
 
 TEST_S = 60.0
 _T = TypeVar("_T")
@@ -286,9 +286,11 @@ class _Answer:
         """Live jobs of a run that are not in its record."""
         return identity.untracked(self._workspace, record, self._origins())
 
-    def following(self, record: RunRecord) -> list[JobId]:
+    def following(self, record: RunRecord, *, pending: bool = False) -> list[JobId]:
         """Live jobs of the script of the job that follows a run."""
-        return identity.following(self._workspace, record, self._origins())
+        live = {task: [job.origin for job in found if not pending or job.state is JobState.PENDING]
+                for task, found in self.slurm.live.items()}
+        return identity.following(self._workspace, record, live)
 
     def _origins(self) -> dict[str, list[identity.Origin]]:
         return {task: [job.origin for job in found] for task, found in self.slurm.live.items()}
