@@ -143,7 +143,10 @@ def _usage(error: click.ClickException) -> L3hpcError:
         error = click.NoSuchOption(error.option_name, ctx=error.ctx, possibilities=[
             one for one in error.possibilities if one != "--help"])
     message = error.format_message().rstrip(".").replace("\n", " ")
-    return InputError(f"{message[:1].lower()}{message[1:]}", hint=hint)
+    allowed = None
+    if message.startswith("Missing argument 'RUN"):
+        allowed = "latest, or the name of a run, or its beginning, as l3hpc status lists them"
+    return InputError(f"{message[:1].lower()}{message[1:]}", allowed=allowed, hint=hint)
 
 
 def _unexpected(error: Exception) -> L3hpcError:

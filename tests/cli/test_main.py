@@ -25,6 +25,7 @@ def call(capsys, *words):
     (["status", "--helps"], ["error: no such option '--helps'\n", "l3hpc status --help"]),
     (["status", "--bogus"], ["error: no such option", "--bogus", "l3hpc status --help"]),
     (["submit"], ["missing argument 'PIPELINE'", "valid: all, avc, ", "l3hpc submit --help"]),
+    (["logs"], ["missing argument 'RUN'\n", "latest, or the name of a run", "l3hpc logs --help"]),
     (["run", "extrakt"], ["error: unknown step 'extrakt'", "did you mean 'extract'?"]),
     (["submit", "upstream", "--approx", "x"], ["error: invalid value for '--approx'", "umap",
                                                "l3hpc submit upstream --help"]),
