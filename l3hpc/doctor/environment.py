@@ -41,6 +41,7 @@ EXTRAS = {"umap": "needed for --approx umap only",
 LEAST_MEMORY_MB = 6 * 1024
 TIMEOUT_S = 60.0
 GRACE_S = 5.0
+_LATE = "did not respond within"
 # without the working folder, whose modules would take the place of those of Python
 _PROBE = ("import sys; sys.path[:] = filter(None, sys.path); "
           "import json, os; os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'; import tensorflow as tf; "
@@ -62,6 +63,11 @@ class Answer:
     code: int | None
     out: str
     err: str
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the program was ended at its time limit."""
+        return self.code is None and _LATE in self.err
 
     @property
     def reason(self) -> str:
@@ -103,7 +109,7 @@ def ask(command: Sequence[str], timeout: float = TIMEOUT_S) -> Answer:
     except OSError as error:
         return Answer(None, "", f"{command[0]} cannot be started: {error.strerror}")
     except subprocess.TimeoutExpired:
-        return Answer(None, _printed(process), f"{command[0]} did not respond within {timeout:g} s")
+        return Answer(None, _printed(process), f"{command[0]} {_LATE} {timeout:g} s")
     return Answer(process.returncode, out, err)
 
 
@@ -270,6 +276,10 @@ def tensorflow_line(profile: ClusterProfile, ask: Ask) -> Finding:
     python = profile.python
     with doing("starting TensorFlow"):
         answer = ask([python, "-c", _PROBE])
+    if answer.is_late:
+        return Finding("TensorFlow", "yellow", f"{python} did not start it within {TIMEOUT_S:g} s",
+                       "on a network file system the first start may take minutes: repeat the "
+                       "command; jobs start faster from a container, which is one file")
     if answer.code != 0:
         return Finding("TensorFlow", "red", f"does not start in {python}: {answer.reason}",
                        f"test it: {shlex.quote(python)} -c 'import tensorflow'; "

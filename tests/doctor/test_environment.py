@@ -80,6 +80,18 @@ def test_tensorflow_is_tried_in_the_profiles_python():
     assert line.severity == "red" and "ImportError: libcuda.so" in line.message
 
 
+def test_a_tensorflow_that_starts_slowly_is_not_said_to_be_broken():
+    """Its 2 GB on a network file system, read for the first time."""
+    late = environment.ask(["sleep", "60"], timeout=0.1)
+    line = environment.tensorflow_line(profile(python="/opt/python9"), Programs(python9=late))
+    assert (line.severity, line.message) == (
+        "yellow", "/opt/python9 did not start it within 60 s")
+    assert "reinstall" not in line.advice and "repeat" in line.advice
+    absent = environment.ask(["/opt/python9"])
+    line = environment.tensorflow_line(profile(python="/opt/python9"), Programs(python9=absent))
+    assert line.severity == "red" and "is not installed here" in line.message
+
+
 # ---- Slurm ----
 
 def test_local_needs_no_slurm():
