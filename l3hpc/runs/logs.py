@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -171,10 +172,10 @@ def _blocks(path: Path) -> Iterator[bytes]:
         stream = open_regular(path)
     except FileNotFoundError:
         archived = run_archive.read_blocks(path)
-        if archived is None:
-            raise
-        yield from archived
-        return
+        if archived is not None:
+            yield from archived
+            return
+        stream = open_regular(path)  # the run may have been unpacked in between
     with stream:
         while block := stream.read(run_archive.BLOCK):
             yield block
@@ -188,14 +189,17 @@ def log_size(path: Path) -> int | None:
     path
         What ``find_log`` returned.
     """
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
-    except FileNotFoundError:
-        try:
-            return run_archive.file_size(path)
-        except InputError as error:
-            report_damage(error)
-            return None
+    try:
+        if (size := run_archive.file_size(path)) is not None:
+            return size
+    except InputError as error:
+        report_damage(error)
+    # the run may have been unpacked in between
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return None
 
 
 def tail(path: Path, limit: int = TAIL_BYTES) -> str:

@@ -7,6 +7,7 @@ next one completes its work.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 import os
@@ -229,7 +230,7 @@ def _folders(folder: RunFolder) -> Iterator[Path]:
     """The folders of logs and markers that exist."""
     if not folder.steps.is_dir():
         return
-    for step in sorted(os.scandir(folder.steps), key=lambda entry: entry.name):
+    for step in _entries(folder.steps):
         if step.is_dir(follow_symlinks=False):
             place = folder.step(step.name)
             yield from (each for each in (place.logs, place.markers)
@@ -239,7 +240,7 @@ def _folders(folder: RunFolder) -> Iterator[Path]:
 def _loose(folder: RunFolder) -> Iterator[tuple[str, Path]]:
     """Path in the folder of the run, and the path, of every file that is not in the archive."""
     for place in _folders(folder):
-        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+        for entry in _entries(place):
             if not entry.is_file(follow_symlinks=False):
                 raise InputError("is not a regular file, so the run is not packed",
                                  where=entry.path)
@@ -247,6 +248,14 @@ def _loose(folder: RunFolder) -> Iterator[tuple[str, Path]]:
                 raise InputError("has a name that is not UTF-8, so the run is not packed",
                                  where=entry.path, hint="Rename or remove it.")
             yield os.path.relpath(entry.path, folder), Path(entry.path)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing if another command has packed it since."""
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
 
 
 def _about(path: Path, name: str) -> Packed:
@@ -318,6 +327,10 @@ def _remove_halves(folder: RunFolder) -> None:
 
 def _count(folder: RunFolder) -> tuple[int, int]:
     """Number and size of all files in the folder of a run (without lock: that is a file, too)."""
-    sizes = [os.lstat(os.path.join(place, name)).st_size
-             for place, _, names in os.walk(folder) for name in names]
+    sizes = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            # removed by another command, which packs or resumes the run
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(os.lstat(os.path.join(place, name)).st_size)
     return len(sizes), sum(sizes)

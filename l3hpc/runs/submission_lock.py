@@ -13,8 +13,10 @@ import glob
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.syncing import exists_now
@@ -59,11 +61,14 @@ def acquire(workspace: Path, run: str, label: str) -> Lease:
     """
     sharing.check_own(workspace, run)
     lease = _lock(workspace, run, label)
-    if not lease.acquire():
-        raise InputError(f"the jobs of {run} are being submitted by {_holder_text(lease)}",
-                         hint=f"See: {command_line('status', run)}. If that process was killed on "
-                              f"another machine: {command_line('cancel', run)}, or try again in "
-                              "15 minutes")
+    while not lease.acquire():
+        # nobody: whoever had it has released it just now
+        if (holder := lease.holder()) is not None:
+            raise InputError(f"the jobs of {run} are being submitted by {_text(holder)}",
+                             hint=f"See: {command_line('status', run)}. If that process was killed "
+                                  f"on another machine: {command_line('cancel', run)}, or try "
+                                  "again in 15 minutes")
+        time.sleep(POLL_S / 10)
     # left by a cancel that was killed
     _request(workspace, run).unlink(missing_ok=True)
     return lease
@@ -263,10 +268,10 @@ def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
     request.touch()
     end = time.monotonic() + wait_s
     try:
-        while lease.holder() is not None:
+        while (holder := lease.holder()) is not None:
             if time.monotonic() > end:
                 raise ClusterError(
-                    f"the jobs of {run} are still being submitted by {_holder_text(lease)}",
+                    f"the jobs of {run} are still being submitted by {_text(holder)}",
                     hint=f"End that process, then: {command_line('cancel', run)}")
             time.sleep(POLL_S)
     finally:
@@ -319,8 +324,7 @@ def _lock(workspace: Path, run: str, label: str = "") -> Lease:
     return Lease(Workspace(workspace).run(run).submission_lease, label)
 
 
-def _holder_text(lease: Lease) -> str:
-    holder = lease.holder() or {}
+def _text(holder: Mapping[str, Any]) -> str:
     return (f"l3hpc {holder.get('label', '')} (process {holder.get('pid', '?')} on "
             f"{holder.get('host', '?')})")
 

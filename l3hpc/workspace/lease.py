@@ -218,6 +218,10 @@ class Lease:
         try:
             content = self._read(self._claim(numbers[-1]))
             state = json.loads(content) if content else {"released": True}
+        except FileNotFoundError:  # released or taken over since the folder was listed
+            if self._numbers() != numbers:
+                return self._highest()
+            state = {"released": True}  # listed by a network file system that is behind
         except (InputError, OSError, ValueError, RecursionError):  # being written, or damaged
             state = None
         if not isinstance(state, dict):

@@ -124,12 +124,21 @@ def read(folder: Path | str, tasks: Container[int] | None = None) -> dict[int, T
     dict of int to TaskMarks
         By task index. Damaged markers are left out and noted as damage.
     """
+    while (found := _read_loose(folder, tasks)) is None:
+        found = _read_packed(Path(folder), tasks)
+        # in neither: there are none yet, or the run has been unpacked in between
+        if found is not None or not os.path.isdir(folder):
+            return found or {}
+    return found
+
+
+def _read_loose(folder: Path | str, tasks: Container[int] | None) -> dict[int, TaskMarks] | None:
+    """Read the markers in the folder; None if there is none, or it went while it was read."""
     found: dict[int, TaskMarks] = {}
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
-        _read_packed(Path(folder), tasks, found)
-        return found
+        return None
     except OSError as error:
         report_damage(InputError(f"cannot be read: {error.strerror}", where=str(folder)))
         return found
@@ -150,18 +159,27 @@ def read(folder: Path | str, tasks: Container[int] | None = None) -> dict[int, T
             gone = error.errno in (errno.ENOENT, errno.ESTALE) and not entry.is_symlink()
             if not gone:
                 report_damage(InputError(f"cannot be read: {error.strerror}", where=entry.path))
+            elif not os.path.isdir(folder):  # packed while it was being read
+                return None
     return found
 
 
-def _read_packed(folder: Path, tasks: Container[int] | None, found: dict[int, TaskMarks]) -> None:
-    """Read the markers of a run whose files ``l3hpc runs pack`` has put into one."""
+def _read_packed(folder: Path, tasks: Container[int] | None) -> dict[int, TaskMarks] | None:
+    """Read the markers of a run whose files ``l3hpc runs pack`` has put into one; None if it is
+    not packed.
+    """
     from l3hpc.workspace import run_archive  # zipfile takes longer to import than most markers
+
+    found: dict[int, TaskMarks] = {}
 
     def wanted(name: str) -> bool:
         match = _NAME.fullmatch(name)
         return match is not None and (tasks is None or int(match[1]) in tasks)
 
-    for name, file, content in run_archive.read_all(folder, MAX_BYTES, wanted):
+    archived = run_archive.read_all(folder, MAX_BYTES, wanted)
+    if archived is None:
+        return None
+    for name, file, content in archived:
         match = _NAME.fullmatch(name)
         assert match is not None
         marks = found.setdefault(int(match[1]), TaskMarks())
@@ -170,6 +188,7 @@ def _read_packed(folder: Path, tasks: Container[int] | None, found: dict[int, Ta
                 raise InputError("not an exit marker", where=file.name)
         except InputError as error:
             report_damage(error)
+    return found
 
 
 def read_task(folder: Path, index: int) -> TaskMarks:

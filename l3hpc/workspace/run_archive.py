@@ -228,7 +228,7 @@ def opened(run: RunFolder) -> Iterator[Archive | None]:
 
 
 def read_all(folder: Path, limit: int, wanted: Callable[[str], bool]
-             ) -> Iterator[tuple[str, Packed, bytes]]:
+             ) -> list[tuple[str, Packed, bytes]] | None:
     """Read the files that a packed run has of one folder of logs or markers.
 
     Parameters
@@ -240,27 +240,31 @@ def read_all(folder: Path, limit: int, wanted: Callable[[str], bool]
     wanted
         Whether a file of this name is read.
 
-    Yields
-    ------
-    str, Packed, bytes
-        Names in that folder, and the files. What is damaged is noted as damage.
+    Returns
+    -------
+    list of (str, Packed, bytes), or None
+        Names in that folder, and the files; None if the run is not packed. What is damaged is noted
+        as damage.
     """
+    found: list[tuple[str, Packed, bytes]] = []
     run = StepFolder(os.path.dirname(folder)).run
     prefix = f"{os.path.relpath(folder, run)}/"
     try:
         with opened(run) as archive:
-            for path, file in (archive.files.items() if archive is not None else ()):
+            if archive is None:
+                return None
+            for path, file in archive.files.items():
                 if not path.startswith(prefix) or not wanted(path.removeprefix(prefix)):
                     continue
-                assert archive is not None
                 try:
                     content = archive.read(path, limit)
                 except InputError as error:
                     report_damage(error)
                     continue
-                yield path.removeprefix(prefix), file, content
+                found.append((path.removeprefix(prefix), file, content))
     except InputError as error:
         report_damage(error)
+    return found
 
 
 def read_blocks(path: Path) -> Iterator[bytes] | None:
@@ -281,13 +285,15 @@ def read_blocks(path: Path) -> Iterator[bytes] | None:
     InputError
         If it is damaged; also while it is read.
     """
-    return _blocks_of(path) if file_size(path) is not None else None
+    with contextlib.ExitStack() as closing:
+        archive, name = closing.enter_context(_holding(path))
+        # kept open: the run may be unpacked, and the archive removed, before it is read
+        return None if archive is None else _blocks_of(archive, name, closing.pop_all())
 
 
-def _blocks_of(path: Path) -> Iterator[bytes]:
-    with _holding(path) as (archive, name):
-        if archive is not None:
-            yield from archive.blocks(name)
+def _blocks_of(archive: Archive, name: str, closing: contextlib.ExitStack) -> Iterator[bytes]:
+    with closing:
+        yield from archive.blocks(name)
 
 
 def file_size(path: Path) -> int | None:

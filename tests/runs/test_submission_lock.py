@@ -17,6 +17,7 @@ from l3hpc.runs import status, submission_lock, submit
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.lease import Lease
 
 LIMIT = "echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2; exit 1"
 
@@ -232,3 +233,19 @@ def test_folders_of_any_name_are_shown_in_a_notebook_as_text(tmp_path):
     assert "\x1b" not in repr(found) and "\\x1b]0;title\\x07" in repr(found)
     assert "two\\nlines" in repr(found) and len(repr(found).splitlines()) == 5
     assert "<img" not in found._repr_html_() and "\x07" not in found._repr_html_()
+
+
+def test_a_lock_that_is_released_while_another_command_asks_for_it_is_taken(
+        chains, slurm, on, tmp_path, monkeypatch):
+    submit.submit(chains.plan(tmp_path, "demo", on=on))
+    first = submission_lock.acquire(tmp_path, "demo", "resume")
+    monkeypatch.setattr(Lease, "acquire", released_after(Lease.acquire, first))
+    submission_lock.acquire(tmp_path, "demo", "runs pack").release()
+
+
+def released_after(acquire, first):
+    def call(lease):
+        taken = acquire(lease)
+        first.release(forget=True)
+        return taken
+    return call

@@ -178,3 +178,23 @@ def test_a_pipe_in_the_place_of_a_claim_hangs_nobody(tmp_path):
     thread.join(120)
     assert got == [owner]
     owner.release()
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_claim_that_goes_while_it_is_looked_at_is_nobodys(tmp_path, monkeypatch, taken_over):
+    first, second = Lease(tmp_path / "thing", "one"), Lease(tmp_path / "thing", "two")
+    assert first.acquire()
+    listing = Lease._numbers
+
+    def late(lease):
+        found = listing(lease)
+        monkeypatch.undo()
+        first.release(forget=True)
+        if taken_over:
+            assert second.acquire()
+        return found
+
+    monkeypatch.setattr(Lease, "_numbers", late)
+    holder = Lease(tmp_path / "thing").holder()
+    assert (holder and holder["label"]) == ("two" if taken_over else None)
+    second.release()
