@@ -35,7 +35,7 @@ def call(capsys, *words):
     (["submit", "upstream", "--emb-dim"], ["requires an arg", "l3hpc submit upstream --help"]),
     (["render", "upstream", "--emb-dim", "x"], ["l3hpc render upstream --help"]),
     (["submit", "upstream", "--approx", "tsne"], ["no transform for others", "kernel rbf"]),
-    (["-C", "/nonexistent", "status"], ["error: invalid value", "/nonexistent"]),
+    (["-C", "/proc/nowhere", "status"], ["error: invalid value", "/proc/nowhere"]),
 ])
 def test_wrong_words_are_refused_in_one_form(capsys, words, said):
     code, err = call(capsys, *words)
