@@ -175,8 +175,11 @@ def _save_checkpoint(signum: int = 0, frame: FrameType | None = None) -> None:
     """Write a checkpoint now, if the step has one to write."""
     try:
         PREEMPTION.save()
-    except OSError as error:  # a full disk: the checkpoint before this one stays
-        print(f"warning: could not write a checkpoint: {error}", file=sys.stderr)
+    # Whatever it is (a full disk, an engine within a call), the checkpoint before this one stays,
+    # and the job has to go back to the queue.
+    except Exception as error:
+        print("warning: could not write a checkpoint: "
+              f"{error if isinstance(error, OSError) else repr(error)}", file=sys.stderr)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

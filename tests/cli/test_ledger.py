@@ -84,9 +84,20 @@ def test_export_default_and_named(ledger, workspace):
     assert [line.rsplit("/", 1)[1] for line in out.splitlines()] == [
         "embedding_approx_mse.csv", "sonyc_ust.csv", "results.xlsx"]
     assert (workspace / "ledger" / "sonyc_ust.csv").read_text().count("\n") == 1
-    assert ledger("export", "--csv", "all.csv")[0] == 2
     assert ledger("export", "--csv", "one.csv", "--tab", TAB)[0] == 0
     assert (workspace / "one.csv").read_text().count("\n") == 3
+
+
+def test_a_csv_file_holds_the_tab_that_has_rows(ledger, workspace):
+    """A folder has both tabs; which of them is meant is clear as long as one is empty."""
+    assert ledger("export", "--csv", "rows.csv")[:2] == (0, "rows.csv\n")
+    assert (workspace / "rows.csv").read_text().count("\n") == 3
+    labels = {"output_dir": "/m/c", "exp_id": "c"}
+    Journal(workspace / "ledger/journal", run="c", labels=labels).record(
+        "sonyc_ust", {"model_type": "mil"})
+    code, _, err = ledger("export", "--csv", "both.csv")
+    assert code == 2 and "--tab with one of embedding_approx_mse, sonyc_ust, or a folder" in err
+    assert not (workspace / "both.csv").exists()
 
 
 @pytest.mark.parametrize(("option", "name"), [

@@ -241,6 +241,19 @@ def test_a_checkpoint_asks_for_the_same_task_again(config):
     assert markers.read(path.parent / "markers")[0].restarts == 1
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("in XLA")])
+def test_a_checkpoint_that_cannot_be_written_does_not_keep_the_job_from_the_queue(
+        config, monkeypatch, capsys, error):
+    def save():
+        raise error
+
+    monkeypatch.setattr(execute.PREEMPTION, "save", save)
+    call = execute.TaskCall(str(config()), 0)
+    assert call.checkpoint().function is call
+    said = capsys.readouterr().err
+    assert said.startswith("warning: could not write a checkpoint: ") and str(error) in said
+
+
 def test_errors_for_people_end_the_job_with_their_exit_code(config, capsys):
     call = execute.TaskCall(str(config(fail="error")), 0)
     with pytest.raises(SystemExit) as caught:

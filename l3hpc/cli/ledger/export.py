@@ -116,11 +116,13 @@ def _csv_files(target: Path, tables: Tables) -> dict[Tab, Path]:
     """Return the CSV file of each tab."""
     if target.is_dir() or len(tables) > 1 and target.suffix.lower() != ".csv":
         return {tab: target / f"{tab.name}.csv" for tab in tables}
-    if len(tables) > 1:
+    # a new workspace has every tab, and most often rows in one
+    filled = [tab for tab, rows in tables.items() if rows] or list(tables)[:1]
+    if len(filled) > 1:
         raise InputError("a CSV file can hold one tab only", where="--csv",
-                         allowed=f"--tab with one of {', '.join(tab.name for tab in tables)}, "
+                         allowed=f"--tab with one of {', '.join(tab.name for tab in filled)}, "
                                  "or a folder")
-    return dict.fromkeys(tables, target)
+    return dict.fromkeys(filled, target)
 
 
 def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
