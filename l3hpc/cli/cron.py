@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from l3hpc.errors import InputError
-from l3hpc.io.files import is_trusted_owner
+from l3hpc.io.owners import is_trusted_owner
 
 
 def crontab_line(words: Sequence[str], name: str, every: int, folder: Path,

@@ -21,7 +21,7 @@ from l3hpc.config.settings import Config
 from l3hpc.doctor.environment import Answer, Ask
 from l3hpc.errors import InputError, L3hpcError, command_line, nearest
 from l3hpc.findings import Finding, Severity, from_error
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.io.values import count_of
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.planned import Plan, PlannedStep

@@ -1,4 +1,4 @@
-"""File operations that all packages share: atomic writing, JSON, ownership checks, digests.
+"""File operations that all packages share: atomic writing, JSON, digests, folders of tasks.
 
 Everything that another process may read is written under a temporary name in the same folder,
 flushed to disk and renamed, so that a reader sees the old contents or the new ones, never a part.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import getpass
 import hashlib
 import json
 import os
-import pwd
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import IO, Any, BinaryIO
 
 from l3hpc.errors import InputError
 from l3hpc.io import indented
+from l3hpc.io.owners import read_own_file
 from l3hpc.io.values import ESCAPED
 
 MAX_JSON = 2**30  # bytes; no file that l3hpc writes is larger
@@ -370,80 +368,6 @@ def refuse_special(path: Path) -> os.stat_result:
             (stat.S_ISSOCK, "a socket")) if test(status.st_mode)), "a device")
         raise InputError(f"is {kind}, not a file", where=str(path))
     return status
-
-
-# users and permissions ------------------------------------------------------------------------
-
-
-def read_own_file(path: Path | str) -> bytes:
-    """Read a file that will be executed or unpickled, and so must belong to the current user.
-
-    Raises
-    ------
-    InputError
-        The file belongs to another user (other than root), or is not a regular file.
-    """
-    with open_own_file(path) as stream:
-        return stream.read()
-
-
-def open_own_file(path: Path | str) -> IO[bytes]:
-    """Open a file that must belong to the current user; see ``read_own_file``."""
-    path = Path(path)
-    # The owner is read from the open file, so that nobody can exchange the file after the check.
-    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-    try:
-        state = os.fstat(stream.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise InputError("not a regular file", where=str(path))
-        if not is_trusted_owner(state.st_uid, path.parent):
-            raise InputError(f"belongs to {user_name(state.st_uid)}, not to you: it is not "
-                             "executed", where=str(path))
-    except BaseException:
-        stream.close()
-        raise
-    return stream
-
-
-def is_owned_by_user(folder: Path) -> bool:
-    """Whether a folder belongs to the current user."""
-    return is_trusted_owner(os.stat(folder).st_uid, Path(folder))
-
-
-def current_user() -> str:
-    """The name of the current user, as Slurm uses it, or the user id if there is no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # in a container whose passwd file does not list the user
-        return str(os.getuid())
-
-
-def user_name(uid: int) -> str:
-    """The name of a user of this machine, or ``user 1234`` if there is none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
-def is_trusted_owner(uid: int, folder: Path) -> bool:
-    """Whether the owner of a file is the current user, or root.
-
-    Parameters
-    ----------
-    uid
-        The owner.
-    folder
-        Where the file is: some file systems show the same owner for all files.
-    """
-    if uid in (os.geteuid(), 0):
-        return True
-    # Some network file systems show one owner for all files: compare with that of a new file.
-    try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            return uid == os.fstat(probe.fileno()).st_uid
-    except OSError:
-        return False
 
 
 # digests --------------------------------------------------------------------------------------

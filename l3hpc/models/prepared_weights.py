@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from l3hpc.errors import InputError
-from l3hpc.io.files import digest, open_own_file, write_bytes
+from l3hpc.io.files import digest, write_bytes
+from l3hpc.io.owners import open_own_file
 from l3hpc.models import ncnn_engine
 from l3hpc.models.engines import cache_file
 from l3hpc.models.parameters import Convolution, FoldedNetwork, OpenFile, has_relu

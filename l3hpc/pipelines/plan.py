@@ -24,7 +24,8 @@ from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, command_line, nearest
-from l3hpc.io.files import current_user, digest, read_json
+from l3hpc.io.files import digest, read_json
+from l3hpc.io.owners import current_user
 from l3hpc.pipelines import definition, external_inputs, packages, resolve
 from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import ExternalInput

@@ -18,7 +18,7 @@ from l3hpc import steps as kinds
 from l3hpc.config.settings import Config
 from l3hpc.console.formatting import table_lines
 from l3hpc.errors import InputError, nearest
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.io.values import count_of
 from l3hpc.pipelines import definition, external_inputs, resolve
 from l3hpc.pipelines.definition import Pipeline

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from l3hpc import schedulers
 from l3hpc.errors import InputError, L3hpcError, command_line
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import status
 from l3hpc.schedulers.jobs import JobId

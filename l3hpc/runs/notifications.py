@@ -20,7 +20,8 @@ from l3hpc.config import settings
 from l3hpc.config.profile import ClusterProfile, Notify, NotifyEvent
 from l3hpc.console.formatting import clock
 from l3hpc.errors import InputError, command_line, report_damage
-from l3hpc.io.files import current_user, read_json, write_json
+from l3hpc.io.files import read_json, write_json
+from l3hpc.io.owners import current_user
 from l3hpc.notify import Destination, Kind
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, command_line
-from l3hpc.io.files import atomic_file, is_trusted_owner, user_name
+from l3hpc.io.files import atomic_file
+from l3hpc.io.owners import is_trusted_owner, user_name
 from l3hpc.io.syncing import make_durable
 from l3hpc.runs import status, submission_lock
 from l3hpc.workspace import run_archive

@@ -22,7 +22,8 @@ from l3hpc.config.capabilities import LOCAL, SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
-from l3hpc.io.files import create_file, current_user, json_bytes, share_file, write_bytes
+from l3hpc.io.files import create_file, json_bytes, share_file, write_bytes
+from l3hpc.io.owners import current_user
 from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, notifications, submission_lock

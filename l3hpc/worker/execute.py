@@ -27,14 +27,8 @@ from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
 from l3hpc.console.progress import LogProgress, Progress, StateProgress, reporting
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.io.files import (
-    RESULT,
-    atomic_folder,
-    digest_file,
-    read_json,
-    read_own_file,
-    write_json,
-)
+from l3hpc.io.files import RESULT, atomic_folder, digest_file, read_json, write_json
+from l3hpc.io.owners import read_own_file
 from l3hpc.io.values import check_mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import

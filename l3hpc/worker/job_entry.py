@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import ClusterError, L3hpcError, command_line
-from l3hpc.io.files import read_own_file
+from l3hpc.io.owners import read_own_file
 from l3hpc.io.syncing import exists_now
 from l3hpc.schedulers import packing
 from l3hpc.workspace.layout import StepFolder

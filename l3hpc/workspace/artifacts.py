@@ -16,7 +16,8 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, command_line, report_damage
-from l3hpc.io.files import RESULT, is_owned_by_user, read_json, write_json
+from l3hpc.io.files import RESULT, read_json, write_json
+from l3hpc.io.owners import is_owned_by_user
 from l3hpc.io.syncing import exists_now
 from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import ArtifactFolder

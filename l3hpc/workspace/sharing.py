@@ -2,7 +2,7 @@
 
 The folders of the workspace are open to the group, with the sticky bit: every member adds runs and
 artifacts, and only the owner renames or deletes one. The folder of a run belongs to its owner
-alone; ``files.read_own_file`` refuses a file that somebody else put in its place.
+alone; ``owners.read_own_file`` refuses a file that somebody else put in its place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import InputError, shell_word
-from l3hpc.io.files import is_owned_by_user, user_name
+from l3hpc.io.owners import is_owned_by_user, user_name
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
 MODE = 0o3770  # the group may add; setgid: new files belong to it; sticky: each keeps their own

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l3hpc.io import files
+from l3hpc.io import owners
 from l3hpc.models import ncnn_engine, prepared_weights, weights
 from l3hpc.models.engines import make_engine
 from l3hpc.models.parameters import untrained
@@ -229,7 +229,7 @@ def test_what_a_killed_task_left_is_written_again_and_removed(cache):
 
 def test_a_file_of_another_user_is_not_used(monkeypatch):
     prepared(STUDENT)
-    monkeypatch.setattr(files, "is_trusted_owner", lambda uid, folder: False)
+    monkeypatch.setattr(owners, "is_trusted_owner", lambda uid, folder: False)
     assert prepared(STUDENT)[1]
 
 

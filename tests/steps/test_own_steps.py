@@ -400,7 +400,7 @@ def test_a_stopped_task_leaves_no_process_behind(tmp_path, monkeypatch):
 def test_nobody_runs_the_code_in_the_config_of_another(place, monkeypatch):
     made = place(own=entry("touch ran"))
     path = made.step_folder("own").config
-    monkeypatch.setattr("l3hpc.io.files.is_trusted_owner", lambda uid, folder: False)
+    monkeypatch.setattr("l3hpc.io.owners.is_trusted_owner", lambda uid, folder: False)
     with pytest.raises(InputError, match="it is not executed"):
         execute.run_task(path, 0)
     assert not list(made.steps[0].artifact.glob("0*"))

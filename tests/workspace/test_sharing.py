@@ -15,7 +15,7 @@ import pytest
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, collect_damage
-from l3hpc.io.files import is_owned_by_user, read_own_file
+from l3hpc.io.owners import is_owned_by_user, read_own_file
 from l3hpc.runs import status
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume

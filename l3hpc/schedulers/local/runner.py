@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
-from l3hpc.io.files import read_own_file
+from l3hpc.io.owners import read_own_file
 from l3hpc.io.processes import process_start, processes
 from l3hpc.schedulers.base import Show
 from l3hpc.schedulers.local.requeue import (

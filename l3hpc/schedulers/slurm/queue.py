@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from l3hpc.errors import ClusterError, command_line
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs
 from l3hpc.schedulers.requests import cancelling_given_up
 from l3hpc.schedulers.slurm.commands import call, is_unreachable, on_cluster

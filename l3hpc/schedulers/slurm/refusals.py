@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.errors import ClusterError, command_line
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.schedulers.requests import DependencyGoneError, QueueFullError
 from l3hpc.schedulers.slurm import queue
 from l3hpc.schedulers.slurm.commands import call

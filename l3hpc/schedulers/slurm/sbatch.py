@@ -23,7 +23,7 @@ from typing import Any
 
 from l3hpc.console.progress import doing
 from l3hpc.errors import ClusterError, command_line
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.io.processes import descendants
 from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requests import GivenUpError, NotReachedError, OutcomeUnknownError

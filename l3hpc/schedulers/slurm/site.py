@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from l3hpc.console.formatting import parse_slurm_time
 from l3hpc.errors import ClusterError, command_line
-from l3hpc.io.files import current_user
+from l3hpc.io.owners import current_user
 from l3hpc.schedulers.slurm import partitions
 from l3hpc.schedulers.slurm.commands import CONFIG_S, call
 from l3hpc.schedulers.slurm.partitions import Partition
