@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import socket
 import time
@@ -16,6 +17,11 @@ from typing import Any
 from l3hpc._version import __version__
 from l3hpc.errors import L3hpcError
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ARGUMENTS = re.compile(r"\n\s*Arguments received by ")
+_TYPE = re.compile(r"^\w+(Error|Exception): ")
+# lines of "Graph execution error:" that do not say what was wrong
+_AROUND = (" ", "\t", "Graph execution error:", "Detected at ", "<stack traces", "Hint: ")
 TAIL_LINES = 12  # of the traceback of an unforeseen error
 PACKAGES = ("numpy", "scipy", "h5py", "tensorflow", "tensorflow-cpu", "keras", "scikit-learn",
             "soundfile", "soxr", "umap-learn", "ncnn", "openvino")
@@ -57,6 +63,20 @@ def cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def _reason(message: str) -> str:
+    """What was wrong, of a message in which TensorFlow or Keras puts before it where that was, and
+    behind it what was passed. Any other message is returned as it is.
+    """
+    text = _ARGUMENTS.split(message)[0]
+    lines = [line for line in text.splitlines() if line.strip()]
+    if message.startswith("Graph execution error:"):
+        told = [line for line in lines if not line.startswith(_AROUND)]
+        return told[0] if told else message
+    if message.startswith("in user code:") or "Exception encountered when calling " in message:
+        return _TYPE.sub("", lines[-1].strip())
+    return message
+
+
 def error_details(error: BaseException) -> dict[str, Any]:
     """Return what ``error.json`` says about the error that ended a task.
 
@@ -75,7 +95,11 @@ def error_details(error: BaseException) -> dict[str, Any]:
         details.update(message=error.message, where=error.where, hint=error.hint,
                        allowed=error.allowed, exit_code=error.exit_code, tail=[])
     else:
-        lines = "".join(traceback.format_exception(error)).splitlines()
+        text = _COLOUR.sub("", "".join(traceback.format_exception(error)))
+        details["message"] = reason = _reason(_COLOUR.sub("", str(error)))
+        # what follows the reason are the arguments of a call, and advice to programmers
+        start, found, _ = text.rpartition(reason) if reason != str(error) else (text, "", "")
+        lines = [line for line in (start + found).splitlines() if line.strip()]
         details.update(tail=lines[-TAIL_LINES:], where=place_of(error))
     if isinstance(error, SystemExit | KeyboardInterrupt):
         details["message"] = f"stopped ({error!r})"
