@@ -82,7 +82,7 @@ def test_open_fresh_and_damaged_files_stay(tmp_path):
     assert not silent.exists() and not done.exists() and report.files == 2
     assert report.kept == {fresh.name: "written a short while ago",
                            running.name: "its run has not ended",
-                           damaged.name: upkeep.DAMAGED}
+                           damaged.name: upkeep.damaged()}
     assert fresh.exists() and running.exists() and damaged.exists()
     assert rows(tmp_path) == before
 

@@ -150,7 +150,7 @@ def test_values_by_class_are_shown_with_the_names_of_the_classes(tmp_path):
     assert [select.readable_cell(one, column) for one in rows] == [
         "dog 0, rain 1", "dog 0.5, rain nan", "0.25, 1"]
     assert select.cell_of(rows[0], column) == "0, 1"
-    shown = "\n".join(as_text.row_lines(rows[0], TAB))
+    shown = "\n".join(as_text.row_lines(rows[0], TAB)[0])
     assert "dog 0, rain 1" in shown and "classes" not in shown
     lines, _ = as_text.table_lines(rows, TAB, [RUN, column])
     assert "dog 0.5, rain nan" in lines[2]

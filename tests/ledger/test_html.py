@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -252,6 +253,28 @@ def test_a_note_is_not_cut_where_there_is_room(browser, tmp_path):
     browser.open((tmp_path / "r.html").as_uri())
     cell = "document.querySelector('#body .note').parentElement"
     assert browser.js(f"{cell}.scrollWidth <= {cell}.clientWidth && {cell}.clientWidth > 300")
+
+
+def test_the_legend_has_a_note_of_all_rows_once_and_times_are_iso(browser, tmp_path):
+    def curve(name, note):
+        made = row(name, 0.1, note=note)
+        made.epochs = {0: {"validation_loss": 0.5}, 1: {"validation_loss": 0.1}}
+        return made
+
+    legends = {}
+    for notes in (("random", "random"), ("random", "other"), ("random",)):
+        rows = [curve(f"r{number}", note) for number, note in enumerate(notes)]
+        write_html(tmp_path / "l.html", {MSE: rows}, now=1_764_000_000)
+        browser.open((tmp_path / "l.html").as_uri())
+        browser.js("document.querySelectorAll('#body input').forEach(box => box.click())")
+        legends[notes] = browser.js("$('legend').textContent")
+    assert list(legends.values()) == [
+        "/m/r0/m/r1all: random", "/m/r0 (random)/m/r1 (other)", "/m/r0"]
+    made = time.strftime("made %Y-%m-%d %H:%M:%S", time.localtime(1_764_000_000))
+    assert browser.js("$('made').textContent") == made
+    assert re.fullmatch(r"last record\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", browser.js(
+        "[...document.querySelectorAll('#pair tr')].map(each => each.textContent)"
+        ".find(text => text.startsWith('last record'))"))
 
 
 def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):

@@ -133,6 +133,41 @@ def test_side_by_side_shows_differences_to_the_first():
     assert "256 (+128)" in lines[1] and "0.4000 (-0.1)" in lines[2]
 
 
+def test_a_person_reads_dates_with_the_year_first_and_values_by_tag_as_text(tmp_path):
+    """The sheet and the files for other programs keep the published forms."""
+    tab = TABS["emb_approx_sonyc_ust"]
+    rows = [Row(tab, ("/o", name), {"output_dir": "/o", "exp_id": name, "date": date,
+                                    "class_auprc": '{"dog": 0.123456, "rain": 1.0}'})
+            for name, date in (("new", "01/02/2027 08:00:00"), ("old", "11/29/2026 05:41:35"),
+                               ("typed", "last week"))]
+    date, tags = tab.column("date"), tab.column("class_auprc")
+    assert [select.readable_cell(one, date) for one in rows] == [
+        "2027-01-02 08:00:00", "2026-11-29 05:41:35", "last week"]
+    assert select.readable_cell(rows[0], tags) == "dog 0.1235, rain 1"
+    assert select.cell_of(rows[0], date) == "01/02/2027 08:00:00"
+    text = exports.csv_text(rows, tab)
+    assert "01/02/2027" in text and "2027-01" not in text
+    assert select.sort_rows(rows[:2], tab, "Date") == [rows[1], rows[0]]
+    for condition, found in (("Date=2026-11-29", [1]), ("Date>=2027", [0]), ("Date<2027", [1]),
+                             ("Date=11/29/2026 05:41:35", [1]), ("Date!=2026-11", [0])):
+        assert select.filter_rows(rows[:2], tab, [condition]) == [rows[each] for each in found]
+    exports.write_html(tmp_path / "r.html", {tab: rows})
+    assert "2027-01-02 08:00:00" in (tmp_path / "r.html").read_text()
+
+
+def test_a_row_that_is_alone_leaves_out_folders_and_what_is_empty():
+    one = row("a", best_validation_loss=0.25, train_data_dir="/data/audio", approx_mode="-")
+    one.extra = {"run": "upstream-1", "state": "finished", "report": "/ws/report.html",
+                 "pipeline": "all", "output_dir": "/o"}
+    one.origin = {"job": "7", "host": "n1"}
+    lines, left_out = as_text.row_lines(one, MSE)
+    assert [line.split("  ")[1] for line in lines if line] == [
+        "Best Valid Loss", "report", "state", "job"]
+    every, none = as_text.row_lines(one, MSE, everything=True)
+    assert none == 0 and left_out == len([line for line in every if line]) - 4
+    assert any("/data/audio" in line for line in every)
+
+
 FORMULAS = ["=1+1", "+1", "-1", "@x", "\tx"]
 
 
@@ -140,7 +175,7 @@ def test_the_one_column_that_counts_from_0_says_so_wherever_a_person_reads_it():
     """Steps and reports count epochs from 1, the published sheet's "Latest Epoch" from 0."""
     rows = [row("a", latest_epoch=11), row("b", latest_epoch=5)]
     for lines in (as_text.table_lines(rows, MSE, [MSE.column("latest_epoch")])[0],
-                  as_text.side_by_side(rows, MSE), as_text.row_lines(rows[0], MSE)):
+                  as_text.side_by_side(rows, MSE), as_text.row_lines(rows[0], MSE)[0]):
         assert sum("Latest Epoch (from 0)" in line for line in lines) == 1, lines
     assert MSE.column("Latest Epoch (from 0)") is MSE.column("Latest Epoch")
     assert "Latest Epoch" in exports.csv_text(rows, MSE) and "from 0" not in exports.csv_text(

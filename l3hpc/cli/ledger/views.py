@@ -41,7 +41,8 @@ if TYPE_CHECKING:
               help="Only rows that match; also != < <= > >=. Repeatable.")
 @click.option("--sort", metavar="TITLE", help="Sort by this column (-TITLE: descending).")
 @click.option("--columns", type=click.Choice(["differing", "all"]), default="differing",
-              show_default=True, help="Which columns to show.")
+              show_default=True, help=(
+    "Which columns to show; of a single row, differing leaves out folders and empty ones."))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: every column, note and state.")
 def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
          sort: str | None, columns: str, as_json: bool) -> None:
@@ -209,8 +210,11 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
         head += f", {name}"
     click.echo(f"{head}{_sync_text(rows, state)}")
     if len(rows) == 1:
-        for line in as_text.row_lines(rows[0], tab):
+        lines, left_out = as_text.row_lines(rows[0], tab, everything)
+        for line in lines:
             click.echo(line)
+        if left_out:
+            click.echo(f"  and {left_out} more (folders, empty ones, the origin): --columns all")
         return
     if not rows:
         return

@@ -22,6 +22,7 @@ from l3hpc.ledger.views.select import (
     row_state,
 )
 
+BESIDE = ("state", "note", "artifact", "report", "log", "job")  # of a row that is alone
 KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
 TEXT_WIDTH = 36
 
@@ -68,16 +69,37 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
     return [*marked, *([f"  all: {shared}"] if shared else [])], len(texts) - len(kept)
 
 
-def row_lines(row: Row, tab: Tab) -> list[str]:
-    """Return one row in full: a line per filled column, then its other values and its origin."""
+def row_lines(row: Row, tab: Tab, everything: bool = False) -> tuple[list[str], int]:
+    """Lay out one row: a line per filled column, then what is noted beside it.
+
+    Parameters
+    ----------
+    row, tab
+        The row, and its tab.
+    everything
+        Whether to show also the folders, what the name of the row says, and its origin.
+
+    Returns
+    -------
+    lines : list of str
+        The lines.
+    left_out : int
+        Number of values that were left out.
+    """
     filled = [(column.label, format_value(readable_cell(row, column))) for column in tab.columns
               if cell_of(row, column) is not None]
     extra = [(name, format_value(value)) for name, value in sorted(row.extra.items())
              if name != CLASSES]
     extra += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
               if row.origin.get(name)]
+    count = len(filled) + len(extra)
+    if not everything:
+        known = ("", "-", str(row.extra.get("run") or ""))
+        filled = [each for each in filled if each[1] not in known and not each[1].startswith("/")]
+        extra = [each for each in extra if each[0] in BESIDE]
     lines = formatting.table_lines(filled + extra)
-    return [*lines[:len(filled)], *([""] if extra else []), *lines[len(filled):]]
+    return ([*lines[:len(filled)], *([""] if extra else []), *lines[len(filled):]],
+            count - len(lines))
 
 
 def side_by_side(rows: Sequence[Row], tab: Tab, everything: bool = False) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import operator
 import re
 import time
@@ -15,6 +17,7 @@ from l3hpc.ledger.schema import Column, Tab
 from l3hpc.ledger.views.folds import grouped, mean_of, parts
 from l3hpc.ledger.views.runs import RUN, is_bound
 
+SHEET_DATE = "%m/%d/%Y %H:%M:%S"  # as the published programs write it
 CLASSES = "classes"  # beside a row: the names of the classes, in the order of its values
 BY_CLASS = "_class_acc"  # how the fields with a value for each class end
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
@@ -252,21 +255,38 @@ def cell_of(row: Row, column: Column) -> Cell:
 
 
 def readable_cell(row: Row, column: Column) -> Cell:
-    """Return the cell of a row as a person reads it: values by class with the names of the classes.
+    """Return the cell of a row as a person reads it.
 
-    The published sheet has the values alone (``0.8, 1``); rows name the classes beside them.
+    The published sheet has values by class alone (``0.8, 1``), of which rows name the classes
+    beside them, values by tag as JSON, and dates with the month first.
 
     Parameters
     ----------
     row, column
         The cell.
     """
-    value, names = cell_of(row, column), row.extra.get(CLASSES)
+    value, names = _dated(row, column), row.extra.get(CLASSES)
+    if isinstance(value, str) and value.startswith('{"'):
+        with contextlib.suppress(ValueError, TypeError):
+            return ", ".join(f"{name} {round(float(own), 4):g}"
+                             for name, own in json.loads(value).items())
     if column.field.endswith(BY_CLASS) and isinstance(value, str) and isinstance(names, list):
         values = value.split(", ")
         if len(values) == len(names):
             return ", ".join(f"{name} {own}" for name, own in zip(names, values, strict=True))
     return value
+
+
+def _dated(row: Row, column: Column) -> Cell:
+    """The cell; a date with the year first, so that dates are in order."""
+    value = cell_of(row, column)
+    return _year_first(value) if column.field == "date" and isinstance(value, str) else value
+
+
+def _year_first(text: str) -> str:
+    with contextlib.suppress(ValueError):  # typed by a person, perhaps
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.strptime(text, SHEET_DATE))
+    return text
 
 
 def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
@@ -289,7 +309,7 @@ def _parse(tab: Tab, condition: str) -> tuple[Column, str, str]:
 
 def _matches(row: Row, column: Column, sign: str, value: str) -> bool:
     """Return whether a row meets a condition."""
-    own = cell_of(row, column)
+    own = _dated(row, column)
     own_number = finite_number(own)
     try:
         number: float | None = float(value)
@@ -297,6 +317,9 @@ def _matches(row: Row, column: Column, sign: str, value: str) -> bool:
         number = None
     if own_number is not None and number is not None:
         return _COMPARE[sign](own_number, number)
+    if column.field == "date" and isinstance(own, str):
+        value = _year_first(value)  # or a part of it: Date=2026-11-29, Date>=2026-11
+        return _COMPARE[sign](own[:len(value)], value)
     if sign in ("=", "!="):
         if isinstance(own, bool):
             return _COMPARE[sign](str(own).lower(), value.lower())
@@ -313,7 +336,7 @@ def _largest_is_best(column: Column, tab: Tab) -> bool:
 
 def _sort_value(row: Row, column: Column) -> tuple[int, Any] | None:
     """Return what a row is sorted by: numbers before texts; None if it has no value."""
-    own = cell_of(row, column)
+    own = _dated(row, column)
     if own is None or own in ("NaN", "Infinity", "-Infinity"):
         return None
     if isinstance(own, (bool, int, float)):

@@ -156,6 +156,13 @@ function logTicks(low, high) {
   return within(decades.filter((value, place) => place % every === 0));
 }
 
+// the time here, in the form of the other pages
+function moment(seconds) {
+  const time = new Date(seconds * 1000), two = value => String(value).padStart(2, '0');
+  return [time.getFullYear(), two(time.getMonth() + 1), two(time.getDate())].join('-') + ' '
+    + [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':');
+}
+
 function labels(list) {
   const digits = value => (String(value).split('.')[1] || '').length;
   const most = Math.max(0, ...list.map(digits));
@@ -189,13 +196,16 @@ function drawCurves() {
       && (!view.log || point[1] > 0))));
   $('plot').setAttribute('aria-label', view.metric + ' per epoch of ' + rows.length
     + (rows.length === 1 ? ' run' : ' runs'));
+  // a note of all of them once; of one alone, the table has it
+  const shared = rows.every(row => row.note === rows[0].note) ? rows[0].note : '';
   $('legend').replaceChildren(...rows.map((row, place) => {
     const line = el('i', {}), users = wanted.filter(each => each !== row && trained(each) === row);
     line.style.background = colours[place % colours.length];
     return el('span', {}, line, row.name
       + (users.length ? ': the student of ' + users.map(each => each.name).join(', ') : '')
-      + (row.note ? ' (' + row.note + ')' : ''));
+      + (row.note && !shared ? ' (' + row.note + ')' : ''));
   }));
+  if (shared && rows.length > 1) $('legend').append(el('span', {className: 'note'}, 'all: ' + shared));
 }
 
 function drawPlot(lines) {
@@ -265,7 +275,7 @@ function drawCompare() {
     })));
   });
   const more = [['state', row => row.marks.join(', ') || '–'], ['note', row => row.note || '–'],
-    ['last record', row => row.time ? new Date(row.time * 1000).toLocaleString() : '–'],
+    ['last record', row => row.time ? moment(row.time) : '–'],
     ['run', row => row.beside.run || '–'], ['job', row => row.beside.job || '–'],
     ['host', row => row.beside.host || '–'], ['commit', row => row.beside.commit || '–']];
   for (const [title, get] of more)
@@ -290,7 +300,7 @@ function draw() {
   drawChosen();
 }
 
-$('made').textContent = 'made ' + new Date(data.made * 1000).toLocaleString();
+$('made').textContent = 'made ' + moment(data.made);
 data.tabs.forEach((each, place) => {
   const button = el('button', {type: 'button'}, each.name + ' (' + each.rows.length + ')');
   button.setAttribute('role', 'tab');
