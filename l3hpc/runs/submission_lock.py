@@ -9,6 +9,7 @@ A submission that was killed before it wrote the record of its run leaves a fold
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -185,7 +186,12 @@ def discard(workspace: Path, run: str) -> bool:
     if lease is None:
         return False
     lease.release(forget=True)
-    os.rmdir(Workspace(workspace).run(run))
+    try:
+        os.rmdir(Workspace(workspace).run(run))
+    except OSError as error:
+        # another command has removed it, or submits a run of this name
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            raise
     return True
 
 
@@ -194,9 +200,16 @@ def _has_jobs(workspace: Path, run: str) -> bool:
     folder = Workspace(workspace).run(run)
     if folder.attempts.exists() or folder.packed.exists():
         return True
-    steps = os.listdir(folder.steps) if folder.steps.is_dir() else []
-    return any(part.is_dir() and os.listdir(part) for name in steps
+    return any(_names(part) for name in _names(folder.steps)
                for part in (folder.step(name).markers, folder.step(name).logs))
+
+
+def _names(folder: Path) -> list[str]:
+    """Names in a folder; none if it does not exist, or another command has just removed it."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _holds_more(workspace: Path, run: str) -> bool:

@@ -266,7 +266,9 @@ def _make_folder(plan: Plan) -> Lease:
         lock = submission_lock.take_over(plan.workspace, plan.run)
         if lock is None:
             raise InputError(f"the run {plan.run} already exists", where=str(plan.folder),
-                             hint="Choose another name with --name.") from None
+                             hint="Another command may have submitted the same just now: "
+                                  f"{command_line('status', plan.run)}. To submit it a second "
+                                  "time, repeat yours.") from None
         return lock
     try:
         return submission_lock.acquire(plan.workspace, plan.run, "submit")

@@ -73,7 +73,12 @@ class Lease:
         bool
             False while another holder is alive: call again later.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if os.path.lexists(self._folder) and not self._folder.is_dir():
+                raise
+            return False  # another process has just removed it
         number, state = self._highest()
         if state is not None and self._alive(state):
             return False
@@ -81,7 +86,7 @@ class Lease:
         if not self._create(self._claim(mine)):
             return False
         # a slow file system may have shown us the folder as it was before a newer claim
-        if self._numbers()[-1] != mine:
+        if self._numbers()[-1:] != [mine]:
             self._claim(mine).unlink(missing_ok=True)
             return False
         self._number = mine
@@ -156,10 +161,10 @@ class Lease:
         try:
             # a process killed between creating and writing a claim would leave one that tells
             # nobody whose it was
-            create_file(whole, content)
             try:
+                create_file(whole, content)
                 os.link(whole, claim)
-            except FileNotFoundError:  # removed by the process that has just become the holder
+            except FileNotFoundError:  # removed by another process, alone or with the folder
                 return False
             except FileExistsError:
                 # a file server may repeat a link whose answer was lost
@@ -179,7 +184,7 @@ class Lease:
         try:
             # O_EXCL also holds on network file systems: of two processes one gets the number
             create_file(claim, content)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):
             return False
         except BaseException:  # a full disk
             claim.unlink(missing_ok=True)
@@ -197,8 +202,11 @@ class Lease:
 
     def _numbers(self) -> list[int]:
         prefix = f"{self._name}.owner."
-        names = (entry.name[len(prefix):] for entry in os.scandir(self._folder)
-                 if entry.name.startswith(prefix))
+        try:
+            names = [name[len(prefix):] for name in os.listdir(self._folder)
+                     if name.startswith(prefix)]
+        except FileNotFoundError:
+            return []
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _older(self, mine: int) -> list[Path]:
@@ -210,8 +218,6 @@ class Lease:
                 or entry.name.startswith(f".{claim}") and entry.name.endswith(".tmp")]
 
     def _highest(self) -> tuple[int, dict[str, Any] | None]:
-        if not self._folder.is_dir():
-            return 0, None
         numbers = self._numbers()
         if not numbers:
             return 0, None

@@ -1,14 +1,17 @@
 """Two commands at once on one run, one of which hands its jobs over; what a killed one leaves."""
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import threading
 
 import pytest
 from latenames import LateNames
+from meanwhile import before_access
 
 import l3hpc
 from l3hpc.cli import main
@@ -173,7 +176,7 @@ def test_the_name_of_a_killed_submission_can_be_used_again(chains, slurm, on, tm
     assert sorted(path.name for path in (tmp_path / "runs/demo/steps").iterdir()) == [
         "extract", "sample"]
     assert not list((tmp_path / "runs/demo").glob("*.owner.*"))
-    with pytest.raises(InputError, match="already exists"):
+    with pytest.raises(InputError, match="already exists\n.* just now: l3hpc status demo\\."):
         submit.submit(plan)
 
 
@@ -249,3 +252,24 @@ def released_after(acquire, first):
         first.release(forget=True)
         return taken
     return call
+
+
+def test_a_killed_submission_may_be_removed_while_another_command_lists_or_removes_it(
+        chains, slurm, on, tmp_path):
+    killed_before_the_record(plan := chains.plan(tmp_path / "ws", "demo", on=on))
+    kept = shutil.move(plan.folder, tmp_path / "kept")
+    number, done = 0, True
+
+    def remove_too():
+        # while the other one is about it
+        with contextlib.suppress(InputError):
+            submission_lock.discard(tmp_path / "ws", "demo")
+
+    while done:
+        shutil.copytree(kept, plan.folder)
+        number += 1
+        with before_access(number, remove_too, "/runs") as done:
+            submission_lock.unsubmitted(tmp_path / "ws", broken := [])
+            submission_lock.discard(tmp_path / "ws", "demo")
+        assert not broken and records.names_without_record(tmp_path / "ws") == []
+    assert number > 20
