@@ -129,7 +129,7 @@ def check(folder: Path, listen: bool, as_json: bool, **table: Any) -> int:
     are problems; remarks do not count.
     """
     from l3hpc.datasets.check import check_folder, check_table
-    from l3hpc.datasets.clip_tables import ClipTable
+    from l3hpc.datasets.clip_columns import ClipTable
 
     stated = [f"--{name.replace('_', '-')}" for name, value in table.items() if value is not None]
     if folder.is_file():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import labelled, sonyc_ust, synth
-from l3hpc.datasets.clip_tables import ClipTable, read_table
+from l3hpc.datasets.clip_columns import ClipTable
+from l3hpc.datasets.clip_tables import read_table
 from l3hpc.datasets.corpus import (
     AUDIO_SUFFIXES,
     NoAudioError,

@@ -1,8 +1,8 @@
 """Any folder of labelled clips: a table names their files, labels, folds and groups.
 
-A table is a CSV file with a row per clip. ``read_table`` finds its columns by their usual names, or
-takes those that are named. (UrbanSound8K and ESC-50 are tables whose columns are known: see
-``labelled``, which also has what a table becomes.)
+A table is a CSV file with a row per clip; ``clip_columns`` finds its columns. Here rows are read
+and checked, and folds are made where the table has none. (UrbanSound8K and ESC-50 are tables whose
+columns are known: see ``labelled``, which also has what a table becomes.)
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
+from l3hpc.datasets.clip_columns import (
+    ClipTable,
+    Columns,
+    find_columns,
+    find_file_column,
+    read_header,
+)
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES
 from l3hpc.datasets.labelled import (
     PART_NAMES,
@@ -29,73 +35,16 @@ from l3hpc.datasets.labelled import (
     listed,
 )
 from l3hpc.errors import InputError
-from l3hpc.io.tables import read_rows
 
 # Usual names of columns in lower case; of several in one table, the first in this list counts.
-FILE_COLUMNS = ("file", "filename", "file_name", "fname", "filepath", "file_path", "path",
-                "audio_filename", "audio_file", "slice_file_name", "audio", "clip", "recording")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "tags", "tag", "species",
-                 "primary_label", "event", "target", "y")
-FOLD_COLUMNS = ("fold", "folds", "fold_id", "fold_num", "cv_fold")
 PARTS = {"train": TRAIN, "training": TRAIN, "validate": VALIDATE, "validation": VALIDATE,
          "valid": VALIDATE, "val": VALIDATE, "test": TEST, "testing": TEST}
 SEPARATORS = (";", "|")  # between labels in one cell; a comma may belong to a name
 ONE_LABEL = "none"
-# Names of tables that say nothing about the data: the name of their folder is used then.
-_NO_NAME = re.compile(r"labels?|meta(data)?|annotations?|clips?|tables?|index|data", re.I)
 _NAMED = 3  # examples in a message
+MADE_FOLDS = 5
 
 _Row = tuple[str, str, dict[str, str]]  # name in the table, ``file:line``, cells
-
-
-@dataclass(frozen=True)
-class ClipTable:
-    """A table of clips, and what is said about its columns.
-
-    Attributes
-    ----------
-    table
-        The CSV file.
-    audio
-        The folder of audio (None: that of the table).
-    file_column, fold_column, group_column, split_column
-        Names of columns (None: found, or for groups and the split none). The last says in place of
-        folds which clips train, validate and test.
-    label_column
-        Name of the column of labels, or of several columns of 0 and 1, separated by commas.
-    label_separator
-        What separates several labels in a cell; ``none``: a cell is one label (None: found).
-    folds
-        Number of folds to make (None: those of the table, or 5).
-    seed
-        Seed of the folds that are made.
-    name
-        Name of the data set (None: by the file).
-    """
-
-    table: Path
-    audio: Path | None = None
-    file_column: str | None = None
-    label_column: str | None = None
-    label_separator: str | None = None
-    fold_column: str | None = None
-    group_column: str | None = None
-    folds: int | None = None
-    seed: int = 0
-    name: str | None = None
-    split_column: str | None = None
-
-    @property
-    def folder(self) -> Path:
-        """The folder of audio."""
-        return self.audio or self.table.absolute().parent
-
-    @property
-    def title(self) -> str:
-        """The name of the data set: given, or of the table, or of its folder."""
-        stem = self.table.stem
-        return self.name or (self.table.absolute().parent.name
-                             if _NO_NAME.fullmatch(stem) else stem) or stem
 
 
 def read_files(source: ClipTable) -> list[str]:
@@ -116,7 +65,7 @@ def read_files(source: ClipTable) -> list[str]:
     InputError
         As ``read_table``, for the column of files.
     """
-    column = _column(source, "file", source.file_column, FILE_COLUMNS, _header(source))
+    column = find_file_column(source, read_header(source))
     if not source.folder.is_dir():
         raise InputError("no such folder of audio", where=str(source.folder),
                          allowed=f"the folder with the files of {source.table.name}",
@@ -149,116 +98,64 @@ def read_table(source: ClipTable) -> LabelledDataset:
     -----
     Folds that are made are stratified by label (of several, the rarest) and keep a group together.
     """
-    header = _header(source)
-    file = _column(source, "file", source.file_column, FILE_COLUMNS, header)
-    labels = _label_columns(source, header)
-    split = _split_column(source, header)
-    fold = None if split else _fold_column(source, header)
-    group = source.group_column
-    if group is not None:
-        _column(source, "group", group, (), header)
-    rows = list(_rows(source, file))
+    header = read_header(source)
+    columns = find_columns(source, header)
+    rows = list(_rows(source, columns.file))
     if not rows:
         raise InputError("lists no clips", where=str(source.table))
     names = _located(source, [name for name, _, _ in rows])
-    found, several = _labels(source, labels, rows)
+    found, several = _labels(source, columns.labels, rows)
     classes = sorted({one for own in found for one in own}, key=_class_order(found))
     number = {name: index for index, name in enumerate(classes)}
     own = [tuple(sorted(number[one] for one in each)) for each in found]
     # a clip without a group is a group of its own: nothing has to stay together with it
+    group = columns.group
     sources = [names[name] if group is None else row[group].strip() or names[name]
                for name, _, row in rows]
-    made = source.folds or 5
-    folds = (_stated_parts(source, split, rows) if split else
-             _stated_folds(source, fold, rows) if fold else
-             _made_folds(source, own, sources if group else None, made))
+    if columns.split:
+        folds = _stated_parts(source, columns.split, rows)
+    elif columns.fold:
+        folds = _stated_folds(source, columns.fold, rows)
+    else:
+        folds = _made_folds(source, own, sources if group else None, source.folds or MADE_FOLDS)
     clips = tuple(LabelledClip(names[name], folds[index], own[index][0], sources[index],
                                own[index] if several else ())
                   for index, (name, _, _) in enumerate(rows))
-    columns = [f"files of {file!r}", f"labels of {', '.join(map(repr, labels))}"]
+    notes = [f"files of {columns.file!r}", f"labels of {', '.join(map(repr, columns.labels))}",
+             *_fold_notes(source, header, columns, rows, clips)]
+    untested = _untested(clips, classes) if columns.split else []
+    if untested:
+        notes.append(f"no test clips of {len(untested)} of {len(classes)} classes: "
+                     f"{', '.join(untested[:_NAMED])}" + ", …" * (len(untested) > _NAMED))
+    dataset = LabelledDataset(source.title, source.table, source.folder, tuple(classes),
+                              tuple(range(len(classes))), clips, several=several,
+                              columns=", ".join(notes), has_split=columns.split is not None)
+    _refuse_rare(dataset)
+    return dataset
+
+
+def _fold_notes(source: ClipTable, header: Sequence[str], columns: Columns, rows: Sequence[_Row],
+                clips: Sequence[LabelledClip]) -> list[str]:
+    """Where the folds (or the split) of the clips come from, and what may be wrong with them."""
+    split, fold, group = columns.split, columns.fold, columns.group
     if fold is None and split is None:
-        columns.append(f"{made} folds made" + (f" with groups of {group!r}" if group else ""))
+        notes = [f"{source.folds or MADE_FOLDS} folds made"
+                 + (f" with groups of {group!r}" if group else "")]
         # a split that the data set came with is easily overlooked, and numbers by it are not
         # comparable with those of our folds
         unused = next((column for column in header
                        if {TRAIN, TEST} <= set(_parts(column, rows)) <= set(PART_NAMES)), None)
         if unused:
-            columns.append(f"the split of {unused!r} is not used (--split-column {unused})")
-    else:
-        columns.append(f"folds of {fold!r}" if split is None else
-                       f"split of {split!r}: {_part_sizes(clips)}")
-        # stated folds stay as they are, but what is learned of a group may be tested on it
-        of_group = Counter(name for name, _ in set(zip(sources, folds, strict=True)))
-        divided = sum(count > 1 for count in of_group.values())
-        if divided:
-            columns.append(f"{divided} of {len(of_group)} groups of {group!r} in several "
-                           f"{'folds' if split is None else 'parts'}")
-    untested = _untested(clips, classes) if split else []
-    if untested:
-        columns.append(f"no test clips of {len(untested)} of {len(classes)} classes: "
-                       f"{', '.join(untested[:_NAMED])}" + ", …" * (len(untested) > _NAMED))
-    dataset = LabelledDataset(source.title, source.table, source.folder, tuple(classes),
-                              tuple(range(len(classes))), clips, several=several,
-                              columns=", ".join(columns), has_split=split is not None)
-    _refuse_rare(dataset)
-    return dataset
-
-
-def _header(source: ClipTable) -> list[str]:
-    if not source.table.is_file():
-        raise InputError("no such table of clips", where=str(source.table),
-                         allowed="a CSV file with a row per clip", hint="Name it: --table FILE")
-    return next(read_rows(source.table, "table of clips"))[1]
-
-
-def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str],
-            header: Sequence[str]) -> str:
-    """The column that is named, or the first with a usual name."""
-    # Reversed, so that of two columns that differ in case or spaces the first counts.
-    by_name = {column.strip().casefold(): column for column in reversed(header)}
-    if named is not None:
-        if named in header:
-            return named
-        raise InputError(f"has no column '{named}'", where=str(source.table),
-                         allowed=f"its columns: {', '.join(header)}",
-                         hint=f"Name one of them: --{what}-column NAME")
-    for name in usual:
-        if name in by_name:
-            return by_name[name]
-    raise InputError(f"no column of {what}s was found", where=str(source.table),
-                     allowed=f"its columns: {', '.join(header)}; found by itself: "
-                             f"{', '.join(usual)}",
-                     hint=f"Name the column: --{what}-column NAME")
-
-
-def _label_columns(source: ClipTable, header: Sequence[str]) -> list[str]:
-    named = source.label_column
-    if named is None or named in header:
-        return [_column(source, "label", named, LABEL_COLUMNS, header)]
-    return [_column(source, "label", one.strip(), (), header) for one in named.split(",")]
-
-
-def _fold_column(source: ClipTable, header: Sequence[str]) -> str | None:
-    """The column of folds; None where they are made."""
-    if source.fold_column is not None:
-        if source.folds is not None:
-            raise InputError("a column of folds and a number of folds to make exclude each other",
-                             where="--fold-column, --folds", hint="Give one of them.")
-        return _column(source, "fold", source.fold_column, (), header)
-    if source.folds is not None:
-        return None
-    usual = {column.strip().casefold(): column for column in reversed(header)}
-    return next((usual[name] for name in FOLD_COLUMNS if name in usual), None)
-
-
-def _split_column(source: ClipTable, header: Sequence[str]) -> str | None:
-    if source.split_column is None:
-        return None
-    if source.fold_column is not None or source.folds is not None:
-        other = "--folds" if source.fold_column is None else "--fold-column"
-        raise InputError("a split and folds exclude each other", where=f"--split-column, {other}",
-                         hint="Give one of them.")
-    return _column(source, "split", source.split_column, (), header)
+            notes.append(f"the split of {unused!r} is not used (--split-column {unused})")
+        return notes
+    notes = [f"folds of {fold!r}" if split is None else f"split of {split!r}: {_part_sizes(clips)}"]
+    # stated folds stay as they are, but what is learned of a group may be tested on it
+    of_group = Counter(name for name, _ in {(clip.source, clip.fold) for clip in clips})
+    divided = sum(count > 1 for count in of_group.values())
+    if divided:
+        notes.append(f"{divided} of {len(of_group)} groups of {group!r} in several "
+                     f"{'folds' if split is None else 'parts'}")
+    return notes
 
 
 def _rows(source: ClipTable, column: str) -> Iterator[_Row]:

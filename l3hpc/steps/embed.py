@@ -208,7 +208,8 @@ def _source(params: EmbedParams) -> tuple[Path, Callable[[], list[Recording]]]:
         dataset = read_labelled(params.clips, params.subset)
         return dataset.audio, dataset.recordings
     if params.table is not None:
-        from l3hpc.datasets.clip_tables import ClipTable, read_files
+        from l3hpc.datasets.clip_columns import ClipTable
+        from l3hpc.datasets.clip_tables import read_files
         from l3hpc.datasets.labelled import recordings_of
 
         source = ClipTable(params.table, params.audio, params.file_column)

@@ -131,7 +131,8 @@ def dataset(params: ClipDataParams) -> LabelledDataset:
         from l3hpc.datasets.labelled import read_labelled
 
         return read_labelled(params.clips, params.subset)
-    from l3hpc.datasets.clip_tables import ClipTable, read_table
+    from l3hpc.datasets.clip_columns import ClipTable
+    from l3hpc.datasets.clip_tables import read_table
 
     assert params.table is not None
     return read_table(ClipTable(

@@ -12,7 +12,7 @@ import soundfile
 from l3hpc.cli import cli
 from l3hpc.datasets import sonyc_ust
 from l3hpc.datasets.check import check_audio, check_embeddings, check_folder, check_table
-from l3hpc.datasets.clip_tables import ClipTable
+from l3hpc.datasets.clip_columns import ClipTable
 from l3hpc.datasets.synth import City, make_city
 from l3hpc.errors import InputError
 

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from l3hpc.datasets.clip_tables import ClipTable, read_files, read_table
+from l3hpc.datasets.clip_columns import ClipTable
+from l3hpc.datasets.clip_tables import read_files, read_table
 from l3hpc.datasets.labelled import read_labelled
 from l3hpc.errors import InputError
 
