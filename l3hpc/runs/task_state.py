@@ -173,11 +173,15 @@ def _is_being_requeued(marks: TaskMarks, unreachable: str) -> bool:
     Slurm ends the job before it queues it again. In between, squeue or sacct may show its end;
     after a while their answer counts. As long as squeue does not respond, the job may be waiting.
     """
-    if not marks.requeues or marks.gave_up or not (marks.terminated or marks.exit_code is None):
-        return False
-    when = float(marks.requeues[-1].get("time", 0.0))
-    return (marks.started or 0.0) <= when and (
-        bool(unreachable) or 0 <= time.time() - when < _BETWEEN_S)
+    return _has_asked(marks) and (bool(unreachable) or 0 <= time.time() - float(
+        marks.requeues[-1].get("time", 0.0)) < _BETWEEN_S)
+
+
+def _has_asked(marks: TaskMarks) -> bool:
+    """Whether the attempt that the markers are about asked for a requeue and was stopped for it."""
+    return bool(marks.requeues) and not marks.gave_up and (
+        marks.terminated or marks.exit_code is None) and (
+        marks.started or 0.0) <= float(marks.requeues[-1].get("time", 0.0))
 
 
 def _note_remedy(status: TaskStatus, ended: EndedJob | None, marks: TaskMarks) -> None:
@@ -263,6 +267,9 @@ def _ended(ended: EndedJob, marks: TaskMarks) -> TaskStatus:
     status = TaskStatus(state, detail, elapsed_s=ended.elapsed_s,
                         started=ended.elapsed_s not in (None, 0.0))
     if ended.state == JobState.FAILED or state is TaskState.FAILED and marks.gave_up:
+        # the attempt after a requeue may have been killed before it could write any marker
+        if _has_asked(marks) and marks.exit_code != ended.exit_code:
+            marks = TaskMarks(begin=marks.begin, requeues=marks.requeues)
         status.detail = _cause(marks, marks.exit_code or ended.exit_code)
     elif ended.state == JobState.NODE_FAIL and ended.node:
         status.detail += f" ({ended.node})"

@@ -32,6 +32,18 @@ def test_between_the_end_of_an_attempt_and_the_queue(ago, began, marks, state, s
     assert evaluate(0, "7", found, StepJobs(ended=ended)).state is state
 
 
+@pytest.mark.parametrize(("ago", "detail"), [
+    (600.0, "killed by signal 9; no evidence that memory was the cause"),  # the one after it
+    (800.0, "exit 167")])  # of the attempt that was requeued, and of the one that followed
+def test_an_attempt_that_was_killed_before_its_first_line(ago, detail):
+    """Only accounting knows of it: the markers are those of the attempt that was requeued."""
+    now = time.time()
+    found = TaskMarks(begin={"job": "7", "time": now - 700}, exit_code=167, terminated=True,
+                      requeues=[{"reason": "node failure", "time": now - ago}])
+    status = evaluate(0, "7", found, StepJobs(ended={"7": EndedJob(JobState.FAILED, 137, 9.0)}))
+    assert (status.state, status.detail) == (TaskState.FAILED, detail)
+
+
 @pytest.mark.parametrize(("marks", "requeued", "shown", "state"), [
     (STOPPED, True, None, TaskState.REQUEUED),  # it may still wait in the queue
     (STOPPED, False, None, TaskState.RUNNING),  # preempted, perhaps
