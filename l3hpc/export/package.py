@@ -97,7 +97,7 @@ def build_report(info: WeightsInfo, settings: ExportSettings, network: FoldedNet
         "schema": SCHEMA, "l3hpc": __version__, "tensorflow": tf.__version__,
         "model": {"label": info.label, "kind": info.kind, "dim": spec.dim, "spec": spec.to_dict(),
                   "caution": RANDOM_WEIGHTS if info.random_weights else None,
-                  "licence": settings.licence, "notes": list(info.notes)},
+                  "licence": settings.licence, "notes": list(info.notes), "learnt": info.learnt},
         "format": settings.form, "frontend": settings.frontend,
         "input": _input_figures(built.model),
         "strips": list(built.counts) or None, "arena_wanted": settings.arena,
@@ -296,12 +296,14 @@ def _summary_text(report: Mapping[str, Any]) -> str:
 
 
 def _data_text(report: Mapping[str, Any]) -> str:
-    calibration = report["calibration"]
-    if calibration is None:
-        return "## Data\n\nNo recordings were used in this export."
-    return (f"## Data\n\nRanges are from {calibration['range_frames']} frames, the accuracy from "
-            f"{calibration['check_frames']} others, of a folder of {calibration['recordings']} "
-            "recordings. This file does not state what the weights were trained on.")
+    calibration, learnt = report["calibration"], report["model"]["learnt"]
+    parts = ["No recordings were used in this export." if calibration is None else
+             f"Ranges are from {calibration['range_frames']} frames, the accuracy from "
+             f"{calibration['check_frames']} others, of a folder of {calibration['recordings']} "
+             "recordings.",
+             f"The network learnt {learnt}. The file does not state of which recordings." if learnt
+             else "The file does not state what the weights were trained on."]
+    return "## Data\n\n" + " ".join(parts)
 
 
 def _accuracy_text(report: Mapping[str, Any]) -> str:

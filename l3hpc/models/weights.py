@@ -19,6 +19,7 @@ import numpy as np
 from l3hpc.audio.mels import format_bands
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, write_bytes
+from l3hpc.io.values import one_line
 from l3hpc.models.geometry import find_geometry
 from l3hpc.models.parameters import (
     ARRAY_NAMES,
@@ -78,6 +79,9 @@ class WeightsInfo:
         What a student of l3hpc learnt: ``key`` (dataset of the targets), ``teacher`` (digest) and
         ``reduction`` (provenance of φ; None without one, and in files of earlier versions).
         Empty for other networks.
+    learnt
+        The same in words, for people: the teacher, and the reduction of its embeddings. Empty for
+        other networks.
     """
 
     kind: str
@@ -91,6 +95,7 @@ class WeightsInfo:
     format: str = "none"
     evidence: str = "spec"
     target: Mapping[str, Any] = field(default_factory=dict)
+    learnt: str = ""
 
 
 def describe_weights(name: str | Path, *, embedding_size: int | None = None,
@@ -386,7 +391,7 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
         label += " (learnt from a random-weight teacher)"
     return WeightsInfo(kind, spec, tuple(layers), stored.path, label, tuple(notes), random, network,
                        FORMATS[stored.format, bool(stored.config)], evidence,
-                       _target(stored.provenance))
+                       _target(stored.provenance), _learnt(stored.provenance))
 
 
 def _target(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -396,6 +401,19 @@ def _target(provenance: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     return {"key": provenance["target"], "teacher": teacher.get("digest"),
             "reduction": reduction if isinstance(reduction, dict) else None}
+
+
+def _learnt(provenance: Mapping[str, Any]) -> str:
+    """What a student learnt, in words; '' where the file does not state it."""
+    teacher, reduction = provenance.get("teacher"), provenance.get("reduction")
+    if not isinstance(teacher, dict) or not isinstance(teacher.get("label"), str):
+        return ""
+    # a file may come from anybody
+    text = f"the embeddings of {one_line(teacher['label'])[:200]}"
+    if isinstance(reduction, dict) and isinstance(reduction.get("dim"), int):
+        method = one_line(reduction.get("approx"))[:40]
+        text += f", reduced to {reduction['dim']} values by {method}"
+    return text
 
 
 def _infer(stored: StoredNetwork, layers: list[tuple[str, tuple[tuple[int, ...], ...]]],

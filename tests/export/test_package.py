@@ -97,6 +97,26 @@ def test_without_strips_or_recordings(tmp_path, model):
     assert {path.name for path in output.iterdir()} == FILES
 
 
+def test_the_card_says_what_a_student_learnt(tmp_path, model, parameters):
+    """As far as its file states it, which may come from anybody."""
+    output, student = tmp_path / "out", tmp_path / "student.h5"
+    assert "does not state what the weights were trained on" in package.card_text(
+        package.export_model(model, output / "plain", ExportSettings("fp16")))
+    teacher = {"label": "openl3.h5\n# evil", "digest": "1", "random_weights": False}
+    weights.save(parameters("wide"), student, {
+        "teacher": teacher, "target": "x", "reduction": {"approx": "pca", "dim": 4}})
+    card = package.card_text(package.export_model(student, output / "s", ExportSettings("fp16")))
+    assert ("The network learnt the embeddings of openl3.h5\\n# evil, reduced to 4 values by pca. "
+            "The file does not state of which recordings.") in card
+
+
+@pytest.mark.parametrize("provenance", [
+    {}, {"teacher": None}, {"teacher": "x"}, {"teacher": {"label": 3}}, {"teacher": {}}])
+def test_a_file_that_does_not_state_its_teacher(tmp_path, parameters, provenance):
+    weights.save(parameters("wide"), tmp_path / "x.h5", provenance)
+    assert weights.describe_weights(tmp_path / "x.h5").learnt == ""
+
+
 @pytest.mark.parametrize("form", ["fp32", "int8"])
 def test_front_end_inside(tmp_path, model, audio, parameters, form):
     from l3hpc.models.engines import TensorFlowEngine
