@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,3 +56,20 @@ def test_rows_are_resampled_each_for_itself(samples, source, target):
 def test_rows_refuse_rate_zero():
     with pytest.raises(InputError, match="0 Hz"):
         resample_rows(np.zeros((1, 5)), 0, 8000)
+
+
+def test_a_stream_that_an_error_refers_to_is_no_leak():
+    code = """
+import atexit, gc
+import numpy as np
+from l3hpc.audio.resample import resample_blocks
+
+atexit.register(gc.freeze)  # as commands and jobs do
+blocks = resample_blocks([np.zeros(44100, np.float32)] * 2, 44100, 16000)
+next(blocks)
+cycle = [blocks]
+cycle.append(cycle)
+del blocks, cycle
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
