@@ -10,7 +10,7 @@ import sys
 
 
 def leave_out_working_folder() -> None:
-    """Remove the entry that ``python -m l3hpc…`` adds, except where l3hpc itself lies there.
+    """Remove the entry that ``python -m l3hpc…`` adds, unless l3hpc itself is in that folder.
 
     Programs that import l3hpc keep their search path: while ``-m`` locates a module, ``sys.argv``
     begins with ``-m``, and a notebook's or a script's does not.

@@ -45,7 +45,7 @@ class Destination:
 
     @property
     def key(self) -> str:
-        """What stands for the address in files: it does not tell the address."""
+        """A name for the address in files, from which the address cannot be read."""
         return digest(["l3hpc notification", self.url])[:16]
 
 

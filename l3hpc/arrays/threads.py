@@ -146,7 +146,7 @@ class InOrder(Generic[Item, Result]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def check(self) -> None:
-        """End work whose result nobody will take; for long work to call now and then.
+        """End work whose result is no longer needed; for long work to call now and then.
 
         Raises
         ------

@@ -110,7 +110,7 @@ def _run_in_full(folder: Path, name: str) -> str:
     run, slash, step = name.partition("/")
     if parse_name(name).network is not None:  # a published model, whose file is missing
         return name
-    # what no run begins with may still be a file: its own message says that there is none
+    # not the beginning of a run: it may be a file, whose reader reports that it does not exist
     if not any(one.startswith(run) for one in records.names(folder)):
         return name
     return records.find(folder, run) + slash + step

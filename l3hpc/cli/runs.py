@@ -173,7 +173,7 @@ def announce(folder: Path, config_file: str | None) -> list[str]:
 
 
 def error_lines(what: str, error: Exception) -> list[str]:
-    """Return a note about an error that ends no command; what helps has a line of its own."""
+    """Return a note about an error that does not end the command, with its hint below."""
     first, *rest = str(error).split("\n")
     return [f"{what}: {one_line(first)}", *(f"      {one_line(line)}" for line in rest)]
 

@@ -117,7 +117,7 @@ def fusion_head(network: AvcNetwork, audio: Parameters, seed: int) -> tuple[Head
     own = Head(network.head)
     joint = network.vision_spec.dim + audio.spec.dim
     if own.joint == joint:
-        # The branch is as wide as it was, so what the head has learnt about it still fits.
+        # The width of the branch is unchanged, so what the head has learnt still fits.
         return own, False
     hidden = own.layers[0][0].shape[1]
     return Head(random_layers(head_layers(joint, hidden), seed, HEAD_SEED)), True

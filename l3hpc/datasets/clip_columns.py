@@ -21,7 +21,7 @@ _NO_NAME = re.compile(r"labels?|meta(data)?|annotations?|clips?|tables?|index|da
 
 @dataclass(frozen=True)
 class ClipTable:
-    """A table of clips, and what is said about its columns.
+    """A table of clips, and how its columns are to be read.
 
     Attributes
     ----------

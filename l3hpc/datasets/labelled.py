@@ -74,7 +74,7 @@ class LabelledDataset:
     several
         Whether clips may have several labels.
     columns
-        What the columns of an own table were taken for, in words.
+        How the columns of a user's own table were understood, as text.
     has_split
         Whether the clips are split into parts to train, validate and test, in place of folds.
     """

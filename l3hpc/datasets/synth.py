@@ -131,7 +131,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
         del settings["difficulty"]
     if (folder / SUMMARY).is_file():
         summary: dict[str, Any] = read_json(folder / SUMMARY)
-        # The demonstration is run again and again: an equal city is used as it is.
+        # The demonstration is often repeated: an equal city is reused.
         if summary.get("settings") == settings:
             return {**summary, "reused": True}
         raise InputError("holds a city with other settings", where=str(folder),

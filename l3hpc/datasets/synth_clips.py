@@ -64,7 +64,7 @@ class Difficulty:
         Factor on the probabilities of the volunteers' mistakes; 0: they hear what is there.
     hours
         Fraction of the clips, 0 to 1, recorded at an hour when their first category is usual; the
-        others at any hour. Above 0, the sensors of validate and test stand among the others.
+        others at any hour. Above 0, the sensors of validate and test are placed among the others.
     colour
         dB by which sensors differ: standard deviation of the gain of each sensor's microphone, over
         frequency.

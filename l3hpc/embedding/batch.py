@@ -319,7 +319,7 @@ def _read(task: EmbedTask, model: Model, settings: EmbedSettings) -> _Read:
 
 
 def _frames(group: list[_Read] | _Read, model: Model) -> JoinedFrames | None:
-    """Frames that are embedded together; None for a recording alone, or each by itself."""
+    """The frames of a group that is embedded at once; None if recordings are embedded singly."""
     if isinstance(group, _Read) or model.batch_wide:
         return None
     return JoinedFrames([read.frames for read in group if read.frames is not None])

@@ -126,7 +126,7 @@ def _student_in(path: Path) -> Path:
 
 
 def is_hear_module(name: str | Path) -> bool:
-    """Whether a name stands for the user's own code (see ``l3hpc.teachers.hear``)."""
+    """Whether a name refers to the user's own code (see ``l3hpc.teachers.hear``)."""
     return str(name).startswith(PREFIX)
 
 

@@ -136,7 +136,7 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = T
 
 
 def create_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write bytes to a new file, in place: for a folder that nobody reads yet.
+    """Write bytes to a new file, in place: for a folder that is not read yet.
 
     Parameters
     ----------

@@ -260,7 +260,7 @@ _CLASSIFIER = Tab("classifier", ("model_dir",), (
     Column("Train Batch Size", "train_batch_size", "number"),
     Column("Non Overlap", "non_overlap", "bool"),
     *_numbers(("Random State", "random_state"), ("# Epochs", "num_epochs")),
-    # chosen by the parameter search while the run goes on
+    # chosen by the parameter search during the run
     *_results(("Learning Rate", "learning_rate"), ("Weight Decay", "weight_decay"), ("C", "C"),
               ("Tol", "tol"), ("Max Iterations", "max_iterations")),
     *_results(("Train Loss", "train_loss"), ("Valid Loss", "valid_loss"),

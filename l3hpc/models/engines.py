@@ -459,7 +459,7 @@ def _add_to_cache(key: str, speeds: dict[str, float]) -> None:
 
 def has_gpu() -> bool:
     """Whether this process may use an NVIDIA GPU."""
-    # By the device file: asking TensorFlow or PyTorch would load them only to hear that there is
+    # By the device file: asking TensorFlow or PyTorch would load them only to learn that there is
     # none.
     return (Path("/dev/nvidiactl").exists()
             and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"))

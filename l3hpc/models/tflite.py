@@ -341,7 +341,7 @@ class Interpreters:
     path
         The file.
     content
-        What is computed, where it is not the file as it is.
+        The model to compute, if it is not the file unchanged.
     threads
         None: all that the process was given.
 

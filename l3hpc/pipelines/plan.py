@@ -41,7 +41,7 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for besides the pipeline and the configuration.
+    """What a user requests besides the pipeline and the configuration.
 
     Attributes
     ----------

@@ -236,7 +236,7 @@ def _like(declared: object, text: str) -> object:
 
 
 def parse_value(model: type[BaseModel], parameter: str, text: str) -> object:
-    """The value that a text on the command line stands for.
+    """Convert a text of the command line to a value.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ class StreamingPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstima
         check_settings(self.n_components, self.mode)
         fitted = self._moments_of(X, on_rows, threads, reset=True, min_rows=2)
         self._solve(fitted)
-        # Kept so that partial_fit can go on from here.
+        # Kept so that partial_fit can continue from here.
         self._moments = fitted
         return self
 

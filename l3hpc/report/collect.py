@@ -142,7 +142,7 @@ def or_note(read: Callable[[], T], missing: T, what: str, notes: list[str]) -> T
     read
         Reads the part.
     missing
-        What stands for it otherwise.
+        What is returned if it fails.
     what
         How the note calls it.
     notes

@@ -364,7 +364,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _as_json(value: object) -> object:
-    """A default as it stands in a config: tuples as lists, paths and enums as text."""
+    """A default as a config holds it: tuples as lists, paths and enums as text."""
     return json.loads(json.dumps(value, default=str))
 
 

@@ -265,7 +265,7 @@ def _about(path: Path, name: str) -> Packed:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """The content of a file, when it is asked for."""
+    """The content of a file, read when it is needed."""
     with open(path, "rb") as stream:
         while block := stream.read(run_archive.BLOCK):
             yield block

@@ -29,7 +29,7 @@ def resume(
 ) -> RunRecord:
     """Submit again what is missing of a run and not live.
 
-    Two resumptions at once submit once: the second one finds the jobs of the first live.
+    Of two resumptions at the same time only one submits: the other finds its jobs live.
 
     Parameters
     ----------

@@ -212,7 +212,7 @@ def describe(snapshot: Snapshot, parents: list[StepStatus], answer: JobAnswer, *
 
 def _recall_failure(status: StepStatus, snapshot: Snapshot, own: StepJobs,
                     parents: list[StepStatus], answer: JobAnswer) -> None:
-    """Give a finished step the state of its own jobs, if these did not do what they were for."""
+    """Give a finished step the state of its own jobs, if these failed or did not run."""
     before = replace(status, elapsed_s=None, detail="")
     _describe_jobs(before, snapshot, own, parents, answer)
     if not before.state.is_stuck:
@@ -354,7 +354,7 @@ def _note_remedy(status: StepStatus, snapshot: Snapshot, tasks: Mapping[int, Tas
 
 
 def _merged_state(by_state: Mapping[TaskState, Sequence[int]]) -> TaskState:
-    """The state that stands for all; a failed task does not count while others are active."""
+    """One state for all tasks; a failed task does not count while others are active."""
     state = next((each for each in _ORDER if each in by_state), TaskState.LOST)
     if state is TaskState.FAILED:
         return next((each for each in _ORDER if each in by_state and each.is_active), state)

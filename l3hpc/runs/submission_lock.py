@@ -237,7 +237,7 @@ def _lost(workspace: Path, run: str) -> InputError:
 
 
 def interrupted(workspace: Path, record: RunRecord) -> bool:
-    """Whether the submission of a run began and did not end, and nobody is submitting any more.
+    """Whether the submission of a run began and did not end, and no process is at it any more.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ def interrupted(workspace: Path, record: RunRecord) -> bool:
 
 
 def stop(workspace: Path, run: str, *, wait_s: float = STOP_S) -> None:
-    """Request that whoever submits jobs of a run cancels them again, and wait until that is done.
+    """Request that the process that submits jobs of a run cancels them, and wait for that.
 
     Does nothing if no submission is in progress.
 

@@ -290,7 +290,7 @@ def _exited(marks: TaskMarks) -> TaskStatus:
 
 
 def _unknown(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:
-    """The state where neither queue nor accounting nor an exit marker exists, from what is left."""
+    """The state of a task without a job in queue or accounting, and without an exit marker."""
     if answer.unreachable:
         if marks.begin is None:
             return TaskStatus(TaskState.QUEUED, detail=f"{answer.unreachable} does not respond")

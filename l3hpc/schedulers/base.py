@@ -260,7 +260,7 @@ class Scheduler(Protocol):
 
 @runtime_checkable
 class StartsAhead(Protocol):
-    """A scheduler that can begin to submit a script while it is at work on another one."""
+    """A scheduler that can begin to submit a script before another one is submitted."""
 
     def start(self, request: JobRequest) -> object:
         """Begin to submit a script.
@@ -287,7 +287,7 @@ class StartsAhead(Protocol):
         """
 
     def give_up(self, started: object) -> bool:
-        """End what was begun, in place of ``submit``; there may be a job all the same.
+        """End what was begun, in place of ``submit``. The job may have been submitted nevertheless.
 
         Parameters
         ----------
@@ -297,7 +297,7 @@ class StartsAhead(Protocol):
         Returns
         -------
         bool
-            False if it has its answer: ``submit`` has to follow after all.
+            False if it has already answered: ``submit`` still has to follow.
         """
 
 

@@ -27,7 +27,7 @@ _ARRAY = re.compile(r"\n#SBATCH\s+--array[= ]")  # faster than with ^
 def write(step: PlannedStep, calls: Sequence[Call], max_timeouts: int) -> tuple[Path, ...]:
     """Pickle calls, before they are submitted: a job waits only a minute for its own.
 
-    The names, which nobody looks for, are replaced when the id of the job is known.
+    They have temporary names, which are replaced when the id of the job is known.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ class JobRequest:
         The calls as ``pickled_calls.write`` wrote them, which the caller removes if nothing is
         submitted.
     meanwhile : callable
-        May be called while the scheduler is at work, any number of times; never raises.
+        May be called during the submission, any number of times; never raises.
     waiting : callable
         Returns a context manager for the time during which the scheduler does not answer, which
         may raise a ``GivenUpError``. Its argument returns the command that shows whether the job
@@ -121,9 +121,9 @@ class OutcomeUnknownError(ClusterError):
 
 
 class GivenUpError(L3hpcError):
-    """The user does not wait until it is known what the scheduler has done.
+    """The user no longer waits to learn what the scheduler has done.
 
-    It is no ``ClusterError``: nobody tries again.
+    It is no ``ClusterError``, because those may be tried again.
     """
 
     exit_code = EXIT_INTERRUPTED

@@ -191,7 +191,7 @@ def _holds(name: str) -> bool:
 
 def _main(site: Site, refusal: Refusal, base: tuple[str, ...], wanted: str | None
           ) -> tuple[Partition, str, list[str]]:
-    """The partition of most jobs, how memory is asked for there, and notes."""
+    """The partition of most jobs, how memory is requested there, and notes."""
     parts = [site.partitions[wanted]] if wanted else sorted(
         (one for one in site.partitions.values() if one.up),
         key=lambda one: (not one.default, -one.nodes, one.name)) or list(site.partitions.values())
@@ -215,7 +215,7 @@ class _Gpus:
 
 
 def _gpus(site: Site, refusal: Refusal, base: tuple[str, ...], main: Partition) -> _Gpus:
-    """Partitions with GPUs that take this person's jobs, and how a GPU is asked for there."""
+    """Partitions with GPUs that accept jobs of this user, and how a GPU is requested there."""
     having = sorted((one for one in site.partitions.values() if one.gpus and one.up),
                     key=lambda one: (one is not main, -sum(one.gpus.values()) * one.nodes,
                                      one.name))

@@ -154,7 +154,7 @@ def planned_dataset(params: ClipDataParams, task: Task) -> LabelledDataset:
     Raises
     ------
     L3hpcError
-        If a table of its own, or its files, are not what they were when the run was planned.
+        If the user's own table, or its files, have changed since the run was planned.
     """
     data = dataset(params)
     planned = task.shard.get("clips")
@@ -294,12 +294,12 @@ def tested_name(record: Mapping[str, Any]) -> str:
 
 
 def own_data(data: LabelledDataset, note: str | None) -> dict[str, str]:
-    """What a row of the ledger says of an own data set; the columns of the sheet are fixed.
+    """Describe a user's own data set in a row of the ledger; the columns of the sheet are fixed.
 
     Parameters
     ----------
     data
-        The clips; nothing is said of a published data set, whose name the pipeline has.
+        The clips. A published data set is not described, because the pipeline has its name.
     note
         What the note says besides.
     """

@@ -122,7 +122,7 @@ def _candidates(row: Row) -> list[str]:
     if not run:
         return []
     longer = f"{run}/{step}" if step else run
-    # texts after the run, because an Exp. ID begins with it; the step stands for the folder
+    # texts after the run, because an Exp. ID begins with it; the step in place of its folder
     ends = [end for part in (row.key[1:] or row.key)
             if (end := part.rsplit("/", 1)[-1].removeprefix(run).lstrip("-"))]
     return list(dict.fromkeys([run, longer, *(f"{longer}/{end}" for end in ends),

@@ -352,8 +352,8 @@ class _Query:
 
 
 def _in_background(function: Callable[..., _T], *arguments: object) -> Future[_T]:
-    """Call a function in a thread for which nobody waits at the end, as for those of a pool: after
-    Ctrl-C, a squeue that hangs would hold up the command until its time limit.
+    """Call a function in a thread that the command does not wait for at its end. It would wait for
+    those of a pool: after Ctrl-C, until the time limit of a squeue that hangs.
     """
     future = Future[_T]()
 
