@@ -110,9 +110,10 @@ reason), running, requeued, done, reused (from an earlier run), failed, blocked 
 failed), lost, cancelled.
 With --json: {"schema", "runs": [{"run", "pipeline", "cluster", "state", "created", "steps",
 "next", "then", "notes", "damaged", "combinations", "computed_by"}], "left_out": [{"where",
-"message"}], "unsubmitted": [{"run", "folder", "started", "next"}]}; each step has name, kind,
-job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress, last_words,
-failed_tasks, artifact, held, held_by_administrator, computed_by (the other runs that have computed
+"message"}], "unsubmitted": [{"run", "folder", "started", "next", "empty"}]}; each step has
+name, kind, job, state, done, tasks, elapsed_s, detail, blocked_by, restarts, log, progress,
+last_words, failed_tasks, artifact, held, held_by_administrator, computed_by (the other runs that
+have computed
 what it did not), repeats (resume alone would fail again), needs_mem_mb; each
 combination has values, steps, state, result.
 

@@ -76,6 +76,11 @@ def unsubmitted_text(run: Unsubmitted) -> str:
     run
         The run.
     """
+    if run.empty:
+        return "\n".join([
+            one_line(f"{run.run}   empty folder, made {age(run.started)}"),
+            "  note: made by hand, or its submission was killed at once",
+            one_line(f"  next: {run.next} removes it")])
     return "\n".join([
         one_line(f"{run.run}   not submitted, started {age(run.started)}"),
         "  note: the submitting process was killed before it had submitted a job",

@@ -293,7 +293,7 @@ class Runs(Sequence[Run]):
 
     Runs whose record cannot be read are not items of the sequence. They are in ``damaged``, and in
     the table with the state 'damaged'. The same is true of ``unsubmitted`` ones, whose submission
-    was killed before it had submitted a job; their state is 'not submitted'.
+    was killed before it had submitted a job; their state is 'not submitted', or 'empty folder'.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ class Runs(Sequence[Run]):
     workspace : Path
         The workspace folder.
     damaged : dict of str to str
-        Name of a run whose record cannot be read → what is wrong.
+        Name of a run whose record cannot be read → the file, and what is wrong.
     unsubmitted : dict of str to float
         Name of a run that was not submitted → when that began, unix seconds.
     """
@@ -314,9 +314,11 @@ class Runs(Sequence[Run]):
         self.workspace = _folder(workspace)
         broken: list[InputError] = []
         self._names = [record.run for record in records.read_all(self.workspace, broken)]
-        self.unsubmitted = {each.run: each.started for each in
-                            submission_lock.unsubmitted(self.workspace, broken)}
-        self.damaged = {Path(error.where or "").parent.name: error.message for error in broken}
+        unsubmitted = submission_lock.unsubmitted(self.workspace, broken)
+        self.unsubmitted = {each.run: each.started for each in unsubmitted}
+        self._empty = {each.run for each in unsubmitted if each.empty}
+        self.damaged = {Path(error.where or "").parent.name: f"{error.where}: {error.message}"
+                        for error in broken}
 
     @overload
     def __getitem__(self, number: int) -> Run: ...
@@ -355,9 +357,9 @@ class Runs(Sequence[Run]):
              pandas.Timestamp(status.created, unit="s", tz="UTC"), "; ".join(status.damaged),
              ", ".join(status.computed_by))
             for status in found]
-        rows += [(None, None, "not submitted",
+        rows += [(None, None, "empty folder" if name in self._empty else "not submitted",
                   pandas.Timestamp(started, unit="s", tz="UTC"), "", "")
-                 for started in self.unsubmitted.values()]
+                 for name, started in self.unsubmitted.items()]
         rows += [(None, None, "damaged", pandas.NaT, message, "")
                  for message in self.damaged.values()]
         names = [*(status.run for status in found), *self.unsubmitted, *self.damaged]

@@ -87,12 +87,15 @@ class Unsubmitted:
         When it was submitted, unix seconds.
     next : str
         The command that removes the folder.
+    empty : bool
+        Whether the folder is empty: it may have been made by hand.
     """
 
     run: str
     folder: str
     started: float
     next: str
+    empty: bool = False
 
 
 def unsubmitted(workspace: Path, broken: list[InputError]) -> list[Unsubmitted]:
@@ -110,7 +113,8 @@ def unsubmitted(workspace: Path, broken: list[InputError]) -> list[Unsubmitted]:
         folder = Workspace(workspace).run(run)
         try:
             started = os.stat(folder).st_mtime
-            is_new = not os.listdir(folder) and time.time() - started < NEW_S
+            is_empty = not os.listdir(folder)
+            is_new = is_empty and time.time() - started < NEW_S
         except FileNotFoundError:  # removed meanwhile
             continue
         if is_new or _lock(workspace, run).holder() is not None or folder.record.exists():
@@ -118,7 +122,8 @@ def unsubmitted(workspace: Path, broken: list[InputError]) -> list[Unsubmitted]:
         if _has_jobs(workspace, run):
             broken.append(_lost(workspace, run))
         elif not _holds_more(workspace, run):
-            found.append(Unsubmitted(run, str(folder), started, command_line("cancel", run)))
+            found.append(Unsubmitted(run, str(folder), started, command_line("cancel", run),
+                                     is_empty))
     return found
 
 

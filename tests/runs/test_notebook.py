@@ -171,6 +171,7 @@ def test_damaged_runs_are_named(tmp_path, chains):
         assert [run.name for run in found] == ["good"] and list(found.damaged) == ["bad"]
         assert list(found.frame()["state"]) == ["done", "damaged"]
         assert found.frame().loc["bad", "damage"] == found.damaged["bad"]
+        assert "bad/run.json:1: " in found.damaged["bad"]
         assert "bad" in repr(found) and "bad" in found._repr_html_()
 
 

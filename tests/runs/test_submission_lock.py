@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 from latenames import LateNames
@@ -165,6 +166,20 @@ def test_a_submission_killed_before_its_record_is_listed(chains, slurm, on, tmp_
             if line and not line.startswith(" ")] == ["other", "demo"]
     assert say("cancel", "demo") == (0, "removed demo: none of its jobs had been submitted\n")
     assert not (tmp_path / "runs/demo").exists() and "demo" not in say("status")[1]
+
+
+def test_an_empty_folder_is_called_what_it_is(tmp_path, say):
+    (tmp_path / "runs" / "by hand").mkdir(parents=True)
+    os.utime(tmp_path / "runs" / "by hand", (time.time() - 7200,) * 2)
+    command = f"l3hpc cancel 'by hand' --workspace {tmp_path}"
+    assert say("status") == (0, "by hand   empty folder, made 2 h ago\n"
+                                "  note: made by hand, or its submission was killed at once\n"
+                                f"  next: {command} removes it\n")
+    [found] = json.loads(say("status", "--json")[1])["unsubmitted"]
+    assert (found["next"], found["empty"]) == (command, True)
+    assert list(l3hpc.runs(tmp_path).frame()["state"]) == ["empty folder"]
+    assert say("cancel", "by hand") == (0, "removed by hand: none of its jobs had been submitted\n")
+    assert not (tmp_path / "runs" / "by hand").exists()
 
 
 def test_the_name_of_a_killed_submission_can_be_used_again(chains, slurm, on, tmp_path):
