@@ -19,6 +19,7 @@ from l3hpc.io.values import count_of
 if TYPE_CHECKING:
     from l3hpc.embedding.batch import EmbedResult, EmbedSettings
     from l3hpc.embedding.folders import EmbedPlan, EmbedTask
+    from l3hpc.embedding.model_files import Recognised
 
 EXAMPLES = """\b
 Examples:
@@ -201,11 +202,7 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     # a hop that is not a whole number of samples is refused before the network is loaded
     hop_samples(info.rate, settings.hop_size)
     if not quiet:
-        click.echo(str(info), err=True)
-        for note in info.notes:
-            click.echo(f"note: {note}", err=True)
-        if plan.ignored_text:
-            click.echo(printable(f"ignored {plan.ignored_text}"), err=True)
+        _announce(info, plan)
     if dry_run:
         _preview(plan, settings, info.as_json() if as_json else None)
         return _report_failed_inputs(plan)
@@ -224,12 +221,19 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
             "recordings": [result.as_json() for result in results],
             "failed_inputs": plan.failed, "passed_over": plan.ignored_text}))
     elif not quiet:
-        click.echo(_summary(results, info.dim))
-        if info.random_weights:
-            why = "the weights of this model are random" if info.file is None else \
-                "this model comes from a random-weight teacher"
-            click.echo(f"{why}, so these embeddings mean nothing")
+        click.echo(_summary(results, info))
     return _report_failed_inputs(plan) or (EXIT_FAILED if failed else 0)
+
+
+def _announce(info: Recognised, plan: EmbedPlan) -> None:
+    """Print what is known of the model, and which files are ignored."""
+    from l3hpc.datasets.corpus import printable
+
+    click.echo(str(info), err=True)
+    for note in info.notes:
+        click.echo(f"note: {note}", err=True)
+    if plan.ignored_text:
+        click.echo(printable(f"ignored {plan.ignored_text}"), err=True)
 
 
 def _report_failed_inputs(plan: EmbedPlan) -> int:
@@ -327,14 +331,19 @@ def _counts(results: list[EmbedResult]) -> dict[str, int]:
     return {**counts, "frames": sum(result.frames for result in results)}
 
 
-def _summary(results: list[EmbedResult], dim: int) -> str:
-    """Return the last line."""
+def _summary(results: list[EmbedResult], info: Recognised) -> str:
+    """Return the last line, and below it a warning of random weights."""
     counts = _counts(results)
     parts = [f"{counts['done']:,} embedded ({count_of(counts['frames'], 'frame')} of "
-             f"{count_of(dim, 'value')})"]
+             f"{count_of(info.dim, 'value')})"]
     if counts["skipped"]:
         parts.append(f"{counts['skipped']:,} skipped (they have an output; --overwrite embeds them "
                      "again)")
     if counts["failed"]:
         parts.append(f"{counts['failed']:,} failed")
-    return f"{count_of(len(results), 'recording')}: {', '.join(parts)}"
+    text = f"{count_of(len(results), 'recording')}: {', '.join(parts)}"
+    if info.random_weights:
+        why = "the weights of this model are random" if info.file is None else \
+            "this model comes from a random-weight teacher"
+        text += f"\n{why}, so these embeddings mean nothing"
+    return text

@@ -114,80 +114,112 @@ def probe_audio_files(folder: Path, names: Sequence[str], findings: Inspection, 
     dict
         Name → seconds, of the usable files.
     """
-    from l3hpc.audio.decoding import INSTALL, find_ffmpeg
-    from l3hpc.audio.files import AudioError, probe
+    from l3hpc.audio.decoding import find_ffmpeg
+    from l3hpc.audio.files import AudioError
     from l3hpc.audio.formats import needs_ffmpeg
 
-    seconds: dict[str, float] = {}
-    rates: Counter[int] = Counter()
-    bad: dict[str, list[str]] = {"unreadable": [], "empty": [], "silent": [], "too short": []}
-    undecoded: list[str] = []
-    reason = ""  # why the first unreadable file cannot be read
-    odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
+    found = _Probed(shortest)
     progress.start("reading samples" if listen else "reading headers", total=len(names),
                    unit="files")
+    for name in names:
+        if needs_ffmpeg(name) and find_ffmpeg() is None:
+            found.undecoded.append(name)
+        else:
+            try:
+                found.add(folder, name, listen)
+            except AudioError as error:
+                found.bad[error.reason].append(name)
+                if error.reason == "unreadable" and not found.reason:
+                    hint = f". {error.hint}" if error.hint else ""
+                    found.reason = f"{name}: {error.message}{hint}"
+        progress.advance()
+    progress.finish()
+    found.report(findings)
+    return found.seconds
 
-    def look(name: str) -> None:
+
+class _Probed:
+    """What was found in audio files.
+
+    Attributes
+    ----------
+    seconds : dict
+        Name → seconds, of the usable files.
+    bad, odd : dict of str to list of str
+        Kind of problem → files that cannot be used, and files that can.
+    undecoded : list of str
+        Files that need ffmpeg, which is not installed.
+    reason : str
+        Why the first unreadable file cannot be read.
+    """
+
+    def __init__(self, shortest: float) -> None:
+        self.seconds: dict[str, float] = {}
+        self.bad: dict[str, list[str]] = {
+            "unreadable": [], "empty": [], "silent": [], "too short": []}
+        self.odd: dict[str, list[str]] = {"length": [], "no length": [], "quiet": [], "loud": []}
+        self.undecoded: list[str] = []
+        self.reason = ""
+        self._rates: Counter[int] = Counter()
+        self._shortest = shortest
+
+    def add(self, folder: Path, name: str, listen: bool) -> None:
+        """Probe a file."""
+        from l3hpc.audio.files import probe
+
         info = probe(folder / name)
-        rates[info.rate] += 1
+        self._rates[info.rate] += 1
         length = info.seconds
         if listen and info.frames:
             contents = _read_all_samples(folder / name)
             length = contents.seconds
-            _note_oddities(name, contents, odd)
+            self._note_oddities(name, contents)
             # one that is too short anyway has a single finding
-            if not contents.peak and contents.frames and length >= shortest:
-                bad["silent"].append(name)
+            if not contents.peak and contents.frames and length >= self._shortest:
+                self.bad["silent"].append(name)
         if not length:
-            bad["empty"].append(name)
-        elif length < shortest:
-            bad["too short"].append(name)
+            self.bad["empty"].append(name)
+        elif length < self._shortest:
+            self.bad["too short"].append(name)
         else:
-            seconds[name] = length
+            self.seconds[name] = length
 
-    for name in names:
-        if needs_ffmpeg(name) and find_ffmpeg() is None:
-            undecoded.append(name)
-        else:
-            try:
-                look(name)
-            except AudioError as error:
-                bad[error.reason].append(name)
-                if error.reason == "unreadable" and not reason:
-                    reason = f"{name}: {error.message}" + (f". {error.hint}" if error.hint else "")
-        progress.advance()
-    progress.finish()
-    findings.add("ffmpeg", "{n} [file needs|files need] ffmpeg, which is not installed", undecoded,
-                 hint=f"Install it: {INSTALL}")
-    messages = {"unreadable": "{n} [file|files] cannot be read as audio",
-                "empty": "{n} [file is|files are] empty",
-                "silent": "{n} [file is|files are] silent",
-                "too short": f"{{n}} [file is|files are] shorter than {shortest:g} s"}
-    for kind, message in messages.items():
-        findings.add(kind, message, bad[kind], hint=reason if kind == "unreadable" else "")
-    findings.add("length",
-                 "{n} [file holds|files hold] less or more than [its|their] header states",
-                 odd["length"], hint="The samples that exist are used.")
-    findings.add("no length", "{n} [file does|files do] not state [its|their] length",
-                 odd["no length"], remark=True, hint="They are read to their end.")
-    findings.add("quiet", "{n} [file is|files are] very quiet", odd["quiet"], remark=True)
-    findings.add("loud", "{n} [file goes|files go] far above full scale", odd["loud"], remark=True)
-    findings.counts["rates"] = {str(rate): count for rate, count in sorted(rates.items())}
-    return seconds
+    def _note_oddities(self, name: str, contents: Contents) -> None:
+        from l3hpc.audio.files import LOUD, QUIET
 
+        mismatch = contents.length_warning()
+        if mismatch:
+            self.odd["length"].append(f"{name} ({mismatch})")
+        if contents.unstated:
+            self.odd["no length"].append(name)
+        if 0 < contents.peak < QUIET:
+            self.odd["quiet"].append(f"{name} (largest sample {contents.peak:.1e})")
+        if contents.peak > LOUD:
+            self.odd["loud"].append(f"{name} (largest sample {contents.peak:,.0f})")
 
-def _note_oddities(name: str, contents: Contents, odd: dict[str, list[str]]) -> None:
-    from l3hpc.audio.files import LOUD, QUIET
+    def report(self, findings: Inspection) -> None:
+        """Add all of it to the findings."""
+        from l3hpc.audio.decoding import INSTALL
 
-    mismatch = contents.length_warning()
-    if mismatch:
-        odd["length"].append(f"{name} ({mismatch})")
-    if contents.unstated:
-        odd["no length"].append(name)
-    if 0 < contents.peak < QUIET:
-        odd["quiet"].append(f"{name} (largest sample {contents.peak:.1e})")
-    if contents.peak > LOUD:
-        odd["loud"].append(f"{name} (largest sample {contents.peak:,.0f})")
+        bad, odd = self.bad, self.odd
+        findings.add("ffmpeg", "{n} [file needs|files need] ffmpeg, which is not installed",
+                     self.undecoded, hint=f"Install it: {INSTALL}")
+        findings.add("unreadable", "{n} [file|files] cannot be read as audio", bad["unreadable"],
+                     hint=self.reason)
+        findings.add("empty", "{n} [file is|files are] empty", bad["empty"])
+        findings.add("silent", "{n} [file is|files are] silent", bad["silent"])
+        findings.add("too short", f"{{n}} [file is|files are] shorter than {self._shortest:g} s",
+                     bad["too short"])
+        findings.add("length",
+                     "{n} [file holds|files hold] less or more than [its|their] header states",
+                     odd["length"], hint="The samples that exist are used.")
+        findings.add("no length", "{n} [file does|files do] not state [its|their] length",
+                     odd["no length"], remark=True, hint="They are read to their end.")
+        findings.add("quiet", "{n} [file is|files are] very quiet", odd["quiet"], remark=True)
+        findings.add("loud", "{n} [file goes|files go] far above full scale", odd["loud"],
+                     remark=True)
+        findings.counts["rates"] = {
+            str(rate): count for rate, count in sorted(self._rates.items())}
 
 
 def _read_all_samples(path: Path) -> Contents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,8 +102,13 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
                     "rows": {tab.name: len(rows) for tab, rows in tables.items()},
                     "trackers": {name: {**vars(done), "where": where}
                                  for name, where, done, _ in exported}})
-        return
-    for path in written:
+    else:
+        _print_written(written, exported)
+
+
+def _print_written(files: Sequence[Path], exported: Sequence[tuple[str, str, Exported, str]]
+                   ) -> None:
+    for path in files:
         click.echo(path)
     for _, where, done, following in exported:
         click.echo(f"{where}: {count_of(done.new, 'run')} new, {done.updated} updated, "
