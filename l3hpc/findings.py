@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from l3hpc.errors import L3hpcError
+from l3hpc.io.values import one_line
 
 Severity = Literal["green", "yellow", "red", "off"]
 
@@ -50,7 +51,7 @@ class Finding:
         if not self.examples:
             return self.message
         more = self.count - len(self.examples)
-        return f"{self.message}: {', '.join(self.examples)}" + (
+        return f"{self.message}: {', '.join(map(one_line, self.examples))}" + (
             f" and {more:,} more" if more > 0 else "")
 
 

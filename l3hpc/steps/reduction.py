@@ -185,8 +185,8 @@ class Fit(Step[FitParams]):
                     "rows", where=str(source.path), allowed=f"at most {source.dim}")
             if rows < params.emb_dim:
                 raise InputError(
-                    f"the sample has {rows} rows, fewer than the {params.emb_dim} dimensions "
-                    "to keep",
+                    f"the sample has {count_of(rows, 'row')}, fewer than the "
+                    f"{params.emb_dim} dimensions to keep",
                     where=str(source.path),
                     hint=f"Submit again with --emb-dim {rows} or less, with more recordings, or "
                          "with more --samples.")

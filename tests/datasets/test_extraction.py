@@ -12,6 +12,7 @@ import soundfile
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import extraction
+from l3hpc.datasets.check import check_audio
 from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.errors import InputError, L3hpcError
@@ -354,3 +355,14 @@ def test_samples_beyond_any_recording_count_as_an_unreadable_file(tmp_path):
     assert reasons == {"b.wav": "unreadable"} and result["rows"] == 3 + 3
     assert said[0].startswith("skipped b.wav: contains samples of up to ")
     assert said[1].startswith("c.wav ends early: 2.250 s of audio, header states 3.000 s")
+
+
+def test_a_line_end_in_a_name_starts_no_line_of_its_own(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    (audio / "a\nhint: all is well.wav").touch()
+    with pytest.raises(L3hpcError) as caught:
+        extract(tmp_path)
+    assert "a\\nhint: all is well.wav (" in caught.value.message
+    [found] = check_audio(audio).problems
+    assert str(found).endswith(": a\\nhint: all is well.wav")
