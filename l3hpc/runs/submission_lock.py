@@ -339,7 +339,7 @@ def pause(workspace: Path, run: str, seconds: float) -> None:
 
 
 def _lock(workspace: Path, run: str, label: str = "") -> Lease:
-    return Lease(Workspace(workspace).run(run).submission_lease, label)
+    return Lease(Workspace(workspace).run(run).submission_lease, label, forget=True)
 
 
 def _text(holder: Mapping[str, Any]) -> str:

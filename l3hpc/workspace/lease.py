@@ -50,12 +50,15 @@ class Lease:
         How long a beat may stand still until the holder counts as dead, seconds.
     beat_every_s
         Time between two beats, seconds.
+    forget
+        Whether the end of a ``with`` block removes the claim, as ``release(forget=True)``.
     """
 
     def __init__(
         self, path: Path, label: str = "", *, expires_s: float = EXPIRES_S,
-        beat_every_s: float = BEAT_EVERY_S,
+        beat_every_s: float = BEAT_EVERY_S, forget: bool = False,
     ) -> None:
+        self._forget = forget
         self._folder, self._name = Path(path).parent, Path(path).name
         self._label, self._expires, self._every = label, expires_s, beat_every_s
         self._number: int | None = None
@@ -152,7 +155,7 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.release()
+        self.release(forget=self._forget)
 
     def _create(self, claim: Path) -> bool:
         """Create a claim; False if another process has just done so."""

@@ -276,6 +276,19 @@ def test_resume_goes_on_at_once_after_the_runner_was_killed(chains, tmp_path):
     assert states(tmp_path) == {"extract": "done", "sample": "done"}
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_run_that_has_ended_keeps_no_lease(chains, tmp_path, detach):
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"sample": {"fail": "scratch"}})
+    submit.submit(made, detach=detach)
+    folder = tmp_path / "runs/demo"
+    until(lambda: states(tmp_path)["sample"] == "failed")
+    until(lambda: not list(folder.glob("*.owner.*")))
+    resume(tmp_path, "demo", made.profile, detach=detach)
+    until(lambda: states(tmp_path)["sample"] == "done")
+    until(lambda: not list(folder.glob("*.owner.*")))
+
+
 def test_a_run_without_a_runner_yet_or_with_a_silent_one_says_until_when(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract",))
     record = submit_behind(made)

@@ -147,6 +147,10 @@ class Runner:
                 self._stop_all("interrupted")
                 raise
             self._show()
+            with contextlib.suppress(L3hpcError, OSError):
+                # nobody asks who ran what has ended
+                owner.release(
+                    forget=self._local.settled(records.read(self._workspace, self._run)))
         return True
 
     def _step(self) -> bool:
