@@ -145,7 +145,8 @@ def _usage(error: click.ClickException) -> L3hpcError:
     message = error.format_message().rstrip(".").replace("\n", " ")
     allowed = None
     if message.startswith("Missing argument 'RUN"):
-        allowed = "latest, or the name of a run, or its beginning, as l3hpc status lists them"
+        allowed = ("latest, or the name of a run, or its beginning, as listed by "
+                   + command_line("status"))
     return InputError(f"{message[:1].lower()}{message[1:]}", allowed=allowed, hint=hint)
 
 
