@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 10.0
 STATE_EVERY_S = 2.0
+SAME_EVERY_S = 60.0
 DELAY_S = 1.0  # after which a command shows what it waits for
 
 
@@ -163,6 +164,7 @@ class LogProgress(Progress):
         self._stream = stream
         self._delay_s = delay_s
         self._late: threading.Timer | None = None  # shows the activity that has just begun
+        self._said: dict[str, float] = {}  # activity → when that was shown last
         self._last = 0.0
 
     @contextmanager
@@ -175,7 +177,7 @@ class LogProgress(Progress):
         if at_once or not self._delay_s:
             self._print(what)
         else:
-            self._late = threading.Timer(self._delay_s, self._print, [what])
+            self._late = threading.Timer(self._delay_s, self._print_again, [what])
             self._late.daemon = True
             self._late.start()
         try:
@@ -200,6 +202,15 @@ class LogProgress(Progress):
         if self.phase and (force or now - self._last >= LINE_EVERY_S):
             self._last = now
             self._print(self.line())
+
+    def _print_again(self, what: str) -> None:
+        """Say what is waited for, unless that was said within the last minute: ``status --watch``
+        waits for the scheduler every few seconds.
+        """
+        now = time.monotonic()
+        if now - self._said.get(what, -SAME_EVERY_S) >= SAME_EVERY_S:
+            self._said[what] = now
+            self._print(what)
 
     def _print(self, text: str) -> None:
         print(text, file=self._stream or sys.stderr, flush=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.installation import install_command
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
@@ -191,6 +191,11 @@ class Fit(Step[FitParams]):
                     hint=f"Submit again with --emb-dim {rows} or less, with more recordings, or "
                          "with more --samples.")
         phi = _fit(params, source, rows, task)
+        if phi.explained == 0:
+            raise InputError(f"all {count_of(rows, 'row')} of the sample are equal: there is no "
+                             "variance to keep", where=str(source.path),
+                             hint="Look at the recordings: "
+                                  + command_line("data", "check", "FOLDER", "--listen"))
         phi.sampled = {**_sampled(source), "sensor": params.sensor}
         save_phi(task.output / "phi.h5", phi)
         return {"approx": params.approx, "rows": rows,

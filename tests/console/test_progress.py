@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import time
 
 import pytest
@@ -81,6 +82,30 @@ def test_a_command_says_it_only_where_it_lasts(monkeypatch):
             doing("planning extract"), doing("listing audio"):
         wait("listing")
     assert said.getvalue() == "starting TensorFlow\nplanning extract: listing audio\n"
+
+
+def test_what_is_waited_for_again_and_again_is_said_once_a_minute(monkeypatch):
+    """As by status --watch into a pipe."""
+    said, shown = io.StringIO(), threading.Event()
+    progress = LogProgress(said, delay_s=0.01)
+    real = progress._print_again
+
+    def show(what):
+        real(what)
+        shown.set()
+
+    def wait_for(what):
+        shown.clear()
+        with reporting(progress), doing(what):
+            assert shown.wait(240)
+
+    monkeypatch.setattr(progress, "_print_again", show)
+    for what in ("squeue", "squeue", "sacct", "squeue"):
+        wait_for(what)
+    assert said.getvalue() == "squeue\nsacct\n"
+    monkeypatch.setattr(module, "SAME_EVERY_S", 0)
+    wait_for("squeue")
+    assert said.getvalue() == "squeue\nsacct\nsqueue\n"
 
 
 @pytest.mark.parametrize("make", [lambda said: LogProgress(said), lambda said: BarProgress()])

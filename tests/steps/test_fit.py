@@ -143,3 +143,13 @@ def test_a_kernel_pca_is_stored_and_applied_by_the_same_steps(tmp_path, new_runn
     fewer = new_runner(f"{kernel}-fewer").run(
         "fit", {"emb_dim": 3, "kernel": kernel, "landmarks": 40}, {"sample": tmp_path / "sample"})
     assert fewer.text.endswith("by 40 landmarks of 80 rows")
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_a_sample_of_equal_rows_has_nothing_to_keep(tmp_path, phi_of, kernel):
+    (tmp_path / "silence").mkdir()
+    with h5py.File(tmp_path / "silence/a.h5", "w") as file:
+        file["l3_embedding"] = np.full((60, 5), 0.25, np.float32)
+    with pytest.raises(InputError, match="all 60 rows of the sample are equal"):
+        phi_of(tmp_path / "silence", kernel=kernel)
+    assert phi_of(tmp_path / "silence", approx="none").out_dim == 5
