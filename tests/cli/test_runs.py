@@ -164,7 +164,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
     code, out, _ = call(capsys, "resume", "bad", "--dry-run", "--json")
     assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]},
                                "would_release": [], "would_cancel": [],
-                               "held_by_administrator": {}}
+                               "held_by_administrator": {}, "notes": []}
     code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
     assert code == 0 and out.startswith(
         "resuming bad-2: submit sample (1 of 1 tasks), fit (1 of 1 tasks)\n"

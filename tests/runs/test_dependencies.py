@@ -237,7 +237,7 @@ E""")
         assert ("submit extract (1 of 1 tasks), embed (1 of 1 tasks), sample (1 of 1 tasks), fit "
                 "(1 of 1 tasks)") in out
         assert len(slurm.calls("sbatch")) - before == (0 if extra else 4)
-    assert "resumed demo: extract 104 → embed 105 → sample 106 → fit 107" in out
+    assert "resumed demo: extract 104, embed 105 → sample 106 → fit 107" in out
 
 
 def test_a_question_about_results_is_asked_before_anything_is_done(
