@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from l3hpc.errors import InputError, completed_commands
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -135,6 +137,8 @@ def complete_run(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the names of runs."""
+    from click.shell_completion import CompletionItem
+
     from l3hpc.workspace import records
 
     folder = _completed_workspace(context)
@@ -146,6 +150,8 @@ def complete_step(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the names of the steps of the run that was typed before."""
+    from click.shell_completion import CompletionItem
+
     from l3hpc.errors import L3hpcError
     from l3hpc.workspace import records
 
