@@ -18,7 +18,7 @@ from benchmarks.tables import compared, compared_markdown, results_file
 
 NAMES = ("teacher", "input_share", "student", "embedding_agreement", "kdpp", "pca", "kernel_pca",
          "reduction", "training", "input_pipeline", "evaluation", "classifier", "scaling",
-         "scheduling", "submitit_alone", "ledger")
+         "scheduling", "submitit_alone", "ledger", "first_run")
 # They only look for what could be faster (teacher_parts), or need recordings or code of others, an
 # hour (tag_options), much disk (sensor_year, corpus_array), many processes (big_array), NFS
 # (shared_files) or a GPU.
