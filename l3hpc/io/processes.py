@@ -1,8 +1,9 @@
-"""The processes of this machine, as Linux lists them in /proc."""
+"""The processes of this machine, as Linux lists them, and the garbage collection of this one."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -101,3 +102,19 @@ def descendants(pid: int) -> list[int]:
     for one in found:  # grows while it is read
         found += children.get(one, ())
     return found
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Look for no garbage within the block.
+
+    For a block that makes many objects which all stay: Python would look through them again and
+    again.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from l3hpc.console.progress import doing
+from l3hpc.io.processes import without_garbage_collection
 
 NVIDIA = "/dev/nvidiactl"
 WRAPPERS = "keras.wrappers"
@@ -130,14 +131,9 @@ class _LaterLoader(_Loader):
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
     """Say that TensorFlow starts, hide its messages, and look for no garbage meanwhile."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        with doing("starting TensorFlow", at_once=True), _without_startup_lines():
-            yield
-    finally:
-        if collects:
-            gc.enable()
+    with without_garbage_collection(), doing("starting TensorFlow", at_once=True), \
+            _without_startup_lines():
+        yield
 
 
 @contextlib.contextmanager

@@ -7,9 +7,7 @@ is queried is read again. A step that cannot run because an earlier one failed i
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from l3hpc import schedulers
 from l3hpc.config.units import format_memory
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, collect_damage, command_line
+from l3hpc.io.processes import without_garbage_collection
 from l3hpc.runs import submission_lock
 from l3hpc.runs.step_status import Snapshot, StepStatus, describe, read_snapshot, reread
 from l3hpc.schedulers.base import JobAnswer, JobQuery
@@ -155,7 +154,8 @@ def collect(
     InputError
         If there is no such run, or its record cannot be read.
     """
-    with collect_damage() as damage, _no_garbage():
+    # with many runs, a fifth of the time went into looking for garbage
+    with collect_damage() as damage, without_garbage_collection():
         queries = dict[str, JobQuery]()
         chosen, snapshots = list[RunRecord](), dict[str, list[Snapshot]]()
         for record in _records(workspace, runs, last, broken):
@@ -175,20 +175,6 @@ def collect(
     if damage:
         _note_damage(workspace, statuses, damage)
     return statuses
-
-
-@contextlib.contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Look for no garbage meanwhile: all that is read stays, and of many runs Python would look
-    through it again and again, which takes a fifth of the time.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _note_damage(workspace: Path, statuses: Sequence[RunStatus], damage: Sequence[InputError]

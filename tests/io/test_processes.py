@@ -1,12 +1,20 @@
 """Processes of this machine: real ones, with names that are hard to read."""
 
+import gc
 import os
 import shutil
 import subprocess
 
+import pytest
 from waiting import until
 
-from l3hpc.io.processes import descendants, process, process_start, processes
+from l3hpc.io.processes import (
+    descendants,
+    process,
+    process_start,
+    processes,
+    without_garbage_collection,
+)
 
 
 def test_a_name_with_spaces_and_parentheses_hides_nothing(tmp_path):
@@ -45,3 +53,19 @@ def test_descendants_are_those_of_all_generations(tmp_path):
         for pid in (*descendants(shell.pid), shell.pid):
             os.kill(pid, 9)
         shell.wait()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_python_looks_for_garbage_afterwards_as_before(before):
+    """Also after an error."""
+    collected = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        with without_garbage_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled() == before
+        with pytest.raises(KeyError), without_garbage_collection():
+            raise KeyError
+        assert gc.isenabled() == before
+    finally:
+        (gc.enable if collected else gc.disable)()
