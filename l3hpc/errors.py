@@ -34,7 +34,40 @@ EXIT_CODES = {
     EXIT_INTERRUPTED: "interrupted (Ctrl-C), or cancelled from another shell while submitting",
 }
 
-_LINE_ENDS = {10: "\\n", 13: "\\r"}
+# Characters that break a line or control a terminal, and what is shown for them: C0, DEL, C1, line
+# and paragraph separators, bidirectional overrides.
+ESCAPES = {number: f"\\x{number:02x}" if number < 32 else f"\\u{number:04x}" for number in (
+    *range(32), *range(127, 160), *range(0x2028, 0x202f), *range(0x2066, 0x206a))
+           } | {9: "\\t", 10: "\\n", 13: "\\r"}
+
+
+class Lines(str):
+    """The lines of a hint, or of what is allowed.
+
+    In any other text of an error line ends are escaped: file names and cells of tables may hold
+    them, and would look like further lines of the message.
+
+    Parameters
+    ----------
+    parts
+        The lines, or the ``Lines`` of another error; None and empty ones are left out.
+
+    Examples
+    --------
+    >>> print(Lines("missing: a\\nb.wav", None, "try again"))
+    missing: a\\nb.wav
+    try again
+    """
+
+    def __new__(cls, *parts: str | None) -> Lines:
+        return super().__new__(cls, "\n".join(_escaped(part) for part in parts if part))
+
+    def __getnewargs__(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(self.split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return text if isinstance(text, Lines) else text.translate(ESCAPES)
 
 
 class L3hpcError(Exception):
@@ -49,7 +82,7 @@ class L3hpcError(Exception):
     allowed
         What would have been accepted.
     hint
-        What to type or do next.
+        What to type or do next. Several lines, here or in ``allowed``, are ``Lines``.
 
     Attributes
     ----------
@@ -63,17 +96,32 @@ class L3hpcError(Exception):
         self, message: str, *, where: str | None = None, allowed: str | None = None,
         hint: str | None = None,
     ) -> None:
+        # here, so that no message and no command that shows it can forget it
+        message = _escaped(message)
         super().__init__(message)
         self.message = message
-        self.where = where
-        self.allowed = allowed
-        self.hint = hint
+        self.where = where  # as it is: programs open it
+        self.allowed = _escaped(allowed) if allowed else allowed
+        self.hint = _escaped(hint) if hint else hint
 
     def __str__(self) -> str:
-        # A file name may contain line ends, which would look like further lines of the message.
-        where = "" if self.where is None else self.where.translate(_LINE_ENDS)
-        first = f"{where}: {self.message}" if where else self.message
-        return "\n".join(part for part in (first, self.allowed, self.hint) if part)
+        return "\n".join(self.lines())
+
+    def lines(self, longest: int | None = None) -> list[str]:
+        """Return the lines of the error: where and what, what is allowed, what to do.
+
+        Parameters
+        ----------
+        longest
+            Characters of a line. Longer ones are cut in the middle, but never those of the hint:
+            half a command is none.
+        """
+        first = f"{self.where}: {self.message}" if self.where else self.message
+        told = Lines(first, self.allowed).split("\n")
+        if longest is not None:
+            told = [line if len(line) <= longest else f"{line[:longest // 2]} … {line[-200:]}"
+                    for line in told]
+        return [*told, *(Lines(self.hint).split("\n") if self.hint else ())]
 
     def replaced(
         self: _Error, message: str | None = None, *, hint: str | None = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import L3hpcError, Lines
 from l3hpc.io.values import one_line
 
 Severity = Literal["green", "yellow", "red", "off"]
@@ -42,6 +42,11 @@ class Finding:
     count: int = 1
     examples: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        # both hold names of files and cells of tables
+        object.__setattr__(self, "message", one_line(self.message))
+        object.__setattr__(self, "advice", one_line(self.advice))
+
     @property
     def ok(self) -> bool:
         """Whether a run can start in spite of it."""
@@ -73,5 +78,5 @@ def from_error(subject: str, error: L3hpcError, advice: str = "") -> Finding:
         Red, with the location and message of the error.
     """
     message = f"{error.where}: {error.message}" if error.where else error.message
-    own = " ".join(part for part in (error.allowed, error.hint) if part)
+    own = Lines(error.allowed, error.hint).replace("\n", " ")
     return Finding(subject, "red", message, own or advice or "see the message")

@@ -1,6 +1,7 @@
 """Errors that name a value which is not one of the allowed ones, and copies of errors."""
 
 import copy
+import io
 import pickle
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from l3hpc.arrays.features import features
 from l3hpc.audio.conventions import letter_of
 from l3hpc.audio.formats import AudioError
+from l3hpc.console.progress import LogProgress
 from l3hpc.embedding.embed import get_resampler
-from l3hpc.errors import InputError, check_choice, nearest
+from l3hpc.errors import InputError, Lines, check_choice, nearest
+from l3hpc.findings import from_error
 from l3hpc.ledger.schema import find_tab
 from l3hpc.pipelines.resolve import UnsetPath, UnsetPathsError
 from l3hpc.sampling.selection import select
@@ -55,3 +58,30 @@ def test_a_copy_of_an_error_is_the_same_whatever_its_constructor_takes(copied, e
     changed = error.replaced("other", hint="wait")
     assert (type(changed), changed.args, changed.hint) == (type(error), ("other",), "wait")
     assert str(changed).endswith("wait") and error.message != "other"
+
+
+FOREIGN = "a\nerror: b\r\x1b[31m\x85\u2028\u202e.wav"  # the name of a file
+
+
+def test_no_part_of_an_error_can_look_like_another_line_or_control_the_terminal():
+    error = InputError(f"no sound in {FOREIGN}", where=FOREIGN, allowed=f"not {FOREIGN}",
+                       hint=Lines(f"see {FOREIGN}", None, Lines("one", "two")))
+    error.message += FOREIGN
+    for known in (error, error.replaced(f"{FOREIGN}: {error.message}", hint=error.hint)):
+        assert len(known.lines()) == 5 and known.lines()[-2:] == ["one", "two"]
+        assert all(line.isprintable() for line in known.lines())
+    assert error.where == FOREIGN  # programs open it
+    again = pickle.loads(pickle.dumps(error))
+    assert again.lines() == error.lines()
+    finding = from_error("audio", error)
+    progress = LogProgress(stream := io.StringIO())
+    progress.note(f"skipped {FOREIGN}")
+    printed = stream.getvalue().removesuffix("\n")
+    assert all(text.isprintable() for text in (finding.message, finding.advice, printed))
+
+
+def test_a_long_line_is_cut_but_for_the_command_that_is_to_be_typed():
+    command = f"l3hpc report {' '.join(['run'] * 1000)}"
+    error = InputError("cell " + "x" * 9000, allowed="y" * 9000, hint=command)
+    first, allowed, hint = error.lines(1500)
+    assert len(first) < 1000 and len(allowed) < 1000 and " … " in first and hint == command

@@ -21,6 +21,7 @@ from l3hpc.errors import (
     EXIT_OK,
     InputError,
     L3hpcError,
+    Lines,
     collect_damage,
     command_line,
     nearest,
@@ -58,7 +59,7 @@ SHARED = {"status": ("runs", "status"), "logs": ("runs", "logs"), "cancel": ("ru
           "usage": ("runs", "usage"), "resume": ("submit", "resume"), "retry": ("submit", "retry"),
           "render": ("planning", "render"), "runs": ("pack", "runs")}
 
-LONGEST_LINE = 1500  # characters of a line of a message
+LONGEST_LINE = 1500  # characters of a line of a message, but for its hint
 
 EXAMPLES = """\b
 Examples:
@@ -127,10 +128,8 @@ def show_error(error: L3hpcError) -> None:
     """
     # if standard error is closed, the exit code still shows the failure
     with contextlib.suppress(OSError):
-        for number, line in enumerate(str(error).splitlines()):
-            # a quoted cell of a damaged table may hold the whole table
-            if len(line) > LONGEST_LINE:
-                line = f"{line[:LONGEST_LINE // 2]} … {line[-200:]}"
+        # a quoted cell of a damaged table may hold the whole table
+        for number, line in enumerate(error.lines(LONGEST_LINE)):
             click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
 
 
@@ -155,7 +154,8 @@ def _unexpected(error: Exception) -> L3hpcError:
     if isinstance(error, OSError) and error.strerror:
         path = str(error.filename) if error.filename is not None else None
         return L3hpcError(error.strerror[:1].lower() + error.strerror[1:], where=path)
-    return L3hpcError(f"{type(error).__name__}: {error}",
+    first, *others = str(error).splitlines() or [""]
+    return L3hpcError(f"{type(error).__name__}: {first}".removesuffix(": "), allowed=Lines(*others),
                       hint="This is a bug; please report it with the traceback of   "
                            "l3hpc --debug …")
 

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.cli.place import complete_run, config_option, place_option, remember
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.pipelines.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class PlanCommand(click.Command):
             if isinstance(error, click.MissingParameter) and error.param in self.params[:1]:
                 raise InputError("missing argument 'PIPELINE'",
                                  allowed=f"valid: {', '.join(sorted(sources.pipelines()))}",
-                                 hint=f"{ctx.command_path} --help")
+                                 hint=command_line(*ctx.command_path.split()[1:], "--help"))
             return
         # the allowed values are those of other pipelines, if this one lacks the option
         if isinstance(error, click.NoSuchOption):
@@ -76,8 +76,8 @@ class PlanCommand(click.Command):
         elif isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
             self._refuse(ctx, error.param.opts[-1], name)
         message, _, allowed = error.format_message().rstrip(".").partition("\n")
-        raise InputError(f"{message[:1].lower()}{message[1:]}", allowed=allowed or None,
-                         hint=f"{ctx.command_path} {name} --help")
+        raise InputError(f"{message[:1].lower()}{message[1:]}", allowed=" ".join(allowed.split()),
+                         hint=command_line(*ctx.command_path.split()[1:], name, "--help"))
 
     def _refuse(self, ctx: click.Context, option: str, name: str) -> None:
         """Refuse an option that the pipeline of this name lacks."""
@@ -92,7 +92,8 @@ class PlanCommand(click.Command):
         near = f"did you mean '--{close[0]}'?" if close else None
         raise InputError(f"pipeline {name!r} has no option {option}",
                          allowed=offered.set_instead(pipeline, option) or near,
-                         hint=f"its options: {ctx.command_path} {name} --help")
+                         hint="its options: "
+                         + command_line(*ctx.command_path.split()[1:], name, "--help"))
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help: of the pipeline that is named, otherwise of the command."""

@@ -15,7 +15,7 @@ import click
 from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
 from l3hpc.cli.runs import announce
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, command_line
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, Lines, command_line
 from l3hpc.io.values import in_number
 
 if TYPE_CHECKING:
@@ -194,8 +194,7 @@ def _finish(plan: Plan, record: RunRecord | None, as_json: bool, message: str) -
 
 def _nothing_submitted(error: L3hpcError) -> L3hpcError:
     """Return the same error with a hint that nothing was submitted."""
-    hint = f"{error.hint}\nnothing was submitted" if error.hint else "nothing was submitted"
-    return error.replaced(hint=hint)
+    return error.replaced(hint=Lines(error.hint, "nothing was submitted"))
 
 
 @click.command(epilog="""\b

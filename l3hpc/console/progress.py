@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from l3hpc.console import formatting, terminal
 from l3hpc.io.files import write_json
-from l3hpc.io.values import escape_controls, one_line
+from l3hpc.io.values import one_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -108,7 +108,7 @@ class Progress:
         return bool(self.activity)
 
     def note(self, text: str) -> None:
-        """Show a message, such as a warning or a decision."""
+        """Show a message of one line, such as a warning or a decision, whatever names it holds."""
 
     def finish(self) -> None:
         """End the current phase."""
@@ -213,7 +213,7 @@ class LogProgress(Progress):
             self._print(what)
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream or sys.stderr, flush=True)
+        print(one_line(text), file=self._stream or sys.stderr, flush=True)
 
 
 class BarProgress(Progress):
@@ -255,7 +255,7 @@ class BarProgress(Progress):
         self.show(force=True)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(escape_controls(text), markup=False, emoji=False)
+        self._bar.console.print(one_line(text), markup=False, emoji=False)
 
     def show(self, force: bool = False) -> None:
         if self._task is not None:

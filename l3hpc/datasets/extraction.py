@@ -32,7 +32,7 @@ from l3hpc.datasets.windows import Piece, read_pieces, window_count
 from l3hpc.errors import L3hpcError, command_line
 from l3hpc.io.files import digest, write_text
 from l3hpc.io.npz import read_npz
-from l3hpc.io.values import count_of, in_number, one_line
+from l3hpc.io.values import count_of, in_number
 from l3hpc.models.embedder import check_network
 from l3hpc.models.engines import BatchesEngine
 
@@ -232,7 +232,7 @@ class Extraction:
             if index not in skipped:
                 block.complete.append(index)
                 if length := contents.length_warning():
-                    self._note(f"{one_line(self.recordings[index].file)} {length}")
+                    self._note(f"{self.recordings[index].file} {length}")
         if block.has_content:
             self._exchange(block, skipped)
         for finished in self._threads.rest():
@@ -253,7 +253,7 @@ class Extraction:
         self._messages[index] = error.message
         skipped[index] = block.skip(index, error.reason)
         text = "; ".join(part for part in (error.message, error.hint) if part)
-        self._note(f"skipped {one_line(self.recordings[index].file)}: {text} ({error.reason})")
+        self._note(f"skipped {self.recordings[index].file}: {text} ({error.reason})")
 
     def _read(self, index: int, start: int, count: int) -> _Read:
         """The pieces of a recording, read or (if it is long) to be read; or the error."""
@@ -339,8 +339,7 @@ class Extraction:
         shown = dict(sorted(skipped.items())[:5])
         first = min(shown)
         shown[first] = self._messages.get(first, shown[first]).rstrip(".")
-        names = [f"{one_line(self.recordings[index].file)} ({reason})"
-                 for index, reason in shown.items()]
+        names = [f"{self.recordings[index].file} ({reason})" for index, reason in shown.items()]
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         allow = " ".join(f"--set {name}=0.5" for name in self.settings)
         unread, find = "", ""

@@ -21,7 +21,7 @@ from typing import Any
 
 from l3hpc.audio.conventions import ALIASES, NAMES, letter_of
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
-from l3hpc.errors import InputError, check_choice, nearest
+from l3hpc.errors import InputError, Lines, check_choice, nearest
 from l3hpc.models import geometry as evidence
 from l3hpc.models import tflite, weights
 from l3hpc.models.weights import untrained_seed
@@ -255,8 +255,8 @@ def _missing(name: str, named: NamedModel) -> InputError:
     return InputError(
         f"there is no model {name!r} in {searched}",
         allowed=f"a file named {' or '.join(named.files[:2])}",
-        hint=f"l3hpc ships no weights. Those of {named.package}:\n"
-             f"mkdir -p {folder} && curl -Lo {folder}/{file} {WHERE[named.package]}{file}")
+        hint=Lines(f"l3hpc ships no weights. Those of {named.package}:",
+                   f"mkdir -p {folder} && curl -Lo {folder}/{file} {WHERE[named.package]}{file}"))
 
 
 @dataclass(frozen=True)

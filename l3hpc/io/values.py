@@ -20,17 +20,14 @@ from typing import Any, TypeVar
 
 import typing_extensions
 
-from l3hpc.errors import InputError
+from l3hpc.errors import ESCAPES, InputError
 
 ESCAPED = "l3hpc.escape"  # error handler for str.encode: JSON escapes for missing characters
-# C0 except tab and line feed, DEL, C1, line and paragraph separators, bidirectional overrides
-_HIDDEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_CONTROL = re.compile(rf"(?!\r\n)[{_HIDDEN}]")
-_ANY = re.compile(rf"[{_HIDDEN}\t\n]")
+# all but tabs and line ends
+_CONTROL = re.compile(rf"(?!\r\n)[{''.join(map(chr, ESCAPES.keys() - {9, 10}))}]")
 _ONE_OR_MANY = re.compile(r"\[([^][|]*)\|([^][|]*)\]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[mK]")
 _ADDRESS = re.compile(r"://(?:.*(?=['\"])|.*)", re.DOTALL)
-_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ASCII = str.maketrans({"→": "->", "←": "<-", "–": "-", "—": "-", "…": "...", "×": "x", "φ": "phi",
                         "✓": "+", "✗": "x", "·": "-", "‘": "'", "’": "'", "“": '"', "”": '"',
                         "≥": ">=", "≤": "<=", "\u202f": " ", "\xa0": " "})
@@ -48,7 +45,7 @@ def escape_controls(text: str) -> str:
     >>> escape_controls("\x1b[31mred\n")
     '\\x1b[31mred\n'
     """
-    return _CONTROL.sub(_escaped, text)
+    return _CONTROL.sub(lambda match: ESCAPES[ord(match[0])], text)
 
 
 def one_line(value: object) -> str:
@@ -59,7 +56,7 @@ def one_line(value: object) -> str:
     >>> one_line("a\nb")
     'a\\nb'
     """
-    return _ANY.sub(_escaped, str(value))
+    return str(value).translate(ESCAPES)
 
 
 def count_of(number: int, one: str, many: str = "") -> str:
@@ -136,11 +133,6 @@ def encodable(text: str, encoding: str) -> str:
             text = text.translate(_ASCII)
         text = text.encode(encoding, ESCAPED).decode(encoding)
     return text
-
-
-def _escaped(match: re.Match[str]) -> str:
-    char = match[0]
-    return _NAMED.get(char) or (f"\\x{ord(char):02x}" if char < " " else f"\\u{ord(char):04x}")
 
 
 def _is_unicode(encoding: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, Lines
 from l3hpc.models.spec import NetworkSpec
 
 BN_EPSILON = 1e-3
@@ -194,7 +194,7 @@ def check_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], spec
         raise InputError(
             f"these weights do not belong to this network: {wrong} of {len(lines)} weighted layers "
             f"differ ({len(layers)} found, {len(expected)} expected)",
-            where=where, allowed="\n".join(lines),
+            where=where, allowed=Lines(*lines),
             hint="an L3 audio network has 16 weighted layers (openl3, sparse EdgeL3) or 17 "
                  "(students), not counting the front end")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.errors import InputError, L3hpcError, Lines, command_line
 from l3hpc.io import tables
 from l3hpc.io.values import one_line
 from l3hpc.ledger import schema
@@ -117,7 +117,7 @@ class Run:
         if now.state is not RunState.DONE:
             lines = [f"{step.name}: {line}" for step in now.steps for line in step.last_words]
             raise L3hpcError(f"{self.name} ended as {now.state.value}",
-                             allowed="\n".join(lines) or None,
+                             allowed=Lines(*lines),
                              hint=f"See {command_line('status', self.name)}, or .logs(step)")
         return self
 

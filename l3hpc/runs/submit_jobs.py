@@ -18,7 +18,7 @@ from pathlib import Path
 
 from l3hpc import schedulers
 from l3hpc.console.progress import Progress
-from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
+from l3hpc.errors import ClusterError, InputError, L3hpcError, Lines, command_line
 from l3hpc.io.files import write_text
 from l3hpc.io.values import in_number
 from l3hpc.pipelines.planned import Plan, PlannedStep
@@ -406,9 +406,10 @@ def _keep(now: _Submission, steps: Sequence[str], error: L3hpcError) -> None:
     error.allowed = (f"submitted: {', '.join(submitted)}; " if submitted else "") + (
         f"whether {' and '.join(steps)} {in_number('[was|were]', len(steps))} submitted is not "
         "known" if unknown else f"{steps[0]} was not submitted")
-    lookup = f"{error.hint}\n" if isinstance(error, GivenUpError) else ""
-    error.hint = (f"{lookup}When Slurm responds again: {command_line('resume', plan.run)} looks "
-                  f"for it and continues, {command_line('cancel', plan.run)} cancels the run")
+    error.hint = Lines(
+        error.hint if isinstance(error, GivenUpError) else None,
+        f"When Slurm responds again: {command_line('resume', plan.run)} looks for it and "
+        f"continues, {command_line('cancel', plan.run)} cancels the run")
     record.note = error.message
     records.write(plan.workspace, record)
 

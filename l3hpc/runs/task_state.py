@@ -333,7 +333,8 @@ def _error_lines(marks: TaskMarks) -> list[str]:
     """The details of the error, or the end of its traceback."""
     if not marks.error:
         return []
-    # A hint may have several lines; the others are shown on one, whatever is in them.
-    lines = [str(marks.error[name]) for name in ("where", "allowed") if marks.error.get(name)]
-    lines += str(marks.error.get("hint") or "").splitlines()
+    lines = [str(marks.error["where"])] if marks.error.get("where") else []
+    # these two may have several lines; a path has one, whatever is in it
+    for name in ("allowed", "hint"):
+        lines += str(marks.error.get(name) or "").splitlines()
     return lines or [str(line) for line in (marks.error.get("tail") or [])][-3:]

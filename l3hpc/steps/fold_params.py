@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.errors import InputError, L3hpcError, Lines, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, Task, absolute
 
@@ -252,8 +252,8 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
         if len(missing) > max_missing * len(data.clips):
             raise L3hpcError(text, where=str(embeddings),
                              allowed=f"at most {max_missing:.0%} (folds.max_missing)",
-                             hint=f"{why}\nRepair them and submit again, or allow more: "
-                                  "--set folds.max_missing=0.5")
+                             hint=Lines(why, "Repair them and submit again, or allow more: "
+                                             "--set folds.max_missing=0.5"))
         task.progress.note(f"{text}; they are neither trained on nor scored")
     present = set(files)
     # few clips of all may still be most clips of one fold

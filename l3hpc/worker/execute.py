@@ -112,7 +112,7 @@ class TaskCall:
             read_own_file(Path(self.config_path))
             return run_task(Path(self.config_path), self.index)
         except L3hpcError as error:
-            for number, line in enumerate(str(error).splitlines()):
+            for number, line in enumerate(error.lines()):
                 print(("error: " if number == 0 else "       ") + line, file=sys.stderr)
             sys.stderr.flush()
             raise SystemExit(error.exit_code) from None

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from l3hpc.errors import HeaderDriftError, command_line
+from l3hpc.errors import HeaderDriftError, Lines, command_line
 from l3hpc.ledger.cells import cell_text
 from l3hpc.ledger.schema import TABS, Tab, column_letter
 from l3hpc.ledger.store import key_json
@@ -457,7 +457,7 @@ def _advice(grid: TabGrid, drift: list[tuple[str, str, str]]) -> dict[str, str]:
     else:
         hint = (f"Restore the declared titles in A1:{last}1 (your own columns go to the right of "
                 f"{last}), then: {command_line('ledger', 'check')}")
-    return {"allowed": "\n".join(lines), "hint": hint}
+    return {"allowed": Lines(*lines), "hint": hint}
 
 
 def _without_space(key: Iterable[str]) -> tuple[str, ...]:
