@@ -96,7 +96,7 @@ def _addresses(given: Iterable[str]) -> Iterator[tuple[str, str]]:
         elif text.startswith(("/", "~", "./")):
             yield from ((line, f"{where}: {text}") for line in _lines(_home(text, where)))
         else:
-            raise InputError("this is no address, variable or file", where=where,
+            raise InputError("this is not an address, a variable or a file", where=where,
                              allowed="service://… of Apprise, $VARIABLE, or a path that starts "
                                      "with /, ~ or ./")
 

@@ -1,4 +1,4 @@
-"""Audio-visual correspondence: does this picture belong to this second of sound? How L3 is trained.
+"""Audio-visual correspondence: does this image belong to this second of sound? How L3 is trained.
 
 Videos (``videos``, ``audioset``) or generated scenes (``scenes``) are cut into matching and
 non-matching pairs (``pairs``, ``batches``); a vision and an audio network (``vision``, ``network``)

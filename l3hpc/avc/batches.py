@@ -1,4 +1,4 @@
-"""Pairs of a second of sound and a picture, in HDF5 files of the published layout.
+"""Pairs of a second of sound and an image, in HDF5 files of the published layout.
 
 ``audio`` (n, 1, samples) int16, ``video`` (n, size, size, 3) uint8, ``label`` (n, 2) uint8: column
 0 for not matching, column 1 for matching. ``write_batch`` writes a file as a whole or not at all,
@@ -28,7 +28,7 @@ from l3hpc.io.hdf5 import damage_error, numeric_dataset, open_hdf5
 KEYS = ("audio", "video", "label")
 SPLITS = ("train", "validate", "test")
 MAX_OPEN = 64  # files
-Example = tuple[np.ndarray, np.ndarray, int]  # sound, picture, label
+Example = tuple[np.ndarray, np.ndarray, int]  # sound, image, label
 
 
 def write_batch(path: Path, examples: Iterable[Example], count: int,
@@ -40,7 +40,7 @@ def write_batch(path: Path, examples: Iterable[Example], count: int,
     path
         The file.
     examples
-        Audio (samples,) int16, picture (size, size, 3) uint8, and label (1: matching).
+        Audio (samples,) int16, image (size, size, 3) uint8, and label (1: matching).
     count
         How many examples there are.
     attributes
@@ -58,13 +58,13 @@ def write_batch(path: Path, examples: Iterable[Example], count: int,
     try:
         with h5py.File(temporary, "w") as file:
             written = 0
-            for number, (audio, picture, label) in enumerate(examples):
+            for number, (audio, image, label) in enumerate(examples):
                 if number == 0:
-                    _create_datasets(file, count, audio, picture)
+                    _create_datasets(file, count, audio, image)
                 if number >= count:
                     raise InputError(f"more than {count} examples", where=str(path))
                 file["audio"][number, 0] = audio
-                file["video"][number] = picture
+                file["video"][number] = image
                 file["label"][number] = np.eye(2, dtype=np.uint8)[label]
                 written += 1
             if written != count:
@@ -78,10 +78,10 @@ def write_batch(path: Path, examples: Iterable[Example], count: int,
         temporary.unlink(missing_ok=True)
 
 
-def _create_datasets(file: h5py.File, count: int, audio: np.ndarray, picture: np.ndarray) -> None:
+def _create_datasets(file: h5py.File, count: int, audio: np.ndarray, image: np.ndarray) -> None:
     """Create data sets with one chunk per example, since rows are read in any order."""
     for name, shape, kind in (("audio", (1, *audio.shape), np.int16),
-                              ("video", picture.shape, np.uint8), ("label", (2,), np.uint8)):
+                              ("video", image.shape, np.uint8), ("label", (2,), np.uint8)):
         chunk = (count if name == "label" else 1, *shape)
         # lzf, because it is fast to unpack, and every example is read once per epoch.
         packing = {} if name == "label" else {"compression": "lzf", "shuffle": name == "audio"}
@@ -103,7 +103,7 @@ class Batches:
     samples
         Samples of each sound.
     size
-        Pixels of each picture.
+        Pixels of each image.
 
     Raises
     ------
@@ -123,7 +123,7 @@ class Batches:
         shapes = [_inspect(path) for path in self.files]
         for path, shape in zip(self.files, shapes, strict=True):
             if shape[1:] != shapes[0][1:]:
-                raise InputError(f"has {shape[1]} samples and pictures of {shape[2]} pixels",
+                raise InputError(f"has {shape[1]} samples and images of {shape[2]} pixels",
                                  where=str(path), allowed=f"{shapes[0][1]} and {shapes[0][2]}, as "
                                  f"in {self.files[0].name}")
         self.samples, self.size = shapes[0][1:]
@@ -182,7 +182,7 @@ class Batches:
         -------
         audio
             (n, samples) int16.
-        pictures
+        images
             (n, size, size, 3) uint8.
         labels
             (n, 2) uint8.
@@ -282,7 +282,7 @@ class AvcData:
         Returns
         -------
         inputs
-            Spectrograms (n, bands, times, 1) and pictures (n, size, size, 3) in [-1, 1], float32.
+            Spectrograms (n, bands, times, 1) and images (n, size, size, 3) in [-1, 1], float32.
         labels
             (n, 2) float32.
         """
@@ -290,11 +290,11 @@ class AvcData:
         sound = audio.astype(np.float32) / 32768
         if self.batches.rate != self.frontend.rate:
             sound = resample_rows(sound, self.batches.rate, self.frontend.rate)
-        return ((self.frontend(sound)[..., np.newaxis], scale_pictures(video)),
+        return ((self.frontend(sound)[..., np.newaxis], scale_images(video)),
                 label.astype(np.float32))
 
 
-def scale_pictures(video: np.ndarray) -> np.ndarray:
+def scale_images(video: np.ndarray) -> np.ndarray:
     """Pixels as the network takes them, as published.
 
     Parameters
@@ -311,7 +311,7 @@ def scale_pictures(video: np.ndarray) -> np.ndarray:
 
 
 def _inspect(path: Path) -> tuple[int, int, int]:
-    """(examples, samples, picture size) of a batch file."""
+    """(examples, samples, image size) of a batch file."""
     with open_hdf5(path) as file:
         missing = [key for key in KEYS if not isinstance(file.get(key), h5py.Dataset)]
         if missing:

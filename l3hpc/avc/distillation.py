@@ -204,13 +204,13 @@ def teacher_logits(
     # Not from the probabilities, which are 0 or 1 in float32 where the teacher is sure.
     hidden = keras.Model(teacher.model.inputs, teacher.model.get_layer("fusion").output)
     kernel, bias = teacher.head[1]
-    run = tf.function(lambda sound, picture: hidden([sound, picture], training=False),
+    run = tf.function(lambda sound, image: hidden([sound, image], training=False),
                       reduce_retracing=True)
     progress = progress or Progress()
     progress.start("asking the teacher", total=batches.rows, unit="pairs")
     found = []
-    for (sound, picture), _ in read_ahead(data.batch, batches.chunks(batch_size)):
-        found.append(run(tf.constant(sound), tf.constant(picture)).numpy() @ kernel + bias)
+    for (sound, image), _ in read_ahead(data.batch, batches.chunks(batch_size)):
+        found.append(run(tf.constant(sound), tf.constant(image)).numpy() @ kernel + bias)
         progress.advance(len(sound))
     progress.finish()
     return np.concatenate(found)

@@ -42,7 +42,7 @@ class AvcNetwork:
     Attributes
     ----------
     model
-        Spectrograms (batch, bands, times, 1) and pictures (batch, size, size, 3) in [-1, 1] →
+        Spectrograms (batch, bands, times, 1) and images (batch, size, size, 3) in [-1, 1] →
         probabilities (batch, 2): not matching, matching.
     audio
         The audio branch, which shares its weights with ``model``.
@@ -211,15 +211,15 @@ def build_vision(spec: VisionSpec, bn_momentum: float = BN_MOMENTUM, *,
     Returns
     -------
     keras.Model
-        Pictures (batch, size, size, 3) in [-1, 1] → (batch, ``spec.dim``) float32.
+        Images (batch, size, size, 3) in [-1, 1] → (batch, ``spec.dim``) float32.
     """
     layer = FusedNormalisation if fused else keras.layers.BatchNormalization
-    picture = keras.Input((spec.size, spec.size, 3), name="picture")
+    image = keras.Input((spec.size, spec.size, 3), name="image")
 
     def normalise(x: keras.KerasTensor, number: int) -> keras.KerasTensor:
         return layer(momentum=bn_momentum, epsilon=BN_EPSILON, name=f"norm_{number}")(x)
 
-    x = normalise(picture, 0)
+    x = normalise(image, 0)
     for number, count in enumerate(spec.filters, 1):
         name = "vision_embedding_layer" if number == 8 else f"conv_{number}"
         x = keras.layers.Conv2D(count, 3, padding="same", kernel_initializer="he_normal",
@@ -231,7 +231,7 @@ def build_vision(spec: VisionSpec, bn_momentum: float = BN_MOMENTUM, *,
     x = keras.layers.MaxPooling2D(spec.pool, padding="same", name="pool_4")(x)
     # float32 also under mixed precision, as the embedding of the audio branch.
     x = keras.layers.Flatten(dtype="float32", name="embedding")(x)
-    return keras.Model(picture, x, name="l3_vision")
+    return keras.Model(image, x, name="l3_vision")
 
 
 def load_avc(path: str | Path) -> AvcNetwork:
@@ -256,7 +256,7 @@ def load_avc(path: str | Path) -> AvcNetwork:
         specs = stored.spec or {}
         if not isinstance(specs.get("audio"), dict) or not isinstance(specs.get("vision"), dict):
             raise InputError("is not a whole audio-visual network", where=str(path),
-                             allowed="avc.h5 of avc_train")
+                             allowed="avc_best_valid_loss.h5 of avc_train")
         spec = NetworkSpec.from_dict(specs["audio"])
         vision = VisionSpec.from_dict(specs["vision"])
         arrays = tuple(layer.read() for layer in stored.layers)
@@ -275,13 +275,13 @@ def load_avc(path: str | Path) -> AvcNetwork:
 def _join_branches(audio: keras.Model, vision: keras.Model) -> keras.Model:
     """Both branches, with the fusion head on top."""
     sound = keras.Input(audio.input_shape[1:], name="spectrogram")
-    picture = keras.Input(vision.input_shape[1:], name="picture")
+    image = keras.Input(vision.input_shape[1:], name="image")
     # The published order: vision before audio.
-    x = keras.layers.Concatenate(name="both", dtype="float32")([vision(picture), audio(sound)])
+    x = keras.layers.Concatenate(name="both", dtype="float32")([vision(image), audio(sound)])
     for name, count, activation in (("fusion", HIDDEN, "relu"), ("correspondence", 2, "softmax")):
         x = keras.layers.Dense(count, activation, kernel_initializer="he_normal", dtype="float32",
                                kernel_regularizer=_decay(), name=name)(x)
-    return keras.Model([sound, picture], x, name="l3_avc")
+    return keras.Model([sound, image], x, name="l3_avc")
 
 
 def _decay() -> keras.regularizers.Regularizer:

@@ -1,11 +1,11 @@
 """Plan pairs of a frame and a second of sound, vary them, and write them into batch files.
 
 A matching pair is a second of sound and a frame from within it; in the other half of the pairs,
-picture and sound come from two different videos. All pairs are planned from a seed before anything
+image and sound come from two different videos. All pairs are planned from a seed before anything
 is decoded: every video gives equally many frames and seconds to both halves, so that neither alone
 reveals the label.
 
-Augmentation changes a pair slightly and keeps its meaning. Pictures: mirrored or not, saturation
+Augmentation changes a pair slightly and keeps its meaning. Images: mirrored or not, saturation
 times 0.5 to 1.5, brightness plus or minus 32/255, the two in either order. Sound: a gain of 0.9 to
 1.1, never so much that it clips. (The published code took the peak of 16-bit samples as if they
 were in [-1, 1], and so only ever made sound quieter.)
@@ -34,7 +34,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.io.files import digest, read_json, write_json, write_text
 
-SCALED = 256 / 224  # short side of a frame, in sides of the picture that is cut out of it
+SCALED = 256 / 224  # short side of a frame, in sides of the image that is cut out of it
 BRIGHTNESS = 32 / 255
 GAIN = 0.1
 LAST_FRAME_S = 0.05  # the end of a video, where no frame is taken
@@ -48,7 +48,7 @@ class Augmentation:
     Attributes
     ----------
     mirror
-        Whether the picture is mirrored.
+        Whether the image is mirrored.
     saturation
         Factor.
     brightness
@@ -82,8 +82,8 @@ class Augmentation:
         return cls(bool(rng.random() < 0.5), rng.uniform(0.5, 1.5),
                    rng.uniform(-BRIGHTNESS, BRIGHTNESS), bool(rng.random() < 0.5), rng.random())
 
-    def picture(self, pixels: np.ndarray) -> np.ndarray:
-        """Change a picture.
+    def image(self, pixels: np.ndarray) -> np.ndarray:
+        """Change an image.
 
         Parameters
         ----------
@@ -170,7 +170,7 @@ class Pair:
 
     Attributes
     ----------
-    picture
+    image
         Number of the video that gives the frame.
     time
         Seconds, of the frame.
@@ -184,7 +184,7 @@ class Pair:
         How the pair is changed; None: not at all.
     """
 
-    picture: int
+    image: int
     time: float
     place: tuple[float, float]
     sound: int
@@ -194,7 +194,7 @@ class Pair:
     @property
     def matching(self) -> bool:
         """Whether both are of one video (and then of one second)."""
-        return self.picture == self.sound
+        return self.image == self.sound
 
 
 class UnusableVideo(VideoError):
@@ -218,7 +218,7 @@ def plan_pairs(seconds: Sequence[float], count: int, seed: Sequence[int], augmen
     """Plan pairs of videos, in a random order.
 
     Half of them match; of an odd number, the larger half does. In each round of the plan every
-    video gives one picture and one second; the rounds of non-matching pairs shift them against each
+    video gives one image and one second; the rounds of non-matching pairs shift them against each
     other.
 
     Parameters
@@ -255,13 +255,13 @@ def plan_pairs(seconds: Sequence[float], count: int, seed: Sequence[int], augmen
             order = rng.permutation(n)
             # A shift by 1 to n - 1 gives every video another one's sound, and each sound once.
             shifted = order if matching else np.roll(order, rng.integers(1, n))
-            for picture, sound in list(zip(order, shifted, strict=True))[:total - first]:
+            for image, sound in list(zip(order, shifted, strict=True))[:total - first]:
                 start = rng.uniform(0, seconds[sound] - ONE_SECOND)
-                around = start if matching else rng.uniform(0, seconds[picture] - ONE_SECOND)
+                around = start if matching else rng.uniform(0, seconds[image] - ONE_SECOND)
                 # At the very end of a video there is no frame to decode.
                 time = min(around + rng.uniform(0, ONE_SECOND),
-                           max(seconds[picture] - LAST_FRAME_S, 0))
-                pairs.append(Pair(int(picture), float(time), (rng.random(), rng.random()),
+                           max(seconds[image] - LAST_FRAME_S, 0))
+                pairs.append(Pair(int(image), float(time), (rng.random(), rng.random()),
                                   int(sound), float(start),
                                   Augmentation.draw(rng) if augment else None))
     # Mixed, so that every file has both halves.
@@ -283,7 +283,7 @@ def make_examples(
     rate
         Hz of the sound.
     size
-        Pixels of the pictures.
+        Pixels of the images.
     threads
         Threads that decode.
     advance
@@ -292,7 +292,7 @@ def make_examples(
     Yields
     ------
     tuple
-        Sound (rate,) int16, picture (size, size, 3) uint8, and label (1: matching).
+        Sound (rate,) int16, image (size, size, 3) uint8, and label (1: matching).
 
     Raises
     ------
@@ -303,17 +303,17 @@ def make_examples(
 
     def make(pair: Pair) -> Example:
         try:
-            picture = sources[pair.picture].picture(pair.time, size, scaled, pair.place)
+            image = sources[pair.image].image(pair.time, size, scaled, pair.place)
         except VideoError as error:
-            raise UnusableVideo(pair.picture, error) from None
+            raise UnusableVideo(pair.image, error) from None
         try:
             sound = sources[pair.sound].sound(pair.start, rate)
         except VideoError as error:
             raise UnusableVideo(pair.sound, error) from None
         if pair.augmentation:
-            picture = pair.augmentation.picture(picture)
+            image = pair.augmentation.image(image)
             sound = pair.augmentation.sound(sound)
-        return sound, picture, int(pair.matching)
+        return sound, image, int(pair.matching)
 
     for example in read_ahead(make, pairs, depth=2 * threads + 2, threads=threads):
         yield example
@@ -335,9 +335,9 @@ class PairMaker:
     rate
         Hz of the sound.
     size
-        Pixels of the pictures.
+        Pixels of the images.
     pairs_per_video
-        Pictures of each video; so many pairs are made, half of them matching.
+        Images of each video; so many pairs are made, half of them matching.
     seed
         Decides the plan.
     scratch
@@ -401,7 +401,7 @@ class PairMaker:
                 files, pairs = self._files(sources)
                 break
             except UnusableVideo as error:
-                # Found only while decoding. Pairs shift picture and sound between all videos, so
+                # Found only while decoding. Pairs shift image and sound between all videos, so
                 # that the whole plan is made again without this one.
                 name = list(sources)[error.number]
                 del sources[name]

@@ -22,7 +22,7 @@ from l3hpc.errors import InputError
 DEFAULT_SEED = 20180216
 SECONDS = 10.0
 ASPECT = 4 / 3  # width by height of the whole frame
-# Accuracy of a classifier that identifies the kind of picture and sound, and nothing else.
+# Accuracy of a classifier that identifies the kind of image and sound, and nothing else.
 CEILING = 11 / 12
 _NAME = re.compile(r"generated(?::(\d{1,9}))?")
 
@@ -103,7 +103,7 @@ class Scene:
         self._sounds: dict[int, np.ndarray] = {}
         self._lock = Lock()
 
-    def picture(self, time: float, size: int, scaled: int, place: tuple[float, float]
+    def image(self, time: float, size: int, scaled: int, place: tuple[float, float]
                 ) -> np.ndarray:
         """Draw one frame: a square cut out of a frame of 4:3 with a height of ``scaled`` pixels.
 

@@ -66,7 +66,7 @@ class InitialNetworks:
 class AvcEngine(TensorFlowTrainingEngine):
     """``TensorFlowTrainingEngine`` on pairs: cross-entropy and share of wrong answers.
 
-    Batches are ((spectrograms, pictures), labels); with a distillation, those of ``TaughtData``.
+    Batches are ((spectrograms, images), labels); with a distillation, those of ``TaughtData``.
 
     Parameters
     ----------
@@ -324,11 +324,11 @@ def evaluate(network: AvcNetwork, data: AvcData, batch_size: int = 64,
     progress = progress or Progress()
     progress.start("evaluating", total=data.batches.rows, unit="pairs")
     model = network.model
-    run = tf.function(lambda sound, picture: model([sound, picture], training=False),
+    run = tf.function(lambda sound, image: model([sound, image], training=False),
                       reduce_retracing=True)
     predicted, labels = [], []
-    for (sound, picture), label in read_ahead(data.batch, data.batches.chunks(batch_size)):
-        predicted.append(run(tf.constant(sound), tf.constant(picture)).numpy())
+    for (sound, image), label in read_ahead(data.batch, data.batches.chunks(batch_size)):
+        predicted.append(run(tf.constant(sound), tf.constant(image)).numpy())
         labels.append(label)
         progress.advance(len(label))
     progress.finish()

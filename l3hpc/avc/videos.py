@@ -1,4 +1,4 @@
-"""Read pictures and sound of video files by ffmpeg, and list the videos of a folder.
+"""Read images and sound of video files by ffmpeg, and list the videos of a folder.
 
 ffmpeg runs as a process of its own, without a shell or standard input, on files only (a playlist
 cannot reach the network), and with a time limit. Anything with the methods of ``VideoSource`` can
@@ -26,7 +26,7 @@ from l3hpc.io.files import digest
 
 TIMEOUT_S = 120
 MIN_SOUND_SHARE = 0.9  # of a second of sound that must exist; the rest is padded with silence
-BACK_S = 1.0  # for the last picture of a stream that ends before the file does
+BACK_S = 1.0  # for the last image of a stream that ends before the file does
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ogv", ".flv",
             ".3gp", ".ts", ".wmv")
 SOUNDS = (".flac", ".wav", ".ogg", ".opus", ".m4a", ".mp3")
@@ -45,14 +45,14 @@ class VideoProbe:
     ----------
     seconds
         Its length.
-    picture
+    image
         Whether it has a video stream.
     sound
         Whether it has an audio stream.
     """
 
     seconds: float
-    picture: bool
+    image: bool
     sound: bool
 
 
@@ -108,7 +108,7 @@ def probe_video(path: Path) -> VideoProbe:
     return _read_banner(done.stderr.decode(errors="replace"), path)
 
 
-def decode_picture(path: Path, time: float, size: int, scaled: int, place: tuple[float, float]
+def decode_image(path: Path, time: float, size: int, scaled: int, place: tuple[float, float]
                    ) -> np.ndarray:
     """Decode one frame and cut a square out of it.
 
@@ -141,13 +141,13 @@ def decode_picture(path: Path, time: float, size: int, scaled: int, place: tuple
     longer = [f"ceil({scaled}*{side}/min(iw\\,ih))" for side in ("iw", "ih")]
     filters = (f"scale={longer[0]}:{longer[1]}:flags=bicubic,format=rgb24,"
                f"crop={size}:{size}:trunc({across:.6f}*(iw-ow)):trunc({down:.6f}*(ih-oh)):exact=1")
-    # The picture may end before the sound does: then the one a second before is taken.
+    # The image may end before the sound does: then the one a second before is taken.
     for moment in (time, max(time - BACK_S, 0.0)):
         data = _decode(path, moment, ["-map", "0:v:0", "-frames:v", "1", "-vf", filters,
                                       "-f", "rawvideo", "-pix_fmt", "rgb24"])
         if len(data) == 3 * size * size:
             return np.frombuffer(data, np.uint8).reshape(size, size, 3)
-    raise VideoError(f"has no picture at {time:.2f} s", where=str(path))
+    raise VideoError(f"has no image at {time:.2f} s", where=str(path))
 
 
 def decode_sound(path: Path, start: float, rate: int) -> np.ndarray:
@@ -219,7 +219,7 @@ def _probed(output: dict[str, Any], path: Path) -> VideoProbe:
                if kind in ("video", "audio") and "duration" in stream]
     lengths = lengths or [output.get("format", {}).get("duration", "N/A")]
     try:
-        # Pairs need both, so the shorter of sound and pictures counts, not the file's own length.
+        # Pairs need both, so the shorter of sound and images counts, not the file's own length.
         seconds = min(float(length) for length in lengths)
     except ValueError:
         raise VideoError("does not state its duration", where=str(path)) from None
@@ -251,11 +251,11 @@ class VideoSource(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How long picture and sound both last."""
+        """How long image and sound both last."""
 
-    def picture(self, time: float, size: int, scaled: int, place: tuple[float, float]
+    def image(self, time: float, size: int, scaled: int, place: tuple[float, float]
                 ) -> np.ndarray:
-        """One frame; parameters as in ``decode_picture``.
+        """One frame; parameters as in ``decode_image``.
 
         Parameters
         ----------
@@ -352,7 +352,7 @@ class Video:
     name
         Path relative to the folder.
     seconds
-        How long picture and sound both last.
+        How long image and sound both last.
     path
         The video.
     sound_path
@@ -364,10 +364,10 @@ class Video:
     path: Path
     sound_path: Path
 
-    def picture(self, time: float, size: int, scaled: int, place: tuple[float, float]
+    def image(self, time: float, size: int, scaled: int, place: tuple[float, float]
                 ) -> np.ndarray:
-        """One frame; see ``decode_picture``."""
-        return decode_picture(self.path, time, size, scaled, place)
+        """One frame; see ``decode_image``."""
+        return decode_image(self.path, time, size, scaled, place)
 
     def sound(self, start: float, rate: int) -> np.ndarray:
         """One second of sound; see ``decode_sound``."""
@@ -433,7 +433,7 @@ def listing_digest(files: Iterable[VideoFile]) -> str:
 
 
 def open_video(folder: Path, file: VideoFile) -> Video:
-    """Open a video that has pictures and at least a second of sound.
+    """Open a video that has images and at least a second of sound.
 
     Parameters
     ----------
@@ -450,7 +450,7 @@ def open_video(folder: Path, file: VideoFile) -> Video:
     Raises
     ------
     VideoError
-        It is missing, or lacks pictures, sound or length.
+        It is missing, or lacks images, sound or length.
     """
     path, sound = Path(folder) / file.file, Path(folder) / file.sound
     if not path.is_file():
@@ -460,7 +460,7 @@ def open_video(folder: Path, file: VideoFile) -> Video:
     if sound != path:
         probed_sound = probe_video(sound)
         seconds, has_sound = min(seconds, probed_sound.seconds), probed_sound.sound
-    for usable, what in ((probed.picture, "no pictures"), (has_sound, "no sound"),
+    for usable, what in ((probed.image, "no images"), (has_sound, "no sound"),
                          (seconds >= ONE_SECOND, f"only {seconds:.2f} s")):
         if not usable:
             raise VideoError(f"has {what}", where=str(path))

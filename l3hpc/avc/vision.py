@@ -1,6 +1,6 @@
 """The L3 vision network in numbers, and its weight files. No TensorFlow here.
 
-The picture half of Look, Listen and Learn as openl3 has it: normalisation of the input, eight 3x3
+The image half of Look, Listen and Learn as openl3 has it: normalisation of the input, eight 3x3
 convolutions in four blocks, and the largest value of each map.
 """
 
@@ -34,7 +34,7 @@ class VisionSpec:
     Parameters
     ----------
     size
-        Pixels, width and height of a picture; 224 as published.
+        Pixels, width and height of an image; 224 as published.
     filters
         Output channels of the eight convolutions; L3's as published.
 
@@ -53,7 +53,7 @@ class VisionSpec:
             raise InputError(f"invalid filters of a vision network: {list(self.filters)}",
                              allowed="eight positive numbers, one per convolution")
         if not 8 <= self.size <= 1024:
-            raise InputError(f"a vision network cannot take pictures of {self.size} x {self.size} "
+            raise InputError(f"a vision network cannot take images of {self.size} x {self.size} "
                              "pixels", allowed="8 to 1024; 224 is the published size")
 
     @property
@@ -224,7 +224,8 @@ def _vision_spec(stored: StoredNetwork) -> VisionSpec:
         spec = stored.spec.get("vision")
         if not isinstance(spec, dict):
             raise InputError("holds no vision network", where=str(stored.path),
-                             allowed="vision.h5 or avc.h5 of avc_train, or openl3's image weights")
+                             allowed="vision.h5 or avc_best_valid_loss.h5 of avc_train, or "
+                                     "openl3's image weights")
         return VisionSpec.from_dict(spec)
     outputs = [shapes[0][3] for shapes in (layer.shapes for layer in stored.layers)
                if len(shapes) == 2 and len(shapes[0]) == 4]

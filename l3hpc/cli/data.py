@@ -71,8 +71,8 @@ def command() -> None:
               help="How hard the tags are to learn; the options below change parts of it.")
 @click.option("--imbalance", type=float, help="Exponent of Zipf's law over the categories, 0 to 3.")
 @click.option("--correlation", type=float,
-              help="Probability that a sound brings its partner along (an engine a horn), 0 to 1.")
-@click.option("--noise", type=float, help="dB by which the distant city is louder, -20 to 30.")
+              help="Probability that a sound occurs with its partner (engine and horn), 0 to 1.")
+@click.option("--noise", type=float, help="Gain of the background noise in dB, -20 to 30.")
 @click.option("--disagreement", type=float,
               help="Factor on the volunteers' mistakes, 0 to 3.")
 @click.option("--hours", type=float,

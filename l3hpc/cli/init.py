@@ -77,7 +77,7 @@ def _refuse_slurm_options(local: bool, **given: str | None) -> None:
     for option, value in given.items():
         if value is not None:
             why = "with --local" if local else "without Slurm (sinfo is not installed here)"
-            raise InputError(f"--{option} {shell_word(value)} has no meaning {why}",
+            raise InputError(f"--{option} {shell_word(value)} has no effect {why}",
                              hint="the profile of this machine is called local")
 
 

@@ -48,7 +48,7 @@ def pack(run: str, dry_run: bool, as_json: bool, config_file: str | None,
          workspace_dir: str | None) -> None:
     """Put the logs and markers of RUN into one file.
 
-    These are five files for each task. 'status', 'logs', 'usage' and 'report' read them there;
+    Each task leaves five such files. 'status', 'logs', 'usage' and 'report' read them there;
     'resume' unpacks them by itself. A run that is pending or running is refused. Results are not
     touched.
     """

@@ -221,7 +221,7 @@ def plan_options(command: Command) -> Command:
             "The student to evaluate: a run (of a sweep: RUN/train-8), a weight file (or other "
             "teacher) or 'latest'. [default: latest]"), shell_complete=complete_run),
         click.option("--teacher", is_flag=True, help=(
-            "Evaluate the teacher itself (--weights), the bound of what its students can reach.")),
+            "Evaluate the teacher itself (--weights): the bound for its students.")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
                      shell_complete=_complete_set, help=(
             "Set any parameter of a step, or its cpus, mem (16GB), gpus, time (4h) or pack. "

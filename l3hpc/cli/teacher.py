@@ -163,7 +163,7 @@ def _parse(values: tuple[str, ...]) -> dict[str, Any]:
             inside = inside.setdefault(part, {})
             if not isinstance(inside, dict):
                 raise InputError(f"{part} has a value and keys", where=f"--set {text:.60}",
-                                 allowed="one of both")
+                                 allowed="one or the other")
         inside[last] = parse_yaml(value, "--set")[0]
     return result
 

@@ -1,11 +1,11 @@
 """Audio-visual correspondence of compressed networks: accuracy, and what fine-tuning learns from.
 
 EdgeL3's fine-tuning ("ft") trains the pruned audio branch inside the correspondence network while
-the vision branch is frozen. A frozen branch always maps a picture to the same vector; so every
-picture is embedded once (``embed_pictures``), and training reads vectors. The loss is that of the
+the vision branch is frozen. A frozen branch always maps an image to the same vector; so every
+image is embedded once (``embed_images``), and training reads vectors. The loss is that of the
 whole network except for the weight penalty of the frozen branch, which is a constant.
 
-Importing this module imports neither TensorFlow nor Keras; ``embed_pictures`` does.
+Importing this module imports neither TensorFlow nor Keras; ``embed_images`` does.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from l3hpc.models.spec import NetworkSpec, activation_bytes
 if TYPE_CHECKING:
     from l3hpc.avc.network import AvcNetwork
 
-CHUNK = 32  # pictures of 224 x 224 pixels that are embedded at once
+CHUNK = 32  # images of 224 x 224 pixels that are embedded at once
 SAVE_EVERY = 16  # chunks
 # The offset at which the correspondence network draws its own head: a new one gets the same values.
 HEAD_SEED = 2000
@@ -185,14 +185,14 @@ def without_final_norm(network: Parameters, spec: NetworkSpec) -> Parameters:
 
 @dataclass(frozen=True)
 class VisionPairs:
-    """Pairs whose pictures are embedded: the ``Data`` that ``l3hpc.models.training`` reads.
+    """Pairs whose images are embedded: the ``Data`` that ``l3hpc.models.training`` reads.
 
     Attributes
     ----------
     spectra
         (rows, bands, times) on disk.
     vision
-        (rows, dim), embeddings of the pictures, on disk.
+        (rows, dim), embeddings of the images, on disk.
     labels
         (rows, 2) float32, one-hot.
     """
@@ -219,10 +219,10 @@ class VisionPairs:
         return ((self.spectra[rows][..., np.newaxis], self.vision[rows]), self.labels[rows])
 
 
-def embed_pictures(network: AvcNetwork, batches: Batches, rows: np.ndarray, frontend: Frontend,
+def embed_images(network: AvcNetwork, batches: Batches, rows: np.ndarray, frontend: Frontend,
                    folder: Path, *, settings: str = "",
                    progress: Progress | None = None) -> VisionPairs:
-    """Embed the pictures of some pairs with the frozen vision branch, and compute their spectra.
+    """Embed the images of some pairs with the frozen vision branch, and compute their spectra.
 
     Parameters
     ----------
@@ -249,10 +249,10 @@ def embed_pictures(network: AvcNetwork, batches: Batches, rows: np.ndarray, fron
     Raises
     ------
     InputError
-        The pictures have another size than the vision network takes.
+        The images have another size than the vision network takes.
     """
     if batches.size != network.vision_spec.size:
-        raise InputError(f"has pictures of {batches.size} x {batches.size} pixels",
+        raise InputError(f"has images of {batches.size} x {batches.size} pixels",
                          where=str(batches.files[0]),
                          allowed=f"{network.vision_spec.size} x {network.vision_spec.size}, the "
                                  "input of the vision network")
@@ -268,13 +268,13 @@ def embed_pictures(network: AvcNetwork, batches: Batches, rows: np.ndarray, fron
     spectra = RowFile(folder / "spectra.bin", "float32", (len(rows), *frontend.shape), mode)
     vision = RowFile(folder / "vision.bin", "float32", (len(rows), network.vision_spec.dim), mode)
     data = AvcData(batches, frontend)
-    progress.start("embedding pictures", total=len(rows), unit="pairs")
+    progress.start("embedding images", total=len(rows), unit="pairs")
     progress.advance(done)
     for start in range(done, len(rows), CHUNK):
-        (sound, pictures), _ = data.batch(rows[start:start + CHUNK])
+        (sound, images), _ = data.batch(rows[start:start + CHUNK])
         stop = start + len(sound)
         spectra[start:stop] = sound[..., 0]
-        vision[start:stop] = np.asarray(network.vision(pictures, training=False))
+        vision[start:stop] = np.asarray(network.vision(images, training=False))
         if stop == len(rows) or (start // CHUNK + 1) % SAVE_EVERY == 0:
             # The arrays first: rows that the state counts must be on the disk.
             spectra.flush()

@@ -102,7 +102,7 @@ class MaskedTraining(Training):
 
 
 class CorrespondenceEngine(MaskedEngine):
-    """Audio network and fusion head, trained on embeddings of pictures.
+    """Audio network and fusion head, trained on embeddings of images.
 
     Parameters
     ----------

@@ -213,7 +213,7 @@ def addresses(value: Any) -> tuple[SecretStr, ...]:
         raise InputError("this is not an address or a list of addresses")
     found = [item.get_secret_value() if isinstance(item, SecretStr) else item for item in items]
     if not all(item.isprintable() and item for item in found):
-        raise InputError("an address is not a text of one line", hint="put it in quotes")
+        raise InputError("an address is not one line of text", hint="put it in quotes")
     return tuple(SecretStr(item) for item in found)
 
 

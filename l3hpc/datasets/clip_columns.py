@@ -140,7 +140,7 @@ def find_columns(source: ClipTable, header: Sequence[str]) -> Columns:
     Raises
     ------
     InputError
-        A column is not found, or two of them exclude each other.
+        A column is not found, or two of them cannot be combined.
     """
     file = find_file_column(source, header)
     labels = _label_columns(source, header)
@@ -183,7 +183,7 @@ def _fold_column(source: ClipTable, header: Sequence[str]) -> str | None:
     """The column of folds; None where they are made."""
     if source.fold_column is not None:
         if source.folds is not None:
-            raise InputError("a column of folds and a number of folds to make exclude each other",
+            raise InputError("a column of folds and a number of folds to make cannot be combined",
                              where="--fold-column, --folds", hint="Give one of them.")
         return _column(source, "fold", source.fold_column, (), header)
     if source.folds is not None:
@@ -197,6 +197,6 @@ def _split_column(source: ClipTable, header: Sequence[str]) -> str | None:
         return None
     if source.fold_column is not None or source.folds is not None:
         other = "--folds" if source.fold_column is None else "--fold-column"
-        raise InputError("a split and folds exclude each other", where=f"--split-column, {other}",
+        raise InputError("a split and folds cannot be combined", where=f"--split-column, {other}",
                          hint="Give one of them.")
     return _column(source, "split", source.split_column, (), header)

@@ -334,7 +334,7 @@ def _made_folds(source: ClipTable, labels: Sequence[tuple[int, ...]],
     often = Counter(label for own in labels for label in own)
     strata = tuple(min(own, key=lambda label: (often[label], label)) for own in labels)
     if groups is not None and len(set(groups)) < count:
-        raise InputError(f"{len(set(groups))} groups do not fill {count} folds",
+        raise InputError(f"{len(set(groups))} groups are too few for {count} folds",
                          where=str(source.table), allowed=f"2 to {len(set(groups))} folds",
                          hint="Use fewer (--folds N), or another --group-column.")
     if max(Counter(strata).values()) < count:

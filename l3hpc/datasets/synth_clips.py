@@ -56,10 +56,10 @@ class Difficulty:
         Exponent z ≥ 0 of Zipf's law: category c is chosen with a weight of c to the power of −z.
         0: all are equally frequent.
     correlation
-        Probability, 0 to 1, that a category brings its partner along (engine and alert signal,
+        Probability, 0 to 1, that a category occurs with its partner (engine and alert signal,
         machinery and saw, other impact and dog, music and voice).
     noise
-        dB by which the distant city is louder.
+        Gain of the background noise in dB.
     disagreement
         Factor on the probabilities of the volunteers' mistakes; 0: they hear what is there.
     hours

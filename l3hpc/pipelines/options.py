@@ -124,10 +124,11 @@ UPSTREAM = (
     Option("precision", "choice", "Arithmetic of the teacher in the step extract; tf32, bfloat16 "
            "and int8 are faster, and their error is measured and recorded.", "float32",
            ("float32", "tf32", "bfloat16", "int8")),
-    Option("extract-engine", "choice", "What computes the teacher in the step extract; auto: the "
-           "fastest of those installed, measured once.", "auto",
+    Option("extract-engine", "choice", "Engine that computes the teacher in the step extract; "
+           "auto: the fastest of those installed, measured once.", "auto",
            ("auto", "tensorflow", "ncnn", "torch")),
-    Option("approx", "choice", "How teacher embeddings are reduced; none: not at all.",
+    Option("approx", "choice", "Reduction of the teacher's embeddings; none: the student learns "
+           "them as they are.",
            "pca", ("pca", "umap", "none"), usual=True),
     Option("kernel", "choice", "Kernel of the PCA; poly and rbf: kernel PCA.", "linear",
            ("linear", "poly", "rbf")),
@@ -156,8 +157,8 @@ UPSTREAM = (
     Option("timescale", "choice", "Time frames over which the rows are spread evenly.", "day",
            ("day", "week", "month")),
     Option("timezone", "text", "Time zone of the sensors.", "America/New_York"),
-    Option("per-sensor", "each", "A reduction, and a student, for every sensor: fitted to its "
-           "rows of the sample alone, in one run.", "no"),
+    Option("per-sensor", "each", "One reduction and one student per sensor, fitted to that "
+           "sensor's rows of the sample; all in one run.", "no"),
     Option("epochs", "int", "Maximum number of training epochs; published: 300.", "30",
            usual=True),
     Option("epoch-size", "int", "Batches per epoch; published: 4096.", "all data"),
@@ -171,13 +172,13 @@ DOWNSTREAM = (
            ("coarse", "fine", "both"), usual=True),
     Option("classifier", "choice", "Multiple-instance learning with AutoPool, or frame-wise.",
            "mil", ("mil", "framewise")),
-    Option("classifier-recipe", "choice", "Settings of the classifier by name, unless set "
-           "explicitly: of the published jobs, or of the baseline of DCASE 2020.", "default",
-           ("default", "published", "dcase2020"), usual=True),
+    Option("classifier-recipe", "choice", "Named settings of the classifier: those of the "
+           "published jobs or of the DCASE 2020 baseline; explicit settings override them.",
+           "default", ("default", "published", "dcase2020"), usual=True),
     Option("classifier-epochs", "int", "Maximum number of classifier epochs.", "100"),
     Option("seeds", "int", "Classifiers to train, each with a seed of its own, for mean and "
            "spread of the scores.", "1", usual=True),
-    Option("metadata", "flag", "Also give the classifier place and time of the recording: "
+    Option("metadata", "flag", "Also give the classifier the place and time of each recording: "
            "latitude, longitude, week, day and hour (annotations of version 2).", "no"),
     Option("oversample", "choice", "Synthetic training clips of rare tags (mlsmote) or rare sets "
            "of tags (lssmote).", "none", ("none", "mlsmote", "lssmote")),

@@ -109,7 +109,7 @@ def _entry(record: RunRecord, step: str) -> StepRecord:
                              allowed=", ".join(known) or "a run of downstream, esc50, us8k, clips")
         return known[step]
     if not known:
-        raise InputError(f"the run {record.run!r} evaluates nothing clip by clip",
+        raise InputError(f"the run {record.run!r} has no step that scores clips",
                          allowed="a run with one of the steps " + ", ".join(READERS))
     if len({entry.artifact for entry in known.values()}) > 1:
         raise InputError(f"the run {record.run!r} has several evaluations: name one of them",

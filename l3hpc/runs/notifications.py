@@ -279,7 +279,7 @@ def _sent(workspace: Path, run: str) -> dict[str, dict[str, Any]]:
     value = read_json(path)
     sent = value.get("sent") if isinstance(value, dict) else None
     if not isinstance(sent, dict) or not all(_is_note(one) for one in sent.values()):
-        raise InputError("this is no list of sent messages", where=str(path),
+        raise InputError("this is not a list of sent messages", where=str(path),
                          hint="Remove the file: then no messages are sent about this run.")
     return sent
 

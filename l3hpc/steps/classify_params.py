@@ -40,7 +40,7 @@ class ClassifyParams(Params):
     taxonomy: Path | None = Field(None, description="dcase-ust-taxonomy.yaml.")
     recipe: Literal["default", "published", "dcase2020"] = Field("default", description=(
         "published: rate, epochs and batches of the published jobs; dcase2020: the baseline of "
-        "DCASE 2020, task 5. Both set defaults: what is set explicitly counts."))
+        "DCASE 2020, task 5. Explicit settings override both."))
     phi: Path | None = Field(None, description=(
         "φ that reduces the embeddings before they are classified, for those of its teacher: a "
         "run that fitted it, or its file."))

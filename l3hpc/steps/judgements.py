@@ -226,7 +226,7 @@ def of_predictions(name: str, question: Question) -> Judgement:
         Where the labels are not given, and as for ``judgement``.
     """
     if question.labels is None:
-        raise InputError("predictions need annotations to be judged by", where=name,
+        raise InputError("predictions can only be scored with annotations", where=name,
                          hint="Use --sonyc-ust FOLDER")
     return _tags(name, [(Path(name), {})], question.labels, question)
 

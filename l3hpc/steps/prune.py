@@ -104,7 +104,7 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
         missing = "avc" if avc is None else "scenes"
         raise InputError("correspondence needs both a network and pairs",
                          where=f"{step}.{missing}",
-                         hint="--avc avc.h5 --scenes FOLDER")
+                         hint="--avc FILE --scenes FOLDER")
     if avc is not None and not avc.is_file():
         raise InputError(f"no such file {avc}", where=f"{step}.avc",
                          allowed="a whole network that avc_train wrote")
@@ -211,7 +211,7 @@ def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
     from l3hpc.compression.correspondence import (
         Correspondence,
         Head,
-        embed_pictures,
+        embed_images,
         evenly_spaced_rows,
     )
     from l3hpc.io.files import digest_file
@@ -219,7 +219,7 @@ def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
     assert own.avc is not None and own.scenes is not None
     network = load_avc(own.avc)
     batches = Batches.find(own.scenes, own.split)
-    pairs = embed_pictures(network, batches, evenly_spaced_rows(batches, own.pairs),
+    pairs = embed_images(network, batches, evenly_spaced_rows(batches, own.pairs),
                            teacher.spec.frontend, task.scratch / "seen",
                            settings=digest_file(own.avc), progress=task.progress)
     return Correspondence(pairs, Head(network.head), network.parameters(), task.threads, own.engine)

@@ -121,7 +121,7 @@ class Fit(Step[FitParams]):
                 allowed=f"Use at least --samples {params.emb_dim}, or a smaller --emb-dim.")
         if params.approx == "umap" and subset.samples <= params.n_neighbors:
             raise InputError(
-                f"--samples {subset.samples} gives no point {params.n_neighbors} neighbours.",
+                f"--samples {subset.samples} is too few for {params.n_neighbors} neighbours.",
                 allowed=f"Use more than {params.n_neighbors} samples, "
                         "or a smaller fit.n_neighbors.")
 

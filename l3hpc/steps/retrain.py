@@ -295,7 +295,7 @@ class Finetune(Step[FinetuneParams]):
         from l3hpc.avc.batches import Batches
         from l3hpc.avc.network import load_avc
         from l3hpc.compression.correspondence import (
-            embed_pictures,
+            embed_images,
             fusion_head,
             with_final_norm,
             without_final_norm,
@@ -317,7 +317,7 @@ class Finetune(Step[FinetuneParams]):
         batches = Batches([*splits[0].files, *splits[1].files])
         rows = (np.arange(splits[0].rows), np.arange(splits[0].rows, batches.rows))
         known = digest_file(avc)
-        seen = embed_pictures(whole, batches, np.arange(batches.rows), network.spec.frontend,
+        seen = embed_images(whole, batches, np.arange(batches.rows), network.spec.frontend,
                     task.scratch / "seen", settings=known, progress=task.progress)
         row = _row(params, task, network, metadata, step=self.name, rows=rows, data=scenes)
         row.record({})
@@ -364,7 +364,7 @@ def _complete(own: FinetuneParams) -> tuple[Path, Path]:
         if own.avc is not None or own.scenes is not None:
             prune.check_scenes(own.avc, own.scenes, "finetune")
         raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
-                         hint="--avc avc.h5 --scenes FOLDER")
+                         hint="--avc FILE --scenes FOLDER")
     prune.check_scenes(own.avc, own.scenes, "finetune")
     return own.avc, own.scenes
 

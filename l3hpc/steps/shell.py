@@ -60,7 +60,7 @@ class ShellParams(OwnParams):
         # YAML has made other values of them: 1.10 would become 1.1
         for word in command if isinstance(command, (list, tuple)) else [command]:
             if not isinstance(word, str):
-                raise ValueError(f"{word!r} is not a text: put it in quotes")
+                raise ValueError(f"{word!r} is not text: put it in quotes")
         return command
 
 

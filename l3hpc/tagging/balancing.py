@@ -203,7 +203,8 @@ def limit_of(threshold: str, ratios: np.ndarray) -> float:
     """
     match = THRESHOLD.fullmatch(threshold)
     if match is None:
-        raise InputError(f"'{threshold}' is no threshold", where="thresh_type", allowed=THRESHOLDS)
+        raise InputError(f"'{threshold}' is not a threshold", where="thresh_type",
+                         allowed=THRESHOLDS)
     finite = ratios[np.isfinite(ratios)]
     if not finite.size:
         return float("inf")

@@ -71,7 +71,7 @@ def wait_for(path: Path) -> None:
             run = StepFolder(path.parent.parent).run.path.name
             raise ClusterError(
                 f"what this job has to run did not appear within {WAIT_S:g} s: {path}",
-                hint="The command that submits was ended before it had written it. Next: "
+                hint="The submitting command ended before it had written this. Next: "
                      f"{command_line('resume', run)}")
         time.sleep(POLL_S)
 

@@ -61,8 +61,8 @@ def test_vision_against_float64():
     model = avc.build_vision(vision_spec())
     for layer, arrays in zip([one for one in model.layers if one.weights], layers, strict=True):
         layer.set_weights(list(arrays))
-    picture = inputs(1)[1]
-    x = picture[0].astype(np.float64)
+    image = inputs(1)[1]
+    x = image[0].astype(np.float64)
     rest = [tuple(array.astype(np.float64) for array in one) for one in layers]
     x = reference.normalise(x, *rest.pop(0))
     for number in range(1, 9):
@@ -74,17 +74,17 @@ def test_vision_against_float64():
         if number in (2, 4, 6):
             odd = [(0, side % 2) for side in x.shape[:2]]
             x = reference.pool(np.pad(x, [*odd, (0, 0)], constant_values=-np.inf), (2, 2))
-    np.testing.assert_allclose(model(picture).numpy()[0], x.max(axis=(0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(model(image).numpy()[0], x.max(axis=(0, 1)), rtol=1e-4)
 
 
 def test_fusion_against_float64(network):
-    sound, picture = inputs(4)
-    joint = np.concatenate([network.vision(picture), network.audio(sound)], axis=1)
+    sound, image = inputs(4)
+    joint = np.concatenate([network.vision(image), network.audio(sound)], axis=1)
     (kernel, bias), (last, end) = network.head
     hidden = np.maximum(joint.astype(np.float64) @ kernel + bias, 0)
     scores = np.exp((values := hidden @ last + end) - values.max(axis=1, keepdims=True))
     expected = scores / scores.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(network.model([sound, picture]), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(network.model([sound, image]), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_fresh_weights_depend_on_the_seed_alone_and_are_he_normal(network):
@@ -113,12 +113,12 @@ def test_every_kernel_carries_the_penalty(network):
 
 
 def test_files_come_back(network, tmp_path):
-    sound, picture = inputs(3)
+    sound, image = inputs(3)
     network.save(tmp_path / "avc.h5", {"epoch": 3})
     network.save_audio(tmp_path / "audio.h5")
     network.save_vision(tmp_path / "vision.h5")
-    np.testing.assert_array_equal(avc.load_avc(tmp_path / "avc.h5").model([sound, picture]),
-                                  network.model([sound, picture]))
+    np.testing.assert_array_equal(avc.load_avc(tmp_path / "avc.h5").model([sound, image]),
+                                  network.model([sound, image]))
     assert weights.describe_weights(tmp_path / "audio.h5").spec == AUDIO
     for name in ("avc.h5", "vision.h5"):
         spec, layers = avc.load_vision(tmp_path / name)
@@ -243,14 +243,14 @@ def test_a_frozen_vision_branch_stays_as_it_is(frozen):
 
 def test_a_free_vision_branch_learns_in_either_kind_of_normalisation(network):
     """Frozen fused normalisations normalise by their moving statistics, free ones by the batch."""
-    picture = inputs(6)[1]
+    image = inputs(6)[1]
     for fused in (False, True):
         eyes = avc.build_vision(vision_spec(), fused=fused)
-        seen = eyes(picture, training=True).numpy()
-        assert np.abs(seen - eyes(picture, training=False)).max() > 1e-3
+        seen = eyes(image, training=True).numpy()
+        assert np.abs(seen - eyes(image, training=False)).max() > 1e-3
         before = [np.array(array) for array in eyes.get_weights()]
         eyes.trainable = False
-        np.testing.assert_allclose(eyes(picture, training=True), eyes(picture, training=False),
+        np.testing.assert_allclose(eyes(image, training=True), eyes(image, training=False),
                                    rtol=1e-6)
         for old, new in zip(before, eyes.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)

@@ -25,14 +25,14 @@ RATE, SIZE = 8000, 16
 
 
 class Labelled:
-    """A source whose pictures and sounds say when and where they were taken."""
+    """A source whose images and sounds say when and where they were taken."""
 
     seconds = 10.0
 
     def __init__(self, number):
         self.number, self.name = number, f"source {number}"
 
-    def picture(self, time, size, scaled, place):
+    def image(self, time, size, scaled, place):
         assert 0 <= time <= self.seconds and scaled == round(size * 256 / 224)
         return np.full((size, size, 3), (self.number, int(time * 10), 0), np.uint8)
 
@@ -50,13 +50,13 @@ def test_a_plan_is_balanced_and_has_no_shortcut(seconds, count, seed):
     assert sum(pair.matching for pair in pairs) == count - count // 2
     for half in (True, False):
         some = [pair for pair in pairs if pair.matching is half]
-        for which in ("picture", "sound"):  # every video as often as any other, in each half
+        for which in ("image", "sound"):  # every video as often as any other, in each half
             uses = Counter(getattr(pair, which) for pair in some)
             assert max(uses.values(), default=0) - min(
                 (uses[number] for number in range(len(seconds))), default=0) <= 1
     for pair in pairs:
         assert 0 <= pair.start <= seconds[pair.sound] - 1
-        assert 0 <= pair.time <= seconds[pair.picture]
+        assert 0 <= pair.time <= seconds[pair.image]
         assert all(0 <= share <= 1 for share in pair.place)
         if pair.matching:
             assert pair.start <= pair.time + 0.05 and pair.time <= pair.start + 1
@@ -76,15 +76,15 @@ def test_labels_tell_the_truth_and_are_not_in_the_order():
     sources = [Labelled(number) for number in range(5)]
     pairs = plan_pairs([10.0] * 5, 400, [3])
     found = list(make_examples(pairs, sources, RATE, SIZE, threads=3))
-    for pair, (sound, picture, label) in zip(pairs, found, strict=True):
-        assert sound.shape == (RATE,) and picture.shape == (SIZE, SIZE, 3)
-        assert label == int(sound[0] // 1000 == picture[0, 0, 0]) == int(pair.matching)
+    for pair, (sound, image, label) in zip(pairs, found, strict=True):
+        assert sound.shape == (RATE,) and image.shape == (SIZE, SIZE, 3)
+        assert label == int(sound[0] // 1000 == image[0, 0, 0]) == int(pair.matching)
     labels = [label for *_, label in found]
     assert 150 < sum(labels[0::2]) + sum(1 - label for label in labels[1::2]) < 250
 
 
 def test_times_of_both_halves_are_spread_alike():
-    """Pictures and sounds of non-matching pairs come from all over the video, as the others do."""
+    """Images and sounds of non-matching pairs come from all over the video, as the others do."""
     pairs = plan_pairs([10.0] * 4, 8000, [1])
     for name in ("time", "start"):
         means = [np.mean([getattr(pair, name) for pair in pairs if pair.matching is half])
@@ -108,12 +108,12 @@ def test_saturation_is_that_of_hsv(colour, factor):
 
 def test_an_augmentation_does_what_it_says():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
-    mirrored = Augmentation(True, 1.0, 0.0, True, 0.5).picture(pixels)
+    mirrored = Augmentation(True, 1.0, 0.0, True, 0.5).image(pixels)
     np.testing.assert_array_equal(mirrored, pixels[:, ::-1])
-    lighter = Augmentation(False, 1.0, BRIGHTNESS, False, 0.5).picture(pixels)
+    lighter = Augmentation(False, 1.0, BRIGHTNESS, False, 0.5).image(pixels)
     np.testing.assert_array_equal(lighter, np.minimum(pixels.astype(int) + 32, 255))
-    first = Augmentation(False, 1.5, 0.1, True, 0.5).picture(pixels)
-    second = Augmentation(False, 1.5, 0.1, False, 0.5).picture(pixels)
+    first = Augmentation(False, 1.5, 0.1, True, 0.5).image(pixels)
+    second = Augmentation(False, 1.5, 0.1, False, 0.5).image(pixels)
     values = pixels.astype(np.float32) / 255
     np.testing.assert_array_equal(first, np.round(255 * brightened(saturated(values, 1.5), 0.1)))
     assert (first != second).any()
@@ -181,11 +181,11 @@ def test_what_the_network_takes(tmp_path):
     made = some_examples(2)
     write_batch(tmp_path / "test_0.h5", made, 2)
     front = Frontend(RATE, 512, 400, 16)
-    (sound, picture), label = AvcData(Batches.find(tmp_path, "test"), front).batch(np.array([1, 0]))
+    (sound, image), label = AvcData(Batches.find(tmp_path, "test"), front).batch(np.array([1, 0]))
     np.testing.assert_allclose(
         sound[..., 0], front(np.stack([one[0] for one in made[::-1]]).astype(np.float32) / 32768))
-    np.testing.assert_allclose(picture[0], made[1][1] / 127.5 - 1, atol=1e-6)
-    assert sound.dtype == picture.dtype == label.dtype == np.float32
+    np.testing.assert_allclose(image[0], made[1][1] / 127.5 - 1, atol=1e-6)
+    assert sound.dtype == image.dtype == label.dtype == np.float32
     slower = Frontend(RATE // 2, 256, 200, 16)
     (sound, _), _ = AvcData(Batches.find(tmp_path, "test"), slower).batch(np.array([0]))
     assert sound.shape == (1, *slower.shape, 1)

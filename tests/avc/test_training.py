@@ -24,9 +24,9 @@ class Data:
     def batch(self, rows):
         rng = np.random.default_rng(7)
         sound = rng.uniform(-80, 0, (60, *SPEC.frontend.shape, 1)).astype(np.float32)
-        picture = rng.uniform(-1, 1, (60, 16, 16, 3)).astype(np.float32)
+        image = rng.uniform(-1, 1, (60, 16, 16, 3)).astype(np.float32)
         label = np.eye(2, dtype=np.float32)[rng.integers(0, 2, 60)]
-        return (sound[rows], picture[rows]), label[rows]
+        return (sound[rows], image[rows]), label[rows]
 
 class Killed(training.AvcEngine):
     calls, kill_at = 0, 0

@@ -23,9 +23,9 @@ def test_colour_and_pitch_come_through(films):
         video = open_video(films, next(file for file in scan_videos(films)
                                        if file.file == f"{name}.mp4"))
         assert abs(video.seconds - 3) < 0.15
-        picture = video.picture(1.0, 28, 32, (0.5, 0.5))
-        assert picture.shape == (28, 28, 3) and picture.dtype == np.uint8
-        assert np.abs(picture.astype(int) - colour).max() <= 8
+        image = video.image(1.0, 28, 32, (0.5, 0.5))
+        assert image.shape == (28, 28, 3) and image.dtype == np.uint8
+        assert np.abs(image.astype(int) - colour).max() <= 8
         sound = video.sound(1.0, RATE)
         assert sound.shape == (RATE,) and sound.dtype == np.int16
         assert np.argmax(np.abs(np.fft.rfft(sound * np.hanning(RATE)))) == pitch
@@ -45,14 +45,14 @@ def moving(tmp_path_factory):
 @pytest.mark.parametrize("moment", [0.0, 0.55, 1.05, 2.35, 3.85])
 def test_the_frame_is_of_that_time(moving, moment):
     # a square of the full height from the left end, at the same scale: columns are pixels
-    picture = videos.decode_picture(moving, moment, 256, 256, (0.0, 0.0))
-    white = (picture[128, :, 0] > 128).sum()
+    image = videos.decode_image(moving, moment, 256, 256, (0.0, 0.0))
+    white = (image[128, :, 0] > 128).sum()
     # the first frame at or after it; the square ends at column 256
     assert abs(white - min(8 * np.ceil(moment * 10 - 1e-9), 256)) <= 2
 
 
 def test_the_square_is_where_it_was_asked_for(moving):
-    left, right = (videos.decode_picture(moving, 3.0, 256, 256, (share, 0.0))
+    left, right = (videos.decode_image(moving, 3.0, 256, 256, (share, 0.0))
                    for share in (0.0, 1.0))
     assert abs((left[0, :, 0] > 128).sum() - 240) <= 2
     assert abs((right[0, :, 0] > 128).sum() - (240 - 64)) <= 2  # 320 wide: 64 to spare
@@ -67,13 +67,13 @@ def test_the_second_is_of_that_time(moving, start, pitch):
 
 def test_upright_frames_scale_by_their_short_side(tmp_path):
     path = make_video(tmp_path / "tall.mp4", "lime", size="64x160", seconds=2)
-    assert videos.decode_picture(path, 0.5, 56, 64, (1.0, 1.0)).shape == (56, 56, 3)
+    assert videos.decode_image(path, 0.5, 56, 64, (1.0, 1.0)).shape == (56, 56, 3)
 
 
 def test_a_time_behind_the_last_frame_gives_the_last_second_s_frame(films):
-    assert videos.decode_picture(films / "red.mp4", 3.4, 16, 18, (0, 0)).shape == (16, 16, 3)
-    with pytest.raises(VideoError, match="no picture at 60.00 s"):
-        videos.decode_picture(films / "red.mp4", 60.0, 16, 18, (0, 0))
+    assert videos.decode_image(films / "red.mp4", 3.4, 16, 18, (0, 0)).shape == (16, 16, 3)
+    with pytest.raises(VideoError, match="no image at 60.00 s"):
+        videos.decode_image(films / "red.mp4", 60.0, 16, 18, (0, 0))
     with pytest.raises(VideoError, match=r"only 0\.\d\d s of sound at 2.70 s"):
         videos.decode_sound(films / "red.mp4", 2.7, RATE)
 
@@ -88,16 +88,16 @@ def test_probing_with_and_without_ffprobe(films, tmp_path, monkeypatch):
     for missing in ("nothing", "ffprobe"):
         monkeypatch.setattr(videos.shutil, "which",
                             lambda name, no=missing: None if name == no else which(name))
-        for path, (seconds, picture, sound) in expected.items():
+        for path, (seconds, image, sound) in expected.items():
             found = videos.probe_video(path)
-            assert (found.picture, found.sound) == (picture, sound)
+            assert (found.image, found.sound) == (image, sound)
             assert abs(found.seconds - seconds) < 0.15
         with pytest.raises(VideoError, match="README|text.mp4"):
             (tmp_path / "text.mp4").write_text("no video")
             videos.probe_video(tmp_path / "text.mp4")
 
 
-def test_a_cover_is_no_picture():
+def test_a_cover_is_no_image():
     banner = """Input #0, flac, from 'x':
   Duration: 01:02:03.50, bitrate: 1 kb/s
   Stream #0:0: Audio: flac, 44100 Hz
@@ -155,7 +155,7 @@ def test_names_are_names_and_nothing_else(tmp_path, monkeypatch):
     for name in ("-y.mp4", "a%03d*.mp4", "concat:x|y.mp4", "a b'\".mp4", "$(touch owned).mp4"):
         shutil.copy(film, tmp_path / name)
         file = next(one for one in scan_videos(tmp_path) if one.file == name)
-        assert open_video(tmp_path, file).picture(0.5, 16, 18, (0, 0)).shape == (16, 16, 3)
+        assert open_video(tmp_path, file).image(0.5, 16, 18, (0, 0)).shape == (16, 16, 3)
         (tmp_path / name).unlink()
     assert not (tmp_path / "owned").exists()
 

@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_refused(here, say):
     assert code == 2 and "evaluate of weak-1 has not finished" in err
     judged.record(here / "ws", "fit-4", {"fit": ("fit", here / "ws/artifacts/fit/x", {}, {}, 1)})
     code, _, err = say("compare", "fit-4", "good-2")
-    assert code == 2 and "evaluates nothing clip by clip" in err
+    assert code == 2 and "has no step that scores clips" in err
 
 
 def test_accuracy_of_folds_is_compared_clip_by_clip(here, say):

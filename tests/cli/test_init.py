@@ -63,7 +63,7 @@ def test_local(say, greene):
     code, out, _ = say("init", "--local")
     assert code == 0 and greene.calls() == [] and "no Slurm" in out
     code, _, err = say("init", "--local", "--force", "--partition", "cpu")
-    assert code == 2 and "--partition cpu has no meaning with --local" in err
+    assert code == 2 and "--partition cpu has no effect with --local" in err
 
 
 def test_slurm_that_does_not_answer(say, greene):

@@ -167,7 +167,7 @@ def test_damaged_notes_stop_no_other_run(say, here, box):
     notified.write_text('{"schema": 1, "sent": {"x": {"requeues": "x"}}}')
     code, out, err = say("notify")
     assert code == 0 and "other done on local" in out
-    assert "warning: skipped:" in err and f"{notified}: this is no list of sent messages" in err
+    assert "warning: skipped:" in err and f"{notified}: this is not a list of sent messages" in err
     code, out, err = say("status", "--watch", "1")
     assert code == 0 and "note" not in out and str(notified) in err
 

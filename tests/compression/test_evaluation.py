@@ -68,23 +68,23 @@ def avc(tmp_path_factory):
             time = np.arange(2000) / 2000
             tone = np.sin(2 * np.pi * (700 if loud else 120) * time)
             audio = (tone * 20000 + rng.normal(size=2000) * 50).astype(np.int16)
-            picture = np.zeros((16, 16, 3), np.uint8)
-            picture[..., 0 if loud == match else 2] = 255
-            yield audio, picture, match
+            image = np.zeros((16, 16, 3), np.uint8)
+            image[..., 0 if loud == match else 2] = 255
+            yield audio, image, match
 
     write_batch(folder / "train_0.h5", examples(), 40)
     return network, Batches([folder / "train_0.h5"]), folder
 
 
 def see(avc, tmp_path, rows=None):
-    from l3hpc.compression.correspondence import embed_pictures
+    from l3hpc.compression.correspondence import embed_images
 
     network, batches, _ = avc
     rows = np.arange(batches.rows) if rows is None else rows
-    return embed_pictures(network, batches, rows, SPEC.frontend, tmp_path / "seen")
+    return embed_images(network, batches, rows, SPEC.frontend, tmp_path / "seen")
 
 
-def test_seen_pictures_give_what_the_whole_network_gives(avc, tmp_path):
+def test_seen_images_give_what_the_whole_network_gives(avc, tmp_path):
     from l3hpc.avc.batches import AvcData
     from l3hpc.compression.correspondence import Correspondence, Head
 
@@ -161,14 +161,14 @@ def test_a_narrower_network_gets_a_fresh_head(avc):
     np.testing.assert_array_equal(head.layers[0][0], again.layers[0][0])
 
 
-def test_pictures_of_another_size_are_refused(avc, tmp_path):
+def test_images_of_another_size_are_refused(avc, tmp_path):
     from l3hpc.avc.network import build_avc
     from l3hpc.avc.vision import VisionSpec
-    from l3hpc.compression.correspondence import embed_pictures
+    from l3hpc.compression.correspondence import embed_images
 
     other = build_avc(untrained(SPEC, 1), VisionSpec(24, (4,) * 8))
-    with pytest.raises(InputError, match="pictures of 16 x 16 pixels"):
-        embed_pictures(other, avc[1], np.arange(4), SPEC.frontend, tmp_path)
+    with pytest.raises(InputError, match="images of 16 x 16 pixels"):
+        embed_images(other, avc[1], np.arange(4), SPEC.frontend, tmp_path)
 
 
 def test_an_embedding_is_dressed_as_the_branch_was(tmp_path):

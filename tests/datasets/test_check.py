@@ -303,5 +303,5 @@ def test_a_table_of_clips_is_checked_on_the_command_line(table, capsys):
     assert "problem: 1 clip has no audio: 3.wav" in said
     with pytest.raises(InputError, match="--audio: only for a table of clips"):
         cli.main(["data", "check", str(table.parent), *words[3:]], standalone_mode=False)
-    with pytest.raises(InputError, match="a split and folds exclude each other"):
+    with pytest.raises(InputError, match="a split and folds cannot be combined"):
         cli.main([*words, "--split-column", "set", "--folds", "3"], standalone_mode=False)

@@ -157,7 +157,7 @@ def test_groups_in_several_folds_are_counted(table):
 def test_a_number_of_folds_replaces_those_that_were_found(table):
     text = PLAIN + "e.wav,owl,1\nf.wav,wren,1\n"
     assert len(read_table(ClipTable(table(text), folds=3)).folds) == 3
-    with pytest.raises(InputError, match="exclude each other"):
+    with pytest.raises(InputError, match="cannot be combined"):
         read_table(ClipTable(table(text), folds=3, fold_column="fold"))
 
 
@@ -229,12 +229,12 @@ def test_a_split_that_nobody_named_is_mentioned(table):
 
 @pytest.mark.parametrize("other", [{"fold_column": "set"}, {"folds": 5}])
 def test_a_split_and_folds_exclude_each_other(table, other):
-    with pytest.raises(InputError, match="a split and folds exclude each other"):
+    with pytest.raises(InputError, match="a split and folds cannot be combined"):
         read_table(ClipTable(table(SPLIT), split_column="set", **other))
 
 
 def test_too_few_groups_or_clips_for_the_folds(table):
-    with pytest.raises(InputError, match="4 groups do not fill 5 folds"):
+    with pytest.raises(InputError, match="4 groups are too few for 5 folds"):
         read_table(ClipTable(table(many()), group_column="site"))
     with pytest.raises(InputError, match="no class has as many as 7 clips"):
         read_table(ClipTable(table(many()), folds=7))

@@ -180,7 +180,7 @@ def test_what_is_damaged_or_gone_stops_no_other_run(here, box):
     with collect_damage() as damage:
         assert [one.message.run for one in here.send()] == ["three"]
     assert {error.message for error in damage} == {
-        "this is no list of sent messages", "there is no cluster 'gone'"}
+        "this is not a list of sent messages", "there is no cluster 'gone'"}
 
 
 @pytest.mark.parametrize("note", [
@@ -196,7 +196,7 @@ def test_a_damaged_note_is_reported(here, box, note):
     with collect_damage() as damage:
         assert [one.message.run for one in here.send()] == ["two"]
     assert [(error.where, error.message) for error in damage] == [
-        (str(file), "this is no list of sent messages")]
+        (str(file), "this is not a list of sent messages")]
 
 
 def test_an_address_that_cannot_be_used_is_an_error(here, box):

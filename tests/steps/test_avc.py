@@ -132,8 +132,8 @@ def test_a_smaller_network_learns_from_the_soft_labels_of_a_trained_one(
     from l3hpc.avc.network import load_avc
 
     network, pairs = load_avc(teacher), Batches.find(runner.artifact("avc_pairs"), "train")
-    (sound, picture), _ = AvcData(pairs, network.audio_spec.frontend).batch(np.arange(pairs.rows))
-    expected = network.model([sound, picture], training=False).numpy()
+    (sound, image), _ = AvcData(pairs, network.audio_spec.frontend).batch(np.arange(pairs.rows))
+    expected = network.model([sound, image], training=False).numpy()
     np.testing.assert_allclose(soften(teacher_logits(network, pairs), 1.0), expected, atol=1e-5)
 
 
@@ -267,7 +267,7 @@ def films(tmp_path_factory):
 @pytest.mark.slow
 @needs_ffmpeg
 def test_real_videos_become_pairs(films, runner):
-    """Red sounds at 400 Hz, blue at 800; in the files every picture meets a sound of its label."""
+    """Red sounds at 400 Hz, blue at 800; in the files every image meets a sound of its label."""
     found = runner.run("avc_pairs", {**SMALL, "videos": films, "pairs_per_video": 1,
                                      "augment": False})
     assert found.text == "8 pairs of 8 videos"

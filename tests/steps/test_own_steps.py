@@ -233,7 +233,7 @@ REFUSED = {
                  "recordings"),
     "number": (entry(each=0), "a number of tasks is 1 to 100,000", "own.yaml"),
     "true as a number": (entry(each=True), "a number of tasks is", "own.yaml"),
-    "a word": (entry(["head", "-n", 1]), "1 is not a text: put it in quotes", "own.yaml"),
+    "a word": (entry(["head", "-n", 1]), "1 is not text: put it in quotes", "own.yaml"),
     "inputs": (entry(inputs=["recordings"]), "write names with their paths", "own.yaml"),
     "code as a path": (entry(code={"../x": ""}), "write a list of paths", "own.yaml"),
     "no pattern": (entry(each="a//etc/*", inputs={"a": "jobs"}), "not a pattern", "own.yaml"),

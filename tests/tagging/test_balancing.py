@@ -133,7 +133,7 @@ def test_nonsense_is_refused():
     with pytest.raises(InputError, match="did you mean 'mlsmote'"):
         balancing.oversample("mlsmot", np.zeros((2, 1)), np.zeros((2, 1)))
     for threshold in ("median", "percentile_0", "percentile_100", "percentile_05"):
-        with pytest.raises(InputError, match="no threshold"):
+        with pytest.raises(InputError, match="is not a threshold"):
             balancing.oversample("mlsmote", np.zeros((2, 1)), np.ones((2, 1)), threshold=threshold)
     with pytest.raises(InputError, match=r"features \(2, 1\), targets \(3, 1\)"):
         balancing.oversample("mlsmote", np.zeros((2, 1)), np.zeros((3, 1)))

@@ -20,7 +20,7 @@ from l3hpc.models.network import assign, build, parameters_of
 from l3hpc.models.parameters import BN_MOMENTUM, Parameters, untrained
 from l3hpc.models.spec import NetworkSpec
 
-Inputs: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"  # spectrograms, or with pictures
+Inputs: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"  # spectrograms, or with images
 # Squared (or cross-entropy) and absolute error of each example, and the weights' penalty.
 Errors: TypeAlias = "tuple[tf.Tensor, tf.Tensor, tf.Tensor]"
 
