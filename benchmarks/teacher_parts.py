@@ -3,8 +3,8 @@
 Float32, one thread, one frame, as in each thread of the engine ncnn, with random weights and
 inputs. The ways take turns. Winograd's F(m,3) computes m × m outputs of a 3 × 3 filter at once: the
 larger, the fewer multiplications, the more transforms and rounding. Strips of 8 rows fit into a
-core's cache; several frames in one map share each read of the weights. Run it by hand on a new
-processor.
+core's cache; several frames in one map share each read of the weights. The whole network is also
+run by ONNX Runtime, TensorFlow and OpenVINO. Run it by hand on a new processor.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ import statistics
 import struct
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.machine import gemm_rate
 from benchmarks.measure import alone, worker
 from benchmarks.tables import Table, run
+
+if TYPE_CHECKING:
+    from l3hpc.models.parameters import FoldedNetwork
 
 # ncnn's own choice is among them; F(2,3) is exact enough to hold the others against.
 SIZES = {"": (), "F(2,3)": ("43", "63"), "F(4,3)": ("23", "63"), "F(6,3)": ("23", "43")}
@@ -33,8 +40,8 @@ DIRECT = 9 * 2  # operations per input, output and place
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
-    """Measure in a process with one thread."""
-    found = alone(worker("teacher_parts", 1 if quick else 15), ONE_CORE).values
+    """Measure the convolutions in a process with one thread, and the network in another."""
+    found = alone(worker("teacher_parts", "convolutions", 1 if quick else 15), ONE_CORE).values
     rate, rows = found["gemm"], []
     for one in found["layers"]:
         own = one["ms"][""]
@@ -60,10 +67,116 @@ def tables(quick: bool, work: Path) -> list[Table]:
          f"time for transforms, {gflop / rate * 250:.0f} ms.",
          "Error: the largest difference from F(2,3), over the largest value. A strip has the zeros "
          "that a convolution adds at both ends, in place of its neighbours' rows: only the time "
-         "counts. The engine computes convolutions 1 and 2 in strips already."))]
+         "counts. The engine computes convolutions 1 and 2 in strips already.")), _libraries(quick)]
 
 
-def measure(runs: int) -> dict[str, Any]:
+def _libraries(quick: bool) -> Table:
+    """The whole network in every library."""
+    runs, frames = (1, 4) if quick else (7, 32)
+    found = alone(worker("teacher_parts", "libraries", runs, frames)).values
+    fastest = found["frames_per_s"]["ncnn"]
+    return Table(
+        "The teacher's network in float32, by library",
+        ("library", "frames/s", "times ncnn", "error"),
+        [(name, f"{rate:.1f}", f"{rate / fastest:.2f}", f"{found['errors'][name]:.0e}")
+         for name, rate in found["frames_per_s"].items()],
+        (f"From {frames} spectrograms to embeddings on all cores, with random weights; medians of "
+         f"{runs} runs, in turn. ONNX Runtime and OpenVINO compute one frame in each thread.",
+         "Error: the largest difference from ncnn, over the largest value."))
+
+
+def libraries(runs: int, frames: int) -> dict[str, Any]:
+    """Frames a second of the whole network in every library, and differences from ncnn."""
+    from l3hpc.arrays.threads import allocated_cores
+    from l3hpc.models.engines import make_engine
+    from l3hpc.models.parameters import untrained
+    from l3hpc.models.spec import openl3_spec
+
+    network = untrained(openl3_spec("mel256", 512), 0).folded()
+    network = replace(network, scale=1.0, shift=0.0)  # which the other libraries do not get
+    model, threads = _onnx_model(network), allocated_cores()
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "ncnn": make_engine("ncnn", network, threads).run,
+        "TensorFlow": make_engine("tensorflow", network, threads).run,
+        "ONNX Runtime": _onnx_runtime(model, threads), "OpenVINO": _openvino(model, threads)}
+    x = np.random.default_rng(0).standard_normal((frames, *network.spec.maps[0])).astype("f4")
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    outs: dict[str, np.ndarray] = {}
+    for _ in range(runs + 1):  # the first is not counted
+        for name, compute in ways.items():
+            start = time.perf_counter()
+            outs[name] = compute(x)
+            taken[name].append(time.perf_counter() - start)
+    for name, out in outs.items():  # published embeddings are flattened as (band, time, channel)
+        outs[name] = out.transpose(0, 2, 3, 1).reshape(frames, -1) if out.ndim == 4 else out
+    exact = outs["ncnn"]
+    return {"frames_per_s": {name: frames / statistics.median(spent[1:])
+                             for name, spent in taken.items()},
+            "errors": {name: float(np.abs(out - exact).max() / np.abs(exact).max())
+                       for name, out in outs.items()}}
+
+
+def _onnx_runtime(model: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """ONNX Runtime, one spectrogram a thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    pool = ThreadPoolExecutor(threads)
+    return lambda x: np.concatenate(list(pool.map(
+        lambda one: session.run(None, {"x": one[None, None]})[0], x)))
+
+
+def _openvino(model: bytes, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """OpenVINO, one spectrogram a thread."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model), "CPU", {
+        "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads})
+    free = threading.local()
+
+    def one(spectrogram: np.ndarray) -> np.ndarray:
+        if not hasattr(free, "request"):
+            free.request = compiled.create_infer_request()
+        return free.request.infer([spectrogram[None, None]])[0].copy()
+
+    pool = ThreadPoolExecutor(threads)
+    return lambda x: np.concatenate(list(pool.map(one, x)))
+
+
+def _onnx_model(network: FoldedNetwork) -> bytes:
+    """The network as an ONNX file, for one spectrogram; maps have their channels first."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    nodes: list[Any] = []
+    weights = []
+
+    def add(kind: str, inputs: Sequence[str] = (), **attributes: Any) -> None:
+        last = nodes[-1].output[0] if nodes else "x"
+        nodes.append(helper.make_node(kind, [last, *inputs], [f"y{len(nodes)}"], **attributes))
+
+    for index, layer in enumerate(network.convolutions):
+        names = (f"kernel{index}", f"bias{index}")
+        weights += [numpy_helper.from_array(layer.kernel.transpose(3, 2, 0, 1).copy(), names[0]),
+                    numpy_helper.from_array(layer.bias, names[1])]
+        add("Conv", names, pads=[1, 1, 1, 1])
+        if layer.relu:
+            add("Relu")
+        if index in network.spec.halvings:
+            add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    add("MaxPool", kernel_shape=network.spec.pool, strides=network.spec.pool)
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in
+            (("x", (1, 1, *network.spec.maps[0])), (nodes[-1].output[0], None))]
+    model = helper.make_model(helper.make_graph(nodes, "teacher", ends[:1], ends[1:], weights),
+                              opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def convolutions(runs: int) -> dict[str, Any]:
     """Times of every convolution in every way."""
     from l3hpc.models.spec import openl3_spec
 
@@ -153,6 +266,7 @@ def _net(weights: np.ndarray, without: tuple[str, ...], bands: int, times: int) 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        print(json.dumps(measure(int(sys.argv[2]))))
+        job = {"convolutions": convolutions, "libraries": libraries}[sys.argv[2]]
+        print(json.dumps(job(*map(int, sys.argv[3:]))))
     else:
         run("teacher_parts", __doc__, tables)
