@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -181,26 +182,32 @@ class OfflineError(L3hpcError):
 
 Words = Sequence[str]  # of a command, without "l3hpc"
 _complete: Callable[[Words], Words] = tuple
+_started_in: str | None = None  # the folder in which the command was typed, before -C
 
 
 @contextlib.contextmanager
 def completed_commands(complete: Callable[[Words], Words]) -> Iterator[None]:
-    """Complete the commands that ``command_line`` returns while the block runs.
+    """Complete the commands and paths that messages name while the block runs.
 
     The command line does so: what it was told about where things are (``-C``, ``--config``) has to
-    be told to the next command too. It holds in all threads, as the working directory does.
+    be told to the next command too (``command_line``), and paths start from the folder of the
+    person, which ``-C`` does not change (``shell_path``). It holds in all threads, as the working
+    directory does.
 
     Parameters
     ----------
     complete
         Called with the words of a command; returns them with the options that they need.
     """
-    global _complete
-    before, _complete = _complete, complete
+    global _complete, _started_in
+    before = _complete, _started_in
+    _complete, _started_in = complete, None
+    with contextlib.suppress(OSError):  # the folder has been removed
+        _started_in = os.getcwd()
     try:
         yield
     finally:
-        _complete = before
+        _complete, _started_in = before
 
 
 def command_line(*words: object) -> str:
@@ -220,6 +227,43 @@ def command_line(*words: object) -> str:
     "l3hpc resume 'my run'"
     """
     return " ".join(("l3hpc", *map(shell_word, _complete([str(word) for word in words]))))
+
+
+def shell_path(path: str | os.PathLike[str]) -> str:
+    """Return ``path_from_shell`` quoted, so that it can be pasted.
+
+    Examples
+    --------
+    >>> shell_path(os.path.abspath("my runs/log")), shell_path("/dev/null")
+    ("'my runs/log'", '/dev/null')
+    """
+    return shell_word(path_from_shell(path))
+
+
+def path_from_shell(path: str | os.PathLike[str]) -> str:
+    """Return a path as seen from the folder in which the command was typed.
+
+    Parameters
+    ----------
+    path
+        The path; a relative one starts in the working directory, which may be that of ``-C``.
+
+    Returns
+    -------
+    str
+        Relative to that folder where it is below it, otherwise absolute; without ``-C``, one that
+        is relative stays as it is.
+    """
+    text = os.fspath(path)
+    with contextlib.suppress(OSError):
+        here = os.getcwd()
+        start = _started_in or here
+        relative = os.path.relpath(os.path.join(here, text), start)
+        if relative.split(os.sep)[0] != os.pardir:
+            text = relative
+        elif start != here:
+            text = os.path.abspath(text)
+    return text
 
 
 def shell_word(word: object) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from l3hpc.errors import EXIT_FAILED, EXIT_OK
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, shell_path
 from l3hpc.workspace.states import RunState
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ def summary(result: DemoResult, folder: Path) -> list[str]:
     """Return what is printed at the end: ledger rows, paths, and the next commands."""
     from l3hpc.ledger.schema import find_tab
 
-    here = os.path.relpath(folder)
-    here = str(folder) if here.startswith("..") else here
+    here = shell_path(folder)
     lines = [""]
     # an optional tab repeats the scores of another one
     for row in (one for one in result.data.ledger if not find_tab(one.tab).optional):

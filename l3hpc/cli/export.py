@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from l3hpc.cli.embed import complete_model, model_of_run
 from l3hpc.cli.place import workspace_options
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, shell_path
 
 EXAMPLES = """\b
 Examples:
@@ -139,7 +139,7 @@ def _preview(planned: dict[str, Any]) -> str:
 
 def _summary(report: dict[str, Any], output: Path) -> str:
     """Return the results of an export as text."""
-    lines = [f"{report['model']['label']} as {report['format']}: {output}"]
+    lines = [f"{report['model']['label']} as {report['format']}: {shell_path(output)}"]
     for model in report["models"]:
         measured = model["arena"]["measured"]
         total = measured["total"] if measured else model["arena"]["planned"]["total"]
@@ -159,4 +159,4 @@ def _summary(report: dict[str, Any], output: Path) -> str:
                      "frames)")
     if report["model"]["caution"]:
         lines.append(f"  {report['model']['caution']}")
-    return "\n".join([*lines, f"  next: read {output}/card.md"])
+    return "\n".join([*lines, f"  next: read {shell_path(output / 'card.md')}"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from l3hpc.errors import EXIT_OK, InputError, command_line, shell_word
+from l3hpc.errors import EXIT_OK, InputError, command_line, shell_path, shell_word
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
@@ -106,5 +106,5 @@ def _say(found: Survey, choice: Choice | None, path: Path) -> None:
     for line in table_lines(rows, indent=""):
         click.echo(line)
     default = path.absolute() == Path("cluster.yaml").absolute()
-    click.echo(f"\nwrote {path}\nnext: "
+    click.echo(f"\nwrote {shell_path(path)}\nnext: "
                + (command_line("doctor") if default else command_line("doctor", "--config", path)))

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, shell_path
 from l3hpc.io.values import in_number
 
 _NAMED = "l3hpc.step"  # in the context: the step on the command line
@@ -120,7 +120,8 @@ def command(
     click.echo(f"{step}: {summary}")
     if output is not None:
         names = sorted(results[0]["files"])
-        click.echo(f"files in {output}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}")
+        more = ", …" if len(names) > 8 else ""
+        click.echo(f"files in {shell_path(output)}: {', '.join(names[:8])}{more}")
 
 
 def _run_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,15 @@ import click
 from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
 from l3hpc.cli.runs import announce
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, L3hpcError, Lines, command_line
+from l3hpc.errors import (
+    EXIT_FAILED,
+    EXIT_OK,
+    InputError,
+    L3hpcError,
+    Lines,
+    command_line,
+    shell_path,
+)
 from l3hpc.io.values import in_number
 
 if TYPE_CHECKING:
@@ -164,7 +171,7 @@ def _submitted(plan: Plan, record: RunRecord) -> str:
     lines += [f"results:         {command_line('ledger', 'show', '--tab', tab)}"
               for tab in tabs]
     if plan.profile.report and (record.sync_job or record.capabilities.runner):
-        lines.append(f"report:          {os.path.relpath(plan.folder.report)}, "
+        lines.append(f"report:          {shell_path(plan.folder.report)}, "
                      "when the run has ended")
     sheet = last_job.describe(plan, record)
     if tabs and sheet:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line, shell_path
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
         for line in _lines(path, found):
             click.echo(one_line(line))  # names in a file may hold any character
         if written is not None:
-            click.echo(f"wrote {written}")
+            click.echo(f"wrote {shell_path(written)}")
             click.echo(f"next: {command_line('submit', 'upstream', '--weights', path)} --dry-run")
         elif found.sidecar is not None and not sidecar_path(path).is_file():
-            click.echo(f"{sidecar_path(path)}: not written (--write)")
+            click.echo(f"{shell_path(sidecar_path(path))}: not written (--write)")
     if write and written is None:
         click.echo(f"nothing written: {sidecar_path(path).name} must state everything", err=True)
         return EXIT_FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, nearest, path_from_shell
 from l3hpc.io import yaml
 from l3hpc.io.values import without_addresses
 from l3hpc.io.yaml import KeyPath
@@ -282,7 +283,6 @@ def _first_model(kind: object) -> type[BaseModel] | None:
 
 
 def _short(path: Path) -> str:
-    try:
-        return str(Path(path).resolve().relative_to(Path.cwd().resolve()))
-    except (ValueError, OSError):
-        return str(path)
+    # a link to a folder above is another name of the same file
+    text = path_from_shell(Path(path).resolve())
+    return path_from_shell(path) if os.path.isabs(text) else text

@@ -6,7 +6,6 @@ progress files of the running tasks of a step, so they also move within a long t
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any, TextIO
 
 from l3hpc.console import formatting, terminal
 from l3hpc.console.formatting import age, clock, describe_progress
-from l3hpc.errors import command_line
+from l3hpc.errors import command_line, shell_path
 from l3hpc.io.values import one_line
 from l3hpc.runs.status import CombinationStatus, RunStatus
 from l3hpc.runs.step_status import StepStatus
@@ -157,7 +156,7 @@ def _more(step: StepStatus, indent: str) -> list[str]:
     lines = [f"{indent}{one_line(line.strip())}" for line in step.last_words[:MAX_ERROR_LINES]
              if line.strip()]
     if step.log:
-        lines.append(f"{indent}log {one_line(os.path.relpath(step.log))}")
+        lines.append(f"{indent}log {shell_path(step.log)}")
     return lines
 
 

@@ -12,7 +12,10 @@ import pytest
 
 import l3hpc
 from l3hpc.cli import COMMANDS, cli, place
-from l3hpc.errors import command_line
+from l3hpc.errors import command_line, path_from_shell, shell_path
+from l3hpc.runs import display
+from l3hpc.runs.step_status import StepStatus
+from l3hpc.workspace.states import StepState
 
 COMMAND = re.compile(rf"\bl3hpc ({'|'.join(COMMANDS)})\b")
 # strings that name no next command: titles, and what is written into files for other readers
@@ -116,6 +119,36 @@ def test_hints_of_commands_about_runs_lead_to_the_same_workspace(say, elsewhere)
     assert value["runs"][0]["then"] == "l3hpc resume bad-1 --workspace ws"
     value = json.loads(say("report", "bad-1", "--json", *elsewhere)[1])
     assert value["next"] == "l3hpc logs bad-1 sample --workspace ws"
+
+
+@pytest.mark.parametrize("place, shown", [
+    ("a run", "'a run/log'"), (".", "log"), ("..", "{above}/log")])
+def test_paths_start_where_the_person_is(say, tmp_path, monkeypatch, place, shown):
+    """-C changes the folder of the command, not that of the shell into which a path is pasted."""
+    here = tmp_path / "here"
+    (here / "a run").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    said = []
+    monkeypatch.setattr("l3hpc.workspace.records.find", lambda *of: said.extend(
+        [shell_path("log"), shell_path(Path("log").absolute())]) or "")
+    say("-C", place, "logs", "latest", "--workspace", "ws")
+    assert said == [shown.format(above=tmp_path)] * 2
+    assert path_from_shell("../log") == "../log"  # as it was typed
+
+
+def test_the_log_of_a_step_and_the_line_of_a_setting_are_named_from_there(
+        say, tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    Path("sub/cluster.yaml").write_text("clusters:\n  local:\n    slotz: {}\n")
+    assert "error: sub/cluster.yaml:3: " in say("-C", "sub", "config", "show")[2]
+    failed = StepStatus("fit", "fit", None, StepState.FAILED, 0, 1, log=str(tmp_path / "sub/0.err"))
+    said = []
+    monkeypatch.setattr("l3hpc.workspace.records.find",
+                        lambda *of: said.extend(display._more(failed, "")) or "")
+    monkeypatch.chdir(tmp_path)  # say runs in this process
+    say("-C", "sub", "logs", "latest", "--workspace", "ws")
+    assert said == ["log sub/0.err"]
 
 
 def test_threads_name_the_same_commands(say, monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from l3hpc.cli.ledger.common import (
     warn_damage,
     workspace_option,
 )
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, shell_path
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
 def _print_written(files: Sequence[Path], exported: Sequence[tuple[str, str, Exported, str]]
                    ) -> None:
     for path in files:
-        click.echo(path)
+        click.echo(shell_path(path))
     for _, where, done, following in exported:
         click.echo(f"{where}: {count_of(done.new, 'run')} new, {done.updated} updated, "
                    f"{done.unchanged} unchanged")
