@@ -22,7 +22,7 @@ import numpy as np
 from l3hpc.audio.decoding import find_ffmpeg
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.installation import install_command
-from l3hpc.io.files import digest
+from l3hpc.io.files import digest, refuse_unreadable
 
 TIMEOUT_S = 120
 MIN_SOUND_SHARE = 0.9  # of a second of sound that must exist; the rest is padded with silence
@@ -468,7 +468,7 @@ def open_video(folder: Path, file: VideoFile) -> Video:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    for parent, folders, files in os.walk(folder, followlinks=False):
+    for parent, folders, files in os.walk(folder, onerror=refuse_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             path = Path(parent) / name

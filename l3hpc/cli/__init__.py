@@ -153,7 +153,12 @@ def _unexpected(error: Exception) -> L3hpcError:
     """Return an error for a failure of the system (disk full, no permission) or a bug of ours."""
     if isinstance(error, OSError) and error.strerror:
         path = str(error.filename) if error.filename is not None else None
-        return L3hpcError(error.strerror[:1].lower() + error.strerror[1:], where=path)
+        hint = None
+        if path is not None and isinstance(error, PermissionError):
+            from l3hpc.io.owners import who_decides
+
+            hint = who_decides(path)
+        return L3hpcError(error.strerror[:1].lower() + error.strerror[1:], where=path, hint=hint)
     first, *others = str(error).splitlines() or [""]
     return L3hpcError(f"{type(error).__name__}: {first}".removesuffix(": "), allowed=Lines(*others),
                       hint="This is a bug; please report it with the traceback of   "

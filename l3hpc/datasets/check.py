@@ -22,6 +22,7 @@ from l3hpc.datasets.corpus import (
 from l3hpc.datasets.inspection import Inspection, probe_audio_files
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.findings import Finding
+from l3hpc.io.files import walk_files
 
 
 def check_folder(folder: Path | str, *, listen: bool = False,
@@ -69,7 +70,7 @@ def check_folder(folder: Path | str, *, listen: bool = False,
         # from above, ``audio`` would pass for a sensor
         return [check_audio(folder / "audio", listen=listen, progress=progress)]
     matrices = any(path.suffix in (".h5", ".hdf5", ".npz") and path.is_file()
-                   for path in folder.rglob("*"))
+                   for path in walk_files(folder))
     try:
         inspections = [check_audio(folder, listen=listen, progress=progress)]
     except NoAudioError as error:  # any other error, such as a broken table, is shown as it is
@@ -187,8 +188,8 @@ def _compare_with_audio(dataset: labelled.LabelledDataset, findings: Inspection)
     findings.add("missing audio", "{n} [clip has|clips have] no audio", missing,
                  hint=f"They should be in {dataset.audio}.")
     findings.add("extra audio", "{n} audio [file is|files are] not in the table", sorted(
-        name for path in dataset.audio.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        name for path in walk_files(dataset.audio)
+        if path.suffix.lower() in AUDIO_SUFFIXES
         and (name := path.relative_to(dataset.audio).as_posix()) not in listed), remark=True,
         hint="They are not used.")
     return sorted(listed - set(missing))

@@ -35,6 +35,7 @@ from l3hpc.datasets.labelled import (
     listed,
 )
 from l3hpc.errors import InputError
+from l3hpc.io.files import refuse_unreadable
 
 # Usual names of columns in lower case; of several in one table, the first in this list counts.
 PARTS = {"train": TRAIN, "training": TRAIN, "validate": VALIDATE, "validation": VALIDATE,
@@ -187,7 +188,7 @@ def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
     by_name: dict[str, set[str]] = defaultdict(set)
     # Only where a path of the table does not fit: a walk through a large data set takes minutes on
     # a network disk.
-    for parent, _, files in os.walk(folder, followlinks=True):
+    for parent, _, files in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         for file in files:
             if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES and not file.startswith("."):
                 there = PurePosixPath(os.path.relpath(os.path.join(parent, file), folder))

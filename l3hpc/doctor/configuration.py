@@ -9,11 +9,13 @@ from l3hpc import steps as kinds
 from l3hpc.config import sources
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
+from l3hpc.doctor.storage import nearest_folder
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.findings import Finding
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import scripts
+from l3hpc.workspace import sharing
 from l3hpc.workspace.layout import Workspace
 
 
@@ -62,13 +64,11 @@ def _writable(workspace: Path, origin: str) -> Finding:
         check_workspace(workspace, origin)
     except InputError as error:
         return Finding("paths.workspace", "red", str(workspace), str(error))
-    existing = workspace
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return Finding("paths.workspace", "green", str(workspace))
-    return Finding("paths.workspace", "red", str(workspace),
-                   f"cannot write to {existing}; the workspace was set by {origin}")
+    for folder in map(nearest_folder, sharing.written_folders(workspace)):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return Finding("paths.workspace", "red", str(workspace),
+                           f"cannot write to {folder}; the workspace was set by {origin}")
+    return Finding("paths.workspace", "green", str(workspace))
 
 
 def _pipeline(name: str, path: Path) -> Finding:

@@ -26,6 +26,7 @@ from l3hpc.doctor.environment import PYTHON_BELOW, PYTHON_FROM, Answer, Ask
 from l3hpc.doctor.storage import nearest_folder, srun
 from l3hpc.findings import Finding, Severity
 from l3hpc.io.files import write_text
+from l3hpc.workspace import sharing
 
 SUBJECT = "container"
 APPTAINER = ("apptainer", "singularity")
@@ -222,8 +223,9 @@ def _trial_lines(config: Config, ask: Ask) -> Iterator[Finding]:
 
 @contextmanager
 def _token(workspace: Path) -> Iterator[Path]:
-    """A new file in the workspace, or in the nearest folder above it that exists."""
-    token = nearest_folder(workspace) / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
+    """A new file where submissions write, or in the nearest folder above it that exists."""
+    folder = nearest_folder(sharing.written_folders(workspace)[0])
+    token = folder / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
     write_text(token, "ok\n")
     try:
         yield token

@@ -77,11 +77,12 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Fi
         yield from_error("workspace", error)
         return
     try:
-        test = parent / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
-        write_text(test, "ok\n")
-        test.unlink()
+        for place in map(nearest_folder, sharing.written_folders(folder)):
+            test = place / f".l3hpc-doctor-{uuid.uuid4().hex[:8]}"
+            write_text(test, "ok\n")
+            test.unlink()
     except OSError as error:
-        yield Finding("workspace", "red", f"{parent} is not writable: {error.strerror}",
+        yield Finding("workspace", "red", f"{place} is not writable: {error.strerror}",
                       "set another one: paths.workspace in cluster.yaml, or OUTPUT_DIR")
         return
     free = shutil.disk_usage(parent).free / 1e9
@@ -92,7 +93,7 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Fi
                       "another paths.workspace")
     else:
         yield Finding("workspace", "green", words)
-    yield shared_line(config, parent, ask, probe)
+    yield shared_line(config, place, ask, probe)
     yield sharing_line(config)
 
 

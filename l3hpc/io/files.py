@@ -410,13 +410,37 @@ def task_folders(artifact: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name))
 
 
+def refuse_unreadable(error: OSError) -> None:
+    """Refuse a folder that cannot be read, for ``os.walk``: to that it would look empty.
+
+    Parameters
+    ----------
+    error
+        Of listing a folder. One that has just been removed is empty.
+
+    Raises
+    ------
+    InputError
+        Of any other one.
+    """
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise InputError(f"cannot be read: {error.strerror}", where=str(error.filename),
+                         hint="Files in it would be left out: ask its owner for permission, or "
+                              "move it elsewhere.") from None
+
+
 def walk_files(folder: Path) -> Iterator[Path]:
     """Yield every file below ``folder``, sorted by name within each folder.
 
     Hidden files and folders are skipped. Links are followed, but each folder is visited once.
+
+    Raises
+    ------
+    InputError
+        A folder cannot be read.
     """
     seen: set[str] = set()
-    for base, folders, names in os.walk(folder, followlinks=True):
+    for base, folders, names in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         # A link to a folder above would never end.
         real = os.path.realpath(base)
         if real in seen:

@@ -6,6 +6,7 @@ therefore read through ``read_own_file``, which refuses a file of anybody else b
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import pwd
@@ -66,6 +67,23 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
+
+
+def who_decides(path: Path | str) -> str:
+    """Say whose permissions a refused path depends on: ``/a belongs to ann (drwx------)``.
+
+    Parameters
+    ----------
+    path
+        A file or folder. If it does not exist, or lies in a folder that may not be entered, the
+        nearest folder above it that can be seen is named.
+    """
+    place = Path(path).absolute()
+    for seen in (place, *place.parents):
+        with contextlib.suppress(OSError):
+            state = os.stat(seen)
+            return f"{seen} belongs to {user_name(state.st_uid)} ({stat.filemode(state.st_mode)})"
+    return ""
 
 
 def is_trusted_owner(uid: int, folder: Path) -> bool:

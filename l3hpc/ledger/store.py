@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest, read_json, write_json
+from l3hpc.io.owners import who_decides
 from l3hpc.ledger.cells import Cell, cell_shows, cells, same_cell
 from l3hpc.ledger.journal.fold import Fold, Row, fold_folders
 from l3hpc.ledger.journal.records import fallback_folder
@@ -134,8 +135,17 @@ class Store:
         -------
         Fold
             The rows, and what could not be read.
+
+        Raises
+        ------
+        InputError
+            The journal folder cannot be read: without it there would seem to be no results.
         """
-        return fold_folders(self.folders, history=history)
+        found = fold_folders(self.folders, history=history)
+        if reason := found.unreadable.get(str(self.journal)):
+            raise InputError(f"the results in it cannot be read: {reason}",
+                             where=str(self.journal), hint=who_decides(self.journal))
+        return found
 
     def state_path(self, sheet: str) -> Path:
         """Return the path of the sync state of a sheet."""

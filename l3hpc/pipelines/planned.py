@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
-from l3hpc.io.files import digest
+from l3hpc.io.files import digest, refuse_unreadable
 from l3hpc.steps import AnyStep
 from l3hpc.workspace.layout import RunFolder, StepFolder, Workspace
 
@@ -77,13 +77,13 @@ def fingerprint_of_folder(folder: Path) -> str:
     Raises
     ------
     InputError
-        For a folder that does not exist or is empty.
+        For a folder that does not exist, is empty or cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("there is no such folder", where=str(folder))
     listing: list[list[Any]] = []
-    for parent, _, names in os.walk(folder, followlinks=True):
+    for parent, _, names in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         for name in names:
             path = Path(parent) / name
             if path.is_file() and not name.startswith("."):

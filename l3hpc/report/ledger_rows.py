@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from l3hpc.errors import InputError, report_damage
 from l3hpc.io.values import count_of
 from l3hpc.ledger.journal.fold import Row
 from l3hpc.ledger.schema import TABS
@@ -90,7 +91,12 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
     real = {Path(path).resolve() for path in artifacts.values()}
     own: dict[tuple[str, tuple[str, ...]], Row] = {}
     reused: dict[tuple[str, tuple[str, ...]], Row] = {}
-    for place, row in Store(workspace).fold().rows.items():
+    try:
+        recorded = Store(workspace).fold().rows
+    except InputError as error:  # of another user: everything else can be shown
+        report_damage(error)
+        return (), ()
+    for place, row in recorded.items():
         mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
         # of a step with several tasks, a row may name the folder of one
         named = [Path(part).resolve() for part in row.key if part.startswith("/")]

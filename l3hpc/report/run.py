@@ -6,6 +6,7 @@ and the scheduler say about the jobs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
 from l3hpc.steps import AnyStep
 from l3hpc.web.html import check_page
-from l3hpc.workspace import artifacts, origin, records
+from l3hpc.workspace import artifacts, origin, records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
@@ -128,10 +129,12 @@ def write(workspace: Path, run: str, target: Path | None = None) -> tuple[Path, 
     InputError
         As for ``of_run``; or ``target`` is a file that is not a report.
     """
-    path = target or Workspace(workspace).run(run).report
+    folder = Workspace(workspace).run(run)
+    path = target or folder.report
     check_target(path)
     data = of_run(workspace, run, path)
-    _save(path, page(data))
+    with contextlib.nullcontext() if target else sharing.same_readers(folder.path):
+        _save(path, page(data))
     return path, data
 
 

@@ -26,7 +26,7 @@ from l3hpc.notify import Destination, Kind
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
 from l3hpc.runs.status import RunStatus
-from l3hpc.workspace import markers, records
+from l3hpc.workspace import markers, records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.records import RunRecord
@@ -294,6 +294,7 @@ def _is_note(value: object) -> bool:
 
 
 def _note(workspace: Path, run: str, to: Destination, note: dict[str, Any]) -> None:
-    path = Workspace(workspace).run(run).notified
-    with contextlib.suppress(FileNotFoundError):
+    folder = Workspace(workspace).run(run)
+    path = folder.notified
+    with contextlib.suppress(FileNotFoundError), sharing.same_readers(folder.path):
         write_json(path, {"schema": 1, "sent": {**_sent(workspace, run), to.key: note}})

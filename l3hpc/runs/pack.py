@@ -23,7 +23,7 @@ from l3hpc.io.files import atomic_file
 from l3hpc.io.owners import is_trusted_owner, user_name
 from l3hpc.io.syncing import make_durable
 from l3hpc.runs import status, submission_lock
-from l3hpc.workspace import run_archive
+from l3hpc.workspace import run_archive, sharing
 from l3hpc.workspace.layout import RunFolder, Workspace
 from l3hpc.workspace.run_archive import Packed
 
@@ -92,8 +92,8 @@ def pack(workspace: Path, run: str, *, dry_run: bool = False) -> Outcome:
         return Outcome(run, *before, before[0] - moved + bool(moved and not folder.packed.exists()),
                        None, moved, str(folder.packed))
     before = _count(folder)
-    lock = submission_lock.acquire(workspace, run, "runs pack")
-    try:
+    with sharing.same_readers(folder.path), \
+            submission_lock.acquire(workspace, run, "runs pack"):
         _refuse_active(workspace, run)
         _remove_leftovers(folder)
         loose = dict(_loose(folder))
@@ -106,8 +106,6 @@ def pack(workspace: Path, run: str, *, dry_run: bool = False) -> Outcome:
                     digests = run_archive.write(stream, files)
                     _verify(run_archive.Archive(stream, folder.packed), digests)
             _remove(folder, {name: file for name, (file, _) in files.items()})
-    finally:
-        lock.release(forget=True)
     return Outcome(run, *before, *_count(folder), len(loose), str(folder.packed))
 
 
@@ -143,11 +141,8 @@ def unpack(workspace: Path, run: str, *, dry_run: bool = False) -> Outcome:
         return Outcome(run, *before, before[0] + new - folder.packed.exists(), None, new,
                        str(folder.packed))
     before = _count(folder)
-    lock = submission_lock.acquire(workspace, run, "runs unpack")
-    try:
+    with sharing.same_readers(folder.path), submission_lock.acquire(workspace, run, "runs unpack"):
         moved = unpack_locked(folder)
-    finally:
-        lock.release(forget=True)
     return Outcome(run, *before, *_count(folder), moved, str(folder.packed))
 
 

@@ -15,7 +15,7 @@ from l3hpc.runs import last_job, pack, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.resume_plan import ResumePlan, plan_resume
 from l3hpc.schedulers import scripts
-from l3hpc.workspace import artifacts, markers, records
+from l3hpc.workspace import artifacts, markers, records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
@@ -185,13 +185,14 @@ def cancel(workspace: Path, run: str) -> list[str]:
     ClusterError
         If the scheduler does not respond, or a submission does not stop.
     """
-    submission_lock.stop(workspace, run)
-    record = records.read(workspace, run)
-    jobs = schedulers.of_record(workspace, record).cancel_run(record)
-    stopped = [job.id for job in jobs]
-    if stopped or record.state is RunState.SUBMITTING:
+    with sharing.same_readers(Workspace(workspace).run(run).path):
+        submission_lock.stop(workspace, run)
         record = records.read(workspace, run)
-        if record.state is not RunState.REFUSED:
-            record.state, record.note = RunState.CANCELLED, ""
-            records.write(workspace, record)
+        jobs = schedulers.of_record(workspace, record).cancel_run(record)
+        stopped = [job.id for job in jobs]
+        if stopped or record.state is RunState.SUBMITTING:
+            record = records.read(workspace, run)
+            if record.state is not RunState.REFUSED:
+                record.state, record.note = RunState.CANCELLED, ""
+                records.write(workspace, record)
     return stopped

@@ -18,6 +18,7 @@ from typing_extensions import NotRequired, TypedDict
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError, command_line, nearest, report_damage
 from l3hpc.io.files import parse_json, read_bounded, read_json, write_json
+from l3hpc.io.owners import is_owned_by_user, who_decides
 from l3hpc.io.values import check_mapping, short_repr
 from l3hpc.workspace.layout import RunFolder, Workspace
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
@@ -181,7 +182,8 @@ def read(workspace: Path, run: str) -> RunRecord:
     except InputError as error:
         if not Workspace(workspace).runs.is_dir():
             raise _not_a_folder(workspace) from None
-        error.hint = error.hint or _restore_hint(run)
+        may_read = os.access(path, os.R_OK, effective_ids=True)
+        error.hint = error.hint or (_restore_hint(run) if may_read else who_decides(path))
         raise
     try:
         record = RunRecord.from_json(value)
@@ -227,6 +229,8 @@ def _restore_hint(run: str) -> str:
 def names(workspace: Path) -> list[str]:
     """List the names of all recorded runs in alphabetical order.
 
+    Runs that other users keep to themselves are left out.
+
     Parameters
     ----------
     workspace
@@ -255,7 +259,8 @@ def names_without_record(workspace: Path) -> list[str]:
         If it is not a folder.
     """
     return sorted(entry.name for entry in _entries(workspace)
-                  if entry.is_dir(follow_symlinks=False) and not _has_record(entry.path))
+                  if entry.is_dir(follow_symlinks=False) and not _has_record(entry.path)
+                  and not _is_hidden(entry.path))
 
 
 def _entries(workspace: Path) -> list[os.DirEntry[str]]:
@@ -270,7 +275,19 @@ def _entries(workspace: Path) -> list[os.DirEntry[str]]:
 
 def _has_record(folder: str) -> bool:
     # also a broken link, so that a damaged run is named instead of missing
-    return os.path.lexists(RunFolder(folder).record)
+    return os.path.lexists(RunFolder(folder).record) \
+        or _is_hidden(folder) and is_owned_by_user(Path(folder))
+
+
+def _is_hidden(folder: str) -> bool:
+    """Whether the folder of a run may not be entered, so that its record cannot be found."""
+    try:
+        os.lstat(RunFolder(folder).record)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
@@ -419,6 +436,9 @@ def unknown_run(workspace: Path, text: str) -> InputError:
         What was given as the name.
     """
     known = names(workspace)
+    if _NAME.fullmatch(text) and _is_hidden(folder := str(Workspace(workspace).run(text))):
+        return InputError(f"the run {text} cannot be read: its owner keeps it private",
+                          where=folder, hint=who_decides(folder))
     if text in names_without_record(workspace):
         return InputError(f"the run {text} has no record: it is being submitted, or its submission "
                           "was killed", where=str(Workspace(workspace).run(text)),

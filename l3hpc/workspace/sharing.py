@@ -93,6 +93,25 @@ def check(workspace: Path, kinds: Iterable[str]) -> None:
             require_writable(folder)
 
 
+def written_folders(workspace: Path) -> list[Path]:
+    """Return the folders into which a submission writes.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder; it need not exist.
+
+    Returns
+    -------
+    list of Path
+        Those inside it, once they exist: the folder itself may belong to another member of the
+        group alone. Until then the folder itself.
+    """
+    places = Workspace(workspace)
+    inside = [places.runs, places.artifacts, places.ledger]
+    return inside if all(map(os.path.isdir, inside)) else [workspace]
+
+
 def prepare_ledger(workspace: Path) -> None:
     """Create the folders of the ledger, writable by the group; new files belong to the group.
 
@@ -218,9 +237,34 @@ def check_own(workspace: Path, run: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not is_owned_by_user(folder):
             owner = user_name(folder.stat().st_uid)
-            raise InputError(f"the run {run} belongs to {owner}: only {owner} can cancel or "
-                             "resume it", where=str(folder),
+            raise InputError(f"the run {run} belongs to {owner}: only {owner} can change it",
+                             where=str(folder),
                              hint="Submit the pipeline yourself; finished steps are reused.")
+
+
+@contextlib.contextmanager
+def same_readers(folder: Path) -> Iterator[None]:
+    """Within the block, open new files to those who may read a folder, whatever the umask.
+
+    A command that changes a run writes with the umask of a shell, which may be stricter than that
+    of the submission: the group would lose a file that it could read.
+
+    Parameters
+    ----------
+    folder
+        The folder of a run.
+    """
+    try:
+        mode = os.stat(folder).st_mode
+    except OSError:  # the command itself reports it
+        yield
+        return
+    readers = stat.S_IRWXU | mode & (stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+    before = os.umask(0o777 & ~readers)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def find_risks(workspace: Path) -> Iterator[Risk]:

@@ -1,12 +1,16 @@
 """The listing of a corpus: names, tables, what is refused, and what changes its digest."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from people import BOB, as_person, root
 
 from l3hpc.datasets import corpus
 from l3hpc.errors import InputError
@@ -171,3 +175,29 @@ def test_the_formats_of_all_commands(tmp_path):
     assert len(names) == len(SOUND_SUFFIXES) + 1 and "y.mp4" not in names
     assert names == [work.recording.name for work in find_recordings([tmp_path])]
     assert describe_ignored_files(tmp_path) == "2 other files: 1 .mp4, 1 .caf"
+
+
+@root
+def test_a_folder_that_may_not_be_read_is_refused_by_every_listing():
+    """For ``os.walk`` and ``glob`` it is empty: recordings would silently be missing."""
+    from l3hpc.avc.videos import _walk
+    from l3hpc.datasets import corpus
+    from l3hpc.embedding import folders
+    from l3hpc.pipelines.planned import fingerprint_of_folder
+
+    place = Path(tempfile.mkdtemp())
+    try:
+        place.chmod(0o755)
+        for sensor in ("s1", "s2"):
+            (place / sensor).mkdir()
+            (place / sensor / "s_1500000000.wav").write_bytes(b"")
+        listings = [lambda: corpus.scan_recordings(place), lambda: fingerprint_of_folder(place),
+                    lambda: list(_walk(place)), lambda: list(folders._in_folder(place, []))]
+        for listing in listings:
+            listing()
+        (place / "s2").chmod(0o700)
+        for listing in listings:
+            said = as_person(BOB, listing, "s2: cannot be read: Permission denied")
+            assert said.startswith("InputError")
+    finally:
+        shutil.rmtree(place)

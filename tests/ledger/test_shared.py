@@ -3,10 +3,10 @@
 import os
 import shutil
 import tempfile
-import traceback
 from pathlib import Path
 
 import pytest
+from people import ADA, BOB, GROUP, as_person, root, types
 
 from l3hpc.ledger.journal.fold import fold_folders
 from l3hpc.ledger.journal.records import Journal, package_versions
@@ -14,8 +14,6 @@ from l3hpc.ledger.store import Store
 from l3hpc.workspace.sharing import prepare_ledger
 
 TAB = "embedding_approx_mse"
-GROUP, ADA, BOB = 54_321, 54_001, 54_002
-root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two people")
 
 
 @pytest.fixture
@@ -27,30 +25,12 @@ def workspace():
     shared.mkdir()
     os.chown(shared, ADA, GROUP)
     shared.chmod(0o750)
+    package_versions()  # root's Python may be unreadable to others: import before
     for name, user in (("ada", ADA), ("bob", BOB)):
         (folder / name).mkdir(mode=0o700)
         os.chown(folder / name, user, GROUP)
     yield shared
     shutil.rmtree(folder)
-
-
-def as_person(user, umask, work):
-    """Do ``work`` as another person, in a process of its own."""
-    package_versions()  # root's Python may be unreadable to others: import before
-    child = os.fork()
-    if not child:
-        try:
-            os.setgroups([GROUP])
-            os.setgid(GROUP)
-            os.setuid(user)
-            os.umask(umask)
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def record(workspace, name):
@@ -62,9 +42,9 @@ def record(workspace, name):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_second_person_writes_the_same_journal_folder(workspace, shared, capfd):
     if shared:
-        as_person(ADA, 0o027, lambda: prepare_ledger(workspace))
-    as_person(ADA, 0o027, lambda: record(workspace, "ada"))
-    as_person(BOB, 0o027, lambda: record(workspace, "bob"))
+        as_person(ADA, lambda: prepare_ledger(workspace), umask=0o027)
+    as_person(ADA, lambda: record(workspace, "ada"), umask=0o027)
+    as_person(BOB, lambda: record(workspace, "bob"), umask=0o027)
     keys = {key[0] for _, key in fold_folders([workspace / "ledger" / "journal"]).rows}
     assert keys == ({"/m/ada", "/m/bob"} if shared else {"/m/ada"})
     assert ("cannot write results" in capfd.readouterr().err) is not shared
@@ -72,12 +52,24 @@ def test_a_second_person_writes_the_same_journal_folder(workspace, shared, capfd
     if shared:
         journals = workspace / "ledger" / "journal"
         assert {path.stat().st_gid for path in journals.iterdir()} == {GROUP}
-        as_person(ADA, 0o027, lambda: [path.read_bytes() for path in journals.iterdir()])
+        as_person(ADA, lambda: [path.read_bytes() for path in journals.iterdir()], umask=0o027)
+
+
+@root
+def test_results_that_may_not_be_read_are_not_missing(workspace):
+    as_person(ADA, lambda: record(workspace, "ada"), umask=0o077)
+    assert types(ADA, "ledger", "show", "--workspace", workspace)[1].startswith(TAB)
+    for folder in (workspace / "ledger", workspace / "ledger" / "journal"):
+        for command in ("show", "export"):
+            code, out, err = types(BOB, "ledger", command, "--workspace", workspace)
+            assert (code, out) == (2, "") and "cannot be read: Permission denied" in err
+            assert f"{folder} belongs to user {ADA} (drwx------)" in err
+        folder.chmod(0o755)
 
 
 @root
 def test_both_keep_the_state_of_the_sheet(workspace):
-    as_person(ADA, 0o007, lambda: prepare_ledger(workspace))
+    as_person(ADA, lambda: prepare_ledger(workspace), umask=0o007)
     store = Store(workspace)
 
     def sync(moment):
@@ -86,6 +78,6 @@ def test_both_keep_the_state_of_the_sheet(workspace):
         assert state.last_sync == moment - 1
         store.save(state, now=float(moment))
 
-    as_person(ADA, 0o007, lambda: sync(1))
-    as_person(BOB, 0o007, lambda: sync(2))
-    as_person(ADA, 0o007, lambda: sync(3))
+    as_person(ADA, lambda: sync(1), umask=0o007)
+    as_person(BOB, lambda: sync(2), umask=0o007)
+    as_person(ADA, lambda: sync(3), umask=0o007)

@@ -43,7 +43,7 @@ def test_one_file_instead_of_many_and_back_again(case):
     assert done.files_after == planned.files_after == count - len(before) + 1
     assert done.bytes_after == pack._count(run)[1]
     assert planned.to_json() == {**done.to_json(), "bytes_after": None}
-    assert files(case) == {} and run.packed.stat().st_mode & 0o777 == 0o644
+    assert files(case) == {} and run.packed.stat().st_mode & 0o777 == 0o600  # as the folder
     assert not [path for path in run.path.rglob("*")
                 if path.name in ("logs", "markers") or path.name.startswith(".")]
     assert seen(case) == shown

@@ -8,10 +8,10 @@ import signal
 import stat
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 
 import pytest
+from people import ADA, BOB, GROUP, as_person, root, types
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, collect_damage
@@ -25,9 +25,6 @@ from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.local_jobs import LocalJobs
 
 pytestmark = pytest.mark.slow
-
-GROUP, ADA, BOB = 54_321, 54_001, 54_002
-root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be two people")
 
 
 @pytest.fixture
@@ -57,33 +54,6 @@ def workspace(chains, monkeypatch):
 
 def profile(chains):
     return chains.profile(shared_group=True)
-
-
-def as_person(user, work, says=None):
-    """Do it as another person, in a process of its own; its exception comes back as text."""
-    out, into = os.pipe()
-    child = os.fork()
-    if not child:
-        text = b""
-        try:
-            os.close(out)
-            os.setgroups([GROUP])
-            os.setgid(GROUP)
-            os.setuid(user)
-            os.umask(0o027)
-            work()
-        except BaseException as error:
-            text = f"{type(error).__name__}: {error}\n{traceback.format_exc()}".encode()
-        finally:
-            os.write(into, text[:60_000])
-            os._exit(0)
-    os.close(into)
-    with open(out, "rb") as stream:
-        said = stream.read().decode()
-    os.waitpid(child, 0)
-    message = said.partition("Traceback")[0]  # which quotes this file
-    assert (says or "") in message and (says is not None or not said), said
-    return message
 
 
 def submit(made):
@@ -257,6 +227,72 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed(chains, workspace):
     made = chains.plan(workspace, run="bob-1", on=profile(chains), names=("extract",))
     as_person(BOB, lambda: submit(made), "is a symbolic link that belongs to user 54001")
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
+
+
+@root
+def test_a_run_that_one_keeps_private_does_not_hide_the_others(chains, workspace):
+    as_person(ADA, lambda: submit(chains.plan(workspace, run="ada-1", on=profile(chains))))
+    as_person(ADA, lambda: submit(chains.plan(workspace, run="ada-2", salt="x")))
+    as_person(BOB, lambda: submit(chains.plan(workspace, run="bob-1", on=profile(chains))))
+    code, out, err = types(BOB, "status", "--all", "--workspace", workspace)
+    assert (code, err) == (0, "") and "ada-1" in out and "bob-1" in out and "ada-2" not in out
+    for words in (("status", "ada-2"), ("usage", "ada-2"), ("runs", "pack", "ada-2", "--dry-run")):
+        code, out, err = types(BOB, *words, "--workspace", workspace)
+        assert code == 2 and "the run ada-2 cannot be read: its owner keeps it private" in err
+        assert f"belongs to user {ADA} (drwx" in err
+    mine = workspace / "runs" / "bob-1"
+    mine.chmod(0)  # of one's own, it is damage, not privacy
+    code, out, err = types(BOB, "status", "--workspace", workspace)
+    assert code == 1 and "ada-1" in out and "bob-1" in err and "Permission denied" in err
+
+
+@root
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_a_strict_umask_writes_later_has_the_readers_of_the_run(
+        chains, workspace, shared, monkeypatch):
+    from l3hpc.report import run as report
+    from l3hpc.runs import notifications, pack
+
+    made = chains.plan(workspace, run="ada-1", names=("extract",),
+                       on=chains.profile(shared_group=shared))
+    as_person(ADA, lambda: work(made))
+    report.write(workspace, "ada-1", workspace.parent / "page.html")  # imports what it needs
+    "".encode("cp437")  # of zip files
+    folder = made.folder
+
+    def later():
+        cancel(workspace, "ada-1")
+        record = records.read(workspace, "ada-1")
+        record.state = submission.RunState.SUBMITTING
+        records.write(workspace, record)
+        cancel(workspace, "ada-1")
+        report.write(workspace, "ada-1")
+        pack.pack(workspace, "ada-1")
+        folder.notified.write_text('{"schema": 1, "sent": {}}')
+        notifications._note(workspace, "ada-1", type("To", (), {"key": "x"}), {})
+
+    as_person(ADA, later, umask=0o077 if shared else 0o022)
+    for path in (folder.record, folder.packed, folder.report, folder.notified):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o640 if shared else 0o600), path
+
+
+@root
+def test_the_checks_ask_where_submissions_write(chains, workspace):
+    """The folder of a group's workspace is writable by the person who made it alone."""
+    file = workspace.parent / "cluster.yaml"
+    file.write_text(f"cluster: local\npaths: {{workspace: {workspace}}}\nclusters: {{local: "
+                    "{shared_group: true}}\n")
+    file.chmod(0o644)
+
+    def checked():
+        out = types(BOB, "config", "check", "--config", file)[1]
+        return out.partition("paths.workspace")[2].partition("pipeline all")[0]
+
+    assert f"cannot write to {workspace};" in checked()
+    as_person(ADA, lambda: submit(chains.plan(workspace, run="ada-1", on=profile(chains))))
+    assert "cannot" not in checked()
+    (workspace / "artifacts").chmod(0o750)
+    assert f"cannot write to {workspace / 'artifacts'};" in checked()
 
 
 def mine_only(made):

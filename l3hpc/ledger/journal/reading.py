@@ -14,6 +14,7 @@ reading itself (``read_all``, ``file_parts``).
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -154,13 +155,33 @@ def _type_name(value: object) -> str:
     return _TYPE_NAMES.get(type(value), "missing")
 
 
-def journal_files(folders: Iterable[Path]) -> list[Path]:
-    """Return the journal files in ``folders``, sorted by path; missing folders count as empty."""
+def journal_files(folders: Iterable[Path], damage: Damage | None = None) -> list[Path]:
+    """Return the journal files in ``folders``, sorted by path; missing folders count as empty.
+
+    Parameters
+    ----------
+    folders
+        Folders with journal files.
+    damage
+        Collects folders that cannot be read.
+    """
     # a compaction renames a file from .jsonl to .closing and perhaps back again, so a file that
     # is moved between two listings is still found by one of these three
-    return sorted({path for folder in folders if Path(folder).is_dir()
+    return sorted({Path(folder, name) for folder in folders
                    for pattern in ("*.jsonl", f"*.jsonl{CLOSING}*", "*.jsonl")
-                   for path in Path(folder).glob(pattern)})
+                   for name in fnmatch.filter(_names(folder, damage), pattern)})
+
+
+def _names(folder: Path, damage: Damage | None) -> list[str]:
+    # not glob, for which a folder that cannot be read is empty
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        if damage is not None:
+            damage.unreadable[os.fspath(folder)] = error.strerror or str(error)
+    return []
 
 
 def read_all(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
@@ -182,7 +203,7 @@ def read_all(folders: Iterable[Path], damage: Damage) -> Iterator[Part]:
     again = True
     while again:
         again = False
-        for path in journal_files(folders):
+        for path in journal_files(folders, damage):
             if path in seen:
                 continue
             try:
