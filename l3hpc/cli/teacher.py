@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from l3hpc.teachers.study import Study
 
 MOST_VECTORS = 8
-OTHER_KINDS = {"hear": "module of the HEAR interface", "ready": "ready embeddings"}
+OTHER_KINDS = {"hear": "module of the HEAR interface", "ready": "precomputed embeddings"}
 
 EXAMPLES = """\b
 Examples:
@@ -62,7 +62,7 @@ def describe(file: str, rate: int | None, window: float | None, output: str | No
     teacher. Nothing in the file is executed.
 
     FILE can also be weights of the L3 family, a HEAR module (hear:package.module, which is run) or
-    a folder of ready embeddings, which need no sidecar.
+    a folder of precomputed embeddings, which need no sidecar.
     """
     from l3hpc.io.values import one_line
     from l3hpc.teachers.sidecar import sidecar_path, write_sidecar

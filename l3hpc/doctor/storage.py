@@ -300,7 +300,7 @@ def weights_line(config: Config) -> Finding:
     takes = f"windows of {known.window_s:g} s"
     if known.spec is not None:
         takes = f"{known.spec.n_mels} mels" if known.spec.n_mels else "linear spectrum"
-    # Ready embeddings are of audio at any rate: theirs is that at which loudness is measured.
+    # Precomputed embeddings are of audio at any rate: theirs is that at which loudness is measured.
     rate = "" if known.kind == "ready" else f"{known.rate} Hz, "
     return Finding("weights", "green",
                    f"{short_name(name)}: {known.kind}, {rate}{takes}, {known.dim} dimensions")

@@ -26,7 +26,7 @@ from l3hpc.steps.extract import (
     block_of,
     check_network,
     check_precision,
-    check_ready,
+    check_precomputed,
     extraction_of,
     front_end,
     load_network,
@@ -102,7 +102,7 @@ class Embed(Step[EmbedParams]):
         _check_source(params)
         if params.student is not None:
             check_network(params, params.student, self.name)
-            check_ready(params.student, params, _source(params)[0], _recordings(params))
+            check_precomputed(params.student, params, _source(params)[0], _recordings(params))
 
     def packages(self, params: EmbedParams) -> dict[str, str]:
         """Importable name of what this needs beyond the core dependencies → how to install it."""

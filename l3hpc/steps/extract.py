@@ -73,8 +73,8 @@ class EmbeddingParams(Params):
     center: bool = Field(True, description="Centre the first window on the first sample.")
     window: float | None = Field(None, gt=0, le=60, description=(
         "Length of a window in seconds, for a teacher that does not state it: a HEAR module, or "
-        "ready embeddings (none: one second). With a sidecar, a shorter window than the network's "
-        "is padded with zeros."))
+        "precomputed embeddings (none: one second). With a sidecar, a shorter window than the "
+        "network's is padded with zeros."))
     min_seconds: float = Field(1.0, ge=0, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
@@ -93,8 +93,8 @@ class ExtractParams(EmbeddingParams):
         "WebM) or HDF5 files (dataset 'audio'), searched recursively."))
     weights: str = Field("untrained", description=(
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), hear:package.module for a module "
-        "of the HEAR interface, a folder of ready embeddings, or 'untrained' / 'untrained:SEED' "
-        "for random weights (demonstration only)."))
+        "of the HEAR interface, a folder of precomputed embeddings, or 'untrained' / "
+        "'untrained:SEED' for random weights (demonstration only)."))
     files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of a task's recordings that may be unusable before the task fails."))
@@ -117,7 +117,7 @@ class Extract(Step[ExtractParams]):
         """Refuse a hop shorter than a sample, and an engine without the precision."""
         check_precision(params, self.name)
         check_network(params, params.weights, self.name)
-        check_ready(params.weights, params, Path(params.audio))
+        check_precomputed(params.weights, params, Path(params.audio))
         if params.hop * 8000 < 1:
             raise InputError(f"hop {params.hop} s is shorter than one sample", where="extract.hop",
                              allowed="at least 0.000125 s; published: 0.5")
@@ -303,9 +303,9 @@ def check_network(params: EmbeddingParams, weights: str, step: str) -> None:
                              f"{known.label}", where=f"{step}.{name}", allowed=default)
 
 
-def check_ready(weights: str, params: EmbeddingParams, audio: Path,
+def check_precomputed(weights: str, params: EmbeddingParams, audio: Path,
                 recordings: Sequence[Recording] | None = None) -> None:
-    """Refuse ready embeddings that do not match the recordings; other networks always pass.
+    """Refuse precomputed embeddings that do not match the recordings; other networks always pass.
 
     Parameters
     ----------
@@ -325,24 +325,24 @@ def check_ready(weights: str, params: EmbeddingParams, audio: Path,
         With the counts and the first names.
     """
     from l3hpc.datasets.corpus import scan_recordings
-    from l3hpc.datasets.ready import ReadyEmbeddings
+    from l3hpc.datasets.precomputed import PrecomputedEmbeddings
     from l3hpc.teachers.base import Options
     from l3hpc.teachers.find import load
 
     if not Path(weights).is_dir():
         return
-    ready = load(weights, Options(window_s=params.window))
-    assert isinstance(ready, ReadyEmbeddings)
-    ready.check(audio, recordings or scan_recordings(audio), params.hop, params.center,
+    found = load(weights, Options(window_s=params.window))
+    assert isinstance(found, PrecomputedEmbeddings)
+    found.check(audio, recordings or scan_recordings(audio), params.hop, params.center,
                 others=recordings is not None)
 
 
 def extraction_of(network: Teacher) -> type[Extraction]:
-    """The class that embeds with a network: it computes embeddings, or reads ready ones."""
+    """The class that embeds with a network: it computes embeddings, or reads precomputed ones."""
     from l3hpc.datasets.extraction import Extraction
-    from l3hpc.datasets.ready import ReadyEmbeddings, ReadyExtraction
+    from l3hpc.datasets.precomputed import PrecomputedEmbeddings, PrecomputedExtraction
 
-    return ReadyExtraction if isinstance(network, ReadyEmbeddings) else Extraction
+    return PrecomputedExtraction if isinstance(network, PrecomputedEmbeddings) else Extraction
 
 
 def window_digest(params: EmbeddingParams) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from l3hpc.io.tables import read_cells
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
-    from l3hpc.tagging.counts import Events
+    from l3hpc.tagging.metrics import Events
     from l3hpc.tagging.paired import Difference
 
 SHOWN = 3  # names in a message
@@ -283,7 +283,7 @@ def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Quest
     from l3hpc.io.files import task_folders
     from l3hpc.steps.fold_params import CLASS_COLUMNS, LABEL_COLUMNS
     from l3hpc.steps.folds import read_folds
-    from l3hpc.tagging.counts import CategoryEvents
+    from l3hpc.tagging.metrics import CategoryEvents
 
     record = read_folds(artifact)[0]
     classes, several = list(record["classes"]), bool(record.get("several"))

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from l3hpc.tagging.classifier import ClassifierConfig as ClassifierConfig
     from l3hpc.tagging.clip_inputs import ClipInputs as ClipInputs
     from l3hpc.tagging.clip_metadata import read_metadata as read_metadata
-    from l3hpc.tagging.counts import average_precision as average_precision
-    from l3hpc.tagging.counts import micro_auprc as micro_auprc
     from l3hpc.tagging.evaluation import evaluate as evaluate
+    from l3hpc.tagging.metrics import average_precision as average_precision
+    from l3hpc.tagging.metrics import micro_auprc as micro_auprc
     from l3hpc.tagging.predictions import Predictions as Predictions
     from l3hpc.tagging.training import train as train
 
@@ -25,9 +25,9 @@ __getattr__, __dir__ = _lazy.attach(__name__, {
     "ClassifierConfig": "l3hpc.tagging.classifier",
     "ClipInputs": "l3hpc.tagging.clip_inputs",
     "Predictions": "l3hpc.tagging.predictions",
-    "average_precision": "l3hpc.tagging.counts",
+    "average_precision": "l3hpc.tagging.metrics",
     "evaluate": "l3hpc.tagging.evaluation",
-    "micro_auprc": "l3hpc.tagging.counts",
+    "micro_auprc": "l3hpc.tagging.metrics",
     "oversample": "l3hpc.tagging.balancing",
     "read_metadata": "l3hpc.tagging.clip_metadata",
     "train": "l3hpc.tagging.training",

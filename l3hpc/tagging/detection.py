@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.tagging.counts import area, union
 from l3hpc.tagging.evaluation import Matched
+from l3hpc.tagging.metrics import area, union
 
 RULE = ("highest F1 on the clips of validate, predicted where probability >= threshold; of equal "
         "F1 the highest threshold")

@@ -31,7 +31,7 @@ from l3hpc.datasets.taxonomy import Taxonomy
 from l3hpc.errors import InputError, command_line
 from l3hpc.tagging import predictions as predictions_file
 from l3hpc.tagging.annotations import Annotations
-from l3hpc.tagging.counts import (
+from l3hpc.tagging.metrics import (
     CategoryEvents,
     Counts,
     Events,

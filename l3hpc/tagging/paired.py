@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from l3hpc.io.values import count_of
-from l3hpc.tagging.counts import Events, union
 from l3hpc.tagging.evaluation import CONFIDENCE, SEED, intervals, resampled, scores
+from l3hpc.tagging.metrics import Events, union
 
 SAMPLES = 10_000
 METRICS = ("micro-AUPRC", "micro-F1@0.5", "macro-AUPRC")

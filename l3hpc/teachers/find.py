@@ -10,10 +10,10 @@ from l3hpc.teachers.base import Description, Kind, Options, Teacher
 from l3hpc.teachers.hear import PREFIX, HearModules
 from l3hpc.teachers.l3 import L3Family
 from l3hpc.teachers.network_file import NetworkFiles
-from l3hpc.teachers.ready import ReadyFolders
+from l3hpc.teachers.precomputed import PrecomputedFolders
 
 # Asked in this order: the first that accepts a name has it.
-KINDS: tuple[Kind, ...] = (HearModules(), ReadyFolders(), NetworkFiles(), L3Family())
+KINDS: tuple[Kind, ...] = (HearModules(), PrecomputedFolders(), NetworkFiles(), L3Family())
 
 
 def kind_of(name: str) -> Kind:

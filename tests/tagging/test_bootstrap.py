@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from l3hpc.tagging import evaluation
-from l3hpc.tagging.counts import CategoryEvents, union
 from l3hpc.tagging.evaluation import intervals, resampled, scores, weight_type
+from l3hpc.tagging.metrics import CategoryEvents, union
 
 spec = importlib.util.spec_from_file_location("reference", Path(__file__).with_name("reference.py"))
 reference = importlib.util.module_from_spec(spec)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l3hpc.tagging.counts import CategoryEvents
+from l3hpc.tagging.metrics import CategoryEvents
 from l3hpc.tagging.paired import (
     METRICS,
     compare_accuracy,

@@ -1,4 +1,4 @@
-"""Ready embeddings: files beside audio, matched with its recordings by name and time.
+"""Precomputed embeddings: files beside audio, matched with its recordings by name and time.
 
 Embeddings that another program has already computed can be used in place of a teacher. The file of
 ``park/a.wav`` is ``park/a.npz`` (or ``.h5``, ``.hdf5``) in the folder of embeddings, which may be
@@ -36,7 +36,7 @@ SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True)
-class ReadyEmbeddings:
+class PrecomputedEmbeddings:
     """A folder of embeddings.
 
     Attributes
@@ -88,7 +88,7 @@ class ReadyEmbeddings:
 
     def embed(self, frames: np.ndarray | CutFrames | JoinedFrames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
-        """Return the rows that ``ReadyExtraction`` put in the place of windows."""
+        """Return the rows that ``PrecomputedExtraction`` put in the place of windows."""
         if on_batch is not None:
             on_batch(len(frames))
         return np.asarray(frames[:])
@@ -213,10 +213,10 @@ class ReadyEmbeddings:
                      "are starts of windows, --set extract.center=false")
 
 
-class ReadyExtraction(Extraction):
+class PrecomputedExtraction(Extraction):
     """An extraction whose embeddings are read, not computed; audio gives times and loudness."""
 
-    network: ReadyEmbeddings
+    network: PrecomputedEmbeddings
 
     def _pieces(self, recording: Recording, start: int, contents: Contents) -> Iterator[Piece]:
         windows = window_count(self.folder / recording.file, self.hop, self.center,

@@ -1,4 +1,4 @@
-"""True positives, false positives and false negatives at all thresholds, and metrics from them.
+"""AUPRC, F1 and average precision, from the counts of hits and misses at all thresholds.
 
 The rules are those of the DCASE 2019/2020 urban sound tagging evaluation, including its treatment
 of the uncertain tag "X". As the threshold falls, a count changes only where it passes a predicted
@@ -6,7 +6,8 @@ value. So each rule becomes a list of events (clip, index of the threshold, +1 o
 cumulative sum, which can be repeated with other weights of the clips (``evaluation`` does so for
 confidence intervals).
 
-Events come first, then metrics of counts, then metrics of plain arrays.
+Events and counts (true positives, false positives, false negatives) come first, then metrics of
+counts, then metrics of plain arrays.
 """
 
 from __future__ import annotations

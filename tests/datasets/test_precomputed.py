@@ -1,4 +1,4 @@
-"""Ready embeddings: matched with recordings by name and time, or refused with counts and names."""
+"""Precomputed embeddings: matched with recordings by name and time, or refused with counts."""
 
 import h5py
 import numpy as np
@@ -7,7 +7,7 @@ import soundfile
 
 from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.embeddings import open_source
-from l3hpc.datasets.ready import ReadyEmbeddings, ReadyExtraction
+from l3hpc.datasets.precomputed import PrecomputedEmbeddings, PrecomputedExtraction
 from l3hpc.errors import InputError, L3hpcError
 
 RATE = 8000
@@ -40,10 +40,10 @@ def audio(tmp_path):
 
 
 def extract(tmp_path, folder, audio, hop=1.0, center=False, **options):
-    ready = ReadyEmbeddings(folder)
+    ready = PrecomputedEmbeddings(folder)
     recordings = scan_recordings(audio)
     ready.check(audio, recordings, hop, center)
-    result = ReadyExtraction(ready, {"kind": "ready"}, audio, recordings, hop, center,
+    result = PrecomputedExtraction(ready, {"kind": "ready"}, audio, recordings, hop, center,
                              tmp_path / "scratch", **options).run(
                                  tmp_path / "embeddings.h5", tmp_path / "skipped.csv")
     with h5py.File(tmp_path / "embeddings.h5") as file:
@@ -167,7 +167,7 @@ def test_what_cannot_be_one_file_per_recording_is_refused(tmp_path, audio):
 
 def test_the_fingerprint_is_that_of_the_files(tmp_path):
     write(tmp_path / "a.npz", [0.0])
-    first = ReadyEmbeddings(tmp_path).fingerprint
-    assert ReadyEmbeddings(tmp_path).fingerprint == first
+    first = PrecomputedEmbeddings(tmp_path).fingerprint
+    assert PrecomputedEmbeddings(tmp_path).fingerprint == first
     write(tmp_path / "a.npz", [0.0, 1.0])
-    assert ReadyEmbeddings(tmp_path).fingerprint != first
+    assert PrecomputedEmbeddings(tmp_path).fingerprint != first

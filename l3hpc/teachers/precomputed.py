@@ -1,15 +1,15 @@
-"""Folders of ready embeddings, which stand in for a teacher (see ``l3hpc.datasets.ready``)."""
+"""Folders of precomputed embeddings that stand in for a teacher: ``l3hpc.datasets.precomputed``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from l3hpc.datasets.ready import ReadyEmbeddings
+from l3hpc.datasets.precomputed import PrecomputedEmbeddings
 from l3hpc.teachers.base import DEFAULT_WINDOW_S, Description, Options
 
 
-class ReadyFolders:
+class PrecomputedFolders:
     """Whatever is a folder."""
 
     def accepts(self, name: str) -> bool:
@@ -18,8 +18,9 @@ class ReadyFolders:
 
     def describe(self, name: str, options: Options) -> Description:
         """From the first file."""
-        ready = self.load(name, options)
-        return Description("ready", ready.label, ready.rate, ready.window_s, ready.dim)
+        found = self.load(name, options)
+        # "ready" is what frozen configurations and attributes of files call them
+        return Description("ready", found.label, found.rate, found.window_s, found.dim)
 
     def fingerprint(self, name: str) -> str:
         """A digest of names, sizes and times of change."""
@@ -29,6 +30,6 @@ class ReadyFolders:
         """With the digest of the listing."""
         return self.describe(name, options).identity(self.fingerprint(name))
 
-    def load(self, name: str, options: Options) -> ReadyEmbeddings:
+    def load(self, name: str, options: Options) -> PrecomputedEmbeddings:
         """The files, which are read one by one."""
-        return ReadyEmbeddings(Path(name), options.window_s or DEFAULT_WINDOW_S)
+        return PrecomputedEmbeddings(Path(name), options.window_s or DEFAULT_WINDOW_S)
