@@ -141,6 +141,17 @@ def test_the_page_on_the_architecture_names_modules_that_exist():
     assert len(named) > 20 and not missing
 
 
+def test_the_drawing_has_every_package_and_all_arrows_point_forward_in_it():
+    page = (PACKAGE.parent / "docs/architecture.md").read_text()
+    drawing = page.partition("## Packages\n\n```text\n")[2].partition("```")[0]
+    # a floor is its name, its packages, and perhaps what they are for, two blanks apart or more
+    drawn = [name for line in drawing.splitlines()
+             for name in re.split(r"\s{2,}", line)[1:] if name in {*ARROWS, *BENEATH_ALL}]
+    assert sorted(drawn) == sorted({*ARROWS, *(n for n in BENEATH_ALL if n[0] != "_")})
+    assert [(name, below) for name, all_below in ARROWS.items() for below in all_below
+            if drawn.index(below) < drawn.index(name)] == []
+
+
 def test_the_page_on_the_architecture_names_nothing_that_is_gone():
     page = (PACKAGE.parent / "docs/architecture.md").read_text()
     named = set(re.findall(r"`([a-z]+_[a-z_]+)`", page))
