@@ -1,5 +1,8 @@
 """From a plan to a run, and everything about runs: submit, status, resume, cancel, usage.
 
+``submit`` and ``submit_jobs`` submit, ``status`` finds out what happened (of one step
+``step_status``, of one task ``task_state``), ``resume_plan`` and ``resume`` continue.
+
 In a notebook ``l3hpc.runs()`` lists the runs of a workspace. The package has the same name, and
 replaces that function once one of its modules is imported, so it can be called as well.
 """

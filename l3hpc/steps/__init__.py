@@ -1,4 +1,8 @@
-"""The kinds of work of which pipelines consist. Importing this package imports no step."""
+"""The kinds of work of which pipelines consist. Importing this package imports no step.
+
+``base.Step`` says what a step is, and ``registry`` finds one by name. Each step has a module of its
+own, or shares that of a close relative (``reduction``: fit and reduce).
+"""
 
 from l3hpc.steps.base import (
     LEDGER_FOLDERS,

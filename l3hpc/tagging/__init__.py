@@ -1,4 +1,8 @@
-"""Urban sound tagging: taxonomy, annotations, classifier, predictions and the exact metrics."""
+"""Urban sound tagging: taxonomy, annotations, classifier, predictions and the exact metrics.
+
+``metrics`` has AUPRC, F1 and average precision; ``evaluation`` applies them to predictions, with
+intervals. ``classifier`` (``network``, ``training``) is the model.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -2,4 +2,6 @@
 
 Everything that happened can be read from here without a scheduler. Files appear whole or not at
 all.
+
+``layout`` has every path, ``states`` every state.
 """
