@@ -7,6 +7,7 @@ and the scheduler say about the jobs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -141,8 +142,11 @@ def write(workspace: Path, run: str, target: Path | None = None) -> tuple[Path, 
 def _save(path: Path, text: str) -> None:
     try:
         write_text(path, text)
-    except PermissionError:  # the run of somebody else in a shared workspace
-        raise InputError("you may not write there", where=str(path),
+    except OSError as error:  # such as the run of somebody else in a shared workspace
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise InputError("the file system is read-only" if error.errno == errno.EROFS else
+                         "you may not write there", where=str(path),
                          hint="Name a file of your own: -o FILE") from None
 
 

@@ -198,7 +198,7 @@ def _require_no_link(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that we may write to a folder.
+    """Check that we can write to a folder.
 
     Parameters
     ----------
@@ -208,8 +208,11 @@ def require_writable(folder: Path) -> None:
     Raises
     ------
     InputError
-        If we may not: names its owner, and what to ask of them.
+        If we cannot: names its owner, and what to ask of them.
     """
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        raise InputError("is on a read-only file system", where=str(folder),
+                         hint="Set another paths.workspace.")
     if not os.access(folder, os.W_OK | os.X_OK):
         owner = user_name(folder.stat().st_uid)
         raise InputError(

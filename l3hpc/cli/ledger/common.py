@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterable
@@ -171,7 +172,9 @@ def store_of(config: LedgerConfig) -> Store:
     if config.profile.shared_group and store.folder.is_dir():
         # files that this command writes are to be writable by the group
         os.umask(0o007)
-        sharing.prepare_ledger(config.workspace)
+        # what is only read may be read-only: a command that writes reports it
+        with contextlib.suppress(OSError):
+            sharing.prepare_ledger(config.workspace)
     return store
 
 
