@@ -283,6 +283,51 @@ def shell_word(word: object) -> str:
                           else f"\\x{byte:02x}" for byte in data) + "'"
 
 
+_by_hand = ""  # the step that runs outside of a run
+
+
+@contextlib.contextmanager
+def by_hand(step: str) -> Iterator[None]:
+    """Give advice for a step that a person runs by ``l3hpc run``, while the block runs.
+
+    There is no run to resume, and its parameters are set by their own names.
+
+    Parameters
+    ----------
+    step
+        Name of the step.
+    """
+    global _by_hand
+    before, _by_hand = _by_hand, step
+    try:
+        yield
+    except L3hpcError as error:
+        if error.hint is None:
+            raise
+        hint = Lines(*error.hint.replace(f"--set {step}.", "--set ").split("\n"))
+        raise error.replaced(hint=hint) from error.__cause__
+    finally:
+        _by_hand = before
+
+
+def repair_and_repeat(settings: Sequence[str], find: str = "") -> str:
+    """Return the hint where too many of the files that a step reads are unusable.
+
+    Parameters
+    ----------
+    settings
+        What to set so that more may be unusable, as STEP.NAME.
+    find
+        How to find all of them, in brackets.
+    """
+    if _by_hand:
+        [own] = [f"--set {name}=0.5" for name in settings if name.startswith(f"{_by_hand}.")]
+        return f"Repair{find} or remove them, or add {own}; then repeat this command"
+    allow = " ".join(f"--set {name}=0.5" for name in settings)
+    return (f"Repair them{find} and resume the run; or remove them and submit it again; or accept "
+            f"them: submit with {allow}")
+
+
 def check_choice(what: str, value: object, valid: Iterable[str], *, where: str | None = None
                  ) -> str:
     """Return ``value`` if it is one of the ``valid`` names; otherwise raise ``InputError``.

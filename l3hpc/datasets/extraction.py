@@ -29,7 +29,7 @@ from l3hpc.console.progress import Progress, doing
 from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.extraction_blocks import Block, BlocksOnDisk
 from l3hpc.datasets.windows import Piece, read_pieces, window_count
-from l3hpc.errors import L3hpcError, command_line
+from l3hpc.errors import L3hpcError, command_line, repair_and_repeat
 from l3hpc.io.files import digest, write_text
 from l3hpc.io.npz import read_npz
 from l3hpc.io.values import count_of, in_number
@@ -341,7 +341,6 @@ class Extraction:
         shown[first] = self._messages.get(first, shown[first]).rstrip(".")
         names = [f"{self.recordings[index].file} ({reason})" for index, reason in shown.items()]
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-        allow = " ".join(f"--set {name}=0.5" for name in self.settings)
         unread, find = "", ""
         if self._unread:
             unread = in_number(f" ([one more was|{self._unread:,} more were] not read)",
@@ -353,8 +352,7 @@ class Extraction:
             where=str(self.folder),
             allowed=f"at most {self.max_failed:.0%} may be unusable ({self.settings[0]}), and not "
                     "all",
-            hint=f"Repair them{find} and resume the run; or remove them and submit it again; or "
-                 f"accept them: submit with {allow}")
+            hint=repair_and_repeat(self.settings, find))
 
     # result -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import l3hpc.steps
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.errors import InputError, by_hand, command_line, nearest
 from l3hpc.io.files import atomic_folder, is_task_folder
 from l3hpc.steps import AnyStep
 from l3hpc.steps.base import NoRecorder
@@ -51,10 +51,15 @@ def run_standalone(
         For an input, parameter or output folder that is not allowed, and if the step would have
         several tasks.
     """
-    known = l3hpc.steps.step(step)
+    with by_hand(step):
+        return _run(l3hpc.steps.step(step), settings, inputs, Path(output).absolute(), overwrite)
+
+
+def _run(known: AnyStep, settings: Mapping[str, str], inputs: Mapping[str, Path], output: Path,
+         overwrite: bool) -> dict[str, Any]:
+    step = known.name
     _check_inputs(known, inputs)
     typed = validated(known, parse_parameters(known, settings), f"--set of {step}")
-    output = Path(output).absolute()
     _check_output(output, overwrite)
     known.check(typed, {step: typed})
     shards = known.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})

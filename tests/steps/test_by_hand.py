@@ -1,8 +1,10 @@
 """Real steps run by hand, each on the output folder of the one before."""
 
+import shutil
+
 import pytest
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, L3hpcError, Lines, by_hand, repair_and_repeat
 from l3hpc.worker import standalone
 
 
@@ -28,3 +30,23 @@ def test_a_missing_input_is_named(tmp_path):
         standalone.run_standalone("reduce", {}, {"fit": tmp_path}, tmp_path / "out")
     assert refused.value.message == "reduce is missing its input 'extract'"
     assert refused.value.hint == "Add --input extract=FOLDER."
+
+
+def test_advice_is_for_the_command_that_was_typed(city, teacher, tmp_path):
+    """There is no run to resume or to submit again, and parameters have no step before them."""
+    audio = tmp_path / "audio"
+    shutil.copytree(city / "audio", audio)
+    for path in list(audio.rglob("*.wav"))[:3]:
+        path.write_bytes(b"RIFF")
+    with pytest.raises(L3hpcError) as failed:
+        standalone.run_standalone("extract", {"audio": str(audio), "weights": str(teacher)}, {},
+                                  tmp_path / "out")
+    assert failed.value.hint == (
+        f"Repair (l3hpc data check {audio} --listen finds all) or remove them, or add "
+        "--set max_failed=0.5; then repeat this command")
+    with pytest.raises(InputError) as refused, by_hand("embed"):
+        raise InputError("no clips", hint=Lines("Use --set embed.table=FILE", "or not"))
+    assert refused.value.hint == "Use --set table=FILE\nor not"
+    assert repair_and_repeat(["extract.max_failed"]) == (
+        "Repair them and resume the run; or remove them and submit it again; or accept them: "
+        "submit with --set extract.max_failed=0.5")
