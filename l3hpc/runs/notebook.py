@@ -22,6 +22,7 @@ from l3hpc.io.values import one_line
 from l3hpc.ledger import schema
 from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs, submission_lock
+from l3hpc.runs.notebook_place import folder_of, names_workspace, naming
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import origin, records
 from l3hpc.workspace.layout import Workspace
@@ -50,7 +51,7 @@ class Run:
     """
 
     def __init__(self, workspace: str | os.PathLike[str], name: str) -> None:
-        self.workspace = _folder(workspace)
+        self.workspace = folder_of(workspace)
         if not isinstance(name, str):
             raise InputError(f"a run is given by its name, not by {name!r}",
                              hint="l3hpc.runs() lists the runs of a workspace.")
@@ -80,6 +81,7 @@ class Run:
         """
         return _steps_frame(self._status())
 
+    @names_workspace
     def wait(self, timeout: float | None = None, poll: float = POLL_S) -> Run:
         """Wait until every step is done.
 
@@ -121,6 +123,7 @@ class Run:
                              hint=f"See {command_line('status', self.name)}, or .logs(step)")
         return self
 
+    @names_workspace
     def artifact(self, step: str) -> Path:
         """Return the folder that holds the output of a step.
 
@@ -142,6 +145,7 @@ class Run:
         """
         return Path(records.step(self._record(), step).artifact)
 
+    @names_workspace
     def results(self, tab: str | None = None) -> pandas.DataFrame:
         """Return the rows of the results tables that belong to this run.
 
@@ -178,6 +182,7 @@ class Run:
         assert found is not None  # there is always at least one tab
         return found
 
+    @names_workspace
     def history(self, step: str | None = None) -> pandas.DataFrame:
         """Return the losses of every epoch.
 
@@ -213,6 +218,7 @@ class Run:
                              hint="Steps that train write one when they are done: .wait()")
         return pandas.concat(parts, ignore_index=True)
 
+    @names_workspace
     def logs(self, step: str, task: int | None = None, which: str = "err") -> str:
         """Return the log of one task of a step.
 
@@ -244,6 +250,7 @@ class Run:
             raise InputError(f"{step} of {self.name} has not started: it has no log yet")
         return "".join(logs.pieces(path))
 
+    @names_workspace
     def cancel(self) -> list[str]:
         """Cancel all waiting and running jobs of the run.
 
@@ -256,6 +263,7 @@ class Run:
 
         return cancel(self.workspace, self.name)
 
+    @names_workspace
     def _status(self) -> RunStatus:
         return collect(self.workspace, [self.name])[0]
 
@@ -311,7 +319,7 @@ class Runs(Sequence[Run]):
     """
 
     def __init__(self, workspace: str | os.PathLike[str]) -> None:
-        self.workspace = _folder(workspace)
+        self.workspace = folder_of(workspace)
         broken: list[InputError] = []
         self._names = [record.run for record in records.read_all(self.workspace, broken)]
         unsubmitted = submission_lock.unsubmitted(self.workspace, broken)
@@ -337,6 +345,7 @@ class Runs(Sequence[Run]):
     def __iter__(self) -> Iterator[Run]:
         return (Run(self.workspace, name) for name in self._names)
 
+    @names_workspace
     def frame(self) -> pandas.DataFrame:
         """Return the table of the runs.
 
@@ -409,11 +418,12 @@ def run(name: str = "latest", workspace: str | os.PathLike[str] | None = None) -
     InputError
         If no run or several runs match; the message lists those that exist.
     """
-    folder = _folder(workspace)
+    folder = folder_of(workspace)
     if not isinstance(name, str):
         raise InputError(f"a run is given by its name, not by {name!r}",
                          hint="l3hpc.runs() lists the runs; l3hpc.runs()[0] is the newest.")
-    return Run(folder, records.find(folder, name))
+    with naming(folder):
+        return Run(folder, records.find(folder, name))
 
 
 def runs(workspace: str | os.PathLike[str] | None = None) -> Runs:
@@ -439,7 +449,9 @@ def runs(workspace: str | os.PathLike[str] | None = None) -> Runs:
     UserWarning
         Names the runs whose record cannot be read.
     """
-    found = Runs(_folder(workspace))
+    folder = folder_of(workspace)
+    with naming(folder):
+        found = Runs(folder)
     if found.damaged:
         listed = "; ".join(f"{name} ({message})" for name, message in found.damaged.items())
         warnings.warn(f"records of runs in {found.workspace} that cannot be read: {listed}",
@@ -471,17 +483,6 @@ def _steps_frame(run: RunStatus) -> pandas.DataFrame:
          for step in run.steps],
         columns=list(STEP_COLUMNS),
         index=pandas.Index([step.name for step in run.steps], name="step"))
-
-
-def _folder(workspace: str | os.PathLike[str] | None) -> Path:
-    """The absolute path of a workspace; an ``InputError`` for what cannot be one."""
-    if workspace is None:
-        from l3hpc.config import settings
-
-        return settings.load().workspace
-    if not isinstance(workspace, str | os.PathLike) or not os.fspath(workspace):
-        raise InputError(f"a workspace is given by the path of its folder, not by {workspace!r}")
-    return Path(workspace).absolute()
 
 
 def _seconds(name: str, value: object) -> float:

@@ -19,6 +19,7 @@ from l3hpc.pipelines.planned import Plan
 from l3hpc.pipelines.sweep import Sweep
 from l3hpc.runs import submit as submission
 from l3hpc.runs.notebook import Run
+from l3hpc.runs.notebook_place import naming
 
 if TYPE_CHECKING:
     import pandas
@@ -144,6 +145,15 @@ def submit(
     if not isinstance(pipeline, str | os.PathLike):
         raise InputError(f"a pipeline is given by its name, not by {pipeline!r}",
                          hint=f"{command_line('submit', '--help')} lists the pipelines.")
+    with naming(options.get("workspace"), options.get("config_file")):
+        return _submit(pipeline, sets, grid, inputs, yes, dry_run, options)
+
+
+def _submit(
+    pipeline: str | os.PathLike[str], sets: Mapping[str, Any] | None,
+    grid: Mapping[str, Sequence[Any]] | None, inputs: Mapping[str, Any] | None, yes: bool,
+    dry_run: bool, options: Mapping[str, Any],
+) -> Run | PlannedRun:
     values = {**options, "sets": set_texts(sets), "inputs": input_texts(inputs),
               "grid": grid_texts(grid)}
     asked: list[Scheduler] = []  # while the plan is made

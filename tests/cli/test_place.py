@@ -13,7 +13,7 @@ import pytest
 import l3hpc
 from l3hpc.cli import COMMANDS, cli, place
 from l3hpc.errors import command_line, path_from_shell, shell_path
-from l3hpc.runs import display
+from l3hpc.runs import display, notebook_place
 from l3hpc.runs.step_status import StepStatus
 from l3hpc.workspace.states import StepState
 
@@ -68,6 +68,13 @@ def test_every_option_that_says_where_things_are_is_repeated():
                  for parameter in command.params
                  if parameter.opts[0] in options and parameter.callback is not place.remember}
     assert forgotten == others
+
+
+def test_notebooks_know_which_commands_have_no_workspace():
+    without = {name.split()[1] for name, command in leaves(cli)
+               if "--workspace" not in {one.opts[0] for one in command.params}}
+    have = {name.split()[1] for name, _ in leaves(cli)} - without
+    assert without == set(notebook_place.ELSEWHERE) and "status" in have
 
 
 @pytest.mark.parametrize("words, then", [

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 import l3hpc
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.runs.notebook_place import naming
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
 
@@ -210,3 +211,29 @@ def test_rows_of_what_a_run_did_not_reuse_are_no_results_of_it(tmp_path, chains,
     monkeypatch.setattr(notebook, "ledger_results", lambda workspace, tab: rows)
     assert list(l3hpc.Run(tmp_path, "second").results("fit")["value"]) == [1, 2, 4]
     assert list(l3hpc.Run(tmp_path, "first").results("fit")["value"]) == [1, 2, 3]
+
+
+def test_commands_in_messages_lead_to_the_workspace_of_the_notebook(tmp_path, chains, monkeypatch):
+    from l3hpc.runs import submit
+
+    monkeypatch.chdir(tmp_path)
+    submit.submit(chains.plan(tmp_path / "ws", "bad-1", ("extract", "sample"),
+                              params={"sample": {"fail": "error"}}))
+    there = f" --workspace {tmp_path / 'ws'}"
+    run = l3hpc.run("bad-1", "ws")
+    with pytest.raises(L3hpcError, match="ended as failed") as failed:
+        run.wait()
+    assert failed.value.hint == f"See l3hpc status bad-1{there}, or .logs(step)"
+    with pytest.raises(InputError) as refused:
+        l3hpc.run("latest", "new")
+    assert refused.value.hint.endswith(f" --workspace {tmp_path / 'new'}")
+    with pytest.raises(InputError) as refused:
+        l3hpc.submit(3, workspace="ws", config_file="my.yaml")
+    assert refused.value.hint == "l3hpc submit --help lists the pipelines."
+    with naming("ws", "my.yaml"):
+        assert command_line("resume", "r").endswith(f" --config {tmp_path / 'my.yaml'}{there}")
+    # where commands find the workspace themselves, it is not repeated
+    Path("cluster.yaml").write_text("paths: {workspace: ws}\n")
+    with pytest.raises(L3hpcError) as failed:
+        run.wait()
+    assert failed.value.hint == "See l3hpc status bad-1, or .logs(step)"
