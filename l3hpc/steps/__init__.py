@@ -4,16 +4,7 @@
 own, or shares that of a close relative (``reduction``: fit and reduce).
 """
 
-from l3hpc.steps.base import (
-    LEDGER_FOLDERS,
-    Input,
-    Output,
-    Params,
-    PlanParams,
-    ReportItem,
-    Step,
-    Task,
-)
+from l3hpc.steps.base import LEDGER_FOLDERS, Input, Output, Params, PlanParams, ReportItem, Step
 from l3hpc.steps.registry import (
     BUILT_IN,
     VALID_NAME,
@@ -26,6 +17,7 @@ from l3hpc.steps.registry import (
     step,
     summary_text,
 )
+from l3hpc.steps.task import Task
 
 __all__ = ["BUILT_IN", "LEDGER_FOLDERS", "VALID_NAME", "AnyStep", "Input", "Output", "Params",
            "PlanParams", "ReportItem", "Step", "Task", "foreign", "is_known", "is_valid_name",

@@ -14,7 +14,8 @@ from pydantic import Field, field_validator
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.task import Task
 
 
 class AvcPairsParams(Params):

@@ -17,7 +17,8 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
-from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step, Task
+from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step
+from l3hpc.steps.task import Task
 from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.classify_params import NETWORK, ClassifyParams, check_network
 from l3hpc.steps.embed import Embed
 from l3hpc.steps.extract import network_identity
 from l3hpc.steps.reduction import phi_file
+from l3hpc.steps.task import Task
 from l3hpc.steps.train import Train
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from typing import Any
 from l3hpc.errors import InputError
 from l3hpc.io.values import count_of
 from l3hpc.steps import prune
-from l3hpc.steps.base import Input, PlanParams, Results, Step, Task
+from l3hpc.steps.base import Input, PlanParams, Results, Step
 from l3hpc.steps.prune import METADATA, NETWORK, SCAN, Prune
 from l3hpc.steps.retrain import METADATA as RETRAINED
+from l3hpc.steps.task import Task
 
 TABLE, REPORT = "report.md", "report.json"
 

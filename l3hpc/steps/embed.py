@@ -10,17 +10,7 @@ from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import (
-    Input,
-    Output,
-    PlanParams,
-    Results,
-    Shard,
-    Step,
-    Task,
-    Upstream,
-    absolute,
-)
+from l3hpc.steps.base import Input, Output, PlanParams, Results, Shard, Step, Upstream, absolute
 from l3hpc.steps.extract import (
     EmbeddingParams,
     block_of,
@@ -39,6 +29,7 @@ from l3hpc.steps.extract import (
     window_digest,
 )
 from l3hpc.steps.networks import check_gpus
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording

@@ -14,8 +14,9 @@ from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
-from l3hpc.steps.base import Input, Params, PlanParams, ReportItem, Results, Step, Task
+from l3hpc.steps.base import Input, Params, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.classify import label_files
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     import numpy as np

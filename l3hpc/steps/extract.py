@@ -19,18 +19,9 @@ from pydantic import BeforeValidator, Field
 from l3hpc.audio.conventions import ALIASES, name_of
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import (
-    Output,
-    Params,
-    PlanParams,
-    ReportItem,
-    Results,
-    Shard,
-    Step,
-    Task,
-    Upstream,
-)
+from l3hpc.steps.base import Output, Params, PlanParams, ReportItem, Results, Shard, Step, Upstream
 from l3hpc.steps.networks import check_gpus
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.datasets.corpus import Recording

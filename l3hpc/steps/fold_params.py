@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, Lines, command_line
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Params, Task, absolute
+from l3hpc.steps.base import Params, absolute
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.datasets.labelled import LabelledDataset

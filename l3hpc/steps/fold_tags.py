@@ -14,7 +14,6 @@ import numpy as np
 
 from l3hpc.arrays.row_file import RowFile
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.steps.base import Task
 from l3hpc.steps.fold_params import (
     LABEL_COLUMNS,
     PARTS,
@@ -28,6 +27,7 @@ from l3hpc.steps.fold_params import (
     score_columns,
     tested_name,
 )
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.tagging.classifier import Classifier

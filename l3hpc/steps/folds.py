@@ -17,17 +17,7 @@ from pydantic import ValidationError
 
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import (
-    Input,
-    LedgerTab,
-    Params,
-    PlanParams,
-    Results,
-    Shard,
-    Step,
-    Task,
-    Upstream,
-)
+from l3hpc.steps.base import Input, LedgerTab, Params, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.embed import Embed
 from l3hpc.steps.fold_params import (
     CLASS_COLUMNS,
@@ -47,6 +37,7 @@ from l3hpc.steps.fold_params import (
     score_columns,
     tested_name,
 )
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.classification.folds import FoldResult

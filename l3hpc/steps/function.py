@@ -21,7 +21,7 @@ from pydantic import Field
 
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.files import digest
-from l3hpc.steps.base import PlanParams, Task, Upstream, refuse_exit
+from l3hpc.steps.base import PlanParams, Upstream
 from l3hpc.steps.own import (
     OwnParams,
     OwnStep,
@@ -31,6 +31,7 @@ from l3hpc.steps.own import (
     read_code,
     variable,
 )
+from l3hpc.steps.task import Task, refuse_exit
 
 FORM = "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION"
 

@@ -21,7 +21,8 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.files import RESULT, digest, digest_file, read_bounded
-from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.task import Task
 
 MAX_TASKS = 100_000
 MAX_CODE = 2**20  # bytes; it is kept in config.json

@@ -22,7 +22,8 @@ from pydantic import BeforeValidator, Field
 from l3hpc.compression import plans
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.models.spec import NetworkSpec

@@ -24,11 +24,11 @@ from l3hpc.steps.base import (
     Results,
     Shard,
     Step,
-    Task,
     Upstream,
 )
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.sample import Sample
+from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
     from l3hpc.datasets.embeddings import EmbeddingSource

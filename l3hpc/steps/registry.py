@@ -32,8 +32,8 @@ from l3hpc.steps.base import (
     ReportItem,
     Results,
     Step,
-    refuse_exit,
 )
+from l3hpc.steps.task import refuse_exit
 
 AnyStep = Step[Any]  # the type of the parameters of a step that is requested by name is unknown
 GROUP = "l3hpc.steps"

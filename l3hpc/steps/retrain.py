@@ -21,11 +21,12 @@ from pydantic import Field
 
 from l3hpc.errors import InputError
 from l3hpc.steps import prune
-from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Task, Upstream
+from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, teacher_dim
 from l3hpc.steps.sample import check_timezone
+from l3hpc.steps.task import Task
 from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields
 
 TAB: Final = "prunedembedding"

@@ -10,17 +10,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import (
-    Input,
-    Output,
-    Params,
-    PlanParams,
-    Results,
-    Shard,
-    Step,
-    Task,
-    Upstream,
-)
+from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.task import Task
 
 Method = Literal["dpp", "dpp-div", "spl", "random"]
 

@@ -22,7 +22,7 @@ from pydantic import Field, JsonValue, field_validator
 from l3hpc.errors import InputError, L3hpcError, nearest
 from l3hpc.io.processes import descendants
 from l3hpc.io.values import log_text
-from l3hpc.steps.base import PlanParams, Task, Upstream
+from l3hpc.steps.base import PlanParams, Upstream
 from l3hpc.steps.own import (
     OwnParams,
     OwnStep,
@@ -31,6 +31,7 @@ from l3hpc.steps.own import (
     input_paths,
     variable,
 )
+from l3hpc.steps.task import Task
 
 BASH = ("bash", "-euo", "pipefail", "-c")
 OTHER = ("output", "scratch", "code", "task", "tasks", "cpus")

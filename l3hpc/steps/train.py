@@ -15,11 +15,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from l3hpc.errors import InputError
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step, Task
+from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.networks import check_gpus
 from l3hpc.steps.reduction import Fit, teacher_dim, teacher_window
 from l3hpc.steps.sample import check_timezone
+from l3hpc.steps.task import Task
 from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields
 
 if TYPE_CHECKING:

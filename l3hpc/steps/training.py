@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from l3hpc.steps.base import Params, Task
+from l3hpc.steps.base import Params
+from l3hpc.steps.task import Task
 
 
 class LoopParams(Params):

@@ -33,7 +33,7 @@ from l3hpc.io.values import check_mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps import AnyStep, Params
-from l3hpc.steps.base import PREEMPTION, NoRecorder, Recorder, Task, refuse_exit
+from l3hpc.steps.task import PREEMPTION, NoRecorder, Recorder, Task, refuse_exit
 from l3hpc.worker import node_scratch, process
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder

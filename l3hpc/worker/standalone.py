@@ -15,7 +15,7 @@ from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError, by_hand, command_line, nearest
 from l3hpc.io.files import atomic_folder, is_task_folder
 from l3hpc.steps import AnyStep
-from l3hpc.steps.base import NoRecorder
+from l3hpc.steps.task import NoRecorder
 from l3hpc.worker.execute import read_config, run_step, validated
 from l3hpc.workspace.layout import ArtifactFolder
 

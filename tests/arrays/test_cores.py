@@ -59,7 +59,7 @@ def test_nothing_else_asks_the_node():
 
 def test_a_bound_process_has_no_more_cores_than_it_is_bound_to():
     code = ("import json, os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-            "from l3hpc.steps.base import Task; print(Task('o', 's', {}).threads)")
+            "from l3hpc.steps.task import Task; print(Task('o', 's', {}).threads)")
     assert python(code, SLURM_CPUS_PER_TASK="2") == 1
 
 
@@ -76,7 +76,8 @@ def test_pools_are_limited_and_smaller_wishes_kept():
 STEP = """
 import json, tempfile
 from pathlib import Path
-from l3hpc.steps.base import NoRecorder, Params, Step
+from l3hpc.steps.base import Params, Step
+from l3hpc.steps.task import NoRecorder
 from l3hpc.console.progress import Progress
 from l3hpc.worker.execute import run_step
 
@@ -109,7 +110,7 @@ import json, tempfile
 from pathlib import Path
 import h5py, numpy as np
 from l3hpc.steps import step
-from l3hpc.steps.base import Task
+from l3hpc.steps.task import Task
 
 with tempfile.TemporaryDirectory() as folder:
     folder = Path(folder)

@@ -48,7 +48,7 @@ def test_a_record_is_self_contained(tmp_path, monkeypatch):
 
 
 def test_satisfies_the_recorder_protocol(tmp_path):
-    from l3hpc.steps.base import Recorder
+    from l3hpc.steps.task import Recorder
     recorder: Recorder = Journal(tmp_path)
     recorder.record(TAB, {"model_dir": "/m"}, epoch=None)
     assert len(records(tmp_path)) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.io.files import write_json
-from l3hpc.steps.base import Preemption, Task
+from l3hpc.steps.task import Preemption, Task
 
 
 class Records:

@@ -90,7 +90,7 @@ def test_neither_chunk_nor_threads_decide_a_bit(tmp_path, phi_of):
 @pytest.mark.parametrize("mode", ["float64", "float32"])
 def test_progress_tells_of_every_row(tmp_path, mode):
     from l3hpc.console.progress import Progress
-    from l3hpc.steps.base import Task
+    from l3hpc.steps.task import Task
 
     class Seen(Progress):
         def finish(self):

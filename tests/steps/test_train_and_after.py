@@ -13,7 +13,7 @@ import submitit  # noqa: F401  before TensorFlow, as in a job: it sets up loggin
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.models.weights import describe_weights
-from l3hpc.steps.base import Preemption, Task
+from l3hpc.steps.task import Preemption, Task
 
 RATE = 2000
 STUDENT = {"asr": RATE, "mels": 16, "dft": 256, "hop": 100, "emb_dim": 3,
@@ -257,7 +257,7 @@ def test_preemption_calls_the_latest_registered_first():
 
 def test_a_signal_from_the_scheduler_saves_the_running_task(tmp_path, monkeypatch, capsys):
     from l3hpc.io.files import write_json
-    from l3hpc.steps.base import PREEMPTION
+    from l3hpc.steps.task import PREEMPTION
     from l3hpc.worker.execute import TaskCall
 
     config = tmp_path / "steps" / "train" / "config.json"

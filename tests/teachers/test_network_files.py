@@ -21,8 +21,8 @@ from l3hpc.embedding.embed import get_embedding
 from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_json
-from l3hpc.steps.base import Task
 from l3hpc.steps.extract import Extract
+from l3hpc.steps.task import Task
 from l3hpc.teachers import find
 from l3hpc.teachers.base import Options
 from l3hpc.teachers.graph import Graph, Tensor

@@ -22,7 +22,7 @@ from l3hpc.errors import L3hpcError
 from l3hpc.io import job_path
 from l3hpc.io.files import read_json, write_json
 from l3hpc.runs import status, submit
-from l3hpc.steps.base import Task
+from l3hpc.steps.task import Task
 from l3hpc.worker import execute, node_scratch
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import Workspace
