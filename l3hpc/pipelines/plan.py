@@ -13,7 +13,7 @@ import datetime
 import functools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -24,16 +24,17 @@ from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, command_line, nearest
-from l3hpc.io.files import digest, read_json
+from l3hpc.io.files import digest
 from l3hpc.io.owners import current_user
 from l3hpc.pipelines import definition, external_inputs, packages, resolve
-from l3hpc.pipelines.definition import Pipeline
+from l3hpc.pipelines.definition import Pipeline, StepDefinition
 from l3hpc.pipelines.external_inputs import ExternalInput
+from l3hpc.pipelines.labels import with_labels
 from l3hpc.pipelines.planned import InputOrigin, Plan, PlannedStep, fingerprint_of_step
 from l3hpc.pipelines.resolve import ResolvedStep
-from l3hpc.steps import LEDGER_FOLDERS, Input, Output, Params
+from l3hpc.steps import Input, Output, Params
 from l3hpc.workspace import artifacts
-from l3hpc.workspace.layout import ArtifactFolder, Workspace
+from l3hpc.workspace.layout import Workspace
 
 _FIELDS = {"mem": "mem_mb", "time": "time_min"}  # of ``Resources``, where --set has other names
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -136,10 +137,10 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
         For everything that cannot work.
     """
     check_workspace(config.workspace, config.origin("paths.workspace"))
-    resolved = resolve.resolve_steps(pipeline, request.options or {}, request.sets)
     if request.teacher and request.student is not None:
         raise InputError("--teacher and --student are both given",
                          hint="--teacher evaluates the teacher of cluster.yaml or of --weights")
+    resolved = resolve.resolve_steps(pipeline, request.options or {}, request.sets)
     kept = {name: resolve.with_files_of_runs(
                 resolve.marked_as_bound(item) if request.teacher else item, config.workspace)
             for name, item in _selected(pipeline, resolved, request).items()}
@@ -148,13 +149,7 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
     _check_all_used(kept, sources, config, request)
     students = [source for by_kind in sources.values() for kind, source in by_kind.items()
                 if steps.step(kind).output is Output.STUDENT]
-    for name, by_kind in sources.items():
-        for kind in [kind for kind, source in by_kind.items() if source.is_file]:
-            known = steps.step(kept[name].step.kind)
-            parameter, path = known.inputs[kind].parameter, str(by_kind.pop(kind).path)
-            if not parameter:
-                raise InputError(f"{name} takes the output of {kind}, not a file", where=path)
-            params[name] = known.parse({**_explicit(params[name]), parameter: path})
+    _turn_files_into_parameters(kept, params, sources)
     _check_steps(kept, params, sources)
     for name, item in kept.items():
         packages.refuse_missing(
@@ -293,9 +288,18 @@ def _external_inputs(item: ResolvedStep, config: Config, request: Request
     return result
 
 
-def _explicit(params: Params) -> dict[str, Any]:
-    """The values that were given, without defaults."""
-    return {name: getattr(params, name) for name in params.model_fields_set}
+def _turn_files_into_parameters(kept: Mapping[str, ResolvedStep], params: dict[str, Params],
+                                sources: Mapping[str, dict[str, ExternalInput]]) -> None:
+    """Move external inputs that are single files from ``sources`` into ``params``."""
+    for name, by_kind in sources.items():
+        for kind in [kind for kind, source in by_kind.items() if source.is_file]:
+            known = steps.step(kept[name].step.kind)
+            parameter, path = known.inputs[kind].parameter, str(by_kind.pop(kind).path)
+            if not parameter:
+                raise InputError(f"{name} takes the output of {kind}, not a file", where=path)
+            given = {field: getattr(params[name], field)
+                     for field in params[name].model_fields_set}
+            params[name] = known.parse({**given, parameter: path})
 
 
 # checks ----------------------------------------------------------------------------------------
@@ -373,7 +377,7 @@ def _check_utf8(name: str, value: object) -> None:
                          ) from None
 
 
-# content, resources and labels -----------------------------------------------------------------
+# content and resources -------------------------------------------------------------------------
 
 
 def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalInput],
@@ -381,42 +385,31 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
     """A step with its tasks, fingerprint, finished tasks and resources."""
     step = item.step
     known = steps.step(step.kind)
-    providers = {need if known.takes_any else planned[need].kind: planned[need]
-                 for need in step.needs}
-    values = params.model_dump(mode="json")
-    upstream = {kind: other.shards for kind, other in providers.items()}
-    upstream.update({kind: source.shards for kind, source in sources.items()})
+    providers: dict[str, PlannedStep | ExternalInput] = {
+        **{need if known.takes_any else planned[need].kind: planned[need] for need in step.needs},
+        **sources}
     with resolve.located(step):
-        shards = known.shards(params, upstream)
+        shards = known.shards(params, {kind: one.shards for kind, one in providers.items()})
     if not shards:
         raise InputError(f"{step.name} has nothing to do: no input was found",
                          where=step.name,
                          hint="check the folder with " + command_line("data", "check", "FOLDER"))
-    fingerprints = {kind: other.fingerprint for kind, other in providers.items()}
-    fingerprints.update({kind: source.fingerprint for kind, source in sources.items()})
-    paths = {kind: str(other.artifact) for kind, other in providers.items()}
-    paths.update({kind: str(source.path) for kind, source in sources.items()})
+    values = params.model_dump(mode="json")
+    paths = {kind: str(one.artifact if isinstance(one, PlannedStep) else one.path)
+             for kind, one in providers.items()}
     for key, value in {**values, **paths, "shards": shards}.items():
         _check_utf8(f"{step.name}.{key}", value)
-    digests = known.digests(params)
-    fingerprint = fingerprint_of_step(known, values, fingerprints, digests, shards)
-    artifact = Workspace(config.workspace).artifact(step.kind, fingerprint).path
-    if step.any_needs and artifacts.used_partial_input(artifact):
-        # What was made of a part of an input must not be taken for what is made of all of it.
-        fingerprints.update({need: f"{planned[need].fingerprint} tasks {planned[need].done}"
-                             for need in step.any_needs})
-        fingerprint = fingerprint_of_step(known, values, fingerprints, digests, shards)
-        artifact = Workspace(config.workspace).artifact(step.kind, fingerprint).path
+    fingerprint, artifact = _identified(
+        step, values, {kind: one.fingerprint for kind, one in providers.items()},
+        known.digests(params), shards, planned, config)
+    done = tuple(sorted(index for index in artifacts.finished(artifact) if index < len(shards)))
     # The profile overrides the pipeline's file, and the command line overrides both.
-    of_pipeline = step.resources.over(Resources())
-    resources = item.resources.over(config.profile.at(step.kind).over(of_pipeline))
+    of_profile = config.profile.at(step.kind).over(step.resources.over(Resources()))
+    resources = item.resources.over(of_profile).packed(len(shards))
     new = PlannedStep(
         name=step.name, kind=step.kind, params=values, needs=step.needs, inputs=paths,
-        fingerprint=fingerprint, artifact=artifact, shards=shards,
-        done=tuple(sorted(index for index in artifacts.finished(artifact)
-                          if index < len(shards))),
-        resources=config.profile.granted(step.name, step.like or step.kind,
-                                         resources.packed(len(shards))),
+        fingerprint=fingerprint, artifact=artifact, shards=shards, done=done,
+        resources=config.profile.granted(step.name, step.like or step.kind, resources),
         waits_for=tuple(job for source in sources.values() for job in source.waits_for),
         version=known.version, requeue_limits=step.heal, continues=known.continues,
         given={kind: InputOrigin(source.run, str(source.path), source.step)
@@ -428,76 +421,23 @@ def _planned(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalI
                  for name, value in item.resources.model_dump(exclude_none=True).items()}
         new = replace(new, not_granted=tuple(new.resources.not_granted(
             asked, len(new.missing), config.profile.name)))
-    if new.missing and config.profile.requests_gpus(step.like or step.kind):
-        with resolve.located(step):
-            known.check_gpus(params, new.resources.gpus)
+        if config.profile.requests_gpus(step.like or step.kind):
+            with resolve.located(step):
+                known.check_gpus(params, new.resources.gpus)
     return new
 
 
-def with_labels(planned: Mapping[str, PlannedStep], config: Config, pipeline: str, run: str,
-                user: str, students: Sequence[ExternalInput]) -> tuple[PlannedStep, ...]:
-    """The steps of a plan with the labels that only the ledger needs.
-
-    Parameters
-    ----------
-    planned
-        Name → step.
-    config
-        The configuration.
-    pipeline, run, user
-        Their names.
-    students
-        The students among the external inputs.
-    """
-    labels = _labels(planned.values(), config, pipeline, run, user, students)
-    return tuple(replace(step, labels={**labels, **_ledger_folders(step, planned, config, run),
-                                       "step": step.name}) for step in planned.values())
-
-
-def _labels(planned: Collection[PlannedStep], config: Config, pipeline: str, run: str, user: str,
-            students: Sequence[ExternalInput]) -> dict[str, Any]:
-    """Labels of the whole run; ``model_dir`` is the folder of the student that is used."""
-    workspace = Workspace(config.workspace)
-    labels = {"username": user, "run": run, "pipeline": pipeline, "exp_id": run,
-              "cluster": config.profile.name}
-    given = {kind: path for step in planned for kind, path in step.inputs.items()}
-    for label, kind in LEDGER_FOLDERS.items():
-        if any(step.kind == kind for step in planned):
-            labels[label] = str(workspace.run(run).artifact(kind))
-        elif kind in given:  # the output of another run, or a folder
-            labels[label] = given[kind]
-    if students:
-        student = students[0]
-        labels["model_dir"] = str(student.path)
-        if student.run:
-            labels["student_run"] = student.run
-            step = student.step or LEDGER_FOLDERS["model_dir"]
-            labels["model_dir"] = _recorded_model_dir(
-                student.path, workspace.run(student.run).artifact(step))
-    return labels
-
-
-def _ledger_folders(step: PlannedStep, planned: Mapping[str, PlannedStep], config: Config,
-                    run: str) -> dict[str, str]:
-    """``model_dir`` and ``output_dir`` of the step itself or of the closest step before it."""
-    folders: dict[str, str] = {}
-    names = [step.name]
-    for name in names:
-        other = planned[name]
-        label = steps.step(other.kind).ledger_folder
-        if label and label not in folders:
-            folder = Workspace(config.workspace).run(run).artifact(name)
-            reused = label == "model_dir" and not other.missing
-            folders[label] = _recorded_model_dir(other.artifact, folder) if reused else str(folder)
-        names += [need for need in other.needs if need not in names]
-    return folders
-
-
-def _recorded_model_dir(artifact: Path, planned: Path) -> str:
-    """The Model Dir of the row of a reused student; ``planned`` of one that is to be computed."""
-    config = ArtifactFolder(artifact).config
-    if config.is_file() and artifacts.finished(Path(artifact)):
-        frozen = read_json(config)
-        if isinstance(frozen, dict) and isinstance(frozen.get("labels"), dict):
-            return str(frozen["labels"].get("model_dir") or planned)
-    return str(planned)
+def _identified(step: StepDefinition, values: Mapping[str, Any], inputs: Mapping[str, str],
+                digests: Mapping[str, Any], shards: Sequence[Mapping[str, Any]],
+                planned: Mapping[str, PlannedStep], config: Config) -> tuple[str, Path]:
+    """The fingerprint of a step and the folder of its artifact; ``inputs``: kind → fingerprint."""
+    known, workspace = steps.step(step.kind), Workspace(config.workspace)
+    fingerprint = fingerprint_of_step(known, values, inputs, digests, shards)
+    artifact = workspace.artifact(step.kind, fingerprint).path
+    if step.any_needs and artifacts.used_partial_input(artifact):
+        # What was made of a part of an input must not be taken for what is made of all of it.
+        parts = {need: f"{planned[need].fingerprint} tasks {planned[need].done}"
+                 for need in step.any_needs}
+        fingerprint = fingerprint_of_step(known, values, {**inputs, **parts}, digests, shards)
+        artifact = workspace.artifact(step.kind, fingerprint).path
+    return fingerprint, artifact

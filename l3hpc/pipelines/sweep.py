@@ -23,8 +23,9 @@ from l3hpc.io.values import count_of
 from l3hpc.pipelines import definition, external_inputs, resolve
 from l3hpc.pipelines.definition import Pipeline
 from l3hpc.pipelines.external_inputs import ExternalInput
+from l3hpc.pipelines.labels import with_labels
 from l3hpc.pipelines.options import OPTIONS
-from l3hpc.pipelines.plan import Request, check_name, planned_steps, run_name, with_labels
+from l3hpc.pipelines.plan import Request, check_name, planned_steps, run_name
 from l3hpc.pipelines.planned import Plan, PlannedStep
 
 MAX_COMBINATIONS = 1000
