@@ -43,9 +43,9 @@ class Finding:
     examples: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        # both hold names of files and cells of tables
+        # both hold names of files and cells of tables; only advice may have several lines
         object.__setattr__(self, "message", one_line(self.message))
-        object.__setattr__(self, "advice", one_line(self.advice))
+        object.__setattr__(self, "advice", Lines(self.advice))
 
     @property
     def ok(self) -> bool:

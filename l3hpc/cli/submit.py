@@ -279,7 +279,7 @@ def _resume(
 
     def note(todo: ResumePlan) -> None:
         _note_administrator_holds(todo)
-        for text in () if as_json else preview.notes(todo.steps):
+        for text in () if as_json else preview.notes(todo.plan):
             click.echo(f"note: {text}", err=True)
 
     if dry_run:
@@ -310,7 +310,7 @@ def _resume(
             click.echo(json.dumps({
                 "run": name, "submitted": jobs, "released": [job.id for job in todo.held],
                 "cancelled": [job.id for job in (*todo.untracked, *todo.stale)],
-                "notes": preview.notes(todo.steps)}))
+                "notes": preview.notes(todo.plan)}))
         else:
             chain = submit.describe_jobs(record, submitted)
             click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
@@ -337,7 +337,7 @@ def _print_dry_run(name: str, only: Sequence[str], todo: ResumePlan, as_json: bo
             "would_release": [job.id for job in todo.held],
             "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
             "held_by_administrator": todo.held_by_administrator,
-            "notes": preview.notes(todo.steps)}))
+            "notes": preview.notes(todo.plan)}))
     else:
         click.echo(f"would {todo.describe()}" if todo.is_needed
                    else _nothing(name, only, todo, dry_run=True))

@@ -31,6 +31,8 @@ class Capabilities:
         A job can depend on the end of others, whether they succeed or not.
     clusters : bool
         A site may have several clusters, and a job names the one it is meant for.
+    warning_s : int
+        How long before its time limit a job may be warned, seconds; 0 if that depends on the limit.
     """
 
     remote: bool = True
@@ -39,12 +41,14 @@ class Capabilities:
     step_arrays: bool = False
     after_end: bool = False
     clusters: bool = False
+    warning_s: int = 0
 
 
 LOCAL, SLURM = "local", "slurm"
 KNOWN = {
     LOCAL: Capabilities(remote=False, runner=True),
-    SLURM: Capabilities(accounting=True, step_arrays=True, after_end=True, clusters=True),
+    SLURM: Capabilities(accounting=True, step_arrays=True, after_end=True, clusters=True,
+                        warning_s=150),
 }
 
 

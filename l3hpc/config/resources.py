@@ -47,6 +47,20 @@ class Resources:
         limit = format_time(self.time_min)
         return f"{self.pack} × {limit}" if self.pack > 1 else limit
 
+    def warned_at_once(self, warning_s: int) -> str:
+        """Say that the time limit of a job is too short; empty if it is not.
+
+        Parameters
+        ----------
+        warning_s
+            How long before its limit a job may be warned, seconds.
+        """
+        if 60 * self.job_min > warning_s or not warning_s:
+            return ""
+        return (f"a time limit of {format_time(self.job_min)} is too short: a job is warned up to "
+                f"{warning_s} s before its limit, and would be requeued as soon as it starts; at "
+                f"least {format_time(warning_s // 60 + 1)}")
+
     def within_time(self, step: str, most_min: int) -> str:
         """Return the option that makes the request fit a time limit, which it exceeds.
 

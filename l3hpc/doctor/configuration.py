@@ -7,10 +7,11 @@ from pathlib import Path
 
 from l3hpc import steps as kinds
 from l3hpc.config import sources
+from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.doctor.storage import nearest_folder
-from l3hpc.errors import InputError, L3hpcError, nearest
+from l3hpc.errors import InputError, L3hpcError, Lines, nearest, shell_path
 from l3hpc.findings import Finding
 from l3hpc.pipelines import definition
 from l3hpc.pipelines.planned import Plan, PlannedStep
@@ -31,7 +32,7 @@ def check(config: Config) -> list[Finding]:
     findings = [Finding("cluster.yaml", "green", f"{config.file}: profiles {profiles}")]
     findings += _paths(config)
     for name, path in sorted(sources.pipelines().items()):
-        findings.append(_pipeline(name, path))
+        findings.append(_pipeline(name, path, config.profile))
     findings += _templates(config)
     return findings
 
@@ -63,7 +64,7 @@ def _writable(workspace: Path, origin: str) -> Finding:
     try:
         check_workspace(workspace, origin)
     except InputError as error:
-        return Finding("paths.workspace", "red", str(workspace), str(error))
+        return Finding("paths.workspace", "red", str(workspace), Lines(*error.lines()))
     for folder in map(nearest_folder, sharing.written_folders(workspace)):
         if not os.access(folder, os.W_OK | os.X_OK):
             return Finding("paths.workspace", "red", str(workspace),
@@ -71,12 +72,22 @@ def _writable(workspace: Path, origin: str) -> Finding:
     return Finding("paths.workspace", "green", str(workspace))
 
 
-def _pipeline(name: str, path: Path) -> Finding:
+def _pipeline(name: str, path: Path, profile: ClusterProfile) -> Finding:
     try:
         pipeline = definition.load_pipeline_file(path)
     except L3hpcError as error:
-        return Finding(f"pipeline {name}", "red", str(path), str(error))
-    return Finding(f"pipeline {name}", "green", " → ".join(pipeline.steps))
+        return Finding(f"pipeline {name}", "red", str(path), Lines(*error.lines()))
+    chain = " → ".join(pipeline.steps)
+    short: dict[str, list[str]] = {}
+    for step in pipeline.steps.values():
+        of_step = profile.at(step.kind).over(step.resources.over(Resources()))
+        if text := of_step.warned_at_once(profile.capabilities.warning_s):
+            short.setdefault(text, []).append(step.name)
+    if short:
+        words = "; ".join(f"{', '.join(names)}: {text}" for text, names in short.items())
+        return Finding(f"pipeline {name}", "yellow", f"{chain}; {words}",
+                       f"change it in {shell_path(path)}, or for this cluster in cluster.yaml")
+    return Finding(f"pipeline {name}", "green", chain)
 
 
 def _templates(config: Config) -> list[Finding]:

@@ -7,7 +7,6 @@ steps used in the last run of the pipeline.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,20 +107,22 @@ def as_text(plan: Plan) -> str:
     named = [(f"{name}:", text) for name, text in descriptions(plan).items()]
     details = formatting.table_lines(named, gap=" ")
     lines = [heading(plan), "", *steps, "", *details, f"  {cost_text(plan)}"]
-    return "\n".join([*lines, *(f"  note: {note}" for note in notes(plan.steps))])
+    return "\n".join([*lines, *(f"  note: {note}" for note in notes(plan))])
 
 
-def notes(steps: Sequence[PlannedStep]) -> list[str]:
-    """Say what was asked for with ``--set`` and is not given, or has no effect.
+def notes(plan: Plan) -> list[str]:
+    """Say what was asked for with ``--set`` and is not given, or has no effect, and which time
+    limits are too short.
 
     Parameters
     ----------
-    steps
-        The steps of a plan. Those of a sweep share a note.
+    plan
+        The plan. Steps of a sweep share a note.
     """
     found: dict[str, list[str]] = {}
-    for step in steps:
-        for text in step.not_granted:
+    for step in plan.steps:
+        short = step.of_a_job.warned_at_once(plan.profile.capabilities.warning_s)
+        for text in (*step.not_granted, *([short] if short and step.missing else [])):
             found.setdefault(text, []).append(step.name)
     return [f"{', '.join(names)}: {text}" for text, names in found.items()]
 
@@ -183,7 +184,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "artifact": str(step.artifact), "params": step.params, "inputs": step.inputs,
             "resources": step.resources.to_json(),
         } for step in plan.steps],
-        "cost": {"at_most": vars(most), "last": last}, "notes": notes(plan.steps),
+        "cost": {"at_most": vars(most), "last": last}, "notes": notes(plan),
     }
 
 

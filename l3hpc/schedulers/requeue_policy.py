@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import NotRequired, TypedDict
 
+from l3hpc.config import capabilities
 from l3hpc.config.units import format_memory, format_task_memory, format_time
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from l3hpc.config.profile import ClusterProfile
     from l3hpc.pipelines.planned import PlannedStep
 
-SIGNAL_DELAY_S = 90  # how long before its time limit a job is warned
-WARNING_S = SIGNAL_DELAY_S + 60  # the same at most: Slurm may send a signal a minute early
+WARNING_S = capabilities.KNOWN[capabilities.SLURM].warning_s
+SIGNAL_DELAY_S = WARNING_S - 60  # what is requested: Slurm may send a signal a minute early
 HELPER_MB = 100
 HELPER_KEYS = ("account", "partition", "qos", "constraint", "reservation", "wckey")
 WARNED = 128 + signal.SIGUSR2  # exit code of a process ended by the warning before the limit

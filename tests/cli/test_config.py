@@ -82,3 +82,10 @@ def test_values_are_shown_with_units_and_a_container_can_be_copied(say, tmp_path
     assert "apptainer exec --bind '/my data' image.sif" in shown["clusters.far.container"]
     assert "time: 7 d, mem: 180 GB" in shown["clusters.far.limits"]
     assert "train: {mem: 16 GB, time: 1 h 30 min, partition: gpu}" in shown["clusters.far.steps"]
+
+
+def test_check_names_limits_within_the_warning(say):
+    Path("cluster.yaml").write_text(
+        "paths: {workspace: ws, audio: .}\nclusters:\n  far: {steps: {fit: {time: 2m}}}\n")
+    code, out, _ = say("config", "check", "--cluster", "far")
+    assert code == 0 and "; fit: a time limit of 2 min is too short: " in out

@@ -489,3 +489,14 @@ def test_a_shell_completes_the_runs_of_phi_and_student(option, tmp_path):
         capture_output=True, env={**os.environ, "_L3HPC_COMPLETE": "bash_complete",
                                   "COMP_WORDS": words, "COMP_CWORD": "6"})
     assert done.stdout.splitlines() == ["plain,upstream-1"], done.stderr
+
+
+def test_a_limit_within_the_warning_is_noted_before_it_is_submitted(say, submitted):
+    """Slurm warns up to 150 s before the limit: the task would be requeued before it has begun."""
+    asked = ("submit", "upstream", *NAMED, "--dry-run", "--set", "train.time=2m", "--set",
+             "fit.time=2m", "--set", "sample.time=3m")
+    note = ("fit, train: a time limit of 2 min is too short: a job is warned up to 150 s before "
+            "its limit, and would be requeued as soon as it starts; at least 3 min")
+    assert f"  note: {note}\n" in say(*asked, "--cluster", "greene")[1]
+    assert json.loads(say(*asked, "--cluster", "greene", "--json")[1])["notes"] == [note]
+    assert "note: " not in say(*asked)[1]  # on local, the warning is a quarter of a short limit
