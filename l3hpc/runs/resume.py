@@ -13,7 +13,7 @@ from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, pack, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
-from l3hpc.runs.resume_plan import ResumePlan, plan_resume
+from l3hpc.runs.resume_plan import ResumePlan, given_up, plan_resume
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import artifacts, markers, records, sharing
 from l3hpc.workspace.layout import Workspace
@@ -95,10 +95,20 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
     """Do what was announced; return the steps that were left out, and why."""
     workspace = todo.plan.workspace
     scheduler = schedulers.of_record(workspace, record)
-    # first, so that the new jobs do not compete with jobs that can never find their tasks
-    scheduler.cancel([*todo.untracked, *todo.stale], record.run)
-    for job, changes in todo.held.items():
-        scheduler.release(job, changes)
+    doomed = [*todo.untracked, *todo.stale]
+    left, released = [job.id for job in doomed], list[str]()
+
+    def done() -> str:
+        parts = {"may still be in the queue": left, "released": released}
+        return "; ".join(f"{what}: {' '.join(ids)}" for what, ids in parts.items() if ids)
+
+    with given_up(record.run, "interrupted before all jobs were cancelled and released", done):
+        # first, so that the new jobs do not compete with jobs that can never find their tasks
+        scheduler.cancel(doomed, record.run)
+        left.clear()
+        for job, changes in todo.held.items():
+            scheduler.release(job, changes)
+            released.append(job.id)
     for name in todo.taken_over:  # as if this run had been submitted after the others
         records.step(record, name).state = StepState.REUSED
     if not todo.steps:

@@ -7,8 +7,9 @@ does (``ResumePlan``), then how that plan is made.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from l3hpc.runs import status
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.jobs import JobId, submitted_job
+from l3hpc.schedulers.requests import GivenUpError
 from l3hpc.workspace import artifacts, attempts, markers, records, step_config
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -113,9 +115,38 @@ def plan_resume(workspace: Path, run: str, profile: ClusterProfile, sets: Sequen
     ------
     ClusterError
         If these jobs take too long to end, or the scheduler does not respond.
+    GivenUpError
+        After Ctrl-C.
     """
-    _await_ending(workspace, run, progress or Progress())
-    return plan_now(workspace, run, profile, sets, only=only, again=again)
+    with given_up(run, "interrupted before it was known which jobs are in the queue", lambda: ""):
+        _await_ending(workspace, run, progress or Progress())
+        return plan_now(workspace, run, profile, sets, only=only, again=again)
+
+
+@contextlib.contextmanager
+def given_up(run: str, message: str, done: Callable[[], str]) -> Iterator[None]:
+    """Say at a Ctrl-C within the block what a resumption has done, and how to repeat it.
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    message
+        What is not known.
+    done
+        Returns what was done; empty if nothing was.
+
+    Raises
+    ------
+    GivenUpError
+        In place of the interrupt.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, GivenUpError):
+        raise GivenUpError(
+            message, hint=f"To continue: {command_line('resume', run)}",
+            allowed="; ".join(filter(None, (done(), "nothing was submitted")))) from None
 
 
 def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[str] = (), *,

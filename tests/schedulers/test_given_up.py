@@ -1,10 +1,12 @@
 """Ctrl-C while squeue or scancel hangs: the command ends at once, and says what is not known."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from fakeslurm import queue_line
@@ -96,3 +98,23 @@ def test_a_lookup_that_hangs_ends_at_the_second_ctrl_c(chains, slurm, on, tmp_pa
     assert "extract: interrupted; waiting for Slurm" in said
     assert "whether extract was submitted is not known" in said and "l3hpc resume demo" in said
     assert "squeue --me --name=l3-demo-extract" in said
+
+
+def test_a_resumption_says_what_was_done_and_how_to_go_on(case, slurm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("cluster.yaml").write_text(json.dumps({"clusters": {"greene": {"executor": "slurm"}}}))
+    words = "resume", "demo", "--workspace", str(tmp_path)
+    again = f"To continue: l3hpc resume demo --workspace {tmp_path}"
+    slurm.says("squeue", HANGS.format(folder=slurm.folder))
+    for options in ((), ("--dry-run",)):
+        code, said, seconds = command(slurm, *words, *options)
+        assert code == 130 and seconds < 10
+        assert "interrupted before it was known which jobs are in the queue\n" in said
+        assert f"       nothing was submitted\n       {again}\n" in said
+    held = "\n".join(queue_line(job, "PENDING", reason="JobHeldUser") for job in ("100", "101"))
+    slurm.says("squeue", f"case $* in *%T) echo PENDING;; *) cat <<'E'\n{held}\nE\nesac")
+    slurm.says("scontrol", f"""case "$*" in *101*) {HANGS.format(folder=slurm.folder)};; esac""")
+    code, said, seconds = command(slurm, *words)
+    assert code == 130 and seconds < 10
+    assert "interrupted before all jobs were cancelled and released\n" in said
+    assert f"       released: 100; nothing was submitted\n       {again}\n" in said
