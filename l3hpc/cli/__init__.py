@@ -56,7 +56,7 @@ COMMANDS = {
 
 # commands that share a module with another: command → module and name there
 SHARED = {"status": ("runs", "status"), "logs": ("runs", "logs"), "cancel": ("runs", "cancel"),
-          "usage": ("runs", "usage"), "resume": ("submit", "resume"), "retry": ("submit", "retry"),
+          "usage": ("runs", "usage"), "retry": ("resume", "retry"),
           "render": ("planning", "render"), "runs": ("pack", "runs")}
 
 LONGEST_LINE = 1500  # characters of a line of a message, but for its hint

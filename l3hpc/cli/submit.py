@@ -1,17 +1,14 @@
-"""``l3hpc submit``: show what will run, then submit it as a chain of jobs.
-
-``l3hpc resume`` and ``l3hpc retry`` continue a run that failed, was cancelled or lost jobs.
-"""
+"""``l3hpc submit``: show what will run, then submit it as a chain of jobs."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
 from l3hpc.cli.runs import announce
 from l3hpc.errors import (
@@ -26,11 +23,10 @@ from l3hpc.errors import (
 from l3hpc.io.values import in_number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from l3hpc.console.progress import Progress
     from l3hpc.pipelines.planned import Plan, PlannedStep
-    from l3hpc.runs.resume_plan import ResumePlan
     from l3hpc.schedulers.base import Scheduler
     from l3hpc.workspace.run_record import RunRecord
 
@@ -70,13 +66,11 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.pipelines.from_options import plan_from_options
 
     asked: list[Scheduler] = []  # while the plan is made
-    try:
+    with _nothing_submitted(InputError):
         plan, swept = plan_from_options(pipeline, values, lambda config: asked.append(
             schedulers.prepared(config.profile, config.workspace)))
         [scheduler] = asked
         unchecked = scheduler.validate(plan) if dry_run else ""
-    except InputError as error:
-        raise _nothing_submitted(error) from None
     note_unused(plan.profile)
     if unchecked:
         click.echo(f"note: {unchecked}", err=True)
@@ -94,27 +88,32 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.runs import submit
 
     progress = Progress() if plan.profile.capabilities.runner else default_progress()
-
     if test_only:
         _test(plan, scheduler, progress, as_json)
         return EXIT_OK
-    try:
+    with _nothing_submitted(InputError):
         record = submit.submit(
             plan, detach=detach, progress=progress, scheduler=scheduler,
             on_submitted=None if as_json else lambda record: click.echo(
                 _submitted(plan, record)))
-    except InputError as error:
-        raise _nothing_submitted(error) from None
     if as_json:
         _finish(plan, record, True, "")
-    foreground = plan.profile.capabilities.runner and not detach
-    for line in announce(plan.workspace, values["config_file"]) if foreground else ():
+    if detach or not plan.profile.capabilities.runner:
+        return EXIT_OK
+    return _after_the_run(plan, record, as_json, values["config_file"])
+
+
+def _after_the_run(plan: Plan, record: RunRecord, as_json: bool, config_file: str | None) -> int:
+    """Print how a run in the foreground has ended; return the exit code."""
+    from l3hpc.runs import submit
+
+    for line in announce(plan.workspace, config_file):
         click.echo(line, err=True)
-    if foreground and not submit.succeeded(plan.workspace, record):
+    if not submit.succeeded(plan.workspace, record):
         why = command_line("status", plan.run)
         click.echo(f"\n{plan.run} did not finish. Why:   {why}", err=True)
         return EXIT_FAILED
-    if foreground and not as_json and any(step.job for step in record.steps):
+    if not as_json and any(step.job for step in record.steps):
         # steps that record no row leave files and the report
         shown = command_line("ledger", "show") if any(map(_tab, plan.steps)) else (
             command_line("report", plan.run))
@@ -129,9 +128,9 @@ def _confirm(plan: Plan) -> None:
     if not preview.needs_confirmation(plan):
         return
     if not sys.stdin.isatty():
-        raise _nothing_submitted(InputError(
-            f"this may cost {preview.maximum_cost(plan).as_text()}",
-            hint="if that is intended: --yes"))
+        with _nothing_submitted(InputError):
+            raise InputError(f"this may cost {preview.maximum_cost(plan).as_text()}",
+                             hint="if that is intended: --yes")
     click.confirm("\nsubmit it?", abort=True, err=True)
 
 
@@ -139,10 +138,8 @@ def _test(plan: Plan, scheduler: Scheduler, progress: Progress, as_json: bool) -
     """Have the cluster check every script of the plan, and print the result."""
     from l3hpc.runs import submit
 
-    try:
+    with _nothing_submitted(L3hpcError):
         submit.submit(plan, test_only=True, progress=progress, scheduler=scheduler)
-    except L3hpcError as error:
-        raise _nothing_submitted(error) from None
     count = sum(bool(step.missing) for step in plan.steps)
     scripts = in_number(f"[the script|all {count} scripts]", count)
     _finish(plan, None, as_json, f"{plan.profile.name} would accept {scripts}; "
@@ -199,173 +196,10 @@ def _finish(plan: Plan, record: RunRecord | None, as_json: bool, message: str) -
         click.echo(f"\n{message}")
 
 
-def _nothing_submitted(error: L3hpcError) -> L3hpcError:
-    """Return the same error with a hint that nothing was submitted."""
-    return error.replaced(hint=Lines(error.hint, "nothing was submitted"))
-
-
-@click.command(epilog="""\b
-Examples:
-  l3hpc resume latest
-  l3hpc resume downstream-20261119-99fe --set classify.mem=160GB
-  l3hpc resume latest --from fit                 recompute fit and everything after it
-""")
-@click.argument("run", shell_complete=complete_run)
-@click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Override the cpus, mem, gpus, time or pack of a step.")
-@click.option("--from", "again", metavar="STEP", shell_complete=complete_step,
-              help="Recompute STEP and everything after it, finished or not.")
-@click.option("--yes", is_flag=True, help="With --from: discard results without asking.")
-@click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
-@click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was submitted as JSON.")
-@workspace_options
-def resume(
-    run: str, sets: tuple[str, ...], again: str | None, yes: bool, detach: bool, dry_run: bool,
-    as_json: bool, config_file: str | None, workspace_dir: str | None,
-) -> int:
-    """Submit the missing and failed tasks of RUN again, and nothing else.
-
-    Finished tasks are kept, queued and running jobs are left alone, and dependent steps wait only
-    for jobs that have not ended.
-    """
-    return _resume(run, (), sets, again, yes, detach, dry_run, as_json, config_file, workspace_dir)
-
-
-@click.command(epilog="""\b
-Examples:
-  l3hpc retry latest train
-  l3hpc retry latest classify --set classify.mem=160GB
-""")
-@click.argument("run", shell_complete=complete_run)
-@click.argument("steps", nargs=-1, required=True, metavar="STEP...", shell_complete=complete_step)
-@click.option("--set", "sets", multiple=True, metavar="STEP.RESOURCE=VALUE",
-              help="Override the cpus, mem, gpus, time or pack of a step.")
-@click.option("--detach", is_flag=True, help="On local: return at once and run in the background.")
-@click.option("--dry-run", is_flag=True, help="Only show what would be submitted.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was submitted as JSON.")
-@workspace_options
-def retry(
-    run: str, steps: tuple[str, ...], sets: tuple[str, ...], detach: bool, dry_run: bool,
-    as_json: bool, config_file: str | None, workspace_dir: str | None,
-) -> int:
-    """Submit the failed tasks of STEP in RUN again, and the steps that depend on it.
-
-    Other failed steps stay as they are: 'resume' submits them all. Finished tasks are kept: to
-    recompute them, use 'resume --from STEP'.
-    """
-    return _resume(run, steps, sets, None, True, detach, dry_run, as_json, config_file,
-                   workspace_dir)
-
-
-def _resume(
-    run: str, only: tuple[str, ...], sets: tuple[str, ...], again: str | None, yes: bool,
-    detach: bool, dry_run: bool, as_json: bool, config_file: str | None,
-    workspace_dir: str | None,
-) -> int:
-    """Find out what is missing in a run, print it and submit it (``resume`` and ``retry``)."""
-    from l3hpc.config import settings
-    from l3hpc.console.progress import default_progress
-    from l3hpc.errors import EXIT_FAILED, EXIT_OK
-    from l3hpc.pipelines import preview
-    from l3hpc.runs import resume as resumption
-    from l3hpc.runs import resume_plan, submit
-    from l3hpc.workspace import records
-
-    folder = workspace(config_file, workspace_dir)
-    name = records.find(folder, run)
-    profile = settings.load(config_file, records.read(folder, name).cluster).profile
-    note_unused(profile)
-
-    def note(todo: ResumePlan) -> None:
-        _note_administrator_holds(todo)
-        for text in () if as_json else preview.notes(todo.plan):
-            click.echo(f"note: {text}", err=True)
-
-    if dry_run:
-        todo = resume_plan.plan_resume(folder, name, profile, sets, only=only, again=again or "",
-                                       progress=default_progress())
-        _print_dry_run(name, only, todo, as_json)
-        note(todo)
-        return EXIT_OK
-    # the plan is made inside of resume, under the lock of the run: what is announced is submitted
-    announced: list[ResumePlan] = []
-
-    def announce(todo: ResumePlan) -> None:
-        announced.append(todo)
-        note(todo)
-        if todo.recompute and not yes:
-            others = resume_plan.used_by(folder, name, todo.recompute)
-            names = ", ".join(step.name for step in todo.recompute)
-            also = f" (also used by {', '.join(others)})" if others else ""
-            click.confirm(f"discard the results of {names}{also}?", abort=True, err=True)
-        if not as_json:
-            click.echo(f"resuming {name}: {todo.describe()}" if todo.is_needed
-                       else _nothing(name, only, todo))
-
-    def report(record: RunRecord, submitted: list[str]) -> None:
-        jobs = {step: records.step(record, step).job for step in submitted}
-        if as_json:
-            [todo] = announced
-            click.echo(json.dumps({
-                "run": name, "submitted": jobs, "released": [job.id for job in todo.held],
-                "cancelled": [job.id for job in (*todo.untracked, *todo.stale)],
-                "notes": preview.notes(todo.plan)}))
-        else:
-            chain = submit.describe_jobs(record, submitted)
-            click.echo(f"resumed {name}" + (f": {chain}" if chain else "")
-                       + "\nfollow it with   " + command_line("status", name, "--watch"))
-
-    record = resumption.resume(folder, name, profile, sets=sets, only=only, again=again or "",
-                               detach=detach, progress=default_progress(), on_planned=announce,
-                               on_submitted=report)
-    [todo] = announced
-    if as_json and not todo.is_needed:
-        click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))
-    if todo.steps and record.capabilities.runner and not detach \
-            and not submit.succeeded(folder, record):
-        return EXIT_FAILED
-    return EXIT_OK
-
-
-def _print_dry_run(name: str, only: Sequence[str], todo: ResumePlan, as_json: bool) -> None:
-    from l3hpc.pipelines import preview
-
-    if as_json:
-        click.echo(json.dumps({
-            "run": name, "would_submit": {step.name: list(step.missing) for step in todo.steps},
-            "would_release": [job.id for job in todo.held],
-            "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
-            "held_by_administrator": todo.held_by_administrator,
-            "notes": preview.notes(todo.plan)}))
-    else:
-        click.echo(f"would {todo.describe()}" if todo.is_needed
-                   else _nothing(name, only, todo, dry_run=True))
-
-
-def _nothing(name: str, only: Sequence[str], todo: ResumePlan, *, dry_run: bool = False) -> str:
-    """Return the message of a run with nothing to submit."""
-    from l3hpc.workspace import origin
-
-    if todo.finished and todo.taken_over:
-        runs = sorted({run for several in todo.taken_over.values() for run in several})
-        return (f"nothing left to compute ({', '.join(todo.taken_over)}: {origin.in_words(runs)}); "
-                f"{name} {'would be' if dry_run else 'is'} done")
-    they_are = "done, queued or running" if todo.live or not (only or todo.finished) else "done"
-    if only:
-        lines = [f"nothing to retry: {', '.join(only)} of {name} and the steps that depend on "
-                 f"{in_number('[it|them]', len(only))} are {they_are}"]
-        if todo.unchosen:
-            lines.append(f"not done: {', '.join(todo.unchosen)}. To submit what is missing: "
-                         f"{command_line('resume', name)}")
-    else:
-        lines = [f"nothing to resume: all steps of {name} are {they_are}"]
-    return "\n".join([*lines, *(f"note: {note}" for note in todo.notes)])
-
-
-def _note_administrator_holds(todo: ResumePlan) -> None:
-    """Print a note about jobs that only an administrator can release."""
-    from l3hpc.runs.status import held_message
-
-    for step, jobs in todo.held_by_administrator.items():
-        click.echo(f"note: {held_message(step, jobs)}", err=True)
+@contextlib.contextmanager
+def _nothing_submitted(kind: type[L3hpcError]) -> Iterator[None]:
+    """Add to an error of this kind that nothing was submitted."""
+    try:
+        yield
+    except kind as error:
+        raise error.replaced(hint=Lines(error.hint, "nothing was submitted")) from None
