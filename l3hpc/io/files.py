@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -207,6 +208,27 @@ def json_bytes(value: object) -> bytes:
         ``value`` contains NaN or infinity.
     """
     return (indented.dumps(value) + "\n").encode("utf-8", ESCAPED)
+
+
+def file_server_time(folder: Path) -> float:
+    """Return the present time by the clock of the file server, by which files have their times.
+
+    Parameters
+    ----------
+    folder
+        Where a file is created for it. If none can be, the time is that of this machine.
+    """
+    # a random name: in a shared folder nobody can have put a link there
+    probe = Path(folder) / f".clock-{uuid.uuid4().hex}"
+    try:
+        handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return time.time()
+    try:
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+        probe.unlink(missing_ok=True)
 
 
 def share_file(source: Path, target: Path) -> None:

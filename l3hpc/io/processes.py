@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -84,6 +85,17 @@ def process_start(pid: int) -> int | None:
     """
     found = process(pid)
     return None if found is None or found.ended else found.start
+
+
+def process_age_s(start: int) -> float:
+    """Return how long ago a process began, whatever has been done to the clock since.
+
+    Parameters
+    ----------
+    start
+        When it began, clock ticks since boot (``process_start``).
+    """
+    return max(time.clock_gettime(time.CLOCK_BOOTTIME) - start / os.sysconf("SC_CLK_TCK"), 0.0)
 
 
 def descendants(pid: int) -> list[int]:

@@ -373,14 +373,16 @@ def run_step(
     progress.finish()
     files = {str(path.relative_to(output)): path for path in sorted(output.rglob("*"))
              if path.is_file()}
+    described = {name: {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
+                 for name, path in files.items()}
+    elapsed = time.monotonic() - clock
     result = {
         "schema": 1, "step": step.name, "version": step.version, "index": index,
         "summary": summary,
-        "files": {name: {"bytes": path.stat().st_size, "blake2b": digest_file(path)}
-                  for name, path in files.items()},
-        "bytes": sum(path.stat().st_size for path in files.values()),
-        "started": round(begun, 3), "finished": round(time.time(), 3),
-        "elapsed_s": round(time.monotonic() - clock, 3),
+        "files": described, "bytes": sum(path.stat().st_size for path in files.values()),
+        # the clock may have been set meanwhile
+        "started": round(begun, 3), "finished": round(begun + elapsed, 3),
+        "elapsed_s": round(elapsed, 3),
         "cpu_s": round(process.cpu_seconds() - cpu, 3), "peak_memory_mb": process.peak_memory_mb(),
         "threads": task.threads, "seed": params.get("seed"), "environment": process.environment(),
         **({"run": run} if run else {}),

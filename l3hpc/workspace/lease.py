@@ -5,7 +5,7 @@ highest number holds it. A process takes over a dead holder's claim by creating 
 (exclusively, so only one can succeed). The holder rewrites its claim regularly with a
 growing ``beat``; another process checks by its own clock whether the beat still grows, so the
 clocks of the machines need not agree. On the holder's own machine a vanished process is noticed at
-once; a claim that is minutes old by any clock counts as dead at the first check.
+once. A claim of another machine that is minutes old by any clock counts as dead at the first check.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any
 
 from l3hpc.errors import InputError
-from l3hpc.io.files import create_file, read_bounded, write_json
+from l3hpc.io.files import create_file, file_server_time, read_bounded, write_json
 from l3hpc.io.processes import process_start
 
 BEAT_EVERY_S = 5.0
@@ -83,6 +83,10 @@ class Lease:
                 raise
             return False  # another process has just removed it
         number, state = self._highest()
+        if state is not None and state.get("age", 0.0) > DEAD_S:
+            # our clock may be the one that is wrong
+            ahead = time.time() - file_server_time(self._folder)
+            state["age"] = min(state["age"], state["age"] - ahead)
         if state is not None and self._alive(state):
             return False
         mine, self._since = number + 1, time.time()
@@ -250,7 +254,7 @@ class Lease:
         return content
 
     def _alive(self, state: dict[str, Any]) -> bool:
-        if state.get("released") or state.get("age", 0.0) > DEAD_S:
+        if state.get("released"):
             return False
         if state.get("host") == socket.gethostname() and "pid" in state and state.get("own", True):
             start = process_start(state["pid"])
@@ -258,6 +262,9 @@ class Lease:
             # another time
             if start is None or start != state.get("start"):
                 return False
+            # it exists, however old its claim looks: the clock may have been set
+        elif state.get("age", 0.0) > DEAD_S:
+            return False
         # by our own monotonic clock: the clocks of two machines may differ by minutes
         mark, now = (state.get("token"), state.get("beat")), time.monotonic()
         if self._seen is None or self._seen[0] != mark:

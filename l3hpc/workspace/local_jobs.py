@@ -134,7 +134,7 @@ class LocalJob:
                 value["state"] = JobState(state)
         return dataclass_from(cls, value, name)
 
-    def end(self, state: JobState, code: int | None = None) -> None:
+    def end(self, state: JobState, code: int | None = None, ran_s: float | None = None) -> None:
         """Note that the job has ended now.
 
         Parameters
@@ -143,8 +143,11 @@ class LocalJob:
             How it ended.
         code
             Its exit code; None keeps the one it has, if any.
+        ran_s
+            How long it has run, seconds: the clock may have been set since it began.
         """
-        self.state, self.ended = state, time.time()
+        self.state = state
+        self.ended = time.time() if ran_s is None or self.started is None else self.started + ran_s
         self.exit = self.exit if code is None else code
 
     def requeue(self) -> None:

@@ -45,6 +45,20 @@ def run(path, index=0):
     return execute.run_task(path, index, progress=Progress())
 
 
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0])
+def test_the_times_of_a_result_fit_although_the_clock_was_set(config, monkeypatch, ahead):
+    path, real, calls = config(), time.time, []
+
+    def clock():
+        calls.append(1)
+        return real() + (ahead if len(calls) > 1 else 0.0)
+
+    monkeypatch.setattr(execute.time, "time", clock)
+    result = run(path)
+    assert abs(result["finished"] - result["started"] - result["elapsed_s"]) < 0.01
+    assert 0 <= result["elapsed_s"] < 60
+
+
 def test_a_task_leaves_one_finished_folder(config):
     path = config(tasks=2)
     artifact = Path(read_json(path)["artifact"])

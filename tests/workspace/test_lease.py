@@ -198,3 +198,26 @@ def test_a_claim_that_goes_while_it_is_looked_at_is_nobodys(tmp_path, monkeypatc
     holder = Lease(tmp_path / "thing").holder()
     assert (holder and holder["label"]) == ("two" if taken_over else None)
     second.release()
+
+
+def test_the_claim_of_a_process_of_this_machine_is_alive_however_old_it_looks(tmp_path):
+    """Somebody may have set the clock, or that of the file server is wrong."""
+    owner = Lease(tmp_path / "thing")
+    assert owner.acquire()
+    os.utime(tmp_path / "thing.owner.1", (time.time() - DEAD_S - 60,) * 2)
+    assert Lease(tmp_path / "thing").holder()["pid"] == os.getpid()
+    assert not Lease(tmp_path / "thing").acquire()
+    owner.release()
+
+
+def test_a_wrong_clock_of_this_machine_takes_nothing_over(tmp_path, monkeypatch):
+    claim = tmp_path / "thing.owner.1"
+    claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": 1, "token": "x"}))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * DEAD_S)
+    assert not Lease(tmp_path / "thing").acquire()
+    os.utime(claim, (real() - 2 * DEAD_S,) * 2)
+    owner = Lease(tmp_path / "thing")
+    assert owner.acquire()
+    owner.release(forget=True)
+    assert not list(tmp_path.iterdir())

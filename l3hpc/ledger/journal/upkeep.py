@@ -19,7 +19,6 @@ import fcntl
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from l3hpc.errors import InputError, L3hpcError, command_line
-from l3hpc.io.files import digest, fsync_folder, open_regular, write_bytes
+from l3hpc.io.files import (
+    digest,
+    file_server_time,
+    fsync_folder,
+    open_regular,
+    write_bytes,
+)
 from l3hpc.ledger.journal.batch import Batch, compact_json, pack, unpack
 from l3hpc.ledger.journal.fold import Fold, fold_folders
 from l3hpc.ledger.journal.reading import NO_ROW, Damage, file_parts, file_records, journal_files
@@ -174,7 +179,7 @@ def _closed(folder: Path, fold: Fold, quiet_s: float, silent_s: float,
             report: Compacted) -> dict[str, list[Path]]:
     """Return the files of closed runs, by run, with those that a killed compaction renamed."""
     # files have the times of the file server, whose clock may differ from that of this machine
-    now = _file_server_time(folder)
+    now = file_server_time(folder)
     ended = {place for place, row in fold.rows.items() if row.extra.get("state") in ENDED}
     files: dict[str, list[Path]] = {}
     reasons: dict[str, str] = {}
@@ -275,21 +280,6 @@ def _remove(paths: list[Path]) -> None:
     """Remove files, of which some may have gone."""
     for path in paths:
         path.unlink(missing_ok=True)
-
-
-def _file_server_time(folder: Path) -> float:
-    """Return the present time by the clock of the file server, by which files have their times."""
-    # a random name: in a shared folder nobody can have put a link there
-    probe = folder / f".clock-{uuid.uuid4().hex}"
-    try:
-        handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return time.time()
-    try:
-        return os.fstat(handle).st_mtime
-    finally:
-        os.close(handle)
-        probe.unlink(missing_ok=True)
 
 
 @contextmanager

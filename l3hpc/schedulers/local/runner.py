@@ -22,7 +22,7 @@ from pathlib import Path
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.owners import read_own_file
-from l3hpc.io.processes import process_start, processes
+from l3hpc.io.processes import process_age_s, process_start, processes
 from l3hpc.schedulers.base import Show
 from l3hpc.schedulers.local.requeue import (
     REQUEUE,
@@ -47,6 +47,7 @@ POLL_S = 0.1
 GRACE_S = 15.0
 ORPHAN_S = 30.0
 MEASURE_EVERY_S = 1.0
+STOPPED_S = 30.0
 KILLED = (137, -9)
 
 
@@ -117,6 +118,8 @@ class Runner:
         self._show_jobs, self._grace, self._orphan = show, grace_s, orphan_s
         # other run → since when it has had no runner
         self._runnerless_since: dict[str, float] = {}
+        # process of a job, and when that began → the same by our monotonic clock
+        self._began: dict[tuple[int | None, int | None], float] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         # job whose script has ended → deadline of the processes that it left behind
         self._ending: dict[str, float] = {}
@@ -141,8 +144,9 @@ class Runner:
         with owner:
             self._take_up()
             try:
-                while self._step():
-                    time.sleep(POLL_S)
+                if self._is_replaced(owner):
+                    owner.release(forget=True)
+                    return False
             except BaseException:
                 self._stop_all("interrupted")
                 raise
@@ -151,6 +155,18 @@ class Runner:
                 # nobody asks who ran what has ended
                 owner.release(
                     forget=self._local.settled(records.read(self._workspace, self._run)))
+        return True
+
+    def _is_replaced(self, owner: Lease) -> bool:
+        """Work until every job has ended (False), or another runner has the run: this one may have
+        been stopped for so long (Ctrl-Z) that it seemed dead.
+        """
+        looked = time.monotonic()
+        while time.monotonic() - looked < STOPPED_S or owner.still_ours():
+            looked = time.monotonic()
+            if not self._step():
+                return False
+            time.sleep(POLL_S)
         return True
 
     def _step(self) -> bool:
@@ -229,7 +245,7 @@ class Runner:
             return  # the warning ended it, because Python had not installed its handler yet
         elif not self._requeue_for_memory(name, job, code):
             failed = JobState.OUT_OF_MEMORY if job.over else JobState.FAILED
-            job.end(JobState.COMPLETED if code == 0 else failed, code)
+            job.end(JobState.COMPLETED if code == 0 else failed, code, ran_s=self._ran(job))
 
     def _requeue_for_memory(self, name: str, job: LocalJob, code: int) -> bool:
         """Requeue a job that was killed for its memory: by us, or by the kernel of this machine.
@@ -254,7 +270,7 @@ class Runner:
         """
         if job.pid is None or job.started is None:
             return False  # never of a running job
-        limit, ran = 60.0 * self._minutes(job), time.time() - job.started
+        limit, ran = 60.0 * self._minutes(job), self._ran(job)
         if self._memory.get(job.pid, 0.0) > self._allocation(job)[1] and not job.over:
             job.over = True
             _signal(job, signal.SIGKILL)
@@ -262,7 +278,7 @@ class Runner:
         if limit and ran > limit:
             self._end({name: job})
             if not requeue_or_give_up(self._folder(job), job, TIME):
-                job.end(JobState.TIMEOUT)
+                job.end(JobState.TIMEOUT, ran_s=ran)
             return True
         if limit and ran > limit - warning_s(limit) and not job.warned:
             job.warned = True
@@ -274,6 +290,16 @@ class Runner:
                 os.kill(job.pid, signal.SIGUSR2)
             return True
         return False
+
+    def _ran(self, job: LocalJob) -> float:
+        """How long a job has run, seconds. Not by the time of day, which somebody may set, nor
+        while this machine slept: the job would be ended at a limit that it has not reached.
+        """
+        now = time.monotonic()
+        if (job.pid, job.start) not in self._began:
+            self._began[job.pid, job.start] = now - (
+                0.0 if job.start is None else process_age_s(job.start))
+        return now - self._began[job.pid, job.start]
 
     def _exit_code(self, name: str, job: LocalJob) -> int | None:
         """The exit code of a running job; None while it runs."""
@@ -411,7 +437,7 @@ class Runner:
         finally:
             for job in self._local.jobs.values():
                 if job.state.is_active:
-                    job.end(JobState.CANCELLED)
+                    job.end(JobState.CANCELLED, ran_s=self._ran(job))
             self._local.save()
             self._record = records.read(self._workspace, self._run)
             self._record.state, self._record.note = RunState.CANCELLED, why

@@ -20,6 +20,7 @@ from typing import Any
 from l3hpc.config import capabilities
 from l3hpc.config.capabilities import Capabilities
 from l3hpc.errors import ClusterError
+from l3hpc.io.processes import process_age_s
 from l3hpc.pipelines.planned import Plan
 from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.base import JobAnswer, JobQuery, Show, Tasks
@@ -221,10 +222,12 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
     minutes = {step.name: step.resources.get("time_min") for step in record.steps}
     for name, job in jobs.jobs.items():
         state, started = job.state, job.started
-        elapsed = None if started is None else (job.ended or now) - started
+        elapsed = None if started is None else max((job.ended or now) - started, 0.0)
         if state.is_terminal:
             ended[name] = EndedJob(state, job.exit, elapsed)
         elif not orphaned or is_alive(job):
+            if job.start is not None and is_alive(job):
+                elapsed = process_age_s(job.start)
             limit = 60.0 * float(job.time_min or minutes.get(job.step) or 0)
             waits = bool(job.after or job.after_any) and job.job not in begun
             live[name] = LiveJob(
@@ -246,6 +249,9 @@ def _about_runner(jobs: LocalJobs, runner: Mapping[str, Any] | None, now: float)
         return ""
     if runner.get("age", 0.0) > EXPIRES_S:
         seen = now - runner["age"]
+        if runner.get("host") == socket.gethostname() and runner.get("own", True):
+            return (f"its local runner, process {runner.get('pid')}, was last seen at "
+                    f"{_clock(seen)}; if it was stopped (Ctrl-Z): kill -CONT {runner.get('pid')}")
         return (f"its local runner, process {runner.get('pid')} on {runner.get('host')}, was last "
                 f"seen at {_clock(seen)}; if it stays silent, it counts as gone from "
                 f"{_clock(seen + DEAD_S)} on")
