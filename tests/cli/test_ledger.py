@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +196,29 @@ def test_a_workspace_that_is_or_is_below_a_file_is_named(tmp_path, monkeypatch, 
     captured = capsys.readouterr()
     assert end.value.code == 2 and captured.out == ""
     assert f"{tmp_path / 'file'} is a file, not a folder" in captured.err
+
+
+def test_a_row_of_a_run_that_was_killed_is_not_running(ledger, workspace, monkeypatch):
+    """The last thing that its job has written says so; another row is of no run that is known."""
+    import chains
+
+    from l3hpc.runs import submit
+
+    Path("cluster.yaml").write_text(json.dumps({"clusters": {"local": {
+        "slots": {"cpus": 2, "mem": "2GB"}, "env": {"PYTHONPATH": str(chains.FAKES)}}}}))
+    submit.submit(chains.plan(workspace, "bad-1", ("extract", "sample"),
+                              params={"sample": {"fail": "error"}}))
+    for run, step in (("bad-1", "extract"), ("bad-1", "sample"), ("away-1", "train")):
+        Journal(workspace / "ledger/journal", run=run, labels={
+            "model_dir": f"/m/{run}/{step}", "run": run, "step": step}).record(
+                TAB, {"student_emb_len": 128, "state": "running"})
+    out = ledger("show")[1]
+    states = dict(re.findall(r"^. (\S+) .*?\[(\w+)", out, re.MULTILINE))
+    assert states == {"b": "random", "bad-1/sample": "failed", "away-1": "running"}
+    assert out.endswith("  ★ the best of the rows that can be compared\n")
+    (tab,) = json.loads(ledger("show", "--json")[1])
+    rows = {row["name"]: (row["state"], row["beside"]["state"]) for row in tab["rows"]}
+    assert rows["bad-1/sample"] == ("failed", "running")  # the second is what was recorded
+    assert rows["bad-1/extract"] == ("finished", "running")
+    assert ledger("export", "--html", "page.html")[0] == 0
+    assert '"failed"' in Path("page.html").read_text()

@@ -77,12 +77,14 @@ def test_show_has_the_run_then_the_swept_options(ledger):
     assert students.splitlines()[1:] == [
         "  Run    emb-dim  Best Valid Loss",
         "★ sweep      128           0.4000",  # two rates are tried with it: it has neither
-        "  first       64           0.5000"]  # the sweep reused it
+        "  first       64           0.5000",  # the sweep reused it
+        "  ★ the best of the rows that can be compared"]
     assert [line.split() for line in scores.splitlines()[1:]] == [
         ["Run", "emb-dim", "classify.learning_rate", "Micro", "AUPRC"],
         ["★", "sweep/evaluate-128-1e-3", "128", "0.0010", "0.6000"],
         ["sweep/evaluate-128-1e-4", "128", "0.0001", "0.5000"],
-        ["sweep/evaluate-64-1e-3", "64", "0.0010", "0.3000"]]
+        ["sweep/evaluate-64-1e-3", "64", "0.0010", "0.3000"],
+        ["★", "the", "best", "of", "the", "rows", "that", "can", "be", "compared"]]
 
 
 def test_swept_options_filter_sort_and_find(ledger):

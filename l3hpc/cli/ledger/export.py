@@ -12,6 +12,7 @@ from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
     examples,
+    follow_running,
     open_store,
     print_json,
     say,
@@ -71,6 +72,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     to_tracker = uri is not None or wandb_folder is not None
     found = store.fold(history=html is not None or to_tracker)
     warn_damage(found)
+    follow_running(found, store.workspace)
     views = view_tabs(found, store.workspace)
     chosen = [views[tab.name] for tab in chosen_tabs(tabs, found, main_too=True)]
     if not tabs:

@@ -13,6 +13,7 @@ from l3hpc.cli.ledger.common import (
     chosen_tabs,
     examples,
     find_rows,
+    follow_running,
     json_option,
     open_store,
     print_json,
@@ -61,6 +62,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     store, sheet = open_store(options)
     found = store.fold(history=as_json)
     warn_damage(found)
+    follow_running(found, store.workspace)
     state = store.state(sheet) if sheet else None
     output = []
     views = view_tabs(found, store.workspace)
@@ -117,6 +119,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     store = open_store(options)[0]
     found = store.fold(history=as_json)
     warn_damage(found)
+    follow_running(found, store.workspace)
     views = view_tabs(found, store.workspace)
     declared, rows = find_rows(found, keys, tab_name)
     tab = views[declared.name]
@@ -222,6 +225,8 @@ def _print_table(tab: Tab, shown: list[Row], every: int, everything: bool,
     lines, left_out = as_text.table_lines(shown, tab, columns, None if everything else width)
     for line in lines:
         click.echo(line)
+    if any(line.startswith(as_text.STAR) for line in lines):
+        click.echo(f"  {as_text.STAR} the best of the rows that can be compared")
     if left_out:
         differ = count_of(left_out, "more column differs", "more columns differ")
         click.echo(f"  {differ}; to see them, use a wider terminal, --columns all or --json")

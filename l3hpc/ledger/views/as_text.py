@@ -23,6 +23,7 @@ from l3hpc.ledger.views.select import (
 )
 
 BESIDE = ("state", "note", "artifact", "report", "log", "job")  # of a row that is alone
+STAR = "★"
 KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
 TEXT_WIDTH = 36
 
@@ -51,7 +52,7 @@ def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width:
         Number of columns that did not fit.
     """
     best = {id(row) for row in best_rows(rows, tab)}
-    marks = ["★" if id(row) in best else " " for row in rows]
+    marks = [STAR if id(row) in best else " " for row in rows]
     notes = {row.extra.get("note") for row in rows}
     shared = next(iter(notes)) if len(notes) == 1 and len(rows) > 1 else None
     trailing = [_state_and_note(row, now, not shared) for row in rows]
@@ -88,7 +89,8 @@ def row_lines(row: Row, tab: Tab, everything: bool = False) -> tuple[list[str], 
     """
     filled = [(column.label, format_value(readable_cell(row, column))) for column in tab.columns
               if cell_of(row, column) is not None]
-    extra = [(name, format_value(value)) for name, value in sorted(row.extra.items())
+    beside = row.extra | ({"state": state} if (state := row_state(row)) else {})
+    extra = [(name, format_value(value)) for name, value in sorted(beside.items())
              if name != CLASSES]
     extra += [(name, str(row.origin[name])) for name in ("job", "host", "commit")
               if row.origin.get(name)]

@@ -20,6 +20,7 @@ from l3hpc.ledger.views.runs import RUN, is_bound
 SHEET_DATE = "%m/%d/%Y %H:%M:%S"  # as the published programs write it
 CLASSES = "classes"  # beside a row: the names of the classes, in the order of its values
 BY_CLASS = "_class_acc"  # how the fields with a value for each class end
+STATE_NOW = "--state"  # among the values: the state of the step, where it was looked up
 STALE_AFTER_S = 3600.0  # without a record, a running row is stale
 _SIGNS = ("!=", "<=", ">=", "=", "<", ">")  # the longer ones first
 _CONDITION = re.compile(r"(.+?)(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
@@ -235,8 +236,11 @@ def row_state(row: Row, now: float | None = None) -> str:
     Returns
     -------
     str
-        ``finished``, ``failed``, ``running``, ``stale`` (no record for an hour), or empty.
+        ``finished``, ``failed``, ``running``, ``stale`` (no record for an hour), or empty. If its
+        step was looked up: ``finished``, or the state of the step.
     """
+    if now_is := row.values.get(STATE_NOW):
+        return str(now_is)
     recorded = str(row.extra.get("state") or "")
     if recorded == "running":
         silence = (time.time() if now is None else now) - row.last_time
