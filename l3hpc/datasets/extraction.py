@@ -171,17 +171,10 @@ class Extraction:
         self.progress.advance(
             sum(counts[index] if stop is None else stop for index, stop in processed.items()),
             recordings=sum(stop is None for stop in processed.values()))
-        rest = [index for index in range(len(self.recordings))
-                if done.get(index, 0) is not None and index not in skipped]
         block = Block()
-        for index in rest:
-            # What cannot even be opened is known before the network has begun.
-            if not counts[index] and (error := self._refusal(index)):
-                self._skip(index, error, block, skipped)
-        rest = [index for index in rest if index not in skipped]
-        self._unread = len(rest)
-        if self._exceeds(skipped):
-            rest = []
+        rest = self._openable([index for index in range(len(self.recordings))
+                               if done.get(index, 0) is not None and index not in skipped],
+                              counts, block, skipped)
         readers = min(max(self.threads, 1), READERS)
         contents = read_ahead(lambda index: self._read(index, done.get(index) or 0, counts[index]),
                               rest, depth=2 * readers, threads=readers)
@@ -192,6 +185,17 @@ class Extraction:
         with closing(contents), self._threads:
             return self._embed_recordings(zip(rest, contents, strict=True), done, skipped, counts,
                                           block, size)
+
+    def _openable(self, rest: Sequence[int], counts: Sequence[int], block: Block,
+                  skipped: dict[int, str]) -> list[int]:
+        """Skip what cannot even be opened, before the network begins; none are left if these are
+        too many already."""
+        for index in rest:
+            if not counts[index] and (error := self._refusal(index)):
+                self._skip(index, error, block, skipped)
+        openable = [index for index in rest if index not in skipped]
+        self._unread = len(openable)
+        return [] if self._exceeds(skipped) else openable
 
     def _default_block(self) -> int:
         window = window_samples(self.network.window_s, self.network.rate)
@@ -372,12 +376,7 @@ class Extraction:
             data = file.create_dataset("l3_embedding", shape, "f4",
                                        chunks=(min(CHUNK_ROWS, rows), shape[1]) if rows else None)
             columns = {name: file.create_dataset(name, (rows,), kind) for name, kind in COLUMNS}
-            text = h5py.string_dtype()
-            table = file.create_group("recordings")
-            for name in ("file", "sensor"):
-                table.create_dataset(name, dtype=text, data=[getattr(recording, name)
-                                                             for recording in self.recordings])
-            table.create_dataset("timestamp", data=moments)
+            self._describe(file, moments)
             at = 0
             for path in parts:
                 part = read_npz(path)
@@ -392,13 +391,23 @@ class Extraction:
                 columns["timestamp"][at:stop] = (moments[which] + part["start"])[keep]
                 at = stop
             self._calibrate(file)
-            file.attrs["teacher"] = json.dumps(dict(self.identity))
-            file.attrs["rate"] = self.network.rate
-            file.attrs["hop"] = self.hop
-            file.attrs["center"] = self.center
-            file.attrs["window"] = self.network.window_s
-            file.attrs["audio"] = str(Path(self.folder).absolute())
         return rows
+
+    def _describe(self, file: h5py.File, moments: np.ndarray) -> None:
+        """Write what the file says about its recordings, the network and the windows."""
+        import h5py
+
+        table = file.create_group("recordings")
+        for name in ("file", "sensor"):
+            table.create_dataset(name, dtype=h5py.string_dtype(), data=[
+                getattr(recording, name) for recording in self.recordings])
+        table.create_dataset("timestamp", data=moments)
+        file.attrs["teacher"] = json.dumps(dict(self.identity))
+        file.attrs["rate"] = self.network.rate
+        file.attrs["hop"] = self.hop
+        file.attrs["center"] = self.center
+        file.attrs["window"] = self.network.window_s
+        file.attrs["audio"] = str(Path(self.folder).absolute())
 
     def _calibrate(self, file: h5py.File) -> None:
         """Shift the levels of a recording so that their mean is what its sensor measured."""

@@ -44,53 +44,80 @@ def parallel(comparison: Comparison, width: int) -> Markup:
     Markup
         An SVG element. The better end of a metric is at the top, or at the right.
     """
-    is_wide = width >= WIDE
     metrics = comparison.metrics[:max(MOST_AXES - len(comparison.options), MOST_AXES // 2)]
-    scales = [_axis(name, comparison, None)
-              for name in comparison.options[:MOST_AXES - len(metrics)]]
-    scales += [_axis(metric.name, comparison, metric) for metric in metrics]
-    length = 230 if is_wide else width - 40
-    gap = (width - 130) / max(len(scales) - 1, 1) if is_wide else 62
-
-    def place(index: int, share: float) -> Point:
-        if is_wide:
-            return 65 + index * gap, 56 + (1 - share) * length
-        return 20 + share * length, 34 + index * gap
-
-    parts = [line([place(index, 0), place(index, 1)], "axis") for index in range(len(scales))]
+    drawn = [_axis(name, comparison, None)
+             for name in comparison.options[:MOST_AXES - len(metrics)]]
+    drawn += [_axis(metric.name, comparison, metric) for metric in metrics]
+    layout = (_SideBySide if width >= WIDE else _Stacked)(len(drawn), width)
+    parts: list[Markup] = []
     labels: list[Markup] = []  # on top of the lines
-    for index, axis in enumerate(scales):
-        x, y = place(index, 1)
-        if is_wide:
-            # names alternate between two lines; the outer ones begin and end at the page's edges
-            at, anchor, room = x, "middle", 2 * gap
-            if index in (0, len(scales) - 1):
-                at, anchor = (4.0, "start") if index == 0 else (width - 4.0, "end")
-                room = 61 + gap
-            labels.append(text(at, 20 if index % 2 == 0 else 36,
-                               _short(axis.name, int(room / NAME_WIDTH)), anchor, "name"))
-        else:
-            labels.append(text(20, y - 14, _short(axis.name, 44), class_="name"))
+    for index, axis in enumerate(drawn):
+        parts.append(line([layout.place(index, 0), layout.place(index, 1)], "axis"))
+        labels.append(layout.name(index, axis.name))
         for share, label in axis.labels:
-            x, y = place(index, share)
+            x, y = layout.place(index, share)
             labels.append(element("circle", cx=x, cy=y, r=2, class_="tick"))
-            labels.append(text(x + 6, y - 5, label) if is_wide else text(
-                x, y + 16, label, "start" if share < 0.1 else "end" if share > 0.9 else "middle"))
+            labels.append(layout.tick(x, y, share, label))
     best = comparison.best
     quiet = "pc" if len(comparison.variants) <= MOST_LINES else "pc many"
     order = [index for index in range(len(comparison.variants)) if index != best]
     for index in (*order, *([] if best is None else [best])):  # the best one on top
         variant = comparison.variants[index]
-        shares = [axis.share(variant) for axis in scales]
-        points = [place(number, share) for number, share in enumerate(shares)
+        shares = [axis.share(variant) for axis in drawn]
+        points = [layout.place(number, share) for number, share in enumerate(shares)
                   if share is not None]
         if len(points) > 1:
             parts.append(element(
                 "g", element("title", in_words(variant, comparison)), line(points, "line"),
                 line(points, "wide-hit"), class_="pc best" if index == best else quiet))
-    height = 56 + length + 24 if is_wide else 34 + len(scales) * gap
-    return drawing(width, int(height), "Parallel coordinates", _description(comparison), parts,
-                   element("g", *labels, class_="halo"))
+    return drawing(width, int(layout.height), "Parallel coordinates", _description(comparison),
+                   parts, element("g", *labels, class_="halo"))
+
+
+class _SideBySide:
+    """The axes of a wide figure: upright, with names above them."""
+
+    _TOP, _LENGTH = 56, 230
+
+    def __init__(self, count: int, width: int) -> None:
+        self._count, self._width = count, width
+        self._gap = (width - 130) / max(count - 1, 1)
+        self.height: float = self._TOP + self._LENGTH + 24
+
+    def place(self, index: int, share: float) -> Point:
+        return 65 + index * self._gap, self._TOP + (1 - share) * self._LENGTH
+
+    def name(self, index: int, name: str) -> Markup:
+        # names alternate between two lines; the outer ones begin and end at the page's edges
+        at, anchor, room = self.place(index, 1)[0], "middle", 2 * self._gap
+        if index in (0, self._count - 1):
+            at, anchor = (4.0, "start") if index == 0 else (self._width - 4.0, "end")
+            room = 61 + self._gap
+        return text(at, 20 if index % 2 == 0 else 36, _short(name, int(room / NAME_WIDTH)),
+                    anchor, "name")
+
+    def tick(self, x: float, y: float, share: float, label: str) -> Markup:
+        return text(x + 6, y - 5, label)
+
+
+class _Stacked:
+    """The axes of a narrow figure: they lie below each other."""
+
+    _TOP, _GAP = 34, 62
+
+    def __init__(self, count: int, width: int) -> None:
+        self._length = width - 40
+        self.height: float = self._TOP + count * self._GAP
+
+    def place(self, index: int, share: float) -> Point:
+        return 20 + share * self._length, self._TOP + index * self._GAP
+
+    def name(self, index: int, name: str) -> Markup:
+        return text(20, self.place(index, 1)[1] - 14, _short(name, 44), class_="name")
+
+    def tick(self, x: float, y: float, share: float, label: str) -> Markup:
+        anchor = "start" if share < 0.1 else "end" if share > 0.9 else "middle"
+        return text(x, y + 16, label, anchor)
 
 
 class _Axis:
