@@ -16,6 +16,7 @@ from l3hpc.errors import InputError
 
 BLOCK_ROWS = 4096
 BLOCK_VALUES = BLOCK_ROWS * 512  # 8 MB in float32
+GAP = 4  # rows read too many take less time than another read
 
 
 @runtime_checkable
@@ -195,13 +196,10 @@ def is_contiguous(indices: np.ndarray) -> bool:
             and bool((np.diff(indices) == 1).all()))
 
 
-def _runs(distinct: np.ndarray, longest: int, gap: int = 4) -> list[tuple[int, int]]:
-    """Split sorted distinct numbers where two are more than ``gap`` apart, or a run is long.
-
-    Reading a few rows too many takes less time than another read.
-    """
+def _runs(distinct: np.ndarray, longest: int) -> list[tuple[int, int]]:
+    """Split sorted distinct numbers where two are far apart, or a run is long."""
     cuts = [0]
-    for position in (np.flatnonzero(np.diff(distinct) > gap) + 1).tolist() + [len(distinct)]:
+    for position in (np.flatnonzero(np.diff(distinct) > GAP) + 1).tolist() + [len(distinct)]:
         while position - cuts[-1] > longest:
             cuts.append(cuts[-1] + longest)
         if position > cuts[-1]:

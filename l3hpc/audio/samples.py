@@ -107,7 +107,7 @@ def is_sample_type(kind: np.dtype) -> bool:
     return kind.kind == "f" or kind.kind in "iu" and (kind.itemsize == 1 or kind.str[1:] == "i2")
 
 
-def to_float(samples: np.ndarray, where: str | None = None) -> np.ndarray:
+def to_float(samples: np.ndarray) -> np.ndarray:
     """Convert samples of a type that recordings have to float32 in [-1, 1).
 
     int8 and int16 are divided by ``2**(bits - 1)``, uint8 is centred first, and floating-point
@@ -117,8 +117,6 @@ def to_float(samples: np.ndarray, where: str | None = None) -> np.ndarray:
     ----------
     samples
         Samples of any shape.
-    where
-        The name of the array in messages.
 
     Returns
     -------
@@ -138,7 +136,7 @@ def to_float(samples: np.ndarray, where: str | None = None) -> np.ndarray:
         signal *= np.float32(2.0 ** (1 - 8 * kind.itemsize))
         return signal
     if kind.kind != "f":
-        raise InputError(f"samples have type {kind}", where=where,
+        raise InputError(f"samples have type {kind}",
                          allowed=f"{TYPES}, int8, uint8: the full scale of other types is unknown",
                          hint="16-bit values: samples.astype('int16'); 32-bit ones: "
                               "samples / 2**31" if kind.kind in "iu" else None)

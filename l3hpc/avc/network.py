@@ -31,7 +31,6 @@ from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weight_files import open_network
 from l3hpc.models.weights import save
 
-NON_MATCHING, MATCHING = 0, 1  # columns of label and output, as in the published batches
 VISION_SEED = 1000  # number of the first vision layer, so that audio and vision draw differently
 
 

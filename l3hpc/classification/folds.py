@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 MODES = ("framewise", "stats")
 STATISTICS = ("min", "max", "median", "mean", "var", "skew", "kurtosis")
-VOTES = ("mean", "majority")
 
 
 # features --------------------------------------------------------------------------------------

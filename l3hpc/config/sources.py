@@ -44,15 +44,9 @@ def cluster_file(folder: Path | None = None) -> Path:
     return own if own.is_file() else defaults_folder() / "cluster.yaml"
 
 
-def template_folders(folder: Path | None = None) -> list[Path]:
-    """Return the folders in which templates are looked up, in this order.
-
-    Parameters
-    ----------
-    folder
-        The working folder; None: the current one.
-    """
-    own = (folder or Path.cwd()) / "templates"
+def template_folders() -> list[Path]:
+    """Return the folders in which templates are looked up, in this order."""
+    own = Path.cwd() / "templates"
     delivered = defaults_folder() / "templates"
     return [own, delivered] if own.is_dir() and own != delivered else [delivered]
 

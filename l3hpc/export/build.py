@@ -162,26 +162,6 @@ def read_frames(folder: Path, rate: int, window_s: float = 1.0) -> CalibrationFr
     return CalibrationFrames(ranges, check, len(recordings))
 
 
-def frame_windows(folder: Path, rate: int, count: int) -> np.ndarray:
-    """Read frames spread evenly through the recordings of a folder.
-
-    Parameters
-    ----------
-    folder
-        Where the recordings are.
-    rate
-        Hz.
-    count
-        How many frames at most.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n, rate) float32.
-    """
-    return _windows(folder, scan_recordings(folder), rate, count)
-
-
 def _windows(folder: Path, recordings: Sequence[Recording], rate: int, count: int,
              window_s: float = 1.0) -> np.ndarray:
     most = min(count, MAX_RECORDINGS)

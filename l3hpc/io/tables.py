@@ -87,13 +87,13 @@ def read_rows(path: Path | str, what: str, needed: Sequence[str] = (), *, short_
         raise InputError("not a CSV table (it is empty)", where=str(path))
 
 
-def read_records(path: Path | str, what: str, needed: Sequence[str] = (), *,
-                 short_rows: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
+def read_records(path: Path | str, what: str, needed: Sequence[str] = ()
+                 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a table as dictionaries.
 
     Parameters
     ----------
-    path, what, needed, short_rows
+    path, what, needed
         As for ``read_rows``, which also states the errors.
 
     Yields
@@ -103,7 +103,7 @@ def read_records(path: Path | str, what: str, needed: Sequence[str] = (), *,
     cells : dict
         Column → cell.
     """
-    table = read_rows(path, what, needed, short_rows=short_rows)
+    table = read_rows(path, what, needed)
     _, columns = next(table)
     for line, row in table:
         yield line, dict(zip(columns, row, strict=True))

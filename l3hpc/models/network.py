@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,7 +13,6 @@ from l3hpc.errors import InputError
 from l3hpc.models.parameters import BN_EPSILON, BN_MOMENTUM, Parameters
 from l3hpc.models.parameters import untrained as untrained_parameters
 from l3hpc.models.spec import NetworkSpec
-from l3hpc.models.weights import save
 
 WEIGHT_DECAY = 1e-5
 
@@ -191,27 +188,6 @@ def parameters_of(model: keras.Model, spec: NetworkSpec) -> Parameters:
     return Parameters(spec, tuple(
         tuple(np.asarray(array, dtype=np.float32) for array in layer.get_weights())
         for layer in weighted_layers(model)))
-
-
-def save_student(model: keras.Model, path: Path, spec: NetworkSpec,
-                 provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a trained Keras student in l3hpc's own format, by one rename.
-
-    The file holds arrays and JSON only, so that loading it executes nothing. ``weights.load(path)``
-    gives an ``Embedder``.
-
-    Parameters
-    ----------
-    model
-        The student.
-    path
-        The file; an existing one is replaced.
-    spec
-        Its network.
-    provenance
-        JSON-ready values that describe where it comes from.
-    """
-    save(parameters_of(model, spec), Path(path), provenance)
 
 
 def _embed(x: keras.KerasTensor, spec: NetworkSpec, bn_momentum: float = BN_MOMENTUM,

@@ -408,22 +408,6 @@ def parameter_count(spec: NetworkSpec, *, trainable: bool = False) -> int:
     return total
 
 
-def model_bytes(spec: NetworkSpec) -> int:
-    """Size of the stored parameters as float32.
-
-    Parameters
-    ----------
-    spec
-        The network.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
-    return 4 * parameter_count(spec)
-
-
 def activation_bytes(spec: NetworkSpec) -> int:
     """Size of the largest feature map of one frame as float32.
 

@@ -370,7 +370,7 @@ def validate_all(items: Mapping[str, ResolvedStep], config: Config, *, teacher: 
     return params
 
 
-def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> Params:
+def validate(item: ResolvedStep, config: Config) -> Params:
     """The typed parameters of a step, with ``{paths.…}`` replaced.
 
     Parameters
@@ -379,8 +379,6 @@ def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> P
         The step.
     config
         The configuration, for the paths.
-    prefix
-        Name of the step in messages (None: its name in the pipeline).
 
     Raises
     ------
@@ -389,7 +387,7 @@ def validate(item: ResolvedStep, config: Config, prefix: str | None = None) -> P
     UnsetPathsError
         For all paths of the step that are not set.
     """
-    name = prefix or item.step.name
+    name = item.step.name
     step = kinds.step(item.step.kind)
     unset: list[UnsetPath] = []
     values = {key: value if key in step.literal else _fill_paths(value, key, item, config, unset)

@@ -19,18 +19,18 @@ Point = tuple[float, float]
 WIDE, NARROW = 500, 340  # widths of a figure, pixels
 
 
-def both_widths(draw: Callable[[int], Markup], wide: int = WIDE, narrow: int = NARROW) -> Markup:
+def both_widths(draw: Callable[[int], Markup], wide: int = WIDE) -> Markup:
     """Return a figure twice: the style sheet shows the one that fits the page.
 
     Parameters
     ----------
     draw
         Draws the figure in a given width, pixels.
-    wide, narrow
-        The two widths, pixels.
+    wide
+        The width on a wide page, pixels.
     """
     return Markup("").join((element("div", draw(wide), class_="on-wide"),
-                            element("div", draw(narrow), class_="on-narrow")))
+                            element("div", draw(NARROW), class_="on-narrow")))
 
 
 # --- number formats -------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from l3hpc.io.owners import is_owned_by_user, user_name
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
 MODE = 0o3770  # the group may add; setgid: new files belong to it; sticky: each keeps their own
-OPEN = stat.S_IWGRP | stat.S_IXGRP | stat.S_ISGID | stat.S_ISVTX
 
 
 @dataclass(frozen=True)

@@ -152,14 +152,13 @@ def test_student_2_in_tflite_micro(student_2, tflite_micro):
 
 
 def test_the_published_student_on_real_recordings(real):
-    from l3hpc.export import build as frames
-    from l3hpc.export.build import ExportSettings, build_model, read_model
+    from l3hpc.export.build import ExportSettings, build_model, read_frames, read_model
     from l3hpc.models.engines import TensorFlowEngine
     from l3hpc.models.precision import deviation_of
 
     parameters, info = read_model(real / "edgel3/edgel3_sea_ust_audio_emb_64.h5.gz")
-    found = frames.frame_windows(real / "esc10/audio", 8000, 20)
-    spectrograms = info.spec.frontend(found)
+    found = read_frames(real / "esc10/audio", 8000)
+    spectrograms = info.spec.frontend(found.check[::5])
     built = build_model(parameters.folded(), ExportSettings(calibrate=real), spectrograms[0::2])
     plain, striped = TfliteRunner(built.plain.to_bytes()), TfliteRunner(built.body.to_bytes())
     own = plain.quantised(spectrograms[1::2])

@@ -76,7 +76,7 @@ def test_a_record_of_an_earlier_version_has_the_folder_only(case):
     [step] = records.read(chain.workspace, "demo").steps
     record = records.read(chain.workspace, "demo")
     step.attempts[0].script = None
-    job = identity.of_attempt(chain.workspace, record, step, step.attempts[0])
+    [job] = identity.of_step(chain.workspace, record, step).values()
     folder = chain.made.step_folder("extract")
     assert job.owns(Origin(script=f"{folder}/script.sbatch"))
     assert not job.owns(Origin(script="/home/eve/script.sbatch"))

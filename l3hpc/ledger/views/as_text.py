@@ -155,9 +155,9 @@ def row_names(rows: Sequence[Row]) -> list[str]:
     return [row.values.get(RUN.field) or next(keys) for row in rows]
 
 
-def short_keys(rows: Sequence[Row], longest: int = KEY_WIDTH) -> list[str]:
+def short_keys(rows: Sequence[Row]) -> list[str]:
     """Return the keys of rows; of long ones only what they do not have in common."""
-    return _without_common_parts([key_text(row) for row in rows], longest)
+    return _without_common_parts([key_text(row) for row in rows], KEY_WIDTH)
 
 
 def format_value(value: Any) -> str:

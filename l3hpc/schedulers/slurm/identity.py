@@ -141,29 +141,9 @@ def _real(path: str) -> str:
     return os.path.realpath(path)
 
 
-def of_attempt(workspace: Path, record: RunRecord, step: StepRecord,
-               attempt: Attempt) -> Identity:
-    """Return the identity of an attempt on record.
-
-    In the record of an early version, which has no script, the folder identifies it.
-
-    Parameters
-    ----------
-    workspace
-        The workspace folder.
-    record
-        The record of the run.
-    step
-        The step in it.
-    attempt
-        The attempt.
-    """
-    return _of_attempt(str(Workspace(workspace).run(record.run).step(step.name)), record, step,
-                       attempt)
-
-
 def _of_attempt(folder: str, record: RunRecord, step: StepRecord, attempt: Attempt
                 ) -> Identity:
+    # in the record of an early version, which has no script, the folder identifies it
     return Identity(
         id=attempt.job, cluster=attempt.cluster,
         script=attempt.script or "", folder=folder,
