@@ -105,8 +105,7 @@ class OpenVinoEngine:
         # What the frames do not fill keeps earlier ones, whose results are not copied.
         inputs[:len(spectrograms), 0] = spectrograms
         self._request.request.infer({0: inputs}, share_inputs=True)
-        outputs = self._request.request.get_output_tensor().data
-        return np.array(outputs[:len(spectrograms)])
+        return np.array(self._request.outputs[:len(spectrograms)])
 
     @property
     def kernels(self) -> list[str]:
@@ -147,11 +146,16 @@ def calibrate(network: FoldedNetwork, spectrograms: np.ndarray, threads: int | N
 
 
 class _Request(threading.local):
-    """A request of each thread, and the array of its inputs."""
+    """A request of each thread, and the arrays of its inputs and outputs.
+
+    The first one must be made before other threads start: two that ask OpenVINO for their first
+    array at the same moment wait for each other for ever.
+    """
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self.request = compiled.create_infer_request()
         self.inputs = np.zeros(compiled.input(0).shape, np.float32)
+        self.outputs = self.request.get_output_tensor().data
 
 
 @functools.cache
