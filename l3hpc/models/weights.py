@@ -40,7 +40,9 @@ FORMATS = {("keras2", False): "Keras 2 weights", ("keras2", True): "Keras 2 mode
            ("keras3", False): "Keras 3 weights", ("keras3", True): "Keras 3 model",
            ("l3hpc", False): "l3hpc"}  # (of the file, whether it holds a configuration)
 DEFAULT_SEED = 20180216
-BEST_STUDENT = "model_best_valid_loss.h5"  # what a training writes, in the folder of its task
+# what a training writes, in the folder of its task: of the last epoch, and of the best ones
+STUDENT_FILES = ("model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5")
+BEST_STUDENT = STUDENT_FILES[1]
 RECENT_S = 5.0  # since a change: another one could have the same time
 SPARSE_SHARE = 0.3  # of zeros among kernel weights; trained dense kernels have none
 RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
@@ -382,7 +384,7 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
                          f"{embedding_size}", where=str(stored.path), allowed=str(spec.dim))
     network = _network(stored, spec)
     kind = network if stored.format == "keras2" else stored.format
-    label = f"{stored.path.name}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
+    label = f"{_name(stored)}: {kind}, {spec.dim}-d, {spec.rate} Hz, {_bands(spec)}"
     if spec.convention != "A":
         label += f", front end {spec.frontend.name}"
     teacher = stored.provenance.get("teacher")
@@ -392,6 +394,19 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
     return WeightsInfo(kind, spec, tuple(layers), stored.path, label, tuple(notes), random, network,
                        FORMATS[stored.format, bool(stored.config)], evidence,
                        _target(stored.provenance), _learnt(stored.provenance))
+
+
+def _name(stored: StoredNetwork) -> str:
+    """The name of the file; of one named as every training names it, what the student learnt."""
+    teacher, reduction = (stored.provenance.get(key) for key in ("teacher", "reduction"))
+    if stored.path.name not in STUDENT_FILES or not isinstance(teacher, dict) \
+            or not isinstance(teacher.get("label"), str):
+        return stored.path.name
+    # a file may come from anybody
+    text = f"student of {one_line(teacher['label'].partition(': ')[0])[:60]}"
+    if isinstance(reduction, dict) and isinstance(reduction.get("dim"), int):
+        text += f", {one_line(reduction.get('approx')).upper()[:10]} {reduction['dim']}-d"
+    return text
 
 
 def _target(provenance: Mapping[str, Any]) -> dict[str, Any]:

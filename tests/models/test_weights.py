@@ -305,3 +305,19 @@ def test_a_student_of_random_weights_says_so_wherever_it_goes(tmp_path):
     weights.save(untrained(STUDENT, 0), second, {"teacher": {"label": "published"}})
     assert weights.random_weights_note(weights.identity(second)) is None
     assert weights.random_weights_note(None) is None
+
+
+@pytest.mark.parametrize("teacher, reduction, name", [
+    ("openl3.h5: keras2, 512-d, 48000 Hz", {"approx": "pca", "dim": 64},
+     "student of openl3.h5, PCA 64-d"),
+    ("hear:own.birds", None, "student of hear:own.birds"),
+    ("a\n\x1b[31mb" + "c" * 99, None, "student of a\\n\\x1b[31mb" + "c" * 48),
+    (3, None, "model_best_valid_loss.h5")])
+def test_a_student_is_named_by_what_it_learnt(tmp_path, teacher, reduction, name):
+    """Each training names its files alike: their names tell nothing in a table or a title."""
+    path = tmp_path / weights.BEST_STUDENT
+    weights.save(untrained(STUDENT, 2), path, {"teacher": {"label": teacher}, "target": "k",
+                                               "reduction": reduction})
+    assert weights.describe_weights(path).label.startswith(f"{name}: l3hpc, ")
+    named = path.rename(tmp_path / "mine.h5")
+    assert weights.describe_weights(named).label.startswith("mine.h5: l3hpc, ")

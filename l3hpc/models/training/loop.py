@@ -33,10 +33,9 @@ from l3hpc.models.training.state import (
     Status,
     bn_momentum,
 )
-from l3hpc.models.weights import save
+from l3hpc.models.weights import STUDENT_FILES, save
 
-LATEST, BEST_LOSS, BEST_MAE = (
-    "model_latest.h5", "model_best_valid_loss.h5", "model_best_valid_mae.h5")
+LATEST, BEST_LOSS, BEST_MAE = STUDENT_FILES
 CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.csv"
 CHECKPOINT_EVERY_S = 300.0
