@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import labelled, sonyc_ust, synth
-from l3hpc.datasets.clip_columns import ClipTable
+from l3hpc.datasets.clip_columns import ClipTable, find_file_column, read_header
 from l3hpc.datasets.clip_tables import read_table
 from l3hpc.datasets.corpus import (
     AUDIO_SUFFIXES,
+    TABLE,
     NoAudioError,
     describe_ignored_files,
     is_utf8,
     scan_recordings,
 )
 from l3hpc.datasets.inspection import Inspection, probe_audio_files
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, command_line
 from l3hpc.findings import Finding
 from l3hpc.io.files import walk_files
+from l3hpc.io.tables import read_records
 
 
 def check_folder(folder: Path | str, *, listen: bool = False,
@@ -73,15 +76,48 @@ def check_folder(folder: Path | str, *, listen: bool = False,
                    for path in walk_files(folder))
     try:
         inspections = [check_audio(folder, listen=listen, progress=progress)]
+        _name_tables(folder, inspections[0])
     except NoAudioError as error:  # any other error, such as a broken table, is shown as it is
         if matrices:
-            return [check_embeddings(folder, listen=listen)]
+            inspections = [check_embeddings(folder, listen=listen)]
+            _name_tables(folder, inspections[0])
+            return inspections
         raise InputError("holds no data set, recordings or embeddings",
                          where=str(folder), allowed=error.allowed) from None
     if matrices:  # the published layout keeps both in one file
         with contextlib.suppress(InputError):
             inspections.append(check_embeddings(folder, listen=listen))
     return inspections
+
+
+def _name_tables(folder: Path, findings: Inspection) -> None:
+    """Add the tables in a folder, which may be of its clips, and how they are checked."""
+    files = [path.relative_to(folder) for path in walk_files(folder)]
+    sounds = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
+    # a table with the name of a recording is about that one
+    stems = {path.with_suffix("") for path in sounds}
+    tables = sorted(path for path in files if path.suffix.lower() == ".csv" and path.name not in
+                    (TABLE, "skipped.csv") and path.with_suffix("") not in stems)
+    findings.add("table", "{n} [table was|tables were] not checked", map(str, tables),
+                 remark=True, hint="" if not tables else "As a table of clips: " + command_line(
+                     "data", "check", folder / tables[0], *_audio_of(folder, tables[0], sounds)))
+
+
+def _audio_of(folder: Path, table: Path, sounds: Iterable[Path]) -> list[object]:
+    """``--audio`` with the folder of the files in a table, unless that is the table's own."""
+    source = ClipTable(folder / table)
+    try:
+        column = find_file_column(source, read_header(source))
+        _, row = next(read_records(source.table, "table of clips"))
+        name = Path(row[column] or "")
+    except (L3hpcError, OSError, StopIteration):
+        return []
+    parts = name.parts
+    for sound in sounds:
+        if parts and sound.parts[-len(parts):] == parts:
+            above = Path(*sound.parts[:-len(parts)])
+            return [] if above == table.parent else ["--audio", folder / above]
+    return []
 
 
 def check_table(source: ClipTable, *, listen: bool = False,

@@ -305,3 +305,25 @@ def test_a_table_of_clips_is_checked_on_the_command_line(table, capsys):
         cli.main(["data", "check", str(table.parent), *words[3:]], standalone_mode=False)
     with pytest.raises(InputError, match="a split and folds cannot be combined"):
         cli.main([*words, "--split-column", "set", "--folds", "3"], standalone_mode=False)
+
+
+def test_a_table_that_lies_in_the_folder_is_named_with_the_command_that_checks_it(table, capsys):
+    """Whoever checks the folder believes that its labels were checked, too."""
+    folder = table.parent
+    (folder / "audio/0.csv").write_text("about 0.wav alone\n")
+    assert cli.main(["data", "check", str(folder)], standalone_mode=False) == 1
+    said = capsys.readouterr().out
+    assert "remark: 1 table was not checked: labels.csv\n" in said
+    command = f"l3hpc data check {table} --audio {folder / 'audio'}"
+    assert f"          As a table of clips: {command}\n" in said
+    assert cli.main(command.split()[1:], standalone_mode=False) == 1
+    beside = table.rename(folder / "audio/labels.csv")
+    [remark] = [one for one in check_audio_of(folder).remarks if one.subject == "table"]
+    assert remark.advice == f"As a table of clips: l3hpc data check {beside}"
+    beside.write_text("")
+    assert [one.subject for one in check_audio_of(folder).remarks].count("table") == 1
+
+
+def check_audio_of(folder):
+    [found] = check_folder(folder)
+    return found
