@@ -324,3 +324,34 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
         assert browser.js("$('chosen').hidden")
     finally:
         browser.do("Emulation.clearDeviceMetricsOverride")
+
+
+BROKEN = """(() => { const broken = [];
+for (const cell of document.querySelectorAll('thead th button, #pair th[scope=row]')) {
+  const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), range = new Range();
+  for (let node; node = walk.nextNode();)
+    for (const word of node.data.matchAll(/[A-Za-z]+/g)) {
+      range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+      const tops = new Set([...range.getClientRects()].map(box => box.top));
+      if (tops.size > 1) broken.push(word[0]);
+    } }
+return broken.join() })()"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_heading_breaks_within_a_word(browser, tmp_path, width):
+    rows = [row("a", 0.1), row("b", 0.2)]
+    for made in rows:
+        made.values |= {name: f"{made.key[0]} {name}" for name in ("username", "approx_mode")}
+        made.extra["classification_of_instances"] = made.key[0]
+    write_html(tmp_path / "w.html", {MSE: rows})
+    browser.do("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1,
+               mobile=width < 600)
+    try:
+        browser.open((tmp_path / "w.html").as_uri())
+        browser.js("$('all').click()")
+        assert "Approximation mode" in browser.js("$('pair').textContent")
+        assert browser.js(BROKEN) == ""
+        assert browser.js("document.documentElement.scrollWidth") == width
+    finally:
+        browser.do("Emulation.clearDeviceMetricsOverride")

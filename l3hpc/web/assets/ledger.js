@@ -12,6 +12,8 @@ const el = (name, props, ...inside) => {
   node.append(...inside.filter(item => item !== null && item !== undefined));
   return node;
 };
+// A long name of an option wraps behind its dots and underscores.
+const parts = name => name.split(/(?<=[._])/).flatMap(part => [part, el('wbr')]);
 const show = value => value === null ? '–' : value === true ? 'yes' : value === false ? 'no'
   : typeof value !== 'number' ? value : Number.isInteger(value) ? String(value)
   : Math.abs(value) >= 1e-3 && Math.abs(value) < 1e4 ? value.toFixed(4)
@@ -62,8 +64,8 @@ function drawTable() {
     const on = view.sort === index || (view.sort === null && index === tab().rank);
     const down = view.sort === null ? tab().best === 'max' : view.down;
     const title = el('button', {type: 'button', id: 'sort' + index},
-                     (index === RUN ? 'Run' : tab().columns[index][0])
-                     + (on ? (down ? ' ▼' : ' ▲') : ''));
+                     ...parts(index === RUN ? 'Run' : tab().columns[index][0]),
+                     on ? (down ? ' ▼' : ' ▲') : '');
     title.onclick = () => {
       view.down = on ? !down : index !== RUN && tab().columns[index][2] === 'max';
       view.sort = index;
@@ -266,7 +268,8 @@ function drawCompare() {
     if (tab().key.includes(index) || (rows.length > 1
         && rows.every(row => row.cells[index] === rows[0].cells[index]))) return;
     const first = rows[0].cells[index];
-    lines.push(el('tr', {}, el('th', {scope: 'row'}, column[0]), ...rows.map((row, place) => {
+    const heading = el('th', {scope: 'row'}, ...parts(column[0]));
+    lines.push(el('tr', {}, heading, ...rows.map((row, place) => {
       const value = row.cells[index];
       const by = place && number(value) && number(first) && value !== first
         ? ' (' + (value > first ? '+' : '') + Number((value - first).toPrecision(3)) + ')' : '';
