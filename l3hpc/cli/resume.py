@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -149,23 +150,26 @@ class _Messages:
                        else _nothing(self.run, self.only, todo))
 
     def submitted(self, record: RunRecord, steps: list[str]) -> None:
-        """Print what was submitted."""
+        """Print what was submitted. If nobody reads it, the work goes on all the same."""
+        with contextlib.suppress(OSError):
+            click.echo(self._submitted(record, steps))
+
+    def _submitted(self, record: RunRecord, steps: list[str]) -> str:
         from l3hpc.pipelines import preview
         from l3hpc.runs import submit
         from l3hpc.workspace import records
 
         if self.as_json:
             [todo] = self.plans
-            click.echo(json.dumps({
+            return json.dumps({
                 "run": self.run,
                 "submitted": {step: records.step(record, step).job for step in steps},
                 "released": [job.id for job in todo.held],
                 "cancelled": [job.id for job in (*todo.untracked, *todo.stale)],
-                "notes": preview.notes(todo.plan)}))
-        else:
-            chain = submit.describe_jobs(record, steps)
-            click.echo(f"resumed {self.run}" + (f": {chain}" if chain else "")
-                       + "\nfollow it with   " + command_line("status", self.run, "--watch"))
+                "notes": preview.notes(todo.plan)})
+        chain = submit.describe_jobs(record, steps)
+        return (f"resumed {self.run}" + (f": {chain}" if chain else "")
+                + "\nfollow it with   " + command_line("status", self.run, "--watch"))
 
     def _notes(self, todo: ResumePlan) -> None:
         from l3hpc.pipelines import preview

@@ -94,13 +94,18 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     with _nothing_submitted(InputError):
         record = submit.submit(
             plan, detach=detach, progress=progress, scheduler=scheduler,
-            on_submitted=None if as_json else lambda record: click.echo(
-                _submitted(plan, record)))
+            on_submitted=None if as_json else lambda record: _tell(_submitted(plan, record)))
     if as_json:
         _finish(plan, record, True, "")
     if detach or not plan.profile.capabilities.runner:
         return EXIT_OK
     return _after_the_run(plan, record, as_json, values["config_file"])
+
+
+def _tell(text: str) -> None:
+    """Print what has been submitted. If nobody reads it, the work goes on all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(text)
 
 
 def _after_the_run(plan: Plan, record: RunRecord, as_json: bool, config_file: str | None) -> int:

@@ -8,10 +8,11 @@ through ``with_controls``.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO, cast
 
 from l3hpc.io.values import ESCAPED, encodable, escape_controls
@@ -34,6 +35,9 @@ class SafeStream:
         The stream to write to.
     controls
         Let control characters pass; for bars and colours, whose texts were escaped before.
+    lossy
+        Drop what cannot be written (a full disk, a reader that has gone). For messages beside the
+        work, which must not end it.
 
     Attributes
     ----------
@@ -43,8 +47,8 @@ class SafeStream:
 
     closed = False  # rich and click ask for it
 
-    def __init__(self, stream: TextIO, *, controls: bool = False) -> None:
-        self.stream, self._controls = stream, controls
+    def __init__(self, stream: TextIO, *, controls: bool = False, lossy: bool = False) -> None:
+        self.stream, self._controls, self.lossy = stream, controls, lossy
         self.broken = False
 
     def write(self, text: str | bytes) -> int:
@@ -53,7 +57,7 @@ class SafeStream:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         shown = text if self._controls else escape_controls(text)
-        with self._detecting_broken_pipe():
+        with self._detecting_faults():
             self.stream.write(encodable(shown, self.encoding))
         return len(text)
 
@@ -74,7 +78,7 @@ class SafeStream:
 
     def flush(self) -> None:
         """Flush the stream below."""
-        with self._detecting_broken_pipe():
+        with self._detecting_faults():
             self.stream.flush()
 
     def isatty(self) -> bool:
@@ -86,12 +90,13 @@ class SafeStream:
         return self.stream.fileno()
 
     @contextlib.contextmanager
-    def _detecting_broken_pipe(self) -> Iterator[None]:
+    def _detecting_faults(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:
-            self.broken = True
-            raise
+        except OSError as error:
+            self.broken = self.broken or isinstance(error, BrokenPipeError)
+            if not self.lossy:
+                raise
 
     def writable(self) -> bool:
         """Always true."""
@@ -110,7 +115,9 @@ def with_controls(stream: TextIO) -> TextIO:
     stream
         A ``SafeStream``; any other stream is returned unchanged.
     """
-    return _output(stream.stream, controls=True) if isinstance(stream, SafeStream) else stream
+    if not isinstance(stream, SafeStream):
+        return stream
+    return cast("TextIO", SafeStream(stream.stream, controls=True, lossy=stream.lossy))
 
 
 def console() -> Console:
@@ -126,7 +133,7 @@ def start_bars(bars: Live | Progress) -> None:
     # rich replaces the standard streams, so that what is printed appears above the bars.
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), SafeStream):
-            setattr(sys, name, _output(getattr(sys, name)))
+            setattr(sys, name, SafeStream(getattr(sys, name), lossy=name == "stderr"))
 
 
 @contextlib.contextmanager
@@ -140,8 +147,15 @@ def safe_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def install_safe_output() -> None:
-    """Make the standard streams safe for the rest of the process."""
+def install_safe_output(lossy: Collection[str] = ("stderr",)) -> None:
+    """Make the standard streams safe for the rest of the process.
+
+    Parameters
+    ----------
+    lossy
+        Those of ``stdout`` and ``stderr`` that may lose what cannot be written. A job works on
+        although the disk of its logs is full.
+    """
     _fill_standard_descriptors()
     for name, sizes in SIZES.items():
         value = os.environ.get(name, "0")
@@ -152,7 +166,17 @@ def install_safe_output() -> None:
         if stream is None:  # closed before the process started
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if not isinstance(stream, SafeStream):
-            setattr(sys, name, _output(stream))
+            setattr(sys, name, SafeStream(stream, lossy=name in lossy))
+            if name in lossy:
+                atexit.register(_give_up, stream)
+
+
+def _give_up(stream: TextIO) -> None:
+    """Discard what cannot be written: Python would try once more, and end with exit code 120."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        discard_output(stream)
 
 
 def restart_in_utf8() -> None:
@@ -170,10 +194,6 @@ def discard_output(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-
-
-def _output(stream: TextIO, *, controls: bool = False) -> TextIO:
-    return cast("TextIO", SafeStream(stream, controls=controls))
 
 
 def _fill_standard_descriptors() -> None:

@@ -103,7 +103,7 @@ class TaskCall:
         An error of this package ends the job with its message and its exit code; anything else
         keeps its traceback in the log.
         """
-        terminal.install_safe_output()
+        terminal.install_safe_output(lossy=("stdout", "stderr"))
         # submitit ignores TERM. On Slurm a KILL follows it, so there is time for a checkpoint only.
         on_term = _stop if os.environ.get("L3HPC_LOCAL") else _save_checkpoint
         signal.signal(signal.SIGTERM, on_term)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import l3hpc
 from l3hpc.console import terminal
 from l3hpc.io.values import log_text, one_line
+from l3hpc.runs import status
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
@@ -148,6 +149,40 @@ def test_closed_full_and_broken_streams(workspace, line, code):
                           cwd=workspace, capture_output=True, timeout=240)
     assert b"Traceback" not in done.stderr and b"ignored" not in done.stderr
     assert done.returncode == code or code == 130 and done.returncode == 0
+
+
+@pytest.mark.parametrize("streams", [("stdout", "stderr"), ("stderr",)])
+def test_what_a_full_disk_does_not_take_ends_no_work(tmp_path, streams):
+    """The log of a job may lie on a full disk: lines are lost, not the work of a day."""
+    code = ("import sys\nfrom l3hpc.console import progress, terminal\n"
+            f"terminal.install_safe_output(lossy={streams!r})\n"
+            "told = progress.LogProgress()\ntold.start('training', 100)\n"
+            "for epoch in range(100):\n    told.note('x')\n    print('e' * 5000, file=sys.stderr)\n"
+            f"    print('a line') if 'stdout' in {streams!r} else None\n"
+            "open('made', 'w', encoding='utf-8').close()")
+    full = "1>/dev/full 2>/dev/full" if "stdout" in streams else "2>/dev/full"
+    done = subprocess.run(["bash", "-c", f'"$0" -c "$1" {full}', sys.executable, code],
+                          cwd=tmp_path, timeout=240)
+    assert done.returncode == 0 and (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("line", "code"), [
+    ('"$@" >out 2>/dev/full', 0), ('set -o pipefail; "$@" | head -1 >out', 130),
+    ('set -o pipefail; "$@" 2>&1 | grep -m1 "^submitted" >out', 130)])
+def test_a_run_in_the_foreground_goes_on_without_readers(tmp_path, line, code):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/own.yaml").write_text(
+        "description: x\nsteps:\n  one: {kind: shell, command: 'sleep 1; touch made', outputs: "
+        "[made], resources: {cpus: 1, mem: 100MB, time: 10m}}\n  two: {kind: shell, command: "
+        "'touch made', needs: one, resources: {cpus: 1, mem: 100MB, time: 10m}}\n")
+    (tmp_path / "cluster.yaml").write_text(f"cluster: local\npaths: {{workspace: {tmp_path}/ws}}\n"
+                                           "clusters: {local: {report: false}}\n")
+    done = subprocess.run(
+        ["bash", "-c", line, "bash", sys.executable, "-m", "l3hpc", "submit", "own"],
+        cwd=tmp_path, capture_output=True, timeout=240)
+    assert done.returncode == code and b"Traceback" not in done.stderr
+    [found] = status.collect(tmp_path / "ws")
+    assert found.state == "done"
 
 
 def test_files_of_ours_never_get_the_number_of_a_closed_stream(workspace):

@@ -34,7 +34,7 @@ def workspace(chains, monkeypatch):
 
     monkeypatch.setattr(execute.l3hpc.steps, "step", fakestep.named)
     monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
-    monkeypatch.setattr(execute.terminal, "install_safe_output", lambda: None)
+    monkeypatch.setattr(execute.terminal, "install_safe_output", lambda **lossy: None)
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o1777)
     monkeypatch.chdir(folder)
