@@ -110,7 +110,9 @@ def runs_page(found: Comparison) -> str:
 def lead(data: ReportData) -> str:
     """Return the line below the title: run, date and teacher (or student)."""
     who = "student" if data.is_student else "teacher"
-    teacher = f"{who}: {data.teacher}" if data.teacher else ""
+    teacher = data.teacher
+    if teacher and not teacher.startswith("student of "):  # labels of students may begin so
+        teacher = f"{who}: {teacher}"
     return " · ".join(filter(None, (f"run {data.run}", data.created, teacher)))
 
 

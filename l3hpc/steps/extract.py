@@ -218,7 +218,8 @@ def note_network(task: Task, who: str, weights: str, network: Teacher,
     why = ""
     if params.precision == "float32" and known.spec is not None:
         why = f" ({engines.reason(known.spec, task.threads, params.engine)})"
-    task.progress.note(f"{who}: {network.label}, engine {network.engine_name}{why}, "
+    label = network.label if network.label.startswith(f"{who} of ") else f"{who}: {network.label}"
+    task.progress.note(f"{label}, engine {network.engine_name}{why}, "
                        f"{task.threads} threads")
     for note in known.notes:
         task.progress.note(f"{who}: {note}")

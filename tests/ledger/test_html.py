@@ -343,7 +343,7 @@ def test_no_heading_breaks_within_a_word(browser, tmp_path, width):
     rows = [row("a", 0.1), row("b", 0.2)]
     for made in rows:
         made.values |= {name: f"{made.key[0]} {name}" for name in ("username", "approx_mode")}
-        made.extra["classification_of_instances"] = made.key[0]
+        made.extra["student_run"] = f"upstream-{made.key[0][-1]}"
     write_html(tmp_path / "w.html", {MSE: rows})
     browser.do("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1,
                mobile=width < 600)
@@ -351,6 +351,7 @@ def test_no_heading_breaks_within_a_word(browser, tmp_path, width):
         browser.open((tmp_path / "w.html").as_uri())
         browser.js("$('all').click()")
         assert "Approximation mode" in browser.js("$('pair').textContent")
+        assert "student runupstream-aupstream-b" in browser.js("$('pair').textContent")
         assert browser.js(BROKEN) == ""
         assert browser.js("document.documentElement.scrollWidth") == width
     finally:

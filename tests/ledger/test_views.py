@@ -158,13 +158,13 @@ def test_a_person_reads_dates_with_the_year_first_and_values_by_tag_as_text(tmp_
 def test_a_row_that_is_alone_leaves_out_folders_and_what_is_empty():
     one = row("a", best_validation_loss=0.25, train_data_dir="/data/audio", approx_mode="-")
     one.extra = {"run": "upstream-1", "state": "finished", "report": "/ws/report.html",
-                 "pipeline": "all", "output_dir": "/o"}
+                 "pipeline": "all", "output_dir": "/o", "student_run": "upstream-0"}
     one.origin = {"job": "7", "host": "n1"}
     lines, left_out = as_text.row_lines(one, MSE)
     assert [line.split("  ")[1] for line in lines if line] == [
-        "Best Valid Loss", "report", "state", "job"]
+        "Best Valid Loss", "report", "state", "student_run", "job"]
     every, none = as_text.row_lines(one, MSE, everything=True)
-    assert none == 0 and left_out == len([line for line in every if line]) - 4
+    assert none == 0 and left_out == len([line for line in every if line]) - 5
     assert any("/data/audio" in line for line in every)
 
 

@@ -329,7 +329,9 @@ def embedded(artifact, network):
 @pytest.mark.parametrize(("own", "network", "line"), [
     (True, RANDOM, "teacher: untrained L3"), (False, RANDOM, "teacher: untrained L3"),
     (True, {**RANDOM, "kind": "l3hpc", "label": "student.h5", "target": {"key": "pca"}},
-     "student: student.h5")])
+     "student: student.h5"),
+    (True, {**RANDOM, "kind": "l3hpc", "label": "student of a.h5: 4-d", "target": {"key": "pca"}},
+     "<p class=\"lead\">run r · student of a.h5: 4-d<")])
 def test_a_run_without_a_teacher_of_its_own_says_that_the_weights_are_random(
         own, network, line, tmp_path):
     folders = {"embed": tmp_path / "embed/0", "classify": tmp_path / "classify/0"}

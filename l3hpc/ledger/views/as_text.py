@@ -22,7 +22,8 @@ from l3hpc.ledger.views.select import (
     row_state,
 )
 
-BESIDE = ("state", "note", "artifact", "report", "log", "job")  # of a row that is alone
+# of a row that is alone
+BESIDE = ("state", "note", "student_run", "artifact", "report", "log", "job")
 STAR = "★"
 KEY_WIDTH = 34  # characters of a key, and of other texts, in a table
 TEXT_WIDTH = 36

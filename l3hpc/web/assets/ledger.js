@@ -279,7 +279,8 @@ function drawCompare() {
   });
   const more = [['state', row => row.marks.join(', ') || '–'], ['note', row => row.note || '–'],
     ['last record', row => row.time ? moment(row.time) : '–'],
-    ['run', row => row.beside.run || '–'], ['job', row => row.beside.job || '–'],
+    ['run', row => row.beside.run || '–'],
+    ['student run', row => row.beside.student_run || '–'], ['job', row => row.beside.job || '–'],
     ['host', row => row.beside.host || '–'], ['commit', row => row.beside.commit || '–']];
   for (const [title, get] of more)
     if (rows.some(row => get(row) !== '–')) lines.push(el('tr', {}, el('th', {scope: 'row'}, title),
