@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -180,11 +181,19 @@ def error_lines(what: str, error: Exception) -> list[str]:
 
 
 def _cut_to_terminal(text: str) -> str:
-    """Return as much of a text as fits into the terminal above one more line."""
+    """Return as much of a text as fits into the terminal above one more line.
+
+    Lines with a command are whole, and take several lines of the terminal: they are to be pasted.
+    """
     size = shutil.get_terminal_size()
-    lines = [line[:size.columns] for line in text.splitlines()]
+    lines = [line if " l3hpc " in line else line[:size.columns] for line in text.splitlines()]
+    heights = [max(math.ceil(len(line) / size.columns), 1) for line in lines]
     room = max(size.lines - 2, 1)
-    return "\n".join(lines if len(lines) <= room else [*lines[:room - 1], "…"][:room])
+    if sum(heights) <= room:
+        return "\n".join(lines)
+    while heights and sum(heights) >= room:
+        heights.pop()
+    return "\n".join([*lines[:len(heights)], "…"])
 
 
 def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,

@@ -16,6 +16,7 @@ REQUEUE = 85  # exit code of a task that goes back to the queue
 _SILENT_S = 300.0
 _BETWEEN_S = 120.0  # for which a job that is being requeued may look as if it had ended
 _KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
+MOST_ALLOWED = 3  # lines of what would have been allowed
 _HOLD_HINTS = {False: ": 'resume' releases it", True: ": only an administrator can release it"}
 _DEPENDENCY_FAILED = "an earlier step failed"
 NO_RESULT = "the job succeeded but left no result"
@@ -335,6 +336,8 @@ def _error_lines(marks: TaskMarks) -> list[str]:
         return []
     lines = [str(marks.error["where"])] if marks.error.get("where") else []
     # these two may have several lines; a path has one, whatever is in it
-    for name in ("allowed", "hint"):
-        lines += str(marks.error.get(name) or "").splitlines()
+    allowed, hint = (str(marks.error.get(name) or "").splitlines() for name in ("allowed", "hint"))
+    if len(allowed) > MOST_ALLOWED:  # the hint is among the few lines that status shows
+        allowed[MOST_ALLOWED - 1:] = [f"and {len(allowed) - MOST_ALLOWED + 1} more in the log"]
+    lines += allowed + hint
     return lines or [str(line) for line in (marks.error.get("tail") or [])][-3:]

@@ -13,6 +13,7 @@ from click.shell_completion import ShellComplete
 import l3hpc.steps
 from l3hpc.cli import cli, main
 from l3hpc.cli import pack as packing
+from l3hpc.cli.runs import _cut_to_terminal
 from l3hpc.runs import notebook, submit
 from l3hpc.runs.pack import Outcome
 
@@ -303,3 +304,14 @@ def test_retry_of_what_is_done_names_the_steps_that_are_not(here, capsys):
     assert call(capsys, "retry", "demo-3", "extract")[1] == (
         "nothing to retry: extract of demo-3 and the steps that depend on it are done\n"
         "not done: embed. To submit what is missing: l3hpc resume demo-3\n")
+
+
+def test_a_watch_fits_into_the_terminal_and_cuts_no_command(monkeypatch):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 8)))
+    command = f"  next: l3hpc resume {'r' * 60} --workspace ws"
+    table = ["x" * 100, *"abc"]
+    assert _cut_to_terminal("\n".join([*table[:2], command])) == "\n".join(
+        ["x" * 40, "a", command])  # 5 of 6 lines
+    assert _cut_to_terminal("\n".join([*table, command])) == "\n".join(["x" * 40, *"abc", "…"])
+    assert _cut_to_terminal("\n".join("abcdef")) == "a\nb\nc\nd\ne\nf"
+    assert _cut_to_terminal("\n".join("abcdefg")) == "a\nb\nc\nd\ne\n…"

@@ -154,6 +154,13 @@ def test_how_it_failed_without_accounting(case):
     chain.look()
     assert chain.step("extract").last_words == ["a\nb", "at most 5%", "Repair them.",
                                                 "Or allow more."]
+    chain.mark("extract", "0.error.json", {
+        "type": "InputError", "message": "layers differ", "where": "x.h5", "exit_code": 2,
+        "allowed": "\n".join(f"layer {number}" for number in range(16)), "hint": "Repair them.\n"
+        "Or allow more."})
+    chain.look()
+    assert chain.step("extract").last_words == [
+        "x.h5", "layer 0", "layer 1", "and 14 more in the log", "Repair them.", "Or allow more."]
     shown = display.run_text(chain.run)
     assert "Repair them.\\n" not in shown and "Or allow more." in shown
 
