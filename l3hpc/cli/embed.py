@@ -106,13 +106,13 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
 def _run_in_full(folder: Path, name: str) -> str:
     """Complete the unique beginning of a run's name, also before ``/STEP``; else ``name``."""
     from l3hpc.embedding.model_files import parse_name
-    from l3hpc.workspace import records
+    from l3hpc.workspace import records, run_names
 
     run, slash, step = name.partition("/")
     if parse_name(name).network is not None:  # a published model, whose file is missing
         return name
     # not the beginning of a run: it may be a file, whose reader reports that it does not exist
-    if not any(one.startswith(run) for one in records.names(folder)):
+    if not any(one.startswith(run) for one in run_names.names(folder)):
         return name
     return records.find(folder, run) + slash + step
 

@@ -139,10 +139,10 @@ def complete_run(
     """Complete the names of runs."""
     from click.shell_completion import CompletionItem
 
-    from l3hpc.workspace import records
+    from l3hpc.workspace import run_names
 
     folder = _completed_workspace(context)
-    names = [] if folder is None else ["latest", *records.names(folder)]
+    names = [] if folder is None else ["latest", *run_names.names(folder)]
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 

@@ -200,7 +200,7 @@ def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
                  ) -> tuple[str, bool, int]:
     """Return the text, whether a run is still active, and the exit code (1 for damaged files)."""
     from l3hpc.runs import display, status, submission_lock
-    from l3hpc.workspace import records
+    from l3hpc.workspace import records, run_names
 
     broken: list[InputError] = []
     lost: list[InputError] = []
@@ -210,7 +210,7 @@ def _status_text(folder: Path, run: str | None, everything: bool, as_json: bool,
     else:
         found = status.collect(folder, last=None if everything else SHOWN, broken=broken)
         unsubmitted = submission_lock.unsubmitted(folder, lost)
-    older = 0 if run or everything else len(records.names(folder)) - len(found) - len(broken)
+    older = 0 if run or everything else len(run_names.names(folder)) - len(found) - len(broken)
     broken += lost
     is_active = any(each.state.is_active for each in found)
     # damage does not hide the other runs, but a script must notice it

@@ -22,7 +22,7 @@ from l3hpc.pipelines.definition import StepDefinition
 from l3hpc.pipelines.planned import fingerprint_of_folder
 from l3hpc.steps.base import Output
 from l3hpc.steps.params import Params
-from l3hpc.workspace import artifacts, attempts, records
+from l3hpc.workspace import artifacts, attempts, records, run_names
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -220,7 +220,7 @@ def finished_student(workspace: Path, name: str, origin: str) -> Path | None:
         As for ``student_input``.
     """
     run = name.partition("/")[0]
-    if run != records.LATEST and run not in records.names(workspace):
+    if run != records.LATEST and run not in run_names.names(workspace):
         return None
     kind = next(kind for kind in steps.names() if steps.step(kind).output is Output.STUDENT)
     return student_input(workspace, kind, name, None, origin).path

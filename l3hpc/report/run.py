@@ -32,7 +32,7 @@ from l3hpc.runs import logs, status
 from l3hpc.runs.status import RunStatus
 from l3hpc.steps import AnyStep
 from l3hpc.web.html import check_page
-from l3hpc.workspace import artifacts, origin, records, sharing
+from l3hpc.workspace import artifacts, origin, records, run_names, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
@@ -408,7 +408,7 @@ def _links(workspace: Path, record: RunRecord, target: Path) -> Iterator[Link]:
 def _of_same_pipeline(workspace: Path, record: RunRecord) -> list[RunRecord]:
     """The newest other runs of the pipeline that have a report."""
     found = []
-    for name in records.names(workspace):
+    for name in run_names.names(workspace):
         if name == record.run or not Workspace(workspace).run(name).report.is_file():
             continue
         try:

@@ -26,7 +26,7 @@ from l3hpc.notify import Destination, Kind
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
 from l3hpc.runs.status import RunStatus
-from l3hpc.workspace import markers, records, sharing
+from l3hpc.workspace import markers, records, run_names, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.records import RunRecord
@@ -111,7 +111,7 @@ def announce(workspace: Path, config_file: str | Path | None = None, *, dry_run:
     known: dict[str, Notify | None] = {}
     addresses: dict[str, list[Destination]] = {}
     waiting: dict[str, RunRecord] = {}
-    for name in records.names(workspace):
+    for name in run_names.names(workspace):
         if not Workspace(workspace).run(name).notified.is_file():
             continue
         try:

@@ -21,7 +21,7 @@ from typing import Any
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, InputError, L3hpcError, command_line
 from l3hpc.io.syncing import exists_now
-from l3hpc.workspace import records, sharing
+from l3hpc.workspace import records, run_names, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
 from l3hpc.workspace.run_record import RunRecord
@@ -109,7 +109,7 @@ def unsubmitted(workspace: Path, broken: list[InputError]) -> list[Unsubmitted]:
         Receives an error for each run of which jobs have started: its record has been lost.
     """
     found = []
-    for run in records.names_without_record(workspace):
+    for run in run_names.names_without_record(workspace):
         folder = Workspace(workspace).run(run)
         try:
             started = os.stat(folder).st_mtime
@@ -148,7 +148,7 @@ def take_over(workspace: Path, run: str) -> Lease | None:
     InputError
         If another command is submitting it, or the record of a run with jobs has been lost.
     """
-    if run not in records.names_without_record(workspace):
+    if run not in run_names.names_without_record(workspace):
         return None
     if _has_jobs(workspace, run):
         raise _lost(workspace, run)

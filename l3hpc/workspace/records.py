@@ -1,14 +1,13 @@
 """The records of runs: ``<workspace>/runs/<run>/run.json``, written whole or not at all.
 
-``run_record`` has what a record holds. Here records are written and read, and runs are found by
-name: commands accept a unique beginning, or ``latest``.
+``run_record`` has what a record holds, and ``run_names`` which runs there are. Here records are
+written and read, and runs found: commands accept a unique beginning of a name, or ``latest``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,17 @@ from typing import Any
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.config.resources import Resources
-from l3hpc.errors import InputError, command_line, nearest, report_damage
+from l3hpc.errors import InputError, nearest, report_damage
 from l3hpc.io.files import parse_json, read_bounded, read_json, write_json
-from l3hpc.io.owners import is_owned_by_user, who_decides
+from l3hpc.io.owners import who_decides
 from l3hpc.io.values import check_mapping, short_repr
-from l3hpc.workspace.layout import RunFolder, Workspace
+from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.run_names import NAME, names, not_a_folder, unknown_run
 from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 from l3hpc.workspace.states import StepState
 
 LATEST = "latest"
 MAX_TASKS = 10_000_000  # more than a step can have, and few enough to count them one by one
-_NAME = re.compile(r"(?!\.{1,2}$)[^/\0]+")
 
 
 class _Resources(TypedDict):
@@ -181,7 +180,7 @@ def read(workspace: Path, run: str) -> RunRecord:
         raise unknown_run(workspace, run) from None
     except InputError as error:
         if not Workspace(workspace).runs.is_dir():
-            raise _not_a_folder(workspace) from None
+            raise not_a_folder(workspace) from None
         may_read = os.access(path, os.R_OK, effective_ids=True)
         error.hint = error.hint or (_restore_hint(run) if may_read else who_decides(path))
         raise
@@ -195,18 +194,12 @@ def read(workspace: Path, run: str) -> RunRecord:
     return record
 
 
-def _not_a_folder(workspace: Path) -> InputError:
-    return InputError("is not a folder, or lies below a file", where=str(workspace),
-                      hint="A workspace is a folder: set another one with --workspace or "
-                           "paths.workspace.")
-
-
 def _check(record: RunRecord, run: str) -> None:
     """Refuse a record whose names would lead to another folder, or whose attempts are damaged."""
     if record.run != run:
         raise InputError(f"it belongs to the run {short_repr(record.run)}")
     for entry in record.steps:
-        if not _NAME.fullmatch(entry.name):
+        if not NAME.fullmatch(entry.name):
             raise InputError(f"{short_repr(entry.name)} is not the name of a step")
         if not 0 <= entry.tasks <= MAX_TASKS:
             raise InputError(f"{entry.name} has {entry.tasks:,} tasks")
@@ -224,70 +217,6 @@ def _restore_hint(run: str) -> str:
     return ("It is damaged, or was written by another version of l3hpc. Other runs are not "
             f"affected.\nRestore it from a backup, or remove the folder of {run} and submit again: "
             "finished steps are reused.")
-
-
-def names(workspace: Path) -> list[str]:
-    """List the names of all recorded runs in alphabetical order.
-
-    Runs that other users keep to themselves are left out.
-
-    Parameters
-    ----------
-    workspace
-        The workspace folder; it need not exist.
-
-    Raises
-    ------
-    InputError
-        If it is not a folder.
-    """
-    return sorted(entry.name for entry in _entries(workspace) if _has_record(entry.path))
-
-
-def names_without_record(workspace: Path) -> list[str]:
-    """List the folders of runs that have no record, in alphabetical order: each is being submitted,
-    or its submission was killed.
-
-    Parameters
-    ----------
-    workspace
-        The workspace folder; it need not exist.
-
-    Raises
-    ------
-    InputError
-        If it is not a folder.
-    """
-    return sorted(entry.name for entry in _entries(workspace)
-                  if entry.is_dir(follow_symlinks=False) and not _has_record(entry.path)
-                  and not _is_hidden(entry.path))
-
-
-def _entries(workspace: Path) -> list[os.DirEntry[str]]:
-    try:
-        return [entry for entry in os.scandir(Workspace(workspace).runs)
-                if not entry.name.startswith(".")]
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError:
-        raise _not_a_folder(workspace) from None
-
-
-def _has_record(folder: str) -> bool:
-    # also a broken link, so that a damaged run is named instead of missing
-    return os.path.lexists(RunFolder(folder).record) \
-        or _is_hidden(folder) and is_owned_by_user(Path(folder))
-
-
-def _is_hidden(folder: str) -> bool:
-    """Whether the folder of a run may not be entered, so that its record cannot be found."""
-    try:
-        os.lstat(RunFolder(folder).record)
-    except PermissionError:
-        return True
-    except OSError:
-        pass
-    return False
 
 
 def read_all(workspace: Path, broken: list[InputError] | None = None) -> list[RunRecord]:
@@ -423,32 +352,3 @@ def step(record: RunRecord, name: str) -> StepRecord:
             return entry
     raise InputError(f"run {record.run} has no step {name!r}",
                      allowed=nearest(name, [entry.name for entry in record.steps]))
-
-
-def unknown_run(workspace: Path, text: str) -> InputError:
-    """Return the error for a run that does not exist, with the nearest names.
-
-    Parameters
-    ----------
-    workspace
-        The workspace folder.
-    text
-        What was given as the name.
-    """
-    known = names(workspace)
-    if _NAME.fullmatch(text) and _is_hidden(folder := str(Workspace(workspace).run(text))):
-        return InputError(f"the run {text} cannot be read: its owner keeps it private",
-                          where=folder, hint=who_decides(folder))
-    if text in names_without_record(workspace):
-        return InputError(f"the run {text} has no record: it is being submitted, or its submission "
-                          "was killed", where=str(Workspace(workspace).run(text)),
-                          hint=f"{command_line('status')} says which, and what to do next.")
-    where = f"no run {text!r} in {Workspace(workspace).runs}"
-    if not known:
-        return InputError(where, hint="Nothing has been submitted in this workspace: "
-                                      + command_line("submit"))
-    if len(known) > 20:
-        import difflib
-
-        known = difflib.get_close_matches(text, known, n=5, cutoff=0.3) or known[-5:]
-    return InputError(where, allowed=nearest(text, known))

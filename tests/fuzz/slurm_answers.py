@@ -146,9 +146,9 @@ class SlurmAnswers(Surface):
         return Verdict(True)
 
     def _known(self, folder: Path) -> set[str]:
-        from l3hpc.workspace import records
+        from l3hpc.workspace import records, run_names
 
-        if "new-1" not in records.names(folder / "ws"):
+        if "new-1" not in run_names.names(folder / "ws"):
             return set()
         return {str(step.job) for step in records.read(folder / "ws", "new-1").steps}
 

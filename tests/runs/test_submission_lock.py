@@ -19,7 +19,7 @@ from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.runs import status, submission_lock, submit
 from l3hpc.runs.resume import cancel, resume
-from l3hpc.workspace import records
+from l3hpc.workspace import records, run_names
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.lease import Lease
 
@@ -286,5 +286,5 @@ def test_a_killed_submission_may_be_removed_while_another_command_lists_or_remov
         with before_access(number, remove_too, "/runs") as done:
             submission_lock.unsubmitted(tmp_path / "ws", broken := [])
             submission_lock.discard(tmp_path / "ws", "demo")
-        assert not broken and records.names_without_record(tmp_path / "ws") == []
+        assert not broken and run_names.names_without_record(tmp_path / "ws") == []
     assert number > 20

@@ -206,9 +206,9 @@ def follow_running(found: Fold, workspace: Path) -> None:
         return
     from l3hpc.ledger.views.select import STATE_NOW
     from l3hpc.runs import status
-    from l3hpc.workspace import records
+    from l3hpc.workspace import run_names
 
-    there = {str(row.extra.get("run")) for row in rows} & {*records.names(workspace)}
+    there = {str(row.extra.get("run")) for row in rows} & {*run_names.names(workspace)}
     now: dict[tuple[str, str], StepState] = {}
     # where a run cannot be looked up, the rows show what was recorded
     with contextlib.suppress(L3hpcError, OSError):
