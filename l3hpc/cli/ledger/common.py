@@ -201,10 +201,11 @@ def follow_running(found: Fold, workspace: Path) -> None:
     workspace
         The workspace folder, whose runs are looked up (and on Slurm their jobs).
     """
-    rows = [row for row in found.rows.values() if row.extra.get("state") == "running"]
+    from l3hpc.ledger.views.select import STATE_NOW, is_recorded_as_running
+
+    rows = [row for row in found.rows.values() if is_recorded_as_running(row)]
     if not rows:
         return
-    from l3hpc.ledger.views.select import STATE_NOW
     from l3hpc.runs import status
     from l3hpc.workspace import run_names
 

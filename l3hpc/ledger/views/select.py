@@ -223,6 +223,11 @@ def rows_named(rows: Iterable[Row], name: str) -> list[Row]:
                              if any(one.startswith(name) for one in names)]
 
 
+def is_recorded_as_running(row: Row) -> bool:
+    """Whether the job that writes a row has not recorded its end."""
+    return row.extra.get("state") == "running"
+
+
 def row_state(row: Row, now: float | None = None) -> str:
     """Return the state of a row.
 
@@ -241,11 +246,10 @@ def row_state(row: Row, now: float | None = None) -> str:
     """
     if now_is := row.values.get(STATE_NOW):
         return str(now_is)
-    recorded = str(row.extra.get("state") or "")
-    if recorded == "running":
+    if is_recorded_as_running(row):
         silence = (time.time() if now is None else now) - row.last_time
         return "stale" if silence > STALE_AFTER_S else "running"
-    return recorded
+    return str(row.extra.get("state") or "")
 
 
 def key_text(row: Row) -> str:
