@@ -57,7 +57,7 @@ class Syncing:
 
     def __init__(self) -> None:
         self._queue = queue.SimpleQueue[str | None]()
-        self._seen = set[str]()
+        self._waiting = set[str]()  # what is in the queue
         self._threads = list[threading.Thread]()
         self._errors = list[OSError]()
         self._started = False
@@ -71,7 +71,8 @@ class Syncing:
             self._queue.put(None)
 
     def add(self, paths: Iterable[Path | str]) -> None:
-        """Add paths, each of which is brought to disk once.
+        """Add paths; one that is added several times is brought to disk once, if its turn has not
+        come meanwhile.
 
         Parameters
         ----------
@@ -79,8 +80,8 @@ class Syncing:
             Those that have been removed in the meantime are ignored.
         """
         for path in map(str, paths):
-            if path not in self._seen:
-                self._seen.add(path)
+            if path not in self._waiting:
+                self._waiting.add(path)
                 self._queue.put(path)
 
     def start(self) -> None:
@@ -111,7 +112,7 @@ class Syncing:
         OSError
             If the disk does not confirm it.
         """
-        if len(self._seen) > 1:
+        if len(self._waiting) > 1:
             self.start()
         # one for each thread, after all paths: it ends the thread
         for _ in range(len(self._threads) + 1):
@@ -125,6 +126,7 @@ class Syncing:
 
     def _work(self) -> None:
         while (path := self._queue.get()) is not None:
+            self._waiting.discard(path)
             try:
                 _sync(path)
             except OSError as error:

@@ -49,6 +49,11 @@ class Interrupts:
 
         return _Block(begin, end)
 
+    @property
+    def came(self) -> bool:
+        """Whether any waits."""
+        return bool(self._came)
+
     def let_through(self) -> AbstractContextManager[None]:
         """Let them through after all, within a block of ``hold``."""
         def begin() -> None:

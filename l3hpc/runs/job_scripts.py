@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.schedulers import scripts, step_arrays
 from l3hpc.schedulers.requests import Call, JobRequest
 from l3hpc.workspace.layout import StepFolder
+from l3hpc.workspace.run_record import Attempt
 
 
 @dataclass
@@ -36,6 +37,8 @@ class JobScript:
         Those of the calls, until the script is submitted.
     ahead : JobRequest or None
         What the scheduler has begun to submit before its turn, until the outcome is known.
+    attempts : dict of str to Attempt
+        Step → what the record keeps of its job, once that is known.
     noted : bool
         Whether its job is on record.
     doubtful : bool
@@ -52,6 +55,7 @@ class JobScript:
     calls: tuple[Call, ...] = ()
     pickles: tuple[Path, ...] = ()
     ahead: JobRequest | None = None
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
     noted: bool = False
     doubtful: bool = False
 

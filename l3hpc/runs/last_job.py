@@ -21,6 +21,7 @@ from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.files import write_text
+from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
 from l3hpc.schedulers import scripts
@@ -129,7 +130,8 @@ def follows(workspace: Path, record: RunRecord) -> bool:
         and Workspace(workspace).run(record.run).sync_script.is_file()
 
 
-def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0) -> None:
+def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: float = 0.0,
+               syncing: Syncing | None = None) -> None:
     """Submit the job, depending on all jobs of a run, and write the record, if a job follows.
 
     One that still waits, of an earlier submission, is cancelled: the new one does all it would do,
@@ -145,6 +147,8 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
         Receives the note.
     since
         When the submission of the jobs of the run began, unix seconds.
+    syncing
+        As in ``records.write``.
     """
     if not follows(workspace, record):
         return
@@ -153,7 +157,7 @@ def submit_job(workspace: Path, record: RunRecord, progress: Progress, since: fl
     def write() -> None:
         nonlocal written
         if not written:
-            records.write(workspace, record)
+            records.write(workspace, record, syncing=syncing)
             written = True
 
     def meanwhile() -> None:

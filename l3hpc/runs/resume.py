@@ -134,10 +134,10 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
             syncing.add((todo.plan.step_folder(step.name).requeue_policy,
                          *submit.written_later(step)))
 
-        left_out = submit_jobs.submit_steps(
-            todo.plan, todo.steps, texts, record, progress, live=todo.live, before=before,
-            elsewhere=elsewhere, write_step=write_step, meanwhile=syncing.start)
-    last_job.submit_job(workspace, record, progress, since)
+        left_out = submit_jobs.submit_steps(submit_jobs.Submission(
+            todo.plan, todo.steps, texts, record, progress, write_step, syncing, elsewhere,
+            live=todo.live, before=before))
+        last_job.submit_job(workspace, record, progress, since, syncing)
     return left_out
 
 

@@ -29,7 +29,7 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, notifications, submission_lock
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.job_scripts import arrays_of
-from l3hpc.runs.submit_jobs import submit_steps
+from l3hpc.runs.submit_jobs import Submission, submit_steps
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
@@ -104,10 +104,10 @@ def submit(
                     write_step(plan, step, texts[step.name])
                     syncing.add(written_later(step))
 
-                left_out = submit_steps(plan, steps, texts, record, progress or Progress(),
-                                        elsewhere=elsewhere, write_step=write,
-                                        meanwhile=syncing.start)
-            last_job.submit_job(plan.workspace, record, progress or Progress())
+                left_out = submit_steps(Submission(
+                    plan, steps, texts, record, progress or Progress(), write, syncing, elsewhere))
+                last_job.submit_job(plan.workspace, record, progress or Progress(),
+                                    syncing=syncing)
         finally:
             lock.release(forget=True)
         if on_submitted is not None:

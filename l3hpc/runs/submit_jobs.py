@@ -1,10 +1,10 @@
 """Submitting jobs: all of a submission or none of it, and no job without a record of it.
 
-Each script is submitted in the order of the dependencies, and its id is noted beside ``run.json``
-as soon as it is known. What a job reads is written while the one before it is being submitted. Of
-many jobs two are submitted at a time, if they do not depend on each other. If one is refused, the
-user presses Ctrl-C, or another command cancels the run, the jobs that were already submitted are
-cancelled, the last one first.
+Each script is submitted in the order of the dependencies. What a job reads is written while the one
+before it is being submitted. As soon as the id of a job is known, sbatch begins with the next one,
+and meanwhile the id is noted beside ``run.json``. Of many jobs two are submitted at a time, if they
+do not depend on each other. If one is refused, the user presses Ctrl-C, or another command cancels
+the run, the jobs that were already submitted are cancelled, the last one first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from l3hpc import schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, Lines, command_line
 from l3hpc.io.files import write_text
+from l3hpc.io.syncing import Syncing
 from l3hpc.io.values import in_number
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, submission_lock
@@ -54,38 +55,74 @@ MANY = 20
 
 
 @dataclass
-class _Submission:
-    """The jobs of one run that are being submitted.
+class Submission:
+    """Jobs of a run to submit, and how far that has come.
 
     Attributes
     ----------
+    plan : Plan
+        The plan of the run.
+    steps : list of PlannedStep
+        Its steps, each after those that it needs; those with ``texts`` are submitted.
+    texts : Texts
+        Step → its scripts.
     record : RunRecord
-        Kept up to date with each job.
-    write_step, meanwhile : callable
-        As in ``submit_steps``.
+        The record of the run, kept up to date with each job.
+    progress : Progress
+        Receives the progress and notes.
+    write_step : callable
+        Writes what the jobs of a step read. Called for each step before its jobs are submitted,
+        mostly while those of the step before it are being submitted.
+    syncing : Syncing
+        Has what ``write_step`` writes, and brings it to disk while jobs are being submitted.
+    elsewhere : mapping
+        As from ``dependencies.computed_elsewhere``.
+    live : collection of str
+        Names of the steps of which earlier jobs are live.
+    before : RunState or None
+        The state to which a refusal resets the record, of a run that was submitted earlier.
     since : float
         When it began, unix seconds.
     overlapping : bool
-        Whether two scripts are submitted at a time.
+        Whether two scripts that do not need each other are submitted at a time.
     submitted : list of JobId
         What has been submitted so far.
+    failed : dict of Path to Exception
+        Script → why it cannot be submitted, until its turn has come.
     interrupts : Interrupts
         Those that wait while a job is being submitted.
     """
 
     plan: Plan
+    steps: Sequence[PlannedStep]
+    texts: scripts.Texts
     record: RunRecord
-    dependencies: Dependencies
-    scheduler: Scheduler
     progress: Progress
     write_step: Callable[[PlannedStep], None]
-    meanwhile: Callable[[], None]
-    since: float = field(default_factory=time.time)
-    overlapping: bool = False
-    submitted: list[JobId] = field(default_factory=list)
-    interrupts: Interrupts = field(default_factory=Interrupts)
-    _written: set[str] = field(default_factory=set)
-    failed: dict[Path, Exception] = field(default_factory=dict)
+    syncing: Syncing
+    elsewhere: Mapping[str, Collection[int]]
+    live: Collection[str] = ()
+    before: RunState | None = None
+    since: float = field(default_factory=time.time, init=False)
+    overlapping: bool = field(default=False, init=False)
+    submitted: list[JobId] = field(default_factory=list, init=False)
+    failed: dict[Path, Exception] = field(default_factory=dict, init=False)
+    interrupts: Interrupts = field(default_factory=Interrupts, init=False)
+    _written: set[str] = field(default_factory=set, init=False)
+
+    @functools.cached_property
+    def scheduler(self) -> Scheduler:
+        """Where the jobs run."""
+        return schedulers.of(self.plan.profile, self.plan.workspace)
+
+    @functools.cached_property
+    def dependencies(self) -> Dependencies:
+        """The jobs that the steps depend on."""
+        return Dependencies(self.plan, self.record, self.elsewhere)
+
+    @functools.cached_property
+    def _planned(self) -> dict[str, PlannedStep]:
+        return {step.name: step for step in self.plan.steps}
 
     @property
     def last_cluster(self) -> str | None:
@@ -108,8 +145,12 @@ class _Submission:
         self.progress.advance(1)
 
     def go_ahead(self, script: JobScript, following: JobScript | None) -> None:
-        """While a script is being submitted, prepare the following one and begin with it, too."""
-        self.meanwhile()
+        """While a script is being submitted, prepare the following one, and begin with it, too, if
+        it does not need the job of the first one.
+        """
+        if following is None or self.overlapping:
+            # of a few jobs with the last one: until then each folder would be synced several times
+            self.syncing.start()
         if following is None or following.noted or following.path in self.failed:
             return
         if following.ahead is not None:  # called again: the first one takes long
@@ -122,18 +163,34 @@ class _Submission:
             except Exception as error:  # raised when its turn has come
                 self.failed[following.path] = error
             else:
-                self._start(script, following)
+                needs = (following.step.name, *following.step.needs)
+                if self.overlapping and script.step.name not in needs \
+                        and self.last_cluster is not None:  # Slurm chooses one for the whole run
+                    self._start(script, following)
+
+    def enter(self, job: JobId, script: JobScript, following: JobScript | None) -> None:
+        """Enter a job into the record in memory, and begin with the following one, which may need
+        it, before the files of the first one are put in order.
+        """
+        self.submitted.append(job)
+        script.attempts = _attempts(job, script)
+        for name, attempt in script.attempts.items():
+            entry = records.step(self.record, name)
+            # Slurm has lost its state and counts from 1 again
+            if attempt.job in {each.job for each in entry.attempts}:
+                markers.forget(self.plan.step_folder(name).markers, self.since)
+            records.add_attempt(entry, attempt, first=script.number == 0)
+        if following is not None and following.pickles and following.ahead is None \
+                and not self.interrupts.came:
+            self._start(script, following)
 
     def _start(self, script: JobScript, following: JobScript) -> None:
-        """Begin to submit the following script, if it can be told apart in the queue and does not
-        need the job of the first one.
-        """
-        if not self.overlapping or not isinstance(self.scheduler, StartsAhead) \
-                or script.part is None or following.part is None \
-                or script.step.name in (following.step.name, *following.step.needs) \
-                or self.last_cluster is None:  # the scheduler chooses one for the whole run
+        """Begin to submit the following script, if it can be told apart in the queue."""
+        if script.part is None or following.part is None \
+                or not isinstance(self.scheduler, StartsAhead):
             return
         with contextlib.suppress(Exception):  # raised when its turn has come
+            submission_lock.check(self.plan.workspace, self.plan.run)
             request = _request(self, following, None)
             following.ahead = replace(request, started=self.scheduler.start(request))
 
@@ -169,39 +226,18 @@ class _Submission:
         script.pickles = pickled_calls.write(script.step, script.calls,
                                              script.step.requeue_limits.time)
 
-    @functools.cached_property
-    def _planned(self) -> dict[str, PlannedStep]:
-        return {step.name: step for step in self.plan.steps}
-
     def _note(self, job: JobId, script: JobScript) -> None:
-        """Put what was submitted on record."""
-        if script.part is None:
-            attempts = {name: _attempt(replace(job, id=f"{job.id}_{index}"), script.path)
-                        for index, name in enumerate(script.steps)}
-        else:
-            attempts = {script.step.name: _attempt(job, script.path, script.part, script.text)}
-        first = script.number == 0  # of this submission of the step
+        """Put what was submitted on record: after this, a kill loses nothing."""
+        if not script.attempts:  # by a scheduler that does not report it earlier
+            self.enter(job, script, None)
         script.pickles = ()
-        if job not in self.submitted:
-            self.submitted.append(job)
-        # on disk first: a kill after this line loses nothing
-        records.note_attempts(self.plan.workspace, self.plan.run, attempts, first=first)
-        for name, attempt in attempts.items():
-            entry = records.step(self.record, name)
-            # Slurm has lost its state and counts from 1 again
-            if attempt.job in {each.job for each in entry.attempts}:
-                markers.forget(self.plan.step_folder(name).markers, self.since)
-            records.add_attempt(entry, attempt, first=first)
+        # the first ones of this submission of the step
+        records.note_attempts(self.plan.workspace, self.plan.run, script.attempts,
+                              first=script.number == 0)
         script.noted = True
 
 
-def submit_steps(
-    plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, record: RunRecord,
-    progress: Progress, *, live: Collection[str] = (), before: RunState | None = None,
-    elsewhere: Mapping[str, Collection[int]] | None = None,
-    write_step: Callable[[PlannedStep], None] = lambda step: None,
-    meanwhile: Callable[[], None] = lambda: None,
-) -> dict[str, str]:
+def submit_steps(now: Submission) -> dict[str, str]:
     """Submit the steps that have a script, in this order, and keep the record up to date; if
     ``last_job.submit_job`` follows, that writes it.
 
@@ -210,27 +246,8 @@ def submit_steps(
 
     Parameters
     ----------
-    plan
-        The plan of the run.
-    steps
-        Its steps, each after those that it needs.
-    texts
-        Step → its scripts.
-    record
-        The record of the run.
-    progress
-        Receives the progress and notes.
-    live
-        Names of the steps of which earlier jobs are live.
-    before
-        The state to which a refusal resets the record, of a run that was submitted earlier.
-    elsewhere
-        As from ``dependencies.computed_elsewhere``.
-    write_step
-        Writes what the jobs of a step read. Called for each step before its jobs are submitted,
-        mostly while those of the step before it are being submitted.
-    meanwhile
-        Called while each job is being submitted; never raises.
+    now
+        What is to be submitted.
 
     Returns
     -------
@@ -243,9 +260,8 @@ def submit_steps(
         If a job is refused, or another command cancels the run; the state of what was submitted is
         in the message.
     """
-    now = _Submission(plan, record, Dependencies(plan, record, elsewhere or {}),
-                      schedulers.of(plan.profile, plan.workspace), progress, write_step, meanwhile)
-    todo = in_turn(plan, steps, texts, live, elsewhere or {})
+    plan, record, progress = now.plan, now.record, now.progress
+    todo = in_turn(plan, now.steps, now.texts, now.live, now.elsewhere)
     now.overlapping = len(todo) >= MANY
     left_out: dict[str, str] = {}
     progress.start("submitting", len(todo), "jobs")
@@ -265,15 +281,15 @@ def submit_steps(
         # otherwise it is written while the job that follows is being submitted; until then the
         # noted attempts say the same
         if not last_job.follows(plan.workspace, record):
-            records.write(plan.workspace, record)
+            records.write(plan.workspace, record, syncing=now.syncing)
     except L3hpcError as error:
         with now.interrupts.hold():
             unknown = _settle_all(now, todo, error)
-            raise _refusal(now, [script.step.name, *unknown], error, before) from None
+            raise _refusal(now, [script.step.name, *unknown], error) from None
     except BaseException as error:
         with now.interrupts.hold():
             _settle_all(now, todo, error)
-            kept = _withdraw(now, error, before)
+            kept = _withdraw(now, error)
         if kept and isinstance(error, KeyboardInterrupt):
             raise GivenUpError("interrupted while submitting", allowed=kept) from None
         raise
@@ -285,7 +301,7 @@ def submit_steps(
     return left_out
 
 
-def _settle_all(now: _Submission, scripts: Sequence[JobScript], error: BaseException) -> list[str]:
+def _settle_all(now: Submission, scripts: Sequence[JobScript], error: BaseException) -> list[str]:
     """Learn of every job before any is withdrawn. Where the user does not wait any more, return the
     steps of which it is not known.
     """
@@ -304,8 +320,7 @@ def _settle_all(now: _Submission, scripts: Sequence[JobScript], error: BaseExcep
     return unknown
 
 
-def _refusal(now: _Submission, steps: Sequence[str], error: L3hpcError, before: RunState | None
-             ) -> L3hpcError:
+def _refusal(now: Submission, steps: Sequence[str], error: L3hpcError) -> L3hpcError:
     """The error for the user, once what was submitted has been withdrawn, if that is possible.
     steps: the one of the error, and others of which it is not known whether they were submitted.
     """
@@ -314,13 +329,13 @@ def _refusal(now: _Submission, steps: Sequence[str], error: L3hpcError, before: 
             or isinstance(error, NotReachedError) and now.submitted:
         _keep(now, steps, refusal)
         return refusal
-    kept = _withdraw(now, refusal, before)
+    kept = _withdraw(now, refusal)
     if isinstance(error, ClusterError):
         refusal.allowed = kept or refusal.allowed or "nothing was submitted"
     return refusal
 
 
-def _request(now: _Submission, script: JobScript, following: JobScript | None, refusals: int = 0
+def _request(now: Submission, script: JobScript, following: JobScript | None, refusals: int = 0
              ) -> JobRequest:
     """What the scheduler is asked for a script. following: the next one, if that may go ahead."""
     plan, step = now.plan, script.step
@@ -328,6 +343,7 @@ def _request(now: _Submission, script: JobScript, following: JobScript | None, r
     def pause(seconds: float) -> None:
         # which may take hours: its job would wait for its call in vain, and be on no record
         now.settle(following)
+        now.syncing.start()
         with now.interrupts.let_through():
             submission_lock.pause(plan.workspace, plan.run, seconds)
 
@@ -346,13 +362,13 @@ def _request(now: _Submission, script: JobScript, following: JobScript | None, r
         cluster=plan.profile.slurm_clusters or now.record.clusters,
         last_cluster=now.last_cluster, refusals=refusals, pause=pause, pickles=script.pickles,
         meanwhile=lambda: now.go_ahead(script, following), waiting=waiting,
-        submitted=now.submitted.append, doubtful=script.doubtful,
+        submitted=lambda job: now.enter(job, script, following), doubtful=script.doubtful,
         started=script.ahead.started if script.ahead else None,
         recorded=lambda: _recorded_jobs(records.read(plan.workspace, plan.run)),
         notify=lambda text: now.progress.note(f"{step.name}: {text}"))
 
 
-def _submit(now: _Submission, script: JobScript, following: JobScript | None) -> JobId:
+def _submit(now: Submission, script: JobScript, following: JobScript | None) -> JobId:
     """Submit one script; wait while the queue is full.
 
     There is no time limit: jobs of this very run may have to end first, which takes as long as they
@@ -386,16 +402,18 @@ def _recorded_jobs(record: RunRecord) -> set[str]:
     return {attempt.base for step in record.steps for attempt in step.attempts}
 
 
-def _attempt(job: JobId, script: Path, part: scripts.Part | None = None, text: str = ""
-             ) -> Attempt:
-    """What the record keeps of a submission. part, text: of a script of its own."""
-    return Attempt(
-        job.id, array="\n#SBATCH --array" in text, tasks=list(part.tasks) if part else [0],
-        time=time.time(), script=str(script), offset=part.offset if part else 0,
-        cluster=job.cluster, pack=part.pack if part else 1)
+def _attempts(job: JobId, script: JobScript) -> dict[str, Attempt]:
+    """What the record keeps of a submission, by step."""
+    now, path, part = time.time(), str(script.path), script.part
+    if part is None:
+        return {name: Attempt(f"{job.id}_{index}", array=False, tasks=[0], time=now, script=path,
+                              cluster=job.cluster) for index, name in enumerate(script.steps)}
+    return {script.step.name: Attempt(
+        job.id, array="\n#SBATCH --array" in script.text, tasks=list(part.tasks), time=now,
+        script=path, offset=part.offset, cluster=job.cluster, pack=part.pack)}
 
 
-def _keep(now: _Submission, steps: Sequence[str], error: L3hpcError) -> None:
+def _keep(now: Submission, steps: Sequence[str], error: L3hpcError) -> None:
     """Slurm is out of reach, so nothing can be withdrawn: what was submitted stays, and the record
     keeps how far the submission came.
     """
@@ -414,7 +432,7 @@ def _keep(now: _Submission, steps: Sequence[str], error: L3hpcError) -> None:
     records.write(plan.workspace, record)
 
 
-def _withdraw(now: _Submission, error: BaseException, before: RunState | None) -> str:
+def _withdraw(now: Submission, error: BaseException) -> str:
     """Cancel what was submitted, the last job first, and note it in the record. Return what may be
     left ('' for nothing).
     """
@@ -441,8 +459,8 @@ def _withdraw(now: _Submission, error: BaseException, before: RunState | None) -
         elif entry.attempts:
             entry.job = entry.attempts[-1].job
             entry.submitted_tasks = list(entry.attempts[-1].tasks)
-    if before:
-        record.state = before
+    if now.before:
+        record.state = now.before
     else:
         record.state = RunState.REFUSED if refused else RunState.CANCELLED
         record.note = getattr(error, "message", str(error)) if refused else \

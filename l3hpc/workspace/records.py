@@ -6,6 +6,7 @@ written and read, and runs found: commands accept a unique beginning of a name, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,16 @@ from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError, nearest, report_damage
-from l3hpc.io.files import parse_json, read_bounded, read_json, write_json
+from l3hpc.io.files import (
+    atomic_file,
+    json_bytes,
+    parse_json,
+    read_bounded,
+    read_json,
+    write_json,
+)
 from l3hpc.io.owners import who_decides
+from l3hpc.io.syncing import Syncing
 from l3hpc.io.values import check_mapping, short_repr
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_names import NAME, names, not_a_folder, unknown_run
@@ -59,7 +68,8 @@ class _NotedAttempt(TypedDict):
     attempt: dict[str, Any]
 
 
-def write(workspace: Path, record: RunRecord, *, durable: bool = True) -> None:
+def write(workspace: Path, record: RunRecord, *, durable: bool = True,
+          syncing: Syncing | None = None) -> None:
     """Replace the record of a run by one rename, and clear the attempts noted beside it.
 
     Parameters
@@ -70,9 +80,23 @@ def write(workspace: Path, record: RunRecord, *, durable: bool = True) -> None:
         The record, which has these attempts already.
     durable
         Wait until it is on disk.
+    syncing
+        Wait for this as well, and not for the rename: until the disk has that, too, the former
+        record and the noted attempts are there, and say the same but for the state of the run.
     """
     folder = Workspace(workspace).run(record.run)
-    write_json(folder.record, record.to_json(), durable=durable)
+    if syncing is None:
+        write_json(folder.record, record.to_json(), durable=durable)
+    else:
+        syncing.add((folder.attempts, folder.path))
+        syncing.start()
+        with atomic_file(folder.record, durable=False) as stream:
+            stream.write(json_bytes(record.to_json()))
+            stream.flush()
+            os.fsync(stream.fileno())
+            # before the rename, because these attempts are cleared; raised by the next ``wait``
+            with contextlib.suppress(OSError):
+                syncing.wait()
     # after the rename: a kill in between only repeats what is in the record already
     folder.attempts.unlink(missing_ok=True)
 

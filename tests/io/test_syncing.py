@@ -28,10 +28,23 @@ def test_it_goes_on_in_the_background_until_it_is_waited_for(tmp_path, monkeypat
         background.add([tmp_path])
         background.start()
         assert synced == []
-        background.add([str(tmp_path), "later"])
+        background.add(["later", "later"])
         go.set()
         background.wait()
     assert sorted(synced) == [str(tmp_path), "later"]
+
+
+def test_a_folder_that_gets_another_file_is_brought_to_disk_again(monkeypatch):
+    came, synced = threading.Event(), []
+    monkeypatch.setattr(syncing, "_sync", lambda path: (synced.append(path), came.set()))
+    with syncing.Syncing() as background:
+        background.add(["folder"])
+        background.start()
+        assert came.wait(60)
+        background.add(["folder"])
+        background.wait()
+        background.wait()  # nothing is left
+    assert synced == ["folder", "folder"]
 
 
 def test_its_threads_end_if_nobody_waits(monkeypatch):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from submitted import submit_in_a_child
+from waiting import until
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
@@ -356,8 +357,24 @@ def test_a_disk_that_is_full_once_a_job_is_submitted_leaves_no_job(
     monkeypatch.setattr(pickled_calls, "share_file", full)
     with pytest.raises(OSError, match="No space"):
         submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
-    assert slurm.calls("scancel") == ["scancel 101 100"]
+    # fit was begun as soon as the id of sample was known
+    assert slurm.calls("scancel") == ["scancel 102 101 100"]
     assert records.read(tmp_path, "demo").state == "refused"
+
+
+def test_sbatch_begins_with_the_next_job_before_the_last_one_is_noted(
+        chains, slurm, on, tmp_path, monkeypatch):
+    real, called = records.note_attempts, []
+
+    def note(*arguments, **options):
+        until(lambda: len(slurm.calls("sbatch")) == min(len(called) + 2, 3))
+        called.append(len(slurm.calls("sbatch")))
+        real(*arguments, **options)
+
+    monkeypatch.setattr(records, "note_attempts", note)
+    record = submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
+    assert called == [2, 3, 3] and [step.job for step in record.steps] == ["100", "101", "102"]
+    assert "afterok:101" in slurm.calls("sbatch")[2]
 
 
 @pytest.mark.parametrize("noted", [0, 1, 2])

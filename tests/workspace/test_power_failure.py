@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+from fakeslurm import queue_line
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
@@ -107,6 +108,66 @@ def test_everything_is_on_the_disk_when_submit_returns(chains, slurm, tmp_path, 
                                       tmp_path / "runs", artifact, artifact.parent,
                                       tmp_path / "runs/demo/artifacts")}
     assert files | folders <= synced
+
+
+class Disk:
+    """What the disk has confirmed: of a file what it holds, of a folder the names in it."""
+
+    def __init__(self, monkeypatch):
+        self._contents, self._names, real = {}, {}, os.fsync
+
+        def fsync(handle):
+            real(handle)
+            path, number = f"/proc/self/fd/{handle}", os.fstat(handle).st_ino
+            if os.path.isdir(path):
+                self._names[number] = [(each.name, each.inode(), each.is_dir(),
+                                        os.readlink(each) if each.is_symlink() else "")
+                                       for each in os.scandir(path)]
+            else:
+                with open(path, "rb") as stream:
+                    self._contents[number] = stream.read()
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    def fail(self, folder):
+        """Leave of a folder only what has been confirmed."""
+        before = folder.with_name("before")
+        folder.rename(before)
+        self._restore(folder, before.stat().st_ino)
+
+    def _restore(self, folder, number):
+        folder.mkdir()
+        for name, inode, is_folder, link in self._names.get(number, ()):
+            if link:
+                (folder / name).symlink_to(link)
+            elif is_folder:
+                self._restore(folder / name, inode)
+            else:
+                (folder / name).write_bytes(self._contents.get(inode, b""))
+
+
+@pytest.mark.parametrize("report", [False, True])
+@pytest.mark.parametrize("names", [("extract",), ("extract", "sample", "fit")], ids=len)
+def test_after_a_power_failure_no_job_is_unknown_and_none_is_submitted_twice(
+        chains, slurm, tmp_path, monkeypatch, names, report):
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu", report=report)
+    disk = Disk(monkeypatch)
+    made = chains.plan(tmp_path, names=names, on=on)
+    record = submit.submit(made)
+    disk.fail(tmp_path / "runs")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert not found.damaged
+    left = records.read(tmp_path, "demo")
+    assert [(step.state, step.job, step.attempts) for step in left.steps] == [
+        (step.state, step.job, step.attempts) for step in record.steps]
+    lines = [queue_line(step.job, "PENDING") for step in record.steps]
+    if report:
+        lines.append(queue_line(record.sync_job, "PENDING", script=str(made.folder.sync_script)))
+    slurm.says("squeue", "cat <<'E'\n" + "\n".join(lines) + "\nE")
+    calls = len(slurm.calls("sbatch"))
+    resume(tmp_path, "demo", on)
+    assert records.read(tmp_path, "demo") == record
+    assert len(slurm.calls("sbatch")) == calls and slurm.calls("scancel") == []
 
 
 def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypatch):
