@@ -131,8 +131,7 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
 
         def write_step(step: PlannedStep) -> None:
             _write_step(todo.plan, step, texts[step.name])
-            syncing.add((todo.plan.step_folder(step.name).requeue_policy,
-                         *submit.written_later(step)))
+            syncing.add([todo.plan.step_folder(step.name).requeue_policy])
 
         left_out = submit_jobs.submit_steps(submit_jobs.Submission(
             todo.plan, todo.steps, texts, record, progress, write_step, syncing, elsewhere,

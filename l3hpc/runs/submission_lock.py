@@ -223,7 +223,8 @@ def _holds_more(workspace: Path, run: str) -> bool:
     step = folder.step("*")
     links = (folder.artifact("*"),)
     folders = (folder.steps, folder.artifacts, step.path, step.logs, step.markers)
-    files = (folder.sync_script, folder.notified, folder.stop_submission, folder.path / ".*.tmp",
+    files = (folder.settings, folder.sync_script, folder.notified, folder.stop_submission,
+             folder.path / ".*.tmp",
              f"{folder.submission_lease}.owner.*", step.config, step.requeue_policy,
              step.path / "*.sbatch", step.path / ".*.tmp")
     for place, inner, others in os.walk(Workspace(workspace).run(run)):

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from l3hpc import schedulers
 from l3hpc.config import sources
@@ -22,7 +23,7 @@ from l3hpc.config.capabilities import LOCAL, SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
-from l3hpc.io.files import create_file, json_bytes, share_file, write_bytes
+from l3hpc.io.files import create_file, share_file, write_json
 from l3hpc.io.owners import current_user
 from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
@@ -96,19 +97,15 @@ def submit(
                 (progress or Progress()).note(f"warning: {risk.message}; to fix it: {risk.fix}")
         try:
             record = _write_folder(plan, steps, texts)
-            # after a power failure, the run can be resumed
             with durable(progress or Progress()) as syncing:
-                syncing.add(_written_first(plan, steps))
-
-                def write(step: PlannedStep) -> None:
-                    write_step(plan, step, texts[step.name])
-                    syncing.add(written_later(step))
-
+                syncing.add(_needed_to_resume(plan))
                 left_out = submit_steps(Submission(
-                    plan, steps, texts, record, progress or Progress(), write, syncing, elsewhere))
+                    plan, steps, texts, record, progress or Progress(),
+                    lambda step: _write_new_step(plan, step, texts[step.name]), syncing, elsewhere))
                 last_job.submit_job(plan.workspace, record, progress or Progress(),
                                     syncing=syncing)
         finally:
+            _complete_folder(plan, steps)
             lock.release(forget=True)
         if on_submitted is not None:
             on_submitted(record)
@@ -281,7 +278,7 @@ def _make_folder(plan: Plan) -> Lease:
 
 def _write_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
     """Write what a resumption needs: the settings and policies of all steps, and the record in
-    state ``submitting``.
+    state ``submitting``. The folder of a step is written just before its jobs are submitted.
     """
     try:
         return _fill_folder(plan, steps, texts)
@@ -293,14 +290,11 @@ def _write_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) ->
 def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
     plan.folder.artifacts.mkdir()
     plan.folder.steps.mkdir()
+    step_config.write_all(
+        plan.folder, {step.name: (step.config(plan.run), _policy(plan, step)) for step in steps})
     for step in steps:
-        folder = plan.step_folder(step.name)
-        os.mkdir(folder)
-        create_file(folder.config, json_bytes(step.config(plan.run)))
-        if step.name in texts:  # the rest is written while the step before is being submitted
-            create_file(folder.requeue_policy, _policy(plan, step))
-        else:
-            write_step(plan, step, ())
+        if step.name not in texts:
+            _write_new_step(plan, step, ())
     last_job.prepare(plan)
     notifications.prepare(plan)
     is_local = not plan.profile.capabilities.remote
@@ -348,27 +342,31 @@ def durable(progress: Progress) -> Iterator[Syncing]:
                           f"written ({error.strerror}): a power failure could lose them")
 
 
-def _written_first(plan: Plan, steps: Sequence[PlannedStep]) -> Iterator[Path]:
-    """What a resumption of a new run reads, and the folders that hold it."""
+def _needed_to_resume(plan: Plan) -> tuple[Path, ...]:
+    """What has to be on disk, so that the run can be resumed after a power failure. (All other
+    files are written again then.)
+    """
     run = plan.folder
-    yield from (run.path.parent, run.path, run.record, run.artifacts, run.steps, run.sync_script)
+    return run.path.parent, run.path, run.record, run.settings, run.sync_script
+
+
+def _write_new_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]
+                    ) -> None:
+    """Make the folder of a step, with all that its jobs read."""
+    step_config.write_folder(
+        plan.step_folder(step.name), step.config(plan.run), _policy(plan, step))
+    write_step(plan, step, texts)
+
+
+def _complete_folder(plan: Plan, steps: Sequence[PlannedStep]) -> None:
+    """Make the folders of the steps that were not submitted, because they were left out or a job
+    was refused.
+    """
     for step in steps:
         folder = plan.step_folder(step.name)
-        yield from (folder.path, folder.config, folder.requeue_policy)
-        if not step.missing:
-            yield from written_later(step)
-
-
-def written_later(step: PlannedStep) -> Iterator[Path]:
-    """Yield what of the files of ``write_step`` has to be on disk. (Slurm has its own copy of a
-    script, and a resumption makes another.)
-
-    Parameters
-    ----------
-    step
-        The step.
-    """
-    yield from (step.artifact, step.artifact.parent)
+        if not os.path.isdir(folder):
+            with contextlib.suppress(OSError):  # a full disk, or no folder of the run; see resume
+                step_config.write_folder(folder, step.config(plan.run), _policy(plan, step))
 
 
 def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]], *,
@@ -394,10 +392,11 @@ def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part
         with contextlib.suppress(FileExistsError):
             os.mkdir(path)
     if again:
+        plan.folder.artifacts.mkdir(exist_ok=True)
         for old in folder.scripts:
             old.unlink()
         # whole or not at all: jobs that are live may read it
-        write_bytes(folder.requeue_policy, _policy(plan, step), durable=False)
+        write_json(folder.requeue_policy, _policy(plan, step), durable=False)
     # nobody reads a script before its job is submitted, so it is written in place
     for number, (_, text) in enumerate(texts):
         create_file(folder.script(number), text.encode())
@@ -414,8 +413,8 @@ def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part
         os.symlink(step.artifact, plan.folder.artifact(step.name))
 
 
-def _policy(plan: Plan, step: PlannedStep) -> bytes:
-    return json_bytes(requeue_policy.of(plan.profile, step).to_json())
+def _policy(plan: Plan, step: PlannedStep) -> dict[str, Any]:
+    return requeue_policy.of(plan.profile, step).to_json()
 
 
 def _check_scripts(

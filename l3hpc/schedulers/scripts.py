@@ -201,6 +201,7 @@ def _quoted(text: str) -> Markup:
     return Markup(shlex.quote(plain(text)))
 
 
+@functools.lru_cache(maxsize=256)  # so are most of these lines
 def directive(name: str, value: str | int | None = None) -> str:
     """Format one ``#SBATCH`` line.
 
@@ -366,6 +367,17 @@ def _requeues(plan: Plan) -> bool:
 def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
     """One environment for all scripts of a submission, so that a template is compiled once."""
     import jinja2
+    from markupsafe import Markup
+
+    def refuse_unquoted(value: object) -> object:
+        """Refuse text that a template prints unquoted, unless it is harmless."""
+        if isinstance(value, (Markup, int, float, jinja2.Undefined)):
+            return value
+        text = str(value)
+        if not _SAFE.fullmatch(text):
+            raise InputError(f"a template prints {text[:60]!r} without quoting it",
+                             hint="write {{ name | q }} in the template")
+        return value
 
     delivered = sources.defaults_folder() / "templates"
     loader = jinja2.ChoiceLoader([
@@ -373,25 +385,11 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         jinja2.PrefixLoader({"default": jinja2.FileSystemLoader(str(delivered))}),
     ])
     environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=_refuse_unquoted,
+        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=refuse_unquoted,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )
     environment.filters["q"] = quoted
     return environment
-
-
-def _refuse_unquoted(value: object) -> object:
-    """Refuse text that a template prints unquoted, unless it is harmless."""
-    import jinja2
-    from markupsafe import Markup
-
-    if isinstance(value, (Markup, int, float, jinja2.Undefined)):
-        return value
-    text = str(value)
-    if not _SAFE.fullmatch(text):
-        raise InputError(f"a template prints {text[:60]!r} without quoting it",
-                         hint="write {{ name | q }} in the template")
-    return value
 
 
 def _step_of(plan: Plan, step: PlannedStep | str) -> PlannedStep:

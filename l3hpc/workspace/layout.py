@@ -10,7 +10,7 @@ joining ``Path`` objects would take longer than reading the files.
     <workspace>/
       artifacts/<step>/<fingerprint>/   config.json  summary.json  .work/<task>/
       artifacts/<step>/<fingerprint>/<task>/result.json
-      runs/<run>/                       run.json  attempts.jsonl  artifacts/<step>
+      runs/<run>/                       run.json  attempts.jsonl  settings.json  artifacts/<step>
       runs/<run>/steps/<step>/          config.json  heal.json  script.sbatch  logs/  markers/
       ledger/                           journal/  sync/
       local/jobs/                       <job>.json
@@ -188,6 +188,13 @@ class RunFolder(_Folder):
     def attempts(self) -> Path:
         """Attempts that were submitted after the record was last written."""
         return self._in("attempts.jsonl")
+
+    @property
+    def settings(self) -> Path:
+        """The frozen settings and requeue policies of all steps, as they were submitted: those in
+        the folders of the steps are restored from it.
+        """
+        return self._in("settings.json")
 
     @property
     def packed(self) -> Path:

@@ -1,6 +1,8 @@
 """The frozen settings of a step, ``config.json``: in the folder of its run, and in its artifact.
 
-Either copy replaces the other one after a power failure on a disk that confirms writes too early.
+Those of all steps are also in ``settings.json`` of the run, together with their requeue policies.
+It is written before the first job is submitted, and the folder of a step just before its own jobs;
+so a submission that was killed, or lost files in a power failure, can be resumed.
 """
 
 from __future__ import annotations
@@ -8,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
 from l3hpc.errors import InputError, report_damage
-from l3hpc.io.files import open_regular, read_json, write_json
+from l3hpc.io.files import create_file, json_bytes, open_regular, read_json, write_json
 from l3hpc.io.values import check_mapping
-from l3hpc.workspace.layout import ArtifactFolder, Workspace
+from l3hpc.workspace.layout import ArtifactFolder, RunFolder, StepFolder, Workspace
 from l3hpc.workspace.run_record import StepRecord
 
 
@@ -31,11 +33,47 @@ class _Frozen(TypedDict):
     labels: NotRequired[dict[str, Any]]
 
 
+class _Step(TypedDict):
+    """What ``settings.json`` holds of one step."""
+
+    config: dict[str, Any]
+    policy: dict[str, Any]
+
+
+def write_all(run: RunFolder, steps: Mapping[str, tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Write the settings and requeue policies of all steps of a new run into one file.
+
+    Parameters
+    ----------
+    run
+        The folder of the run.
+    steps
+        Step → its settings and its policy.
+    """
+    create_file(run.settings, json_bytes({
+        name: _Step(config=config, policy=policy) for name, (config, policy) in steps.items()}))
+
+
+def write_folder(folder: StepFolder, config: dict[str, Any], policy: dict[str, Any]) -> None:
+    """Make the folder of a step of a new run, with its settings and its requeue policy.
+
+    Parameters
+    ----------
+    folder
+        The folder, which does not exist.
+    config, policy
+        The settings and the policy.
+    """
+    os.mkdir(folder)
+    # the settings last: where they are, the policy is, too
+    create_file(folder.requeue_policy, json_bytes(policy))
+    create_file(folder.config, json_bytes(config))
+
+
 def read(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -> dict[str, Any]:
     """Read the frozen settings of one step of a run.
 
-    Settings that are missing or damaged (by a power failure on a disk that confirms writes too
-    early) are restored from those of the artifact.
+    Settings that are missing or damaged are restored from those of the run, or of the artifact.
 
     Parameters
     ----------
@@ -58,12 +96,15 @@ def read(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -
     InputError
         If they cannot be restored either; says what to type.
     """
-    path = Workspace(workspace).run(run).step(entry.name).config
+    folder = Workspace(workspace).run(run)
+    path = folder.step(entry.name).config
     try:
         return _whole(path)
     except (OSError, InputError) as error:
         if isinstance(error, InputError):
             report_damage(InputError(error.message, where=error.where or str(path)))
+        with contextlib.suppress(OSError, InputError):
+            return _restored(folder, entry.name)
         with contextlib.suppress(OSError, InputError):
             artifact = ArtifactFolder(entry.artifact)
             kept = _whole(artifact.config)
@@ -75,6 +116,20 @@ def read(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -
     raise InputError(f"the frozen settings of step {entry.name} are {state}", where=str(path),
                      hint="Submit the pipeline again; finished steps are reused: "
                           + shlex.join(["l3hpc", *command[1:]])) from None
+
+
+def _restored(run: RunFolder, step: str) -> dict[str, Any]:
+    """Write the settings of a step into its folder, and its policy if that is not whole either."""
+    settings = read_json(run.settings)
+    kept = check_mapping(_Step, settings.get(step) if isinstance(settings, dict) else settings,
+                         f"settings of {step}")
+    folder = run.step(step)
+    try:
+        read_json(folder.requeue_policy)  # perhaps of a later submission
+    except (OSError, InputError):
+        write_json(folder.requeue_policy, kept["policy"])
+    write_json(folder.config, kept["config"])
+    return _whole(folder.config)
 
 
 def remove_damaged(artifact: Path) -> None:

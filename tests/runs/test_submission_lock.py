@@ -131,7 +131,10 @@ def killed_before_the_record(plan):
         submit.submit(plan)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     folder = plan.folder.path
-    assert (folder / "steps/extract/config.json").exists() and not (folder / "run.json").exists()
+    assert (folder / "settings.json").exists() and not (folder / "run.json").exists()
+    # earlier versions wrote the folders of the steps before the record
+    (folder / "steps/extract").mkdir()
+    (folder / "steps/extract/config.json").touch()
 
 
 def test_python_lists_what_status_lists(chains, slurm, on, tmp_path):

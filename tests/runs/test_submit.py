@@ -19,7 +19,7 @@ from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.slurm import sbatch
 from l3hpc.schedulers.slurm.commands import clean_environment
 from l3hpc.schedulers.slurm.sbatch import sbatch_command
-from l3hpc.workspace import records
+from l3hpc.workspace import records, step_config
 from l3hpc.workspace.run_record import Attempt
 
 
@@ -257,7 +257,7 @@ def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkey
     def full(path, data):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(submit, "create_file", full)
+    monkeypatch.setattr(step_config, "create_file", full)
     with pytest.raises(OSError, match="No space"):
         submit.submit(chains.plan(tmp_path, on=on))
     assert list((tmp_path / "runs").iterdir()) == []

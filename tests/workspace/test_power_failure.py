@@ -20,6 +20,7 @@ from l3hpc.workspace import records
 
 STEP = "runs/demo/steps/extract"
 FILES = ("config.json", "script.sbatch", "heal.json")
+HOW = ("missing", "empty", "cut off", "zeros")
 
 
 @pytest.fixture
@@ -40,29 +41,50 @@ def damage(path, how):
             os.truncate(path, 300)
 
 
-@pytest.mark.parametrize("how", ["missing", "empty", "cut off", "zeros"])
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", FILES)
-def test_each_file_is_made_again_or_the_message_says_what_to_type(
-        site, tmp_path, slurm, monkeypatch, name, how):
+def test_each_file_is_made_again(site, tmp_path, name, how):
     made, on = site
     path = tmp_path / STEP / name
     whole = path.read_text()
     damage(path, how)
     [found] = status.collect(tmp_path, ["demo"])
     assert found.next == "l3hpc resume demo"
-    if name == "config.json" and how != "missing":  # the artifact's is the same file
-        with pytest.raises(InputError) as error:
-            resume(tmp_path, "demo", on)
-        assert "the frozen settings of step extract are empty or damaged" in str(error.value)
-        assert str(path) in str(error.value) and "Submit the pipeline again" in error.value.hint
-        assert len(slurm.calls("sbatch")) == 2  # those of the submission
-        shutil.rmtree(tmp_path / "runs/demo")
-        submit.submit(made)
-    else:
-        resume(tmp_path, "demo", on)
+    resume(tmp_path, "demo", on)
     assert path.read_text() == whole
     assert (made.steps[0].artifact / "config.json").read_text() == (
         tmp_path / STEP / "config.json").read_text()
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_settings_bring_their_requeue_policy_with_them(chains, slurm, tmp_path, how):
+    """A submission that was killed may have made half of the folder of a step."""
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    submit.submit(chains.plan(tmp_path, names=("extract",), on=on, heal={"memory": 7}))
+    (tmp_path / STEP / "config.json").unlink()
+    damage(tmp_path / STEP / "heal.json", how)
+    resume(tmp_path, "demo", on)
+    assert json.loads((tmp_path / STEP / "heal.json").read_text())["memory"] == 7
+
+
+@pytest.mark.parametrize("how", [*HOW, "other"])
+def test_without_the_settings_of_the_run_the_message_says_what_to_type(site, tmp_path, slurm, how):
+    """Runs of earlier versions have no such file."""
+    made, on = site
+    settings, path = tmp_path / "runs/demo/settings.json", tmp_path / STEP / "config.json"
+    if how == "other":
+        settings.write_text('{"extract": {"config": 3}}')
+    else:
+        damage(settings, how)
+    damage(path, "empty")  # the artifact's is the same file
+    with pytest.raises(InputError) as error:
+        resume(tmp_path, "demo", on)
+    assert "the frozen settings of step extract are empty or damaged" in str(error.value)
+    assert str(path) in str(error.value) and "Submit the pipeline again" in error.value.hint
+    assert len(slurm.calls("sbatch")) == 2  # those of the submission
+    shutil.rmtree(tmp_path / "runs/demo")
+    submit.submit(made)
+    assert (made.steps[0].artifact / "config.json").read_text() == path.read_text()
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"}", b'{"step": ', b"\0" * 9])
@@ -81,6 +103,7 @@ def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_p
     again = chains.plan(tmp_path, "other", names=("extract",), on=on)
     submit.submit(again)
     (tmp_path / "runs/other/steps/extract/config.json").unlink()
+    (tmp_path / "runs/other/settings.json").unlink()
     assert [step.name for step in plan_now(tmp_path, "other", on).steps] == ["extract"]
     config = json.loads((tmp_path / "runs/other/steps/extract/config.json").read_text())
     assert (config["run"], config["name"]) == ("other", "extract")
@@ -91,23 +114,6 @@ def test_what_a_torn_note_of_submitted_jobs_says_is_passed_over(site, tmp_path, 
     (tmp_path / "runs/demo" / "attempts.jsonl").write_bytes(left)
     assert [step.attempts[0].job for step in records.read(tmp_path, "demo").steps] == [
         "100", "101"]
-
-
-def test_everything_is_on_the_disk_when_submit_returns(chains, slurm, tmp_path, monkeypatch):
-    synced, real = set(), os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: (
-        synced.add(os.path.realpath(f"/proc/self/fd/{handle}")), real(handle))[1])
-    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
-    made = chains.plan(tmp_path, names=("extract",), on=on)
-    submit.submit(made)
-    folder, artifact = tmp_path / STEP, made.steps[0].artifact
-    # Slurm has its own copy of the script, and a resumption makes another
-    files = {str(folder / name) for name in FILES if name != "script.sbatch"}
-    files |= {str(tmp_path / "runs/demo/run.json")}
-    folders = {str(each) for each in (folder, folder.parent, tmp_path / "runs/demo",
-                                      tmp_path / "runs", artifact, artifact.parent,
-                                      tmp_path / "runs/demo/artifacts")}
-    assert files | folders <= synced
 
 
 class Disk:
@@ -131,7 +137,7 @@ class Disk:
 
     def fail(self, folder):
         """Leave of a folder only what has been confirmed."""
-        before = folder.with_name("before")
+        before = folder.with_name(f"{folder.name} before")
         folder.rename(before)
         self._restore(folder, before.stat().st_ino)
 
@@ -168,6 +174,26 @@ def test_after_a_power_failure_no_job_is_unknown_and_none_is_submitted_twice(
     resume(tmp_path, "demo", on)
     assert records.read(tmp_path, "demo") == record
     assert len(slurm.calls("sbatch")) == calls and slurm.calls("scancel") == []
+
+
+@pytest.mark.parametrize("names", [("extract",), ("extract", "sample", "fit")], ids=len)
+def test_after_a_power_failure_that_ends_all_jobs_the_run_can_be_resumed(
+        chains, slurm, tmp_path, monkeypatch, names):
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    disk = Disk(monkeypatch)
+    made = chains.plan(tmp_path, names=names, on=on, heal={"memory": 7})
+    submit.submit(made)
+    paths = [path for step in made.steps for folder in [made.step_folder(step.name)]
+             for path in (folder.config, folder.requeue_policy, folder.script())]
+    before = [path.read_text() for path in paths]
+    disk.fail(tmp_path / "runs")
+    disk.fail(tmp_path / "artifacts")
+    resume(tmp_path, "demo", on)
+    assert [path.read_text() for path in paths] == before
+    assert len(slurm.calls("sbatch")) == 2 * len(names)
+    for step in made.steps:
+        assert (step.artifact / "config.json").samefile(made.step_folder(step.name).config)
+        assert made.folder.artifact(step.name).resolve() == step.artifact
 
 
 def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypatch):
