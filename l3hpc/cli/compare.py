@@ -1,4 +1,4 @@
-"""``l3hpc compare``: whether two evaluations differ by more than the choice of the clips."""
+"""``l3hpc compare``: whether the difference between two evaluations is more than chance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from l3hpc.cli.place import complete_run, workspace, workspace_options
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
-    from l3hpc.steps.judgements import Compared, Judgement
+    from l3hpc.steps.scored_clips import Compared, ScoredClips
 
 EXAMPLES = """\b
 Examples:
@@ -45,8 +45,8 @@ def complete_evaluation(
 @click.option("--level", type=click.Choice(["coarse", "fine"]),
               help="Tags of SONYC-UST. [default: coarse]")
 @click.option("--sonyc-ust", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder of SONYC-UST by whose annotations both are judged. [default: those of "
-                   "the runs]")
+              help="Folder of SONYC-UST with whose annotations both are scored. [default: those "
+                   "of the runs]")
 @click.option("--samples", type=click.IntRange(1000, 1_000_000), default=10_000, show_default=True,
               help="Resamplings of the clips.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -101,7 +101,7 @@ def as_json_value(compared: Compared) -> dict[str, object]:
         "notes": compared.notes}
 
 
-def label_of(one: Judgement) -> str:
+def label_of(one: ScoredClips) -> str:
     """Return the name of an evaluation with what has to be known of it, as text and JSON show it.
 
     Parameters

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from l3hpc.errors import InputError, command_line
 from l3hpc.report.networks import has_random_weights
-from l3hpc.steps import judgements
-from l3hpc.steps.judgements import READERS, Compared, Judgement, Question
+from l3hpc.steps import scored_clips
+from l3hpc.steps.scored_clips import READERS, Compared, Question, ScoredClips
 from l3hpc.workspace import artifacts, records, step_config
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 
@@ -28,7 +28,7 @@ def compare(names: Sequence[str], find_workspace: Callable[[], Path], *, split: 
     split, level
         What is compared of SONYC-UST (None: validate, coarse).
     labels
-        Annotations and taxonomy by which both are judged (None: those of the runs).
+        Annotations and taxonomy with which both are scored (None: those of the runs).
     samples
         Number of resamplings.
 
@@ -43,15 +43,15 @@ def compare(names: Sequence[str], find_workspace: Callable[[], Path], *, split: 
         Where a name is neither, an evaluation has not finished, or the two cannot be compared.
     """
     question = Question(split or "validate", level or "coarse", labels)
-    found: dict[str, Judgement] = {}
+    found: dict[str, ScoredClips] = {}
     for name in names:
         if not Path(name).is_file():
             found[name] = of_run(find_workspace(), name, question)
     for name in names:
         if Path(name).is_file():
-            # beside a run, a file is judged by the annotations of the run
+            # beside a run, a file is scored with the annotations of the run
             used = labels or next((one.files for one in found.values() if one.files), None)
-            found[name] = judgements.of_predictions(
+            found[name] = scored_clips.read_predictions(
                 name, Question(question.split, question.level, used))
     first, second = (found[name] for name in names)
     given = [option for option, value in (("--split", split), ("--level", level),
@@ -59,7 +59,7 @@ def compare(names: Sequence[str], find_workspace: Callable[[], Path], *, split: 
     if given and not (first.files and second.files):
         raise InputError("only evaluations on SONYC-UST have splits, levels and annotations",
                          where=", ".join(given), hint=command_line("compare", *names))
-    compared = judgements.compare(first, second, samples)
+    compared = scored_clips.compare(first, second, samples)
     if all(one.low == one.high == 0 for one in compared.differences):
         # likely where a run has reused what another one computed
         compared.notes.insert(0, "both give the same answers: they may be one evaluation, which "
@@ -67,7 +67,7 @@ def compare(names: Sequence[str], find_workspace: Callable[[], Path], *, split: 
     return compared
 
 
-def of_run(workspace: Path, name: str, question: Question) -> Judgement:
+def of_run(workspace: Path, name: str, question: Question) -> ScoredClips:
     """Read the evaluation of a run.
 
     Parameters
@@ -94,7 +94,7 @@ def of_run(workspace: Path, name: str, question: Question) -> Judgement:
         raise InputError(f"{entry.name} of {run} has not finished",
                          hint=f"To see its state: {command_line('status', run)}")
     config = step_config.read(workspace, run, entry, record.command)
-    found = judgements.judgement(entry.kind, f"{run}/{step}" if step else run, config,
+    found = scored_clips.read(entry.kind, f"{run}/{step}" if step else run, config,
                                  Path(entry.artifact), question)
     return replace(found, random_weights=has_random_weights(
         Path(one.artifact) for one in record.steps))

@@ -1,6 +1,6 @@
 """Predictions clip by clip, from the artifacts of evaluate and folds, and a comparison of two.
 
-``judgement`` reads the predictions of a step, ``of_predictions`` those in a file, and
+``read`` reads the predictions of a step, ``read_predictions`` those in a file, and
 ``compare`` sets two of them side by side: tags of SONYC-UST with their annotations, tags of a
 table of clips, or one class per clip.
 """
@@ -35,7 +35,7 @@ class Question:
     split, level : str
         'validate' or 'test'; 'coarse' or 'fine'.
     labels : tuple of Path, or None
-        Annotations and taxonomy by which both are judged, in place of those of the run.
+        Annotations and taxonomy with which both are scored, in place of those of the run.
     """
 
     split: str = "validate"
@@ -44,7 +44,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ScoredClips:
     """What a model answered about clips.
 
     Attributes
@@ -85,11 +85,11 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Compared:
-    """Two judgements of the same clips.
+    """Two evaluations of the same clips, compared.
 
     Attributes
     ----------
-    first, second : Judgement
+    first, second : ScoredClips
         The two.
     samples : int
         Number of resamplings.
@@ -105,8 +105,8 @@ class Compared:
         Warnings about the predictions, and where too few clips stand behind a p-value.
     """
 
-    first: Judgement
-    second: Judgement
+    first: ScoredClips
+    second: ScoredClips
     samples: int
     confidence: float
     differences: list[Difference]
@@ -116,8 +116,8 @@ class Compared:
     notes: list[str] = field(default_factory=list)
 
 
-def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
-    """Compare two judgements by resampling the clips.
+def compare(first: ScoredClips, second: ScoredClips, samples: int) -> Compared:
+    """Compare two evaluations of the same clips by resampling the clips.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
                                 second.files or (), strict=False):
         # by contents, because everybody has a copy of their own
         if digest_file(one) != digest_file(other):
-            raise InputError(f"they are judged by different {what}: {one} and {other}", where=both,
-                             hint="To judge both by the same: --sonyc-ust FOLDER")
+            raise InputError(f"they are scored with different {what}: {one} and {other}",
+                             where=both, hint="To score both with the same: --sonyc-ust FOLDER")
     _same_clips(first, second)
     if first.labels != second.labels:
         raise InputError("they have different classes", where=both)
@@ -166,7 +166,7 @@ def compare(first: Judgement, second: Judgement, samples: int) -> Compared:
         first.events, second.events, first.labels, samples), notes=notes)
 
 
-def _same_clips(first: Judgement, second: Judgement) -> None:
+def _same_clips(first: ScoredClips, second: ScoredClips) -> None:
     only = [sorted(set(one.clips) - set(other.clips))
             for one, other in ((first, second), (second, first))]
     problems = [f"{len(names)} are only in {one.name} ({_some(names)})"
@@ -185,8 +185,8 @@ def _some(names: Sequence[str]) -> str:
 # reading -----------------------------------------------------------------------------------------
 
 
-def judgement(kind: str, name: str, config: Mapping[str, Any], artifact: Path,
-              question: Question) -> Judgement:
+def read(kind: str, name: str, config: Mapping[str, Any], artifact: Path,
+         question: Question) -> ScoredClips:
     """What a finished step says about clips.
 
     Parameters
@@ -210,7 +210,7 @@ def judgement(kind: str, name: str, config: Mapping[str, Any], artifact: Path,
     return READERS[kind](name, config, artifact, question)
 
 
-def of_predictions(name: str, question: Question) -> Judgement:
+def read_predictions(name: str, question: Question) -> ScoredClips:
     """What a file of predictions says about the clips of SONYC-UST.
 
     Parameters
@@ -223,7 +223,7 @@ def of_predictions(name: str, question: Question) -> Judgement:
     Raises
     ------
     InputError
-        Where the labels are not given, and as for ``judgement``.
+        Where the labels are not given, and as for ``read``.
     """
     if question.labels is None:
         raise InputError("predictions can only be scored with annotations", where=name,
@@ -232,7 +232,7 @@ def of_predictions(name: str, question: Question) -> Judgement:
 
 
 def _evaluated(name: str, config: Mapping[str, Any], artifact: Path, question: Question
-               ) -> Judgement:
+               ) -> ScoredClips:
     """The tags of SONYC-UST that evaluate scored."""
     from l3hpc.datasets.taxonomy import Taxonomy
     from l3hpc.steps.classify import label_files
@@ -253,7 +253,7 @@ def _evaluated(name: str, config: Mapping[str, Any], artifact: Path, question: Q
 
 
 def _tags(name: str, files: Sequence[tuple[Path, Mapping[str, Any]]], labels: tuple[Path, Path],
-          question: Question) -> Judgement:
+          question: Question) -> ScoredClips:
     """The tags in files of predictions, each with the settings of its classifier."""
     from l3hpc.datasets.taxonomy import Taxonomy
     from l3hpc.steps.evaluate import split_as_trained
@@ -273,12 +273,12 @@ def _tags(name: str, files: Sequence[tuple[Path, Mapping[str, Any]]], labels: tu
     # Classifiers that differ in their seed mostly have the same ones.
     warnings = list(dict.fromkeys(warning for one in matched
                                   for warning in one.predictions.warnings))
-    return Judgement(name, "tags", matched[0].files, matched[0].names,
+    return ScoredClips(name, "tags", matched[0].files, matched[0].names,
                      [one.events(question.level) for one in matched], files=labels,
                      warnings=warnings)
 
 
-def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Question) -> Judgement:
+def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Question) -> ScoredClips:
     """The test clips of all folds: one class each, or several tags."""
     from l3hpc.io.files import task_folders
     from l3hpc.steps.fold_params import CLASS_COLUMNS, LABEL_COLUMNS
@@ -300,10 +300,10 @@ def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Quest
     truth = [rows[clip][2] for clip in clips]
     if not several:
         right = np.array([rows[clip][3] for clip in clips]) == np.array(truth)
-        return Judgement(name, "classes", clips, classes, truth=truth, right=right)
+        return ScoredClips(name, "classes", clips, classes, truth=truth, right=right)
     present = np.array([[one in own.split(";") for one in classes] for own in truth])
     values = np.array([[float(value) for value in rows[clip][len(told):]] for clip in clips])
-    return Judgement(name, "tags", clips, classes,
+    return ScoredClips(name, "tags", clips, classes,
                      [[CategoryEvents(present[:, [tag]], values[:, [tag]])
                        for tag in range(len(classes))]], truth)
 
@@ -327,5 +327,5 @@ def _predicted(path: Path, told: Sequence[str], classes: Sequence[str]
         yield line, row
 
 
-READERS: Mapping[str, Callable[[str, Mapping[str, Any], Path, Question], Judgement]] = {
+READERS: Mapping[str, Callable[[str, Mapping[str, Any], Path, Question], ScoredClips]] = {
     "evaluate": _evaluated, "folds": _folds}
