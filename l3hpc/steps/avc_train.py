@@ -19,7 +19,7 @@ from l3hpc.io.values import count_of
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
 from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.task import Task
-from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields
+from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields, loop_options, schedule_of
 
 if TYPE_CHECKING:
     from l3hpc.avc.batches import Batches
@@ -155,7 +155,6 @@ class AvcTrain(Step[AvcTrainParams]):
         from l3hpc.avc.training import evaluate
         from l3hpc.avc.vision import VisionSpec
         from l3hpc.io.files import digest
-        from l3hpc.models.training.state import Schedule
         from l3hpc.models.training.tensorflow_engine import limit_threads
         from l3hpc.models.weights import load_parameters
 
@@ -179,20 +178,12 @@ class AvcTrain(Step[AvcTrainParams]):
             data = teach(AvcData(both, spec.frontend), params.teacher, distillation, task.scratch,
                          params.validation_batch_size, task.progress)
         trainer = training.AvcTraining(
-            spec, data, rows, task.scratch / "training",
-            Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
-                     params.plateau_factor, params.schedule),
-            learning_rate=params.learning_rate, batch_size=params.batch_size,
-            validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
-            validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
-            seed=params.seed, mixed_precision=params.mixed_precision,
-            deterministic=params.deterministic, threads=task.threads,
-            checkpoint_every=params.checkpoint_every, checkpoint_batches=params.checkpoint_batches,
+            spec, data, rows, task.scratch / "training", schedule_of(params),
+            **loop_options(params, task, row), learning_rate=params.learning_rate,
             settings=digest([deciding, self.digests(params),
                              [str(path.name) for path in both.files],
                              both.rows, folder.resolve().name]),
             provenance={"taught by": "audio-visual correspondence", "pairs": folder.resolve().name},
-            progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal,
             start=training.InitialNetworks(VisionSpec(both.size, vision_filters(params)), audio,
                                  params.vision_weights, params.freeze_vision),
             distillation=distillation)

@@ -27,7 +27,7 @@ from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, teacher_dim
 from l3hpc.steps.sample import check_timezone
 from l3hpc.steps.task import Task
-from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields
+from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields, loop_options, schedule_of
 
 TAB: Final = "prunedembedding"
 METADATA = {"distill": "distill.json", "finetune": "finetune.json"}
@@ -38,9 +38,6 @@ PUBLISHED: dict[str, Any] = {
     "validation_batch_size": 64, "learning_rate": 1e-5, "bn_momentum": 0.99, "patience": 10,
     "min_delta": 1e-4, "plateau_patience": 5, "plateau_factor": 0.1}
 NOT_IN_FINGERPRINT = frozenset({"checkpoint_every", "checkpoint_batches"})
-OPTIONS = ("learning_rate", "batch_size", "validation_batch_size", "epoch_size",
-           "validation_epoch_size", "bn_momentum", "seed", "mixed_precision", "deterministic",
-           "checkpoint_every", "checkpoint_batches")
 
 
 class RetrainParams(EpochParams):
@@ -55,17 +52,6 @@ class RetrainParams(EpochParams):
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the batch normalisation statistics (none: 0.99, or less for short epochs)."))
     seed: int = Field(20180216, ge=0, description="Seed of batch order and split.")
-
-    def schedule(self) -> Any:
-        """The ``Schedule`` of the training."""
-        from l3hpc.models.training.state import Schedule
-
-        return Schedule(self.epochs, self.patience, self.min_delta, self.plateau_patience,
-                        self.plateau_factor)
-
-    def options(self) -> dict[str, Any]:
-        """The fields that ``Training`` takes under the same name."""
-        return {name: getattr(self, name) for name in OPTIONS}
 
 
 def _start(params: RetrainParams, task: Task) -> tuple[Any, dict[str, Any]]:
@@ -220,12 +206,12 @@ class Distill(Step[DistillParams]):
         first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
         folder = task.scratch / "training"
         trainer = MaskedTraining(
-            network.spec, cache, rows, folder, params.schedule(), **params.options(),
-            threads=task.threads, settings=digest([deciding, pairs.rows, pairs.key, first]),
+            network.spec, cache, rows, folder, schedule_of(params),
+            **loop_options(params, task, row), learning_rate=params.learning_rate,
+            settings=digest([deciding, pairs.rows, pairs.key, first]),
             provenance={**metadata, "target": pairs.key, "reduction": pairs.reduction or None,
                         "made_by": self.name},
-            progress=task.progress, first=network, on_epoch=row.epoch,
-            guard=task.preemption.on_signal)
+            first=network)
         status = trainer.run()
         row.epoch(status, state="finished")
         _keep(folder, task.output, {name: name for name in (
@@ -326,12 +312,12 @@ class Finetune(Step[FinetuneParams]):
         first = digest_file(network_file(task.inputs["prune"], task.shard.get("part")))
         folder = task.scratch / "training"
         trainer = CorrespondenceTraining(
-            inside.spec, seen, rows, folder, params.schedule(), **params.options(),
-            threads=task.threads, settings=digest([deciding, batches.rows, first, known]),
+            inside.spec, seen, rows, folder, schedule_of(params),
+            **loop_options(params, task, row), learning_rate=params.learning_rate,
+            settings=digest([deciding, batches.rows, first, known]),
             provenance={**metadata, "target": "audio-visual correspondence", "reduction": None,
                         "made_by": self.name},
-            progress=task.progress,
-            first=inside, head=head, on_epoch=row.epoch, guard=task.preemption.on_signal)
+            first=inside, head=head)
         status = trainer.run()
         row.epoch(status, state="finished")
         for name, target in ((training.BEST_LOSS, training.BEST_LOSS),

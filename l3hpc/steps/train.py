@@ -21,7 +21,7 @@ from l3hpc.steps.networks import check_gpus
 from l3hpc.steps.reduction import Fit, teacher_dim, teacher_window
 from l3hpc.steps.sample import check_timezone
 from l3hpc.steps.task import Task
-from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields
+from l3hpc.steps.training import EpochParams, TrainingRow, loop_fields, loop_options, schedule_of
 
 if TYPE_CHECKING:
     from l3hpc.datasets.training_pairs import TrainingPairs
@@ -240,7 +240,6 @@ class Train(Step[TrainParams]):
         from l3hpc.io.files import digest
         from l3hpc.models.spec import parameter_count
         from l3hpc.models.training import loop as training
-        from l3hpc.models.training.state import Schedule
         from l3hpc.models.weights import random_weights_note
 
         pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
@@ -260,21 +259,13 @@ class Train(Step[TrainParams]):
         # Without the engine: either continues a checkpoint of the other.
         deciding = params.model_dump(mode="json", exclude={*self.not_in_fingerprint, "engine"})
         trainer = training.Training(
-            spec, cache, rows, task.scratch / "training",
-            Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
-                     params.plateau_factor, params.schedule),
-            learning_rate=params.rate_for(pairs.approx), batch_size=params.batch_size,
-            validation_batch_size=params.validation_batch_size, epoch_size=params.epoch_size,
-            validation_epoch_size=params.validation_epoch_size, bn_momentum=params.bn_momentum,
-            seed=params.seed, engine_name=params.engine, precision=params.precision,
-            mixed_precision=params.mixed_precision, deterministic=params.deterministic,
-            threads=task.threads, checkpoint_every=params.checkpoint_every,
-            checkpoint_batches=params.checkpoint_batches,
+            spec, cache, rows, task.scratch / "training", schedule_of(params),
+            **loop_options(params, task, row), learning_rate=params.rate_for(pairs.approx),
+            engine_name=params.engine, precision=params.precision,
             settings=digest([deciding, pairs.rows, pairs.key]),
             provenance={"teacher": pairs.teacher, "target": pairs.key,
                         **({"reduction": pairs.reduction} if pairs.reduction else {})},
-            tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None,
-            progress=task.progress, on_epoch=row.epoch, guard=task.preemption.on_signal)
+            tensorboard=task.scratch / "training" / "tensorboard" if params.tensorboard else None)
         status = trainer.run()
         row.epoch(status, state="finished")
         result = {

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sized
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from l3hpc.steps.base import Params
 from l3hpc.steps.task import Task
+
+if TYPE_CHECKING:
+    from l3hpc.models.training.state import Schedule
+
+_SAME_NAMES = ("batch_size", "validation_batch_size", "epoch_size", "validation_epoch_size",
+               "bn_momentum", "seed", "mixed_precision", "deterministic", "checkpoint_every",
+               "checkpoint_batches")  # of parameters of a step and of its training
 
 
 class LoopParams(Params):
@@ -98,6 +105,30 @@ def loop_fields(params: Any, task: Task, rows: tuple[Sized, Sized], rate: float,
         "learning_rate": rate, "gpus": gpus,
         "checkpoint_interval": params.checkpoint_every,
     }
+
+
+def schedule_of(params: Any) -> Schedule:
+    """The schedule of a training, from the parameters of its step."""
+    from l3hpc.models.training.state import Schedule
+
+    return Schedule(params.epochs, params.patience, params.min_delta, params.plateau_patience,
+                    params.plateau_factor, getattr(params, "schedule", "plateau"))
+
+
+def loop_options(params: Any, task: Task, row: TrainingRow) -> dict[str, Any]:
+    """What every training is given under the same names.
+
+    Parameters
+    ----------
+    params
+        Parameters of the step.
+    task
+        The task.
+    row
+        Its row of the ledger, which every epoch updates.
+    """
+    return {**{name: getattr(params, name) for name in _SAME_NAMES}, "threads": task.threads,
+            "progress": task.progress, "on_epoch": row.epoch, "guard": task.preemption.on_signal}
 
 
 class TrainingRow:
