@@ -11,7 +11,7 @@ from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import last_job, pack, submission_lock, submit, submit_jobs
+from l3hpc.runs import last_job, pack, run_folder, submission_lock, submit, submit_jobs
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.resume_plan import ResumePlan, given_up, plan_resume
 from l3hpc.schedulers import scripts
@@ -69,7 +69,7 @@ def resume(
     """
     progress = progress or Progress()
     # the plan is made under the lock: otherwise two resumptions would submit the same tasks
-    with submission_lock.acquire(workspace, run, "resume"), submit.umask(profile):
+    with submission_lock.acquire(workspace, run, "resume"), run_folder.umask(profile):
         todo = plan_resume(workspace, run, profile, sets, only=only, again=again, progress=progress)
         elsewhere = computed_elsewhere(todo.plan)
         texts = submit.render_scripts(todo.plan, todo.steps, elsewhere)
@@ -84,7 +84,7 @@ def resume(
         on_submitted(record, submitted)
     submit.raise_if_incomplete(run, left_out)
     if record.capabilities.runner and todo.steps:
-        with submit.umask(profile):
+        with run_folder.umask(profile):
             submit.run_local(workspace, run, detach=detach)
         record = records.read(workspace, run)
     return record
@@ -127,7 +127,7 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
     for step in todo.steps:
         _note_requeues(todo.plan, step, records.step(record, step.name))
     before, since = _mark_submitting(workspace, record), time.time()
-    with submit.durable(progress) as syncing:
+    with run_folder.durable(progress) as syncing:
 
         def write_step(step: PlannedStep) -> None:
             _write_step(todo.plan, step, texts[step.name])
@@ -164,7 +164,7 @@ def _note_requeues(plan: Plan, step: PlannedStep, entry: StepRecord) -> None:
 
 def _write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]) -> None:
     """Write the scripts and the policy of a new attempt, without the requeues of the last one."""
-    submit.write_step(plan, step, texts, again=True)
+    run_folder.write_step(plan, step, texts, again=True)
     folder = plan.step_folder(step.name)
     for index in step.missing:
         for name in ("requeues.json", "gave_up.json"):

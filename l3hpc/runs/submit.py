@@ -1,43 +1,34 @@
 """Submitting a plan: the folder of the run with all that its jobs read, then the jobs themselves.
 
-``submit`` is the whole of it. A run whose folder cannot be written leaves nothing behind;
-``submit_jobs`` does the same for its jobs.
+``submit`` is the whole of it; ``run_folder`` writes the folder, and ``submit_jobs`` submits the
+jobs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from l3hpc import schedulers
 from l3hpc.config import sources
-from l3hpc.config.capabilities import LOCAL, SLURM
-from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
-from l3hpc.io.files import create_file, share_file, write_json
 from l3hpc.io.owners import current_user
-from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import last_job, notifications, submission_lock
+from l3hpc.runs import last_job, run_folder
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.runs.job_scripts import arrays_of
 from l3hpc.runs.submit_jobs import Submission, submit_steps
-from l3hpc.schedulers import requeue_policy, scripts
+from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
-from l3hpc.workspace import artifacts, records, sharing, step_config
-from l3hpc.workspace.layout import ArtifactFolder, Workspace
-from l3hpc.workspace.lease import Lease
-from l3hpc.workspace.run_record import RunRecord, StepRecord
+from l3hpc.workspace import artifacts, records, sharing
+from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.run_record import RunRecord
 from l3hpc.workspace.states import RunState, StepState
 
 
@@ -79,6 +70,7 @@ def submit(
     L3hpcError
         If a step failed during the submission, so that others were not submitted.
     """
+    progress = progress or Progress()
     steps = in_order(plan.steps)
     scheduler = scheduler or schedulers.prepared(plan.profile, plan.workspace)
     if not test_only:
@@ -87,26 +79,17 @@ def submit(
     elsewhere = computed_elsewhere(plan)
     texts = render_scripts(plan, steps, elsewhere)
     if unchecked := scheduler.validate(plan):
-        (progress or Progress()).note(unchecked)
+        progress.note(unchecked)
     if test_only:
-        return _check_scripts(plan, steps, texts, progress or Progress(), scheduler)
-    with umask(plan.profile):
-        lock = _make_folder(plan)
-        for risk in sharing.find_risks(plan.workspace):
-            if risk.anybody:
-                (progress or Progress()).note(f"warning: {risk.message}; to fix it: {risk.fix}")
-        try:
-            record = _write_folder(plan, steps, texts)
-            with durable(progress or Progress()) as syncing:
-                syncing.add(_needed_to_resume(plan))
-                left_out = submit_steps(Submission(
-                    plan, steps, texts, record, progress or Progress(),
-                    lambda step: _write_new_step(plan, step, texts[step.name]), syncing, elsewhere))
-                last_job.submit_job(plan.workspace, record, progress or Progress(),
-                                    syncing=syncing)
-        finally:
-            _complete_folder(plan, steps)
-            lock.release(forget=True)
+        return _check_scripts(plan, steps, texts, progress, scheduler)
+    with run_folder.umask(plan.profile):
+        with run_folder.create(plan):
+            _note_risks(plan, progress)
+            record = run_folder.write(plan, steps, texts)
+            try:
+                left_out = _submit_jobs(plan, steps, texts, record, progress, elsewhere)
+            finally:
+                run_folder.complete(plan, steps)
         if on_submitted is not None:
             on_submitted(record)
         raise_if_incomplete(plan.run, left_out)
@@ -115,6 +98,27 @@ def submit(
             run_local(plan.workspace, plan.run, detach=detach)
             record = records.read(plan.workspace, plan.run)
     return record
+
+
+def _note_risks(plan: Plan, progress: Progress) -> None:
+    for risk in sharing.find_risks(plan.workspace):
+        if risk.anybody:
+            progress.note(f"warning: {risk.message}; to fix it: {risk.fix}")
+
+
+def _submit_jobs(plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, record: RunRecord,
+                 progress: Progress, elsewhere: Mapping[str, Collection[int]]) -> dict[str, str]:
+    """Submit the jobs of a new run, and the one that follows it; return the steps that were left
+    out, and why.
+    """
+    with run_folder.durable(progress) as syncing:
+        syncing.add(run_folder.needed_to_resume(plan))
+        left_out = submit_steps(Submission(
+            plan, steps, texts, record, progress,
+            lambda step: run_folder.write_new_step(plan, step, texts[step.name]), syncing,
+            elsewhere))
+        last_job.submit_job(plan.workspace, record, progress, syncing=syncing)
+    return left_out
 
 
 def raise_if_incomplete(run: str, left_out: Mapping[str, str]) -> None:
@@ -253,170 +257,6 @@ def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
     return ordered
 
 
-def _make_folder(plan: Plan) -> Lease:
-    """Create the folder of the run and take its submission lock."""
-    if plan.profile.shared_group:
-        sharing.prepare(plan.workspace, {step.kind for step in plan.steps})
-    try:
-        plan.folder.path.mkdir(parents=True)
-    except FileExistsError:
-        lock = submission_lock.take_over(plan.workspace, plan.run)
-        if lock is None:
-            raise InputError(f"the run {plan.run} already exists", where=str(plan.folder),
-                             hint="Another command may have submitted the same just now: "
-                                  f"{command_line('status', plan.run)}. To submit it a second "
-                                  "time, repeat yours.") from None
-        return lock
-    try:
-        return submission_lock.acquire(plan.workspace, plan.run, "submit")
-    except InputError:  # another submission of this name has taken the folder over
-        raise
-    except BaseException:  # a full disk, Ctrl-C
-        shutil.rmtree(plan.folder, ignore_errors=True)
-        raise
-
-
-def _write_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
-    """Write what a resumption needs: the settings and policies of all steps, and the record in
-    state ``submitting``. The folder of a step is written just before its jobs are submitted.
-    """
-    try:
-        return _fill_folder(plan, steps, texts)
-    except BaseException:  # a full disk, Ctrl-C: no half of a run
-        shutil.rmtree(plan.folder, ignore_errors=True)
-        raise
-
-
-def _fill_folder(plan: Plan, steps: list[PlannedStep], texts: scripts.Texts) -> RunRecord:
-    plan.folder.artifacts.mkdir()
-    plan.folder.steps.mkdir()
-    step_config.write_all(
-        plan.folder, {step.name: (step.config(plan.run), _policy(plan, step)) for step in steps})
-    for step in steps:
-        if step.name not in texts:
-            _write_new_step(plan, step, ())
-    last_job.prepare(plan)
-    notifications.prepare(plan)
-    is_local = not plan.profile.capabilities.remote
-    executor = plan.profile.executor
-    record = RunRecord(
-        run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
-        user=current_user(), host=socket.gethostname(), command=list(sys.argv),
-        options=plan.options, state=RunState.SUBMITTING, local=executor == LOCAL,
-        folder=os.getcwd(),
-        slots={"cpus": plan.profile.slot_cpus(), "mem_mb": plan.profile.slot_mem_mb()}
-        if is_local else {}, clusters=plan.profile.slurm_clusters,
-        scheduler="" if executor in (LOCAL, SLURM) else executor,
-        steps=[StepRecord(
-            name=step.name, kind=step.kind, artifact=str(step.artifact), tasks=step.tasks,
-            needs=list(step.needs), any_needs=list(step.any_needs), like=step.like,
-            state=StepState.PLANNED if step.missing else StepState.REUSED,
-            resources=step.resources.to_json(), waits_for=list(step.waits_for),
-        ) for step in steps])
-    # from here on the run exists, unless there is a power failure before submit returns
-    records.write(plan.workspace, record, durable=False)
-    return record
-
-
-@contextlib.contextmanager
-def durable(progress: Progress) -> Iterator[Syncing]:
-    """Have the disk confirm by the end of the block what is added within it. It writes the files
-    while sbatch is at work, so that this costs next to nothing.
-
-    Parameters
-    ----------
-    progress
-        Receives a note if the disk does not confirm it.
-
-    Yields
-    ------
-    Syncing
-        For the paths.
-    """
-    with Syncing() as syncing:
-        yield syncing
-        try:
-            syncing.wait()
-        except OSError as error:
-            progress.note("warning: the disk did not confirm that the files of this run are "
-                          f"written ({error.strerror}): a power failure could lose them")
-
-
-def _needed_to_resume(plan: Plan) -> tuple[Path, ...]:
-    """What has to be on disk, so that the run can be resumed after a power failure. (All other
-    files are written again then.)
-    """
-    run = plan.folder
-    return run.path.parent, run.path, run.record, run.settings, run.sync_script
-
-
-def _write_new_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]]
-                    ) -> None:
-    """Make the folder of a step, with all that its jobs read."""
-    step_config.write_folder(
-        plan.step_folder(step.name), step.config(plan.run), _policy(plan, step))
-    write_step(plan, step, texts)
-
-
-def _complete_folder(plan: Plan, steps: Sequence[PlannedStep]) -> None:
-    """Make the folders of the steps that were not submitted, because they were left out or a job
-    was refused.
-    """
-    for step in steps:
-        folder = plan.step_folder(step.name)
-        if not os.path.isdir(folder):
-            with contextlib.suppress(OSError):  # a full disk, or no folder of the run; see resume
-                step_config.write_folder(folder, step.config(plan.run), _policy(plan, step))
-
-
-def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]], *,
-               again: bool = False) -> None:
-    """Write what the jobs of a step read, apart from its settings and its policy.
-
-    Every file less counts: on a shared disk, creating files takes most of the time of a submission,
-    apart from sbatch.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    step
-        The step, whose settings are in its folder.
-    texts
-        What each of its scripts runs, and its text.
-    again
-        Replace what an earlier submission wrote, perhaps not all of it, and the policy.
-    """
-    folder = plan.step_folder(step.name)
-    for path in (folder.logs, folder.markers):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path)
-    if again:
-        plan.folder.artifacts.mkdir(exist_ok=True)
-        for old in folder.scripts:
-            old.unlink()
-        # whole or not at all: jobs that are live may read it
-        write_json(folder.requeue_policy, _policy(plan, step), durable=False)
-    # nobody reads a script before its job is submitted, so it is written in place
-    for number, (_, text) in enumerate(texts):
-        create_file(folder.script(number), text.encode())
-    try:
-        os.mkdir(step.artifact)
-    except FileNotFoundError:
-        os.makedirs(step.artifact, exist_ok=True)
-    except FileExistsError:
-        step_config.remove_damaged(step.artifact)
-    if plan.profile.shared_group and step.missing:
-        sharing.prepare_artifact(step.artifact)
-    share_file(folder.config, ArtifactFolder(step.artifact).config)
-    with contextlib.suppress(FileExistsError):
-        os.symlink(step.artifact, plan.folder.artifact(step.name))
-
-
-def _policy(plan: Plan, step: PlannedStep) -> dict[str, Any]:
-    return requeue_policy.of(plan.profile, step).to_json()
-
-
 def _check_scripts(
     plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, progress: Progress,
     scheduler: Scheduler,
@@ -444,22 +284,6 @@ def _check_scripts(
         run=plan.run, pipeline=plan.pipeline, cluster=plan.profile.name, created=time.time(),
         user=current_user(), host=socket.gethostname(), command=list(sys.argv),
         options=plan.options, state=RunState.TESTED, steps=[])
-
-
-@contextlib.contextmanager
-def umask(profile: ClusterProfile) -> Iterator[None]:
-    """Within the block, open new files to the group only if the profile says so.
-
-    Parameters
-    ----------
-    profile
-        The cluster profile.
-    """
-    previous = os.umask(int(profile.umask, 8))
-    try:
-        yield
-    finally:
-        os.umask(previous)
 
 
 def _in_main_thread() -> bool:

@@ -13,7 +13,7 @@ from waiting import until
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.runs import status, submit, submit_jobs
+from l3hpc.runs import run_folder, status, submit, submit_jobs
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.slurm import sbatch
@@ -317,8 +317,8 @@ def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(
             raise OSError(28, "No space left on device", str(path))
         create_file(path, data, *args, **options)
 
-    create_file = submit.create_file
-    monkeypatch.setattr(submit, "create_file", full)
+    create_file = run_folder.create_file
+    monkeypatch.setattr(run_folder, "create_file", full)
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
     with pytest.raises(OSError, match="No space") as caught:
         submit.submit(made)
@@ -327,7 +327,7 @@ def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(
     record = records.read(tmp_path, "demo")
     assert record.state == "refused" and {step.job for step in record.steps} == {None}
     assert not list(made.folder.path.glob("steps/*/logs/.*"))
-    monkeypatch.setattr(submit, "create_file", create_file)
+    monkeypatch.setattr(run_folder, "create_file", create_file)
     assert [step.job for step in resume(tmp_path, "demo", on).steps] == ["102", "103", "104"]
 
 

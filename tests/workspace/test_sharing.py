@@ -16,13 +16,14 @@ from people import ADA, BOB, GROUP, as_person, root, types
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, collect_damage
 from l3hpc.io.owners import is_owned_by_user, read_own_file
-from l3hpc.runs import status
+from l3hpc.runs import status, submission_lock
 from l3hpc.runs import submit as submission
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import requeue_policy
 from l3hpc.worker import execute, job_entry
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.local_jobs import LocalJobs
+from l3hpc.workspace.states import RunState
 
 pytestmark = pytest.mark.slow
 
@@ -183,7 +184,7 @@ def test_the_owner_of_the_workspace_makes_no_job_of_another_execute_hers(chains,
     for name in ("config.json", "script.sbatch"):
         as_person(BOB, lambda name=name: read_own_file(made.step_folder("extract").path / name),
                   "belongs to user 54001")
-    as_person(BOB, lambda: submission.submission_lock.acquire(workspace, "bob-1", "resume"),
+    as_person(BOB, lambda: submission_lock.acquire(workspace, "bob-1", "resume"),
               "belongs to")
 
     def run_here():
@@ -263,7 +264,7 @@ def test_what_a_strict_umask_writes_later_has_the_readers_of_the_run(
     def later():
         cancel(workspace, "ada-1")
         record = records.read(workspace, "ada-1")
-        record.state = submission.RunState.SUBMITTING
+        record.state = RunState.SUBMITTING
         records.write(workspace, record)
         cancel(workspace, "ada-1")
         report.write(workspace, "ada-1")
