@@ -235,6 +235,26 @@ def test_cancel_reaches_a_detached_run(chains, tmp_path):
     assert cancel(tmp_path, "demo") == []
 
 
+def test_resume_right_after_cancel_waits_for_what_is_ending(chains, tmp_path):
+    """Otherwise it finds all jobs at work, says that there is nothing to do, and they end."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    made = chains.plan(tmp_path, names=("extract", "sample"),
+                       params={"extract": {"gate": str(gate)}})
+    submit.submit(made, detach=True)
+    until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
+    runner = LocalJobs(tmp_path, "demo").runner()["pid"]
+    os.kill(runner, signal.SIGSTOP)
+    assert cancel(tmp_path, "demo") == ["2", "1"]
+    threading.Timer(1.0, os.kill, (runner, signal.SIGCONT)).start()
+    resume(tmp_path, "demo", made.profile, detach=True)
+    gate.unlink()
+    until(lambda: states(tmp_path)["sample"] == "done")
+    assert states(tmp_path) == {"extract": "done", "sample": "done"}
+    record = records.read(tmp_path, "demo")
+    assert record.state == "submitted" and [len(step.attempts) for step in record.steps] == [2, 2]
+
+
 def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     gate = tmp_path / "gate"
     gate.touch()

@@ -438,10 +438,13 @@ class Runner:
             for job in self._local.jobs.values():
                 if job.state.is_active:
                     job.end(JobState.CANCELLED, ran_s=self._ran(job))
-            self._local.save()
-            self._record = records.read(self._workspace, self._run)
-            self._record.state, self._record.note = RunState.CANCELLED, why
-            records.write(self._workspace, self._record)
+            try:
+                # before the jobs are seen to have ended: from then on, resume writes the record
+                self._record = records.read(self._workspace, self._run)
+                self._record.state, self._record.note = RunState.CANCELLED, why
+                records.write(self._workspace, self._record)
+            finally:
+                self._local.save()
             self._show()
 
     def _of(self, state: JobState) -> list[tuple[str, LocalJob]]:

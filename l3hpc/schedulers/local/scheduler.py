@@ -220,6 +220,9 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
     # All tasks of an array wait for the same jobs, which have ended once one of them has started.
     begun = {job.job for job in jobs.jobs.values() if job.started is not None}
     minutes = {step.name: step.resources.get("time_min") for step in record.steps}
+    working = {job.state for job in jobs.jobs.values()} & {JobState.RUNNING}
+    # resume waits for these: a runner that is being stopped cancels whatever has not ended
+    ending = (working or {JobState.PENDING}) if runner and jobs.asked_to_stop() else set()
     for name, job in jobs.jobs.items():
         state, started = job.state, job.started
         elapsed = None if started is None else max((job.ended or now) - started, 0.0)
@@ -231,7 +234,8 @@ def _jobs_of(record: RunRecord, jobs: LocalJobs) -> tuple[StepJobs, list[str]]:
             limit = 60.0 * float(job.time_min or minutes.get(job.step) or 0)
             waits = bool(job.after or job.after_any) and job.job not in begun
             live[name] = LiveJob(
-                state, "" if waits else "waits for free cores and memory", elapsed, start=started,
+                JobState.COMPLETING if state in ending else state,
+                "" if waits else "waits for free cores and memory", elapsed, start=started,
                 restarts=job.restarts, limit_s=limit or None, waits_for_jobs=waits)
     if orphaned:
         note = _GONE
