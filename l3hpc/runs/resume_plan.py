@@ -23,6 +23,7 @@ from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
 from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import status
+from l3hpc.runs.step_status import StepStatus
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.base import Scheduler
 from l3hpc.schedulers.jobs import JobId, submitted_job
@@ -172,55 +173,103 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
     scheduler.prepare()
     record = records.read(workspace, run)
     [found] = status.collect(workspace, [run])
-    tasks_of = status.live_tasks(workspace, record)
-    requests = _requested_resources(record, sets)
-    chosen = set().union(*(_with_dependents(record, name) for name in only)) if only else None
-    recomputed = _with_dependents(record, again) if again else set()
-    for name in sorted(recomputed):
-        if tasks_of.get(name):
-            raise InputError(f"{name} still has pending or running jobs",
-                             hint=f"First: {command_line('cancel', run)}")
-    steps, live, stale, unchosen = [], {}, list[JobId](), list[str]()
-    held: dict[JobId, list[str]] = {}
-    for entry, now in zip(record.steps, found.steps, strict=True):
-        done = set() if entry.name in recomputed else artifacts.finished(Path(entry.artifact))
+    now = _Now(Path(workspace), record, profile, scheduler, status.live_tasks(workspace, record),
+               _requested_resources(record, sets),
+               set().union(*(_with_dependents(record, name) for name in only)) if only else None,
+               _with_dependents(record, again) if again else set())
+    now.refuse_live()
+    for entry, step in zip(record.steps, found.steps, strict=True):
+        now.add(entry, step)
+    plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
+                steps=tuple(now.steps), options=record.options)
+    scheduler.validate(plan)
+    answer = scheduler.jobs(record)
+    return ResumePlan(
+        plan, now.steps, now.live, now.stale[::-1], now.held,
+        [entry for entry in record.steps if entry.name in now.recomputed],
+        finished=all(step.done >= step.tasks for step in found.steps) and not now.recomputed,
+        taken_over={step.name: step.computed_by for step in found.steps
+                    if step.computed_by and step.name not in now.recomputed},
+        untracked=answer.untracked(record), unchosen=now.unchosen, notes=answer.notes(record),
+        held_by_administrator={step.name: step.held_by_administrator
+                               for step in found.steps if step.held_by_administrator})
+
+
+@dataclass
+class _Now:
+    """A run as it is now, what is requested, and what follows from both, step by step.
+
+    Attributes
+    ----------
+    tasks : mapping
+        Step → its tasks that are pending or running.
+    requests : mapping
+        Step → the resources that are requested for it.
+    chosen : set of str or None
+        Names of the steps that may be submitted; None: all.
+    recomputed : set of str
+        Names of the steps that are computed again, even if they are finished.
+    steps, live, stale, held, unchosen
+        As in ``ResumePlan``, of the steps that were added; the first of ``stale`` is submitted
+        first.
+    """
+
+    workspace: Path
+    record: RunRecord
+    profile: ClusterProfile
+    scheduler: Scheduler
+    tasks: Mapping[str, Mapping[int, status.LiveTask]]
+    requests: Mapping[str, dict[str, int]]
+    chosen: Set[str] | None
+    recomputed: Set[str]
+    steps: list[PlannedStep] = field(default_factory=list, init=False)
+    live: dict[str, list[str]] = field(default_factory=dict, init=False)
+    stale: list[JobId] = field(default_factory=list, init=False)
+    held: dict[JobId, list[str]] = field(default_factory=dict, init=False)
+    unchosen: list[str] = field(default_factory=list, init=False)
+
+    def refuse_live(self) -> None:
+        """Raise an ``InputError`` if a step that is to be computed again has live jobs."""
+        for name in sorted(self.recomputed):
+            if self.tasks.get(name):
+                raise InputError(f"{name} still has pending or running jobs",
+                                 hint=f"First: {command_line('cancel', self.record.run)}")
+
+    def add(self, entry: StepRecord, found: StepStatus) -> None:
+        """Determine what has to be done for a step. found: its status."""
+        done = set() if entry.name in self.recomputed else artifacts.finished(Path(entry.artifact))
         if len(done) >= entry.tasks:
             # a job that is held although its result exists delays the steps that depend on it
             jobs = _jobs_by_id(entry)
-            held |= {jobs[task]: list[str]() for task in now.held}
-            continue
-        tasks = tasks_of.get(entry.name, {})
-        running = {index: task.job for index, task in tasks.items()}
-        # pending although a job that it depends on has failed (the local runner blocks them itself)
-        if now.state is StepState.BLOCKED:
-            if record.capabilities.remote:
-                stale += [submitted_job(attempt) for attempt in entry.attempts
-                          if {*attempt.task_ids.values()} & {*running.values()}]
-            running = {}
+            self.held |= {jobs[task]: list[str]() for task in found.held}
+            return
+        running = self._running(entry, found)
         if running:
-            live[entry.name] = attempts.live_ids(entry, done, running)
-        if held_tasks := {index for index in running if tasks[index].now.held}:
-            held |= _held(workspace, record, entry, running, held_tasks, scheduler)
-        if chosen is not None and entry.name not in chosen:
-            if len(done | running.keys()) < entry.tasks:
-                unchosen.append(entry.name)
-            continue
-        step = _planned(workspace, record, entry, profile, requests.get(entry.name, {}),
-                        {*done, *running})
-        if step.missing:
-            steps.append(step)
-    plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
-                steps=tuple(steps), options=record.options)
-    scheduler.validate(plan)
-    answer = scheduler.jobs(record)
-    return ResumePlan(plan, steps, live, stale[::-1], held,
-                [entry for entry in record.steps if entry.name in recomputed],
-                finished=all(step.done >= step.tasks for step in found.steps) and not recomputed,
-                taken_over={step.name: step.computed_by for step in found.steps
-                            if step.computed_by and step.name not in recomputed},
-                untracked=answer.untracked(record), unchosen=unchosen, notes=answer.notes(record),
-                held_by_administrator={step.name: step.held_by_administrator
-                                       for step in found.steps if step.held_by_administrator})
+            self.live[entry.name] = attempts.live_ids(entry, done, running)
+            self._release(entry, running)
+        if self.chosen is None or entry.name in self.chosen:
+            step = _planned(self.workspace, self.record, entry, self.profile,
+                            self.requests.get(entry.name, {}), {*done, *running})
+            if step.missing:
+                self.steps.append(step)
+        elif len(done | running.keys()) < entry.tasks:
+            self.unchosen.append(entry.name)
+
+    def _running(self, entry: StepRecord, found: StepStatus) -> dict[int, str]:
+        """Task → id, of those that may still compute it; jobs that never can are stale."""
+        running = {index: task.job for index, task in self.tasks.get(entry.name, {}).items()}
+        # pending although a job that it depends on has failed (the local runner blocks them itself)
+        if found.state is not StepState.BLOCKED:
+            return running
+        if self.record.capabilities.remote:
+            self.stale += [submitted_job(attempt) for attempt in entry.attempts
+                           if {*attempt.task_ids.values()} & {*running.values()}]
+        return {}
+
+    def _release(self, entry: StepRecord, running: Mapping[int, str]) -> None:
+        tasks = self.tasks[entry.name]
+        if held := {index for index in running if tasks[index].now.held}:
+            self.held |= _held(self.workspace, self.record, entry, running, held, self.scheduler)
 
 
 def _jobs_by_id(entry: StepRecord) -> dict[str, JobId]:
