@@ -59,7 +59,8 @@ def test_an_address_may_be_a_variable_or_stand_in_a_file(box, monkeypatch, tmp_p
 
 @pytest.mark.parametrize(("given", "said"), [
     ("$NOWHERE", "NOWHERE is not set"), ("~/no/such/file", "cannot be read"),
-    (f"nothing://{TOKEN}", "Apprise does not understand"), (TOKEN, "no address, variable or file"),
+    (f"nothing://{TOKEN}", "Apprise does not understand"),
+    (TOKEN, "not an address, a variable or a file"),
     (f"slack://{TOKEN}", "Apprise does not understand")])
 def test_what_cannot_be_used_is_refused_without_the_secret(given, said):
     with pytest.raises(InputError, match=said) as caught:
