@@ -8,6 +8,7 @@ lower value is better follows from the rule of the column, or from words in its 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -165,7 +166,7 @@ def rows_by_artifact(workspace: Path) -> dict[Path, list[Row]]:
     found: dict[Path, list[Row]] = {}
     for row in Store(workspace).fold().rows.values():
         # a row names its folder, or that of a task in it, by a link in the run that made it
-        for path in {Path(part).resolve() for part in row.key if part.startswith("/")}:
+        for path in {Path(os.path.realpath(part)) for part in row.key if part.startswith("/")}:
             found.setdefault(path.parent if path.name.isdecimal() else path, []).append(row)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def ledger_rows(workspace: Path, run: str, artifacts: Mapping[str, Path],
     for place, row in recorded.items():
         mine = row.extra.get("run") == run or f"/runs/{run}/" in "/".join(row.key)
         # of a step with several tasks, a row may name the folder of one
-        named = [Path(part).resolve() for part in row.key if part.startswith("/")]
+        # not Path.resolve, which fails on links in a circle: anybody may have made this row
+        named = [Path(os.path.realpath(part)) for part in row.key if part.startswith("/")]
         shown = any(path in real or path.parent in real for path in named)
         if shown or mine and every_row:
             (own if mine else reused)[place] = row

@@ -83,6 +83,16 @@ class Frozen(TypedDict):
     partial_inputs: NotRequired[list[str]]
 
 
+def _end_if_cancelled(config_path: Path) -> None:
+    """End an attempt that Slurm has requeued although its run was cancelled a moment before."""
+    from l3hpc.worker import requeue
+
+    if (os.environ.get("SLURM_RESTART_COUNT") or "0") != "0" \
+            and requeue.is_cancelled(config_path.parent):
+        print("the run was cancelled: this attempt computes nothing", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
+
+
 class TaskCall:
     """What submitit pickles for one task. Its name and fields are in the pickles of queued jobs.
 
@@ -110,6 +120,7 @@ class TaskCall:
         try:
             # the config decides which folders are written and removed, so it has to be ours
             read_own_file(Path(self.config_path))
+            _end_if_cancelled(Path(self.config_path))
             return run_task(Path(self.config_path), self.index)
         except L3hpcError as error:
             for number, line in enumerate(error.lines()):

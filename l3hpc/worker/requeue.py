@@ -108,7 +108,7 @@ def after_end(folder: Path, task: int, code: int, evidence: str) -> Decision | N
     """
     marks = markers.read_task(StepFolder(folder).markers, task)
     kind = str((marks.error or {}).get("type", ""))
-    if _cancelled(folder) or kind == TOO_MANY_TIMEOUTS and marks.gave_up:
+    if is_cancelled(folder) or kind == TOO_MANY_TIMEOUTS and marks.gave_up:
         return None
     if kind == TOO_MANY_TIMEOUTS:
         reason = requeue_policy.decide(requeue_policy.read(folder), requeue_policy.TIME,
@@ -323,7 +323,14 @@ def _requeues(folder: Path, task: int) -> tuple[list[dict[str, Any]], list[list[
     return requeue_policy.requeues_of(folder, task, packed.tasks if packed is not None else ())
 
 
-def _cancelled(folder: Path) -> bool:
+def is_cancelled(folder: Path) -> bool:
+    """Whether the run has been cancelled.
+
+    Parameters
+    ----------
+    folder
+        Folder of the step in the run.
+    """
     with contextlib.suppress(OSError, L3hpcError, ValueError, AttributeError):
         return bool(read_json(StepFolder(folder).run.record).get("state") == RunState.CANCELLED)
     return False

@@ -11,6 +11,7 @@ from l3hpc.errors import InputError
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.spec import openl3_spec
 from l3hpc.reduction.phi import Phi, save_phi
+from l3hpc.report import comparison
 from l3hpc.report.collect import collect, read_epochs, read_scores
 from l3hpc.report.data import StepFacts
 from l3hpc.report.folder import csv_text, write_results
@@ -218,6 +219,10 @@ def test_ledger_rows_of_this_run_and_of_reused_results(artifacts, tmp_path):
     journal = Journal(workspace / "ledger" / "journal", labels={"username": "ada", "run": "old"})
     journal.record("embedding_approx_mse", {"model_dir": str(link), "best_validation_loss": 0.5})
     journal.record("embedding_approx_mse", {"model_dir": "/elsewhere", "learning_rate": 1.0})
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)  # of somebody else in the group
+    journal.record("embedding_approx_mse", {"model_dir": str(circle / "train")})
+    assert comparison.rows_by_artifact(workspace)
     (row,) = collect("new", artifacts, steps(), workspace=workspace).ledger
     cells = dict(row.cells)
     assert row.tab == "embedding_approx_mse" and len(row.cells) == 28

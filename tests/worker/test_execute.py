@@ -45,6 +45,25 @@ def run(path, index=0):
     return execute.run_task(path, index, progress=Progress())
 
 
+@pytest.mark.parametrize("state, restarts, ends", [
+    ("cancelled", "1", True), ("cancelled", "0", False), ("submitted", "1", False)])
+def test_a_requeued_attempt_of_a_cancelled_run_computes_nothing(
+        config, monkeypatch, capsys, state, restarts, ends):
+    """Slurm requeues a job that was cancelled while it asked for that."""
+    path = config()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    monkeypatch.setattr(execute.terminal, "install_safe_output", lambda **lossy: None)
+    monkeypatch.setattr(execute.signal, "signal", lambda *arguments: None)
+    write_json(path.parents[2] / "run.json", {"state": state})
+    if ends:
+        with pytest.raises(SystemExit) as caught:
+            execute.TaskCall(str(path), 0)()
+        assert caught.value.code == 143 and "was cancelled" in capsys.readouterr().err
+    else:
+        execute.TaskCall(str(path), 0)()
+    assert artifacts.finished(Path(read_json(path)["artifact"])) == (set() if ends else {0})
+
+
 @pytest.mark.parametrize("ahead", [7200.0, -7200.0])
 def test_the_times_of_a_result_fit_although_the_clock_was_set(config, monkeypatch, ahead):
     path, real, calls = config(), time.time, []
