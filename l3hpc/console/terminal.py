@@ -50,6 +50,7 @@ class SafeStream:
     def __init__(self, stream: TextIO, *, controls: bool = False, lossy: bool = False) -> None:
         self.stream, self._controls, self.lossy = stream, controls, lossy
         self.broken = False
+        self._other: SafeStream | None = None  # to the same stream
 
     def write(self, text: str | bytes) -> int:
         """Write a text and return its length."""
@@ -94,7 +95,8 @@ class SafeStream:
         try:
             yield
         except OSError as error:
-            self.broken = self.broken or isinstance(error, BrokenPipeError)
+            for one in filter(None, (self, self._other)):
+                one.broken = one.broken or isinstance(error, BrokenPipeError)
             if not self.lossy:
                 raise
 
@@ -117,7 +119,9 @@ def with_controls(stream: TextIO) -> TextIO:
     """
     if not isinstance(stream, SafeStream):
         return stream
-    return cast("TextIO", SafeStream(stream.stream, controls=True, lossy=stream.lossy))
+    made = SafeStream(stream.stream, controls=True, lossy=stream.lossy)
+    made._other = stream
+    return cast("TextIO", made)
 
 
 def console() -> Console:

@@ -151,6 +151,17 @@ def test_closed_full_and_broken_streams(workspace, line, code):
     assert done.returncode == code or code == 130 and done.returncode == 0
 
 
+def test_a_reader_that_has_gone_is_noticed_through_coloured_text_too():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8", buffering=1) as pipe:
+        stream = terminal.SafeStream(pipe)
+        with pytest.raises(BrokenPipeError):
+            terminal.with_controls(stream).write("\x1b[32mgreen\n")
+        assert stream.broken
+        terminal.discard_output(pipe)
+
+
 @pytest.mark.parametrize("streams", [("stdout", "stderr"), ("stderr",)])
 def test_what_a_full_disk_does_not_take_ends_no_work(tmp_path, streams):
     """The log of a job may lie on a full disk: lines are lost, not the work of a day."""
