@@ -9,7 +9,7 @@ from follow import profile, settled, states, until
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import status, submit, task_state
-from l3hpc.runs.resume import resume
+from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.slurm import queue
 from l3hpc.workspace import markers
 from l3hpc.workspace.layout import Workspace
@@ -88,3 +88,24 @@ exit "$code" """)
     first, second = asked.read_text().splitlines()[:2]  # "1 Job is pending execution for job 7"
     assert first.startswith("0") and not second.startswith("0")
     assert [entry["mem_mb"] for entry in marks(tmp_path).requeues] == [400]
+
+
+def test_what_is_cancelled_while_it_asks_to_be_requeued_computes_nothing(
+        slurm_plain, chains, tmp_path):
+    """Slurm requeues a job that was cancelled a moment before."""
+    setup = wrap_scontrol(tmp_path, """
+touch "$HERE/asked"
+trap '' TERM
+while [ ! -e "$HERE/go" ]; do sleep 0.1; done
+exec "$REAL" "$@" """)
+    hungry(chains, slurm_plain, tmp_path, setup=setup)
+    slurm_plain.until((tmp_path / "site/asked").exists, "scontrol is not called")
+    assert cancel(tmp_path, "demo")
+    (tmp_path / "site/go").touch()
+    slurm_plain.until(lambda: not slurm_plain.command("squeue", "-h", "-o", "%A %T %r").strip(),
+                      "a job of a cancelled run stays in the queue")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert states(found) == {"extract": "cancelled", "sample": "cancelled"}
+    log = "".join(path.read_text() for path in
+                  Workspace(tmp_path).run("demo").step("extract").logs.glob("*_log.err"))
+    assert log.count("working: 0/10") <= 1
