@@ -9,6 +9,10 @@ BIN := $(VENV)/bin
 # Where it is set, each of the many processes of the tests would compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
+# Compiles all packages, also for users who may not write there. Some hold templates that are not
+# Python: these stay as they are.
+COMPILE = -@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
+
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 .PHONY: help demo test check docs docs-serve fuzz bench lint install install-dev slurm test-slurm clean
@@ -16,19 +20,23 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 
+# pip would compile all packages, which takes a third of its time, and most modules are never imported.
+# Python compiles a module when it is first imported, and keeps the result.
 $(VENV)/.core: setup.cfg setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 found; install one, or say PYTHON=/path/to/python make …" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[fast]' \
-	    || $(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[fast]' \
+	    || $(BIN)/python -m pip install --quiet --no-compile --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(COMPILE)
 	@touch $@
 
 install: $(VENV)/.core  ## install l3hpc into .venv
+	$(COMPILE)
 
 install-dev: $(VENV)/.dev  ## also install the test dependencies
 

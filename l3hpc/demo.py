@@ -31,7 +31,7 @@ from l3hpc.workspace.states import RunState
 PIPELINE = "all"
 FIRST_LINE = "# Written by l3hpc demo."  # of cluster.yaml, by which a demonstration is recognised
 FRAMES_PER_S = 9.0  # of the teacher on two cores
-OVERHEAD_S = 75.0  # everything else
+OVERHEAD_S = 55.0  # everything else
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class DemoSettings:
     """
 
     sensors: int = 3
-    recordings: int = 20
+    recordings: int = 9
     seconds: float = 10.0
     clips: int = 120
-    days: int = 10
+    days: int = 9
     seed: int = 20180216
     weights: str = "untrained"
     options: Mapping[str, Any] = field(default_factory=lambda: {
-        "emb-dim": 32, "width": 0.125, "samples": 240, "epochs": 12,
-        "batch-size": 32, "learning-rate": 1e-3, "classifier-epochs": 300})
-    sets: tuple[str, ...] = ("extract.files_per_task=20", "classify.learning_rate=0.01")
+        "emb-dim": 32, "width": 0.125, "samples": 108, "epochs": 10,
+        "batch-size": 32, "learning-rate": 3e-3, "classifier-epochs": 300})
+    sets: tuple[str, ...] = ("extract.files_per_task=9", "classify.learning_rate=0.01")
 
     @property
     def city(self) -> str:

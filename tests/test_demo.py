@@ -50,8 +50,8 @@ def test_the_plan_is_small_complete_and_on_this_machine(prepared):
 
 def test_default_sizes_end_in_time():
     settings = demo.DemoSettings()
-    assert settings.frames == 1200 and settings.minutes < 8
-    assert replace(settings, sensors=6).frames == 2400
+    assert settings.frames == 540 and settings.minutes < 3
+    assert replace(settings, sensors=6).frames == 1080
 
 
 def test_own_pipelines_of_the_caller_do_not_count(prepared, tmp_path, monkeypatch):
