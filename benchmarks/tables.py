@@ -160,7 +160,9 @@ def compared_markdown(rows: Sequence[Compared]) -> str:
         claim = row.claim
         sign = "≥" if claim.at_least else "≤"
         missing = [name for name, other in row.others.items() if not other.met]
-        missed = " (missed)" if not claim.met else \
+        if not claim.met and row.others:
+            missing.insert(0, row.measured_on[0].rpartition(", ")[0])
+        missed = " (missed)" if not any(each.met for each in row.all) else \
             f" (missed on {', '.join(missing)})" if missing else ""
         measured = f"**{f'{row.text()} {claim.unit}'.rstrip()}**{missed}"
         target = f"{sign} {figure(claim.target)} {claim.unit}".rstrip()

@@ -192,8 +192,9 @@ def test_claims_give_the_range_over_the_processors(
 
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     measured(tmp_path, "EPYC", "AVX-512", Claim("n", "DPPy", 480, 300),
-             Claim("memory", "DPPy", 13, 8))
-    measured(tmp_path / "old", "EPYC", "AVX2", Claim("memory", "DPPy", 14, 8))
+             Claim("memory", "DPPy", 13, 8), Claim("first", "DPPy", 7, 8))
+    measured(tmp_path / "old", "EPYC", "AVX2", Claim("memory", "DPPy", 14, 8),
+             Claim("first", "DPPy", 9, 8))
     measured(tmp_path / "new", "EPYC", "AVX-1024", Claim("memory", "DPPy", 7, 8))
     measured(tmp_path / "xeon", "Xeon", "AMX", Claim("n", "DPPy", 299, 300),
              Claim("AMX", "DPPy", 9, 8))
@@ -203,6 +204,8 @@ def test_claims_give_the_range_over_the_processors(
         f"EPYC with AVX-512, {today}; Xeon with AMX, {today} |",
         "| memory | DPPy | **7 to 14 ×** (missed on EPYC with AVX-1024) | higher | ≥ 8 × |  | "
         f"EPYC with AVX-512, {today}; EPYC with AVX-1024, {today}; EPYC with AVX2, {today} |",
+        "| first | DPPy | **7 to 9 ×** (missed on EPYC with AVX-512) | higher | ≥ 8 × |  | "
+        f"EPYC with AVX-512, {today}; EPYC with AVX2, {today} |",
         f"| AMX | DPPy | **9 ×** | higher | ≥ 8 × |  | Xeon with AMX, {today} |"]
 
 
