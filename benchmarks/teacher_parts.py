@@ -80,7 +80,8 @@ def _libraries(quick: bool) -> Table:
     return Table(
         "The teacher's network in float32, by library",
         ("library", "frames/s", "times ncnn", "error"),
-        [(name, f"{rate:.1f}", f"{rate / fastest:.2f}", f"{found['errors'][name]:.0e}")
+        [(name, f"{rate:.1f}", f"{rate / fastest:.2f}",
+          "" if name == "ncnn" else f"{found['errors'][name]:.0e}")
          for name, rate in found["frames_per_s"].items()],
         (f"From {frames} spectrograms a core to embeddings, with random weights; medians of {runs} "
          "runs, in turn. ONNX Runtime and OpenVINO compute one frame in each thread.",
