@@ -39,6 +39,20 @@ echo $((n + 1)) > {slurm.folder}/next
 echo $n""")
 
 
+@pytest.fixture(params=[dependencies.FRESH_S, 0.0], ids=["", "slow machine"])
+def fresh_s(request, monkeypatch):
+    """For how long a job counts as live without a query. On a busy machine, all this time may pass
+    between an sbatch and the next one."""
+    monkeypatch.setattr(dependencies, "FRESH_S", request.param)
+
+
+def in_queue(slurm, *before, until, then=()):
+    """squeue lists the jobs ``before`` until a file exists, and then others."""
+    lists = ["\n".join(queue_line(job, "RUNNING") for job in jobs) for jobs in (then, before)]
+    slurm.says("squeue", f"if [ -e {until} ]; then cat <<'E'\n{lists[0]}\nE\n"
+                         f"else cat <<'E'\n{lists[1]}\nE\nfi")
+
+
 def submitted_after(slurm):
     """What stood behind --dependency, call by call."""
     return [next((word.removeprefix("--dependency=") for word in line.split()
@@ -85,7 +99,7 @@ def test_a_dependency_that_is_never_taken_is_an_error_and_leaves_nothing(
     assert slurm.calls("scancel") == ["scancel 100"]
 
 
-def test_ids_of_before_a_wait_are_not_used_after_it(chains, slurm, on, tmp_path):
+def test_ids_of_before_a_wait_are_not_used_after_it(chains, slurm, on, tmp_path, fresh_s):
     """extract ends well while the queue is full; of the array of sample one task is left."""
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on, tasks={"sample": 2})
     done = [step.artifact / "0000" / "result.json" for step in made.steps[:2]]
@@ -95,13 +109,13 @@ case "$*" in *fit/script.sbatch)
     mkdir -p {done[0].parent} {done[1].parent}; echo '{{}}' > {done[0]}; echo '{{}}' > {done[1]}
     sleep 1.1; {FULL}
   fi ;; esac""")
-    slurm.says("squeue", f"cat <<'E'\n{queue_line('101_1', 'RUNNING')}\nE")
+    in_queue(slurm, "100", "101_0", "101_1", until=done[1], then=["101_1"])
     record = submit.submit(made)
     assert [step.job for step in record.steps] == ["100", "101", "102"]
     assert submitted_after(slurm) == ["", "afterok:100", "afterok:101", "afterok:101"]
 
 
-def test_a_parent_that_fails_during_a_wait(chains, slurm, on, tmp_path, capsys, monkeypatch):
+def test_a_parent_that_fails_during_a_wait(chains, slurm, on, tmp_path, fresh_s):
     """What needs it stays; the rest is submitted; it is said, kept, and made good by resume."""
     made = chains.plan(tmp_path, names=("extract", "sample", "fit", "embed"), on=on)
     marks = made.step_folder("extract").markers
@@ -111,6 +125,7 @@ case "$*" in *sample/script.sbatch)
     echo '{{"job": "100", "time": 1}}' > {marks}/0.begin
     echo '{{"code": 3, "time": 2}}' > {marks}/0.exit; sleep 1.1; {FULL}
   fi ;; esac""")
+    in_queue(slurm, "100", until=f"{marks}/0.exit")
     with pytest.raises(L3hpcError) as caught:
         submit.submit(made)
     assert caught.value.message == \
@@ -121,7 +136,7 @@ case "$*" in *sample/script.sbatch)
     assert record.state == "submitted"
     assert {step.name: step.state for step in record.steps} == {
         "extract": "submitted", "sample": "planned", "fit": "planned", "embed": "submitted"}
-    slurm.says("squeue", f"cat <<'E'\n{queue_line('101', 'RUNNING')}\nE")
+    in_queue(slurm, until=f"{slurm.folder}/calls", then=["101", "102", "103"])
     [found] = status.collect(tmp_path, ["demo"])
     assert {step.name: (step.state, step.detail) for step in found.steps} == {
         "extract": ("failed", "exit 3"), "sample": ("blocked", "by extract, not submitted"),
