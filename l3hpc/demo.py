@@ -22,6 +22,7 @@ from l3hpc.config.settings import Config
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
 from l3hpc.io.files import write_text
+from l3hpc.io.folders import follow_links
 from l3hpc.pipelines import definition, plan
 from l3hpc.pipelines.planned import Plan
 from l3hpc.report.data import ReportData
@@ -131,7 +132,7 @@ def prepare(folder: Path, settings: DemoSettings, progress: Progress) -> Config:
     from l3hpc.datasets.synth import City, make_city
 
     check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    follow_links(folder).mkdir(parents=True, exist_ok=True)
     write_text(folder / "cluster.yaml", cluster_file(settings))
     make_city(folder / settings.city, City(
         sensors=settings.sensors, recordings_per_sensor=settings.recordings,
@@ -147,12 +148,11 @@ def check_folder(folder: Path) -> None:
     Raises
     ------
     InputError
-        ``folder`` is a file, is neither empty nor an earlier demonstration, or has characters in
-        its path that scripts cannot hold.
+        ``folder`` is a file or a circular link, is neither empty nor an earlier demonstration, or
+        has characters in its path that scripts cannot hold.
     """
     configuration.check_workspace(folder / "workspace", "-o")
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file", where=str(folder), hint="Name another folder: -o FOLDER")
+    follow_links(folder)
     if folder.is_dir() and any(folder.iterdir()) and not is_demo(folder):
         raise InputError("is not empty, and not an earlier demonstration", where=str(folder),
                          hint="Name another folder: -o FOLDER")

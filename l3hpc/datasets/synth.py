@@ -8,6 +8,7 @@ Everything follows from one seed.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -17,14 +18,17 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from l3hpc.console.formatting import file_size
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import sounds
 from l3hpc.datasets.mixing import SoundEvent, mix_clip, render_all, write_csv, write_wav
 from l3hpc.datasets.synth_clips import Difficulty, activity, write_ust
 from l3hpc.errors import InputError
-from l3hpc.io.files import atomic_folder, read_json, write_json
+from l3hpc.io.files import read_json, write_json
+from l3hpc.io.folders import atomic_folder, real_folder
 
 SUMMARY = "city.json"
+SAMPLE_BYTES = 2
 VERSION = 1  # of what is generated: a city of another version is not reused
 TIMEZONE = "America/New_York"
 FIRST_DAY = datetime(2017, 11, 20, tzinfo=ZoneInfo(TIMEZONE))
@@ -122,7 +126,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
     Raises
     ------
     InputError
-        The folder holds anything else.
+        The folder holds anything else or cannot be made, or the disk is too full.
     """
     folder, city, progress = Path(folder), city or City(), progress or Progress()
     settings = {"version": VERSION, **asdict(city)}
@@ -138,8 +142,7 @@ def make_city(folder: Path | str, city: City | None = None, *,
                          hint="Name another folder, or remove this one.")
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError("is not empty", where=str(folder), hint="Name another folder.")
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file", where=str(folder), hint="Name another folder.")
+    _refuse_full_disk(folder, city)
     with atomic_folder(folder) as target:
         recordings = _write_recordings(target / "audio", city, progress)
         clips = {}
@@ -154,6 +157,17 @@ def make_city(folder: Path | str, city: City | None = None, *,
         }
         write_json(target / SUMMARY, summary)
     return {**summary, "reused": False}
+
+
+def _refuse_full_disk(folder: Path, city: City) -> None:
+    """Refuse a disk that has less room than the sounds need, before they are computed."""
+    count = city.sensors * city.recordings_per_sensor + city.ust_clips
+    needed = int(count * city.seconds * city.rate) * SAMPLE_BYTES
+    real = real_folder(folder)
+    free = shutil.disk_usage(next(one for one in (real, *real.parents) if one.is_dir())).free
+    if needed > free:
+        raise InputError(f"the city needs {file_size(needed)}, {file_size(free)} are free",
+                         where=str(folder), hint="Name a folder on another disk, or request less.")
 
 
 def loudness_floor(moment: datetime) -> float:

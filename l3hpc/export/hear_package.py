@@ -14,7 +14,8 @@ from typing import Any
 from l3hpc.embedding.model_files import find_model, recognise
 from l3hpc.errors import InputError
 from l3hpc.export.build import check_output
-from l3hpc.io.files import atomic_folder, write_text
+from l3hpc.io.files import write_text
+from l3hpc.io.folders import atomic_folder
 from l3hpc.teachers.find import has_sidecar
 from l3hpc.teachers.sidecar import sidecar_path
 

@@ -30,7 +30,8 @@ from l3hpc.export.build import (
 )
 from l3hpc.export.graph import Graph
 from l3hpc.export.interpreter import TfliteRunner
-from l3hpc.io.files import atomic_folder, write_bytes, write_json, write_text
+from l3hpc.io.files import write_bytes, write_json, write_text
+from l3hpc.io.folders import atomic_folder
 from l3hpc.models.parameters import FoldedNetwork
 from l3hpc.models.precision import deviation_of
 from l3hpc.models.spec import NetworkSpec

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import stat
 import time
 import uuid
@@ -77,40 +76,12 @@ def atomic_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Itera
                 os.fsync(stream.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        _name_full_disk(error, path)
+        name_full_disk(error, path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
     if durable:
         fsync_folder(folder or os.curdir)
-
-
-@contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Make a temporary folder that becomes ``target`` by one rename when the block ends.
-
-    If the block raises, the temporary folder is removed. If another process has made ``target`` in
-    the meantime, that one stays and the temporary folder is removed.
-
-    Yields
-    ------
-    Path
-        The temporary folder, beside ``target``.
-    """
-    target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if not target.is_dir():
-                raise
-        fsync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -157,11 +128,11 @@ def create_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             stream.write(data)
     except OSError as error:
-        _name_full_disk(error, path)
+        name_full_disk(error, path)
         raise
 
 
-def _name_full_disk(error: BaseException, path: Path) -> None:
+def name_full_disk(error: BaseException, path: Path) -> None:
     """Enter the file into an error of writing, which does not say which disk is full."""
     if (isinstance(error, OSError) and error.filename is None
             and error.errno in (errno.ENOSPC, errno.EDQUOT)):

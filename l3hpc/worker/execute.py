@@ -27,7 +27,8 @@ from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
 from l3hpc.console.progress import LogProgress, Progress, StateProgress, reporting
 from l3hpc.errors import InputError, L3hpcError
-from l3hpc.io.files import RESULT, atomic_folder, digest_file, read_json, write_json
+from l3hpc.io.files import RESULT, digest_file, read_json, write_json
+from l3hpc.io.folders import atomic_folder
 from l3hpc.io.owners import read_own_file
 from l3hpc.io.values import check_mapping
 from l3hpc.ledger.journal.records import Journal
@@ -447,7 +448,7 @@ def _compute(
             labels=config["labels"], progress=progress, recorder=recorder,
             where=config["name"], run=config["run"])
 
-    with atomic_folder(target) as output:
+    with atomic_folder(target, or_existing=True) as output:
         result = None
         with node_scratch.task_folder(f"{config['name']}-{index}", progress.note) as on_node:
             if on_node is not None:

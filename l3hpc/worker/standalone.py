@@ -13,7 +13,8 @@ from typing import Any
 import l3hpc.steps
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import InputError, by_hand, command_line, nearest
-from l3hpc.io.files import atomic_folder, is_task_folder
+from l3hpc.io.files import is_task_folder
+from l3hpc.io.folders import atomic_folder, real_folder
 from l3hpc.steps import AnyStep
 from l3hpc.steps.task import NoRecorder
 from l3hpc.worker.execute import read_config, run_step, validated
@@ -52,7 +53,7 @@ def run_standalone(
         several tasks.
     """
     with by_hand(step):
-        return _run(l3hpc.steps.step(step), settings, inputs, Path(output).absolute(), overwrite)
+        return _run(l3hpc.steps.step(step), settings, inputs, real_folder(output), overwrite)
 
 
 def _run(known: AnyStep, settings: Mapping[str, str], inputs: Mapping[str, Path], output: Path,

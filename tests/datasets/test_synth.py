@@ -2,9 +2,11 @@
 
 import csv
 import hashlib
+import shutil
 import wave
 from collections import Counter, defaultdict
 from datetime import datetime
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -68,6 +70,20 @@ def test_a_finished_city_is_kept_and_anything_else_is_not_touched(city, tmp_path
         make_city(tmp_path / "mine.txt", SMALL)
     assert digests(city) == before
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_city_is_written_where_a_link_leads_and_refused_where_the_disk_is_full(
+        tmp_path, monkeypatch):
+    small = City(sensors=1, recordings_per_sensor=1, ust_clips=0, seconds=1.0, rate=8000)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "city").symlink_to("disk")
+    make_city(tmp_path / "city", small)
+    assert (tmp_path / "disk/city.json").is_file()
+    assert make_city(tmp_path / "city", small)["reused"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=12_000))
+    with pytest.raises(InputError, match="needs 16 kB, 12 kB are free"):
+        make_city(tmp_path / "other", small)
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_interrupted_city_leaves_nothing(tmp_path, monkeypatch):
