@@ -26,13 +26,15 @@ from typing import Any, NamedTuple
 
 from benchmarks.tables import Claim, Table, run
 from l3hpc import schedulers
+from l3hpc.runs import job_scripts, submit
+from l3hpc.runs.job_scripts import RunScripts
 from l3hpc.workspace.layout import Workspace
 
 FAKES = Path(__file__).resolve().parent.parent / "tests" / "fakes"
 MEMORY = Path("/dev/shm")  # on a cluster, too, slurmctld's files are not on the users' disk
 RUNS = 9
-PRICE = ("before the first sbatch, scripts are rendered and settings written; after the last one, "
-         "the disk has confirmed the record")
+PRICE = ("before the first sbatch, settings and record are written; after the last one, the disk "
+         "has confirmed the record")
 
 
 def tables(quick: bool, work: Path) -> list[Table]:
@@ -78,13 +80,15 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
     if MEMORY.is_dir():
         cases.insert(1, (", runs in memory", MEMORY / work.name, 1, 5))
     for where, folder, chains, length in cases:
-        ours, bare, alone = list[_Time](), list[_Time](), list[_Time]()
+        ours, bare, alone, rendering = list[_Time](), list[_Time](), list[_Time](), list[_Time]()
         for number in range(runs):
             plan = _plan(cluster, folder / f"submit-{chains}-{number}", chains, length)
             scheduler = schedulers.prepared(plan.profile, plan.workspace)
+            rendering.append(_times(lambda plan=plan: job_scripts.render(plan)))
+            scripts = job_scripts.render(plan)
             scheduler.validate(plan)  # sinfo has answered, as at the end of any real planning
             with held(cluster):
-                ours.append(_times(lambda plan=plan, scheduler=scheduler: _ours(plan, scheduler)))
+                ours.append(_times(functools.partial(_ours, plan, scheduler, scripts)))
             with held(cluster):
                 bare.append(_times(lambda plan=plan: _bare(plan)))
             if length == 5 and not where:
@@ -93,7 +97,7 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
                         work / f"submitit-{number}", length)))
         jobs = chains * length
         for name, times in (("l3hpc", ours), ("sbatch --parsable", bare),
-                            ("submitit alone", alone)):
+                            ("submitit alone", alone), ("l3hpc, rendering before", rendering)):
             if times:
                 low, middle, high = quantiles([one.wall for one in times])
                 own, called = (median(one.own for one in times),
@@ -114,18 +118,16 @@ def _submission(cluster: Any, work: Path, many: int, runs: int) -> list[Table]:
         "also writes the folder of the run, the frozen configs, and its record after every job; "
         "what a job reads is written while sbatch submits the one before it. Of 20 and more, two "
         "are submitted at a time where neither needs the other; the loop submits one at a time.",
-        "sinfo, which checks the requests, is asked while the run is planned, and is not part of "
-        "these times.",
+        "Planning is not part of these times: there, l3hpc asks sinfo for the limits and renders "
+        "the scripts meanwhile (a row of its own). The loop finds its scripts on disk.",
         "submitit alone pickles one function per job; the dependencies are passed by hand.",
         "The files of the cluster are in memory, those of the runs on disk unless the table says "
         "otherwise. A run of five jobs writes about 60 files and folders; the time for that varies "
         "with the disk and its load (quartiles)."], claims)]
 
 
-def _ours(plan: Any, scheduler: Any = None) -> None:
-    from l3hpc.runs import submit
-
-    submit.submit(plan, scheduler=scheduler)
+def _ours(plan: Any, scheduler: Any = None, scripts: RunScripts | None = None) -> None:
+    submit.submit(plan, scheduler=scheduler, rendered=scripts)
 
 
 def _bare(plan: Any) -> None:
@@ -154,7 +156,7 @@ def _submitit(folder: Path, length: int) -> None:
 
 
 def _status(cluster: Any, work: Path, runs_of_twenty: int, runs: int) -> Table:
-    from l3hpc.runs import status, submit
+    from l3hpc.runs import status
 
     folder = work / "status"
     with held(cluster):

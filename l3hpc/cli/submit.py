@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from l3hpc.console.progress import Progress
     from l3hpc.pipelines.planned import Plan, PlannedStep
+    from l3hpc.runs.job_scripts import RunScripts
     from l3hpc.schedulers.base import Scheduler
     from l3hpc.workspace.run_record import RunRecord
 
@@ -64,12 +65,14 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc import schedulers
     from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
+    from l3hpc.runs import job_scripts
 
     asked: list[Scheduler] = []  # while the plan is made
     with _nothing_submitted(InputError):
         plan, swept = plan_from_options(pipeline, values, lambda config: asked.append(
             schedulers.prepared(config.profile, config.workspace)))
         [scheduler] = asked
+        rendered = job_scripts.render(plan, dry_run=dry_run)
         unchecked = scheduler.validate(plan) if dry_run else ""
     note_unused(plan.profile)
     if unchecked:
@@ -77,23 +80,25 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if not as_json:
         click.echo(preview.as_text(plan))
         if swept is not None:
-            click.echo("\n" + "\n".join([sweep.table(swept), *_arrays(plan)]))
+            click.echo("\n" + "\n".join([sweep.table(swept), *_arrays(rendered)]))
     if dry_run:
         _finish(plan, None, as_json, "nothing was submitted (--dry-run)")
         return EXIT_OK
-    if not (yes or test_only):
-        _confirm(plan)
+    if not (yes or test_only) and _confirm(plan):
+        # other runs may have begun meanwhile with what this one would compute
+        with _nothing_submitted(InputError):
+            rendered = job_scripts.render(plan)
 
     from l3hpc.console.progress import Progress, default_progress
     from l3hpc.runs import submit
 
     progress = Progress() if plan.profile.capabilities.runner else default_progress()
     if test_only:
-        _test(plan, scheduler, progress, as_json)
+        _test(plan, scheduler, rendered, progress, as_json)
         return EXIT_OK
     with _nothing_submitted(InputError):
         record = submit.submit(
-            plan, detach=detach, progress=progress, scheduler=scheduler,
+            plan, detach=detach, progress=progress, scheduler=scheduler, rendered=rendered,
             on_submitted=None if as_json else lambda record: _tell(_submitted(plan, record)))
     if as_json:
         _finish(plan, record, True, "")
@@ -126,36 +131,39 @@ def _after_the_run(plan: Plan, record: RunRecord, as_json: bool, config_file: st
     return EXIT_OK
 
 
-def _confirm(plan: Plan) -> None:
-    """Ask for confirmation of an expensive plan; without a terminal, refuse it."""
+def _confirm(plan: Plan) -> bool:
+    """Ask for confirmation of an expensive plan; without a terminal, refuse it. Return whether the
+    user was asked.
+    """
     from l3hpc.pipelines import preview
 
     if not preview.needs_confirmation(plan):
-        return
+        return False
     if not sys.stdin.isatty():
         with _nothing_submitted(InputError):
             raise InputError(f"this may cost {preview.maximum_cost(plan).as_text()}",
                              hint="if that is intended: --yes")
     click.confirm("\nsubmit it?", abort=True, err=True)
+    return True
 
 
-def _test(plan: Plan, scheduler: Scheduler, progress: Progress, as_json: bool) -> None:
+def _test(plan: Plan, scheduler: Scheduler, rendered: RunScripts, progress: Progress,
+          as_json: bool) -> None:
     """Have the cluster check every script of the plan, and print the result."""
     from l3hpc.runs import submit
 
     with _nothing_submitted(L3hpcError):
-        submit.submit(plan, test_only=True, progress=progress, scheduler=scheduler)
+        submit.submit(plan, test_only=True, progress=progress, scheduler=scheduler,
+                      rendered=rendered)
     count = sum(bool(step.missing) for step in plan.steps)
     scripts = in_number(f"[the script|all {count} scripts]", count)
     _finish(plan, None, as_json, f"{plan.profile.name} would accept {scripts}; "
                                  "nothing was submitted (--test-only)")
 
 
-def _arrays(plan: Plan) -> list[str]:
+def _arrays(rendered: RunScripts) -> list[str]:
     """Return a line for each group of steps of a sweep that is submitted as one array."""
-    from l3hpc.runs import submit
-
-    return [f"  one job array: {' '.join(array.names)}" for array in submit.planned_arrays(plan)]
+    return [f"  one job array: {' '.join(names)}" for names in rendered.arrays]
 
 
 def _submitted(plan: Plan, record: RunRecord) -> str:

@@ -1,4 +1,8 @@
-"""The scripts of a submission: which there are, in which order, and what their jobs run."""
+"""The scripts of a submission: which there are, in which order, and what their jobs run.
+
+``render`` makes all of them before anything is written or submitted, so that a value or a template
+that cannot be used is refused while nothing has happened.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from l3hpc.config import sources
+from l3hpc.errors import ClusterError, InputError
 from l3hpc.pipelines.planned import Plan, PlannedStep
+from l3hpc.runs import last_job
+from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.schedulers import scripts, step_arrays
 from l3hpc.schedulers.requests import Call, JobRequest
 from l3hpc.workspace.layout import StepFolder
@@ -60,28 +68,114 @@ class JobScript:
     doubtful: bool = False
 
 
-def in_turn(
-    plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, live: Collection[str],
-    elsewhere: Mapping[str, Collection[int]],
-) -> list[JobScript]:
-    """Return the scripts in the order of their submission; an array of steps in the place of its
-    first one.
+@dataclass(frozen=True)
+class RunScripts:
+    """All that a submission submits.
+
+    Attributes
+    ----------
+    steps : tuple of PlannedStep
+        The steps, each after those that it needs.
+    texts : Texts
+        Step → what each of its scripts runs, and its text; for the steps that have missing tasks.
+    in_turn : tuple of JobScript
+        The scripts in the order of their submission; an array of steps in the place of its first
+        one.
+    elsewhere : mapping
+        As from ``dependencies.computed_elsewhere``.
+    last : str or None
+        The script of the job that follows a new run; None if none does.
+    """
+
+    steps: tuple[PlannedStep, ...]
+    texts: scripts.Texts
+    in_turn: tuple[JobScript, ...]
+    elsewhere: Mapping[str, Collection[int]]
+    last: str | None
+
+    @property
+    def arrays(self) -> list[tuple[str, ...]]:
+        """The steps of a sweep that are submitted together, by name."""
+        return [script.steps for script in self.in_turn if script.part is None]
+
+
+def render(plan: Plan, steps: Sequence[PlannedStep] | None = None,
+           live: Collection[str] = (), *, dry_run: bool = False) -> RunScripts:
+    """Render the scripts of a run.
+
+    Tasks that another run computes get a script of their own, so that the others need not wait for
+    that run.
 
     Parameters
     ----------
     plan
         The plan of the run.
     steps
-        Its steps, each after those that it needs.
-    texts
-        Step → its scripts.
+        Which of its steps are submitted, each after those that it needs; None: all.
     live
         Names of the steps of which earlier jobs are live.
-    elsewhere
-        As from ``dependencies.computed_elsewhere``.
+    dry_run
+        Whether nothing will be submitted, so that a scheduler that does not respond is no fault.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler does not say which tasks another run computes.
+    InputError
+        If the dependencies of the steps are circular, for a value that cannot stand in a script,
+        and for a fault in a template.
     """
+    chosen = in_order(plan.steps) if steps is None else [*steps]
+    try:
+        elsewhere = computed_elsewhere(plan)
+    except ClusterError:
+        if not dry_run:
+            raise
+        elsewhere = {}
+    templates = sources.template_folders()
+    texts = {step.name: [(part, scripts.render(plan, step, part, templates=templates))
+                         for whole in scripts.parts(plan, step)
+                         for part in whole.split(elsewhere.get(step.name, ()))]
+             for step in chosen if step.missing}
+    return RunScripts(
+        tuple(chosen), texts, tuple(_in_turn(plan, chosen, texts, live, elsewhere)), elsewhere,
+        last_job.script_text(plan) if steps is None and last_job.needs_job(plan) else None)
+
+
+def in_order(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
+    """Sort steps so that each comes after those that it needs.
+
+    Parameters
+    ----------
+    steps
+        The steps of a plan.
+
+    Raises
+    ------
+    InputError
+        If their dependencies are circular.
+    """
+    waiting, names = list(steps), set[str]()
+    ordered: list[PlannedStep] = []
+    while waiting:
+        ready = [step for step in waiting if set(step.needs) <= names]
+        if not ready:
+            raise InputError("circular dependency between steps: "
+                             + ", ".join(step.name for step in waiting))
+        ordered += ready
+        names |= {step.name for step in ready}
+        waiting = [step for step in waiting if step.name not in names]
+    return ordered
+
+
+def _in_turn(
+    plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, live: Collection[str],
+    elsewhere: Mapping[str, Collection[int]],
+) -> list[JobScript]:
+    # a step whose tasks another run computes is submitted alone
+    alone = [step for step in steps if not elsewhere.get(step.name)]
     arrays = {array.names[0]: array
-              for array in arrays_of(plan, steps, texts, {*texts, *live}, elsewhere)}
+              for array in step_arrays.group_steps(plan, alone, texts, {*texts, *live})}
     with_first = {name for array in arrays.values() for name in array.names[1:]}
     found = []
     for step in steps:
@@ -95,31 +189,6 @@ def in_turn(
         found += [JobScript(step, folder.script(number), text, part, (step.name,), number, len(own))
                   for number, (part, text) in enumerate(own)]
     return found
-
-
-def arrays_of(
-    plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, waiting: Collection[str],
-    elsewhere: Mapping[str, Collection[int]],
-) -> list[step_arrays.JobArray]:
-    """Group the steps of a sweep that are submitted together.
-
-    A step whose tasks another run computes is submitted alone.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    steps
-        Its steps.
-    texts
-        Step → its scripts.
-    waiting
-        Names of the steps whose jobs have to be waited for.
-    elsewhere
-        As from ``dependencies.computed_elsewhere``.
-    """
-    alone = [step for step in steps if not elsewhere.get(step.name)]
-    return step_arrays.group_steps(plan, alone, texts, waiting)
 
 
 def calls_of(plan: Plan, script: JobScript) -> tuple[Call, ...]:

@@ -20,7 +20,6 @@ from l3hpc.config.profile import LedgerSync
 from l3hpc.config.units import slurm_time
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, command_line
-from l3hpc.io.files import write_text
 from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
@@ -101,18 +100,6 @@ def _shell(words: list[str]) -> Markup:
     from markupsafe import Markup
 
     return Markup(" ".join(scripts.quoted(word) for word in words))
-
-
-def prepare(plan: Plan) -> None:
-    """Write the script of the job into the folder of the run, for now and for each resumption.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    """
-    if needs_job(plan):
-        write_text(plan.folder.sync_script, script_text(plan), durable=False)
 
 
 def follows(workspace: Path, record: RunRecord) -> bool:

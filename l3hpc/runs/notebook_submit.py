@@ -17,6 +17,7 @@ from l3hpc.pipelines import preview, sweep
 from l3hpc.pipelines.from_options import plan_from_options
 from l3hpc.pipelines.planned import Plan
 from l3hpc.pipelines.sweep import Sweep
+from l3hpc.runs import job_scripts
 from l3hpc.runs import submit as submission
 from l3hpc.runs.notebook import Run
 from l3hpc.runs.notebook_place import naming
@@ -160,13 +161,14 @@ def _submit(
     plan, swept = plan_from_options(os.fspath(pipeline), values, lambda config: asked.append(
         schedulers.prepared(config.profile, config.workspace)))
     [scheduler] = asked
+    rendered = job_scripts.render(plan, dry_run=dry_run)
     if dry_run:
         return PlannedRun(plan, swept, scheduler.validate(plan))
     if not yes and preview.needs_confirmation(plan):
         cost = preview.maximum_cost(plan).as_text()
         raise InputError(f"this may cost {cost}; nothing was submitted",
                          hint="To submit it all the same: yes=True")
-    record = submission.submit(plan, detach=True, scheduler=scheduler)
+    record = submission.submit(plan, detach=True, scheduler=scheduler, rendered=rendered)
     return Run(plan.workspace, record.run)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from l3hpc import schedulers
@@ -11,8 +11,8 @@ from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import last_job, pack, run_folder, submission_lock, submit, submit_jobs
-from l3hpc.runs.dependencies import computed_elsewhere
+from l3hpc.runs import job_scripts, last_job, pack, run_folder, submission_lock, submit, submit_jobs
+from l3hpc.runs.job_scripts import RunScripts
 from l3hpc.runs.resume_plan import ResumePlan, given_up, plan_resume
 from l3hpc.schedulers import scripts
 from l3hpc.workspace import artifacts, markers, records, sharing
@@ -71,14 +71,13 @@ def resume(
     # the plan is made under the lock: otherwise two resumptions would submit the same tasks
     with submission_lock.acquire(workspace, run, "resume"), run_folder.umask(profile):
         todo = plan_resume(workspace, run, profile, sets, only=only, again=again, progress=progress)
-        elsewhere = computed_elsewhere(todo.plan)
-        texts = submit.render_scripts(todo.plan, todo.steps, elsewhere)
+        rendered = job_scripts.render(todo.plan, todo.steps, todo.live)
         if on_planned is not None:
             on_planned(todo)
         if todo.is_needed and (files := pack.unpack_locked(Workspace(workspace).run(run))):
             progress.note(f"unpacked {count_of(files, 'file')}")
         record = records.read(workspace, run)
-        left_out = _carry_out(todo, texts, record, progress, elsewhere)
+        left_out = _carry_out(todo, rendered, record, progress)
     submitted = [step.name for step in todo.steps if step.name not in left_out]
     if on_submitted is not None and todo.is_needed:
         on_submitted(record, submitted)
@@ -90,8 +89,8 @@ def resume(
     return record
 
 
-def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progress: Progress,
-               elsewhere: Mapping[str, Collection[int]]) -> dict[str, str]:
+def _carry_out(todo: ResumePlan, rendered: RunScripts, record: RunRecord, progress: Progress
+               ) -> dict[str, str]:
     """Do what was announced; return the steps that were left out, and why."""
     workspace = todo.plan.workspace
     scheduler = schedulers.of_record(workspace, record)
@@ -130,12 +129,11 @@ def _carry_out(todo: ResumePlan, texts: scripts.Texts, record: RunRecord, progre
     with run_folder.durable(progress) as syncing:
 
         def write_step(step: PlannedStep) -> None:
-            _write_step(todo.plan, step, texts[step.name])
+            _write_step(todo.plan, step, rendered.texts[step.name])
             syncing.add([todo.plan.step_folder(step.name).requeue_policy])
 
         left_out = submit_jobs.submit_steps(submit_jobs.Submission(
-            todo.plan, todo.steps, texts, record, progress, write_step, syncing, elsewhere,
-            live=todo.live, before=before))
+            todo.plan, rendered, record, progress, write_step, syncing, before=before))
         last_job.submit_job(workspace, record, progress, since, syncing)
     return left_out
 

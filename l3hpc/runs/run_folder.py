@@ -12,7 +12,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from l3hpc.config.capabilities import LOCAL, SLURM
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError, command_line
-from l3hpc.io.files import create_file, share_file, write_json
+from l3hpc.io.files import create_file, share_file, write_json, write_text
 from l3hpc.io.owners import current_user
 from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import last_job, notifications, submission_lock
+from l3hpc.runs import notifications, submission_lock
+from l3hpc.runs.job_scripts import RunScripts
 from l3hpc.schedulers import requeue_policy, scripts
 from l3hpc.workspace import records, sharing, step_config
 from l3hpc.workspace.layout import ArtifactFolder
@@ -88,7 +89,7 @@ def create(plan: Plan) -> Lease:
         raise
 
 
-def write(plan: Plan, steps: Sequence[PlannedStep], waiting: Collection[str]) -> RunRecord:
+def write(plan: Plan, rendered: RunScripts) -> RunRecord:
     """Write what a resumption needs: the settings and policies of all steps, and the record in
     state ``submitting``.
 
@@ -96,10 +97,8 @@ def write(plan: Plan, steps: Sequence[PlannedStep], waiting: Collection[str]) ->
     ----------
     plan
         The plan of the run.
-    steps
-        Its steps, in the order of their submission.
-    waiting
-        Names of the steps that have jobs: their folders are written just before these are
+    rendered
+        Its scripts. The folders of the steps that have some are written just before these are
         submitted.
 
     Returns
@@ -109,15 +108,16 @@ def write(plan: Plan, steps: Sequence[PlannedStep], waiting: Collection[str]) ->
     """
     try:
         step_config.write_all(plan.folder, {
-            step.name: (step.config(plan.run), _policy(plan, step)) for step in steps})
+            step.name: (step.config(plan.run), _policy(plan, step)) for step in rendered.steps})
         plan.folder.artifacts.mkdir()
         plan.folder.steps.mkdir()
-        for step in steps:
-            if step.name not in waiting:
+        for step in rendered.steps:
+            if step.name not in rendered.texts:
                 write_new_step(plan, step, ())
-        last_job.prepare(plan)
+        if rendered.last is not None:  # for now, and for each resumption
+            write_text(plan.folder.sync_script, rendered.last, durable=False)
         notifications.prepare(plan)
-        record = _new_record(plan, steps)
+        record = _new_record(plan, rendered.steps)
         # from here on the run exists, unless there is a power failure before submit returns
         records.write(plan.workspace, record, durable=False)
         return record

@@ -10,22 +10,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from l3hpc import schedulers
-from l3hpc.config import sources
 from l3hpc.console.progress import Progress
-from l3hpc.errors import ClusterError, InputError, L3hpcError, command_line
+from l3hpc.errors import ClusterError, L3hpcError, command_line
 from l3hpc.io.owners import current_user
-from l3hpc.pipelines.planned import Plan, PlannedStep
+from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import last_job, run_folder
-from l3hpc.runs.dependencies import computed_elsewhere
-from l3hpc.runs.job_scripts import arrays_of
+from l3hpc.runs.job_scripts import RunScripts, render
 from l3hpc.runs.submit_jobs import Submission, submit_steps
-from l3hpc.schedulers import scripts
 from l3hpc.schedulers.base import Scheduler
-from l3hpc.schedulers.step_arrays import JobArray, supports_step_arrays
 from l3hpc.workspace import artifacts, records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord
@@ -35,7 +31,7 @@ from l3hpc.workspace.states import RunState, StepState
 def submit(
     plan: Plan, *, test_only: bool = False, detach: bool = False,
     progress: Progress | None = None, on_submitted: Callable[[RunRecord], None] | None = None,
-    scheduler: Scheduler | None = None,
+    scheduler: Scheduler | None = None, rendered: RunScripts | None = None,
 ) -> RunRecord:
     """Write the folder of a run and submit its missing tasks.
 
@@ -55,6 +51,9 @@ def submit(
     scheduler
         Of the plan's profile (``schedulers.prepared``), so that it need not be asked again what is
         known since the planning. None: it is asked here.
+    rendered
+        The scripts of the plan, if ``job_scripts.render`` has been called just now. None: it is
+        called here.
 
     Returns
     -------
@@ -64,32 +63,31 @@ def submit(
     Raises
     ------
     InputError
-        If the run exists, or a step has no partition that can run it.
+        If the run exists, a step has no partition that can run it, or its script cannot be
+        rendered.
     ClusterError
         If the cluster refuses a job; then no job of the run is left.
     L3hpcError
         If a step failed during the submission, so that others were not submitted.
     """
     progress = progress or Progress()
-    steps = in_order(plan.steps)
     scheduler = scheduler or schedulers.prepared(plan.profile, plan.workspace)
     if not test_only:
         sharing.check(plan.workspace, {step.kind for step in plan.steps})
     # before anything is written: a refusal here leaves no folder behind
-    elsewhere = computed_elsewhere(plan)
-    texts = render_scripts(plan, steps, elsewhere)
+    rendered = rendered or render(plan)
     if unchecked := scheduler.validate(plan):
         progress.note(unchecked)
     if test_only:
-        return _check_scripts(plan, steps, texts, progress, scheduler)
+        return _check_scripts(plan, rendered, progress, scheduler)
     with run_folder.umask(plan.profile):
         with run_folder.create(plan):
             _note_risks(plan, progress)
-            record = run_folder.write(plan, steps, texts)
+            record = run_folder.write(plan, rendered)
             try:
-                left_out = _submit_jobs(plan, steps, texts, record, progress, elsewhere)
+                left_out = _submit_jobs(plan, rendered, record, progress)
             finally:
-                run_folder.complete(plan, steps)
+                run_folder.complete(plan, rendered.steps)
         if on_submitted is not None:
             on_submitted(record)
         raise_if_incomplete(plan.run, left_out)
@@ -106,17 +104,17 @@ def _note_risks(plan: Plan, progress: Progress) -> None:
             progress.note(f"warning: {risk.message}; to fix it: {risk.fix}")
 
 
-def _submit_jobs(plan: Plan, steps: Sequence[PlannedStep], texts: scripts.Texts, record: RunRecord,
-                 progress: Progress, elsewhere: Mapping[str, Collection[int]]) -> dict[str, str]:
+def _submit_jobs(plan: Plan, rendered: RunScripts, record: RunRecord, progress: Progress
+                 ) -> dict[str, str]:
     """Submit the jobs of a new run, and the one that follows it; return the steps that were left
     out, and why.
     """
     with run_folder.durable(progress) as syncing:
         syncing.add(run_folder.needed_to_resume(plan))
         left_out = submit_steps(Submission(
-            plan, steps, texts, record, progress,
-            lambda step: run_folder.write_new_step(plan, step, texts[step.name]), syncing,
-            elsewhere))
+            plan, rendered, record, progress,
+            lambda step: run_folder.write_new_step(plan, step, rendered.texts[step.name]),
+            syncing))
         last_job.submit_job(plan.workspace, record, progress, syncing=syncing)
     return left_out
 
@@ -142,47 +140,6 @@ def raise_if_incomplete(run: str, left_out: Mapping[str, str]) -> None:
                          f"{'was' if len(left_out) == 1 else 'were'} not submitted",
                          hint=f"See: {command_line('status', run)}; then: "
                               + command_line("resume", run))
-
-
-def render_scripts(plan: Plan, steps: Sequence[PlannedStep],
-            elsewhere: Mapping[str, Collection[int]] | None = None) -> scripts.Texts:
-    """Render the scripts of the steps that have missing tasks.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    steps
-        Its steps.
-    elsewhere
-        As from ``dependencies.computed_elsewhere``. These tasks get a script of their own, so that
-        the others need not wait for the other run.
-
-    Returns
-    -------
-    dict
-        Step → what each of its scripts runs, and its text.
-    """
-    templates = sources.template_folders()
-    return {step.name: [(part, scripts.render(plan, step, part, templates=templates))
-                        for whole in scripts.parts(plan, step)
-                        for part in whole.split((elsewhere or {}).get(step.name, ()))]
-            for step in steps if step.missing}
-
-
-def planned_arrays(plan: Plan) -> list[JobArray]:
-    """Return the steps of a sweep that would be submitted together now.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    """
-    if not supports_step_arrays(plan):
-        return []
-    steps, elsewhere = in_order(plan.steps), computed_elsewhere(plan)
-    texts = render_scripts(plan, steps, elsewhere)
-    return arrays_of(plan, steps, texts, texts, elsewhere)
 
 
 def run_local(workspace: Path, run: str, *, detach: bool) -> None:
@@ -231,53 +188,21 @@ def succeeded(workspace: Path, record: RunRecord) -> bool:
                for step in record.steps)
 
 
-def in_order(steps: tuple[PlannedStep, ...]) -> list[PlannedStep]:
-    """Sort steps so that each comes after those that it needs.
-
-    Parameters
-    ----------
-    steps
-        The steps of a plan.
-
-    Raises
-    ------
-    InputError
-        If their dependencies are circular.
-    """
-    waiting, names = list(steps), set[str]()
-    ordered: list[PlannedStep] = []
-    while waiting:
-        ready = [step for step in waiting if set(step.needs) <= names]
-        if not ready:
-            raise InputError("circular dependency between steps: "
-                             + ", ".join(step.name for step in waiting))
-        ordered += ready
-        names |= {step.name for step in ready}
-        waiting = [step for step in waiting if step.name not in names]
-    return ordered
-
-
-def _check_scripts(
-    plan: Plan, steps: list[PlannedStep], texts: scripts.Texts, progress: Progress,
-    scheduler: Scheduler,
-) -> RunRecord:
+def _check_scripts(plan: Plan, rendered: RunScripts, progress: Progress, scheduler: Scheduler
+                   ) -> RunRecord:
     """Have the scheduler check every script."""
     import tempfile
 
-    arrays = arrays_of(plan, steps, texts, texts, {})
-    in_arrays = {name for array in arrays for name in array.names}
-    checks = [(step, text) for step in steps if step.name not in in_arrays
-              for _, text in texts.get(step.name, ())]
-    checks += [(array.steps[0], array.text) for array in arrays]
-    progress.start("checking", len(checks), "scripts")
-    for step, text in checks:
-        with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as script:
-            script.write(text)
-            script.flush()
+    progress.start("checking", len(rendered.in_turn), "scripts")
+    for script in rendered.in_turn:
+        with tempfile.NamedTemporaryFile("w", suffix=".sbatch", encoding="utf-8") as file:
+            file.write(script.text)
+            file.flush()
             try:
-                scheduler.check(Path(script.name))
+                scheduler.check(Path(file.name))
             except ClusterError as error:
-                raise ClusterError(f"{step.name}: {error.message}", hint=error.hint) from None
+                raise ClusterError(f"{script.step.name}: {error.message}",
+                                   hint=error.hint) from None
         progress.advance(1)
     progress.finish()
     return RunRecord(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from l3hpc.pipelines.planned import Plan, PlannedStep
 from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
 from l3hpc.runs.interrupts import Interrupts
-from l3hpc.runs.job_scripts import JobScript, calls_of, in_turn
-from l3hpc.schedulers import pickled_calls, scripts
+from l3hpc.runs.job_scripts import JobScript, RunScripts, calls_of
+from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.base import Scheduler, StartsAhead
 from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requests import (
@@ -62,10 +62,8 @@ class Submission:
     ----------
     plan : Plan
         The plan of the run.
-    steps : list of PlannedStep
-        Its steps, each after those that it needs; those with ``texts`` are submitted.
-    texts : Texts
-        Step → its scripts.
+    rendered : RunScripts
+        What is submitted.
     record : RunRecord
         The record of the run, kept up to date with each job.
     progress : Progress
@@ -75,10 +73,6 @@ class Submission:
         mostly while those of the step before it are being submitted.
     syncing : Syncing
         Has what ``write_step`` writes, and brings it to disk while jobs are being submitted.
-    elsewhere : mapping
-        As from ``dependencies.computed_elsewhere``.
-    live : collection of str
-        Names of the steps of which earlier jobs are live.
     before : RunState or None
         The state to which a refusal resets the record, of a run that was submitted earlier.
     since : float
@@ -94,14 +88,11 @@ class Submission:
     """
 
     plan: Plan
-    steps: Sequence[PlannedStep]
-    texts: scripts.Texts
+    rendered: RunScripts
     record: RunRecord
     progress: Progress
     write_step: Callable[[PlannedStep], None]
     syncing: Syncing
-    elsewhere: Mapping[str, Collection[int]]
-    live: Collection[str] = ()
     before: RunState | None = None
     since: float = field(default_factory=time.time, init=False)
     overlapping: bool = field(default=False, init=False)
@@ -118,7 +109,7 @@ class Submission:
     @functools.cached_property
     def dependencies(self) -> Dependencies:
         """The jobs that the steps depend on."""
-        return Dependencies(self.plan, self.record, self.elsewhere)
+        return Dependencies(self.plan, self.record, self.rendered.elsewhere)
 
     @functools.cached_property
     def _planned(self) -> dict[str, PlannedStep]:
@@ -261,7 +252,7 @@ def submit_steps(now: Submission) -> dict[str, str]:
         in the message.
     """
     plan, record, progress = now.plan, now.record, now.progress
-    todo = in_turn(plan, now.steps, now.texts, now.live, now.elsewhere)
+    todo = now.rendered.in_turn
     now.overlapping = len(todo) >= MANY
     left_out: dict[str, str] = {}
     progress.start("submitting", len(todo), "jobs")

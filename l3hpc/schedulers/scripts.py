@@ -8,10 +8,11 @@ template that prints text without ``| q`` is refused if that text could mean any
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,25 +130,14 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
     InputError
         For a value that cannot stand in a script, and for a fault in a template.
     """
-    import jinja2
-
     planned = _step_of(plan, step)
     folders = list(sources.template_folders() if templates is None else templates)
     environment = _environment(tuple(Path(folder).absolute() for folder in folders))
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
     chosen = part or parts(plan, planned)[0]
-    try:
+    with _located_faults(names[1], folders, CONTEXT):
         template = environment.select_template(names)
         text = _without_gaps(template.render(_context(plan, planned, chosen)))
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"template: {error.message}",
-                         where=f"{error.filename or error.name}:{error.lineno}") from None
-    except jinja2.UndefinedError as error:
-        raise InputError(f"template: {error.message}", where=_template_location(error, names[1]),
-                         allowed=f"valid: {', '.join(sorted(CONTEXT))}") from None
-    except jinja2.TemplateNotFound as error:
-        raise InputError(f"there is no template {error.name!r}",
-                         where=", ".join(str(folder) for folder in folders)) from None
     if chosen.pack > 1 and packing.VARIABLE not in text:  # it would run one task of each job
         raise InputError("the template does not run several tasks in one job",
                          where=template.filename,
@@ -164,9 +154,40 @@ def render_template(name: str, context: Mapping[str, Any]) -> str:
         File name of the template.
     context
         The values that it may use.
+
+    Raises
+    ------
+    InputError
+        For a fault in the template.
     """
     folders = tuple(folder.absolute() for folder in sources.template_folders())
-    return _without_gaps(_environment(folders).get_template(name).render(context))
+    with _located_faults(name, folders, context):
+        return _without_gaps(_environment(folders).get_template(name).render(context))
+
+
+@contextlib.contextmanager
+def _located_faults(name: str, folders: Sequence[Path], context: Iterable[str]) -> Iterator[None]:
+    """Turn the errors of a template into ours, with its file and line."""
+    import jinja2
+
+    try:
+        yield
+    except InputError as error:  # for a value; of which template, if one printed it
+        error.where = error.where or _template_location(error, "") or None
+        raise
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"template: {error.message}",
+                         where=f"{error.filename or error.name}:{error.lineno}") from None
+    except jinja2.UndefinedError as error:
+        raise InputError(f"template: {error.message}", where=_template_location(error, name),
+                         allowed=f"valid: {', '.join(sorted(context))}") from None
+    except jinja2.TemplateNotFound as error:
+        raise InputError(f"there is no template {error.name!r}",
+                         where=", ".join(str(folder) for folder in folders)) from None
+    # {{ params.rate / 0 }}, a filter that does not take the value, a file that is no UTF-8
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
+            AttributeError, OSError) as error:
+        raise InputError(f"template: {error}", where=_template_location(error, name)) from None
 
 
 def _without_gaps(text: str) -> str:

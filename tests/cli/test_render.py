@@ -51,3 +51,21 @@ def test_an_unknown_step(say):
     code, out, err = say("render", "upstream", "trian", *NAMED)
     assert (code, out) == (2, "")
     assert "no step 'trian'" in err and "did you mean 'train'?" in err
+
+
+FAULTY = {  # a template of one's own → the pipeline that uses it, and the options that it needs
+    "train.sbatch.j2": (), "base.sbatch.j2": (), "ledger-sync.sbatch.j2": (),
+    "job-array.sbatch.j2": ("--grid", "train.learning_rate=0.1,0.2")}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("last", ["--dry-run", "--test-only", "--yes"])
+def test_a_faulty_template_is_refused_before_anything_is_written_or_said(say, name, last):
+    Path("cluster.yaml").write_text("clusters: {far: {partition: gpu}}\n")
+    Path("templates").mkdir()
+    Path("templates", name).write_text("#!/bin/bash\n# {{ nosuch }}\n")
+    code, out, err = say("submit", "upstream", *NAMED, *FAULTY[name], "--cluster", "far", last)
+    assert (code, out) == (2, ""), err
+    assert "template: 'nosuch' is undefined" in err and "nothing was submitted" in err
+    assert f"templates/{name}:2" in err
+    assert not Path("workspace/runs").exists()

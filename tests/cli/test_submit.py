@@ -48,8 +48,9 @@ def submitted(monkeypatch):
     plans = []
 
     def submit(plan, *, test_only=False, detach=False, progress=None, on_submitted=None,
-               scheduler=None):
+               scheduler=None, rendered=None):
         assert scheduler.capabilities.remote == plan.profile.capabilities.remote
+        assert {*rendered.texts} == {step.name for step in plan.steps if step.missing}
         plans.append((plan, test_only, detach))
         steps = [StepRecord(name=step.name, kind=step.kind, artifact=str(step.artifact),
                             tasks=step.tasks, needs=list(step.needs), state="submitted",
@@ -395,7 +396,7 @@ def test_dry_run_loads_nothing_heavy():
             "try:\n    main(['submit', 'upstream', '--audio-dir', 'audio', '--weights', "
             "'untrained', '--dry-run'])\nexcept SystemExit as end:\n    assert not end.code\n"
             "print([name for name in ('tensorflow', 'keras', 'pandas', 'sklearn', 'scipy', "
-            "'jinja2', 'submitit', 'rich') if name in sys.modules])\n")
+            "'submitit', 'rich') if name in sys.modules])\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

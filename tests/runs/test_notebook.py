@@ -80,6 +80,10 @@ def test_a_dry_run_shows_the_plan_and_submits_nothing(tmp_path, monkeypatch):
                           sets={"extract.pack": 8}, workspace="workspace").frame()
     assert list(packed[["pack", "jobs"]].loc["extract"]) == [1, 1]  # one task, one job
     assert plan.to_json()["submitted"] is False
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/fit.sbatch.j2").write_text("{{ nosuch }}")
+    with pytest.raises(ValueError, match="template: 'nosuch' is undefined"):
+        l3hpc.submit("upstream", audio_dir="audio", weights="untrained", dry_run=True)
     assert not (tmp_path / "workspace").exists()
 
 

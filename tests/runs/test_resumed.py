@@ -344,6 +344,21 @@ def test_a_refused_resume_leaves_the_state_that_was(case):
     assert records.read(chain.workspace, "demo").state == "cancelled"
 
 
+def test_a_faulty_template_is_refused_before_a_resume_changes_anything(case, tmp_path,
+                                                                      monkeypatch):
+    chain = case(names=("extract",))
+    cancel(chain.workspace, "demo")
+    chain.queue(queue_line("100", "CANCELLED"))
+    before = chain.made.folder.record.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/extract.sbatch.j2").write_text("{{ nosuch }}")
+    with pytest.raises(InputError, match="'nosuch' is undefined"):
+        again(chain)
+    assert chain.made.folder.record.read_bytes() == before
+    assert len(chain.slurm.calls("sbatch")) == 1
+
+
 def test_stale_handles_of_a_network_folder_are_no_error(tmp_path, monkeypatch):
     write_json(tmp_path / "0.begin", {"job": "1"})
     write_json(tmp_path / "1.begin", {"job": "2"})

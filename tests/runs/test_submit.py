@@ -13,7 +13,7 @@ from waiting import until
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.runs import run_folder, status, submit, submit_jobs
+from l3hpc.runs import job_scripts, run_folder, status, submit, submit_jobs
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.slurm import sbatch
@@ -230,13 +230,23 @@ def test_a_finished_input_is_not_waited_for(chains, slurm, on, tmp_path):
     assert "--dependency" not in slurm.calls("sbatch")[-1]
 
 
+def test_a_dry_run_does_not_need_the_queue(chains, slurm, on, tmp_path):
+    submit.submit(chains.plan(tmp_path, "first", names=("extract",), on=on))
+    second = chains.plan(tmp_path, "second", names=("extract",), on=on)
+    slurm.says("squeue", "echo 'squeue: error: no controller' >&2; exit 1")
+    with pytest.raises(ClusterError, match="no controller"):
+        job_scripts.render(second)
+    rendered = job_scripts.render(second, dry_run=True)
+    assert rendered.elsewhere == {} and [*rendered.texts] == ["extract"]
+
+
 def test_a_circular_dependency_is_refused(chains, tmp_path):
     from dataclasses import replace
 
     made = chains.plan(tmp_path, names=("extract", "sample"))
     cycle = (replace(made.steps[0], needs=("sample",)), made.steps[1])
     with pytest.raises(InputError, match="circular dependency between steps: extract, sample"):
-        submit.in_order(cycle)
+        job_scripts.in_order(cycle)
 
 
 def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from l3hpc.config.resources import Resources
 from l3hpc.errors import ClusterError
-from l3hpc.runs import status, submit
+from l3hpc.runs import job_scripts, status, submit
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import step_arrays
 from l3hpc.workspace import records
@@ -25,7 +25,7 @@ def on(chains):
 
 
 def found(made, waiting=None):
-    texts = submit.render_scripts(made, made.steps)
+    texts = job_scripts.render(made).texts
     return [one.names for one in step_arrays.group_steps(made, made.steps, texts, waiting or texts)]
 
 
@@ -33,7 +33,7 @@ def test_together_goes_what_waits_for_the_same(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(made) == [["sample-a", "sample-b", "sample-c"]]
     done = {f"sample-{value}" for value in VALUES}
-    texts = submit.render_scripts(made, [step for step in made.steps if step.name not in done])
+    texts = job_scripts.render(made, [step for step in made.steps if step.name not in done]).texts
     assert [one.names for one in step_arrays.group_steps(made, made.steps, texts, texts)] == [
         ["fit-a", "fit-b", "fit-c"]]  # once their parents are there
 
@@ -52,9 +52,8 @@ def test_only_sweeps_and_only_on_slurm(chains, on, tmp_path):
     made = chains.sweep(tmp_path, VALUES, on)
     assert found(replace(made, options={})) == []
     local = chains.sweep(tmp_path, VALUES, chains.profile())
-    assert found(local) == [] and submit.planned_arrays(local) == []
-    [array] = submit.planned_arrays(made)
-    assert array.names == ["sample-a", "sample-b", "sample-c"]
+    assert found(local) == [] and job_scripts.render(local).arrays == []
+    assert job_scripts.render(made).arrays == [("sample-a", "sample-b", "sample-c")]
 
 
 def test_a_steps_own_directives_count(chains, on, tmp_path, monkeypatch):
@@ -96,7 +95,7 @@ def test_one_sbatch_and_a_record_of_each_step(chains, slurm, on, tmp_path):
 def test_the_script(chains, on, tmp_path):
     parallel = on.model_copy(update={"array_parallelism": 2})
     made = chains.sweep(tmp_path, VALUES, parallel)
-    texts = submit.render_scripts(made, made.steps)
+    texts = job_scripts.render(made).texts
     [one] = step_arrays.group_steps(made, made.steps, texts, texts)
     lines = one.text.splitlines()
     header = [line for line in lines if line.startswith("#SBATCH")]
@@ -111,7 +110,7 @@ def test_each_task_runs_its_steps_script(chains, on, tmp_path):
     """bash itself reads it, in a workspace whose name it would rather not have."""
     workspace = tmp_path / "a $(touch no) here"
     made = chains.sweep(workspace, VALUES, on)
-    texts = submit.render_scripts(made, made.steps)
+    texts = job_scripts.render(made).texts
     [one] = step_arrays.group_steps(made, made.steps, texts, texts)
     for step in one.steps:
         made.step_folder(step.name).logs.mkdir(parents=True)

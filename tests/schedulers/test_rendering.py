@@ -233,6 +233,7 @@ class TestTemplates:
         with pytest.raises(InputError, match="without quoting it") as error:
             self.rendered("train.sbatch.j2", "echo {{ env.GREETING }}\n")
         assert "| q" in error.value.hint
+        assert error.value.where.endswith("templates/train.sbatch.j2:1")
         assert self.rendered("train.sbatch.j2", "echo {{ env.GREETING | q }}\n") == \
             "echo 'it'\"'\"'s $(date) `id`'\n"
 
@@ -246,6 +247,24 @@ class TestTemplates:
         with pytest.raises(InputError) as error:
             self.rendered("train.sbatch.j2", "#!/bin/bash\n{% if %}\n")
         assert error.value.where.endswith("train.sbatch.j2:2")
+
+    @pytest.mark.parametrize(("text", "said"), [
+        ("{{ offset / 0 }}", "division by zero"), ("{{ offset + step }}", "unsupported operand"),
+        ("{{ env['a']['b'] }}", "has no attribute 'a'"),
+        ("{{ step | round }}", "type str doesn't define __round__"),
+        ("{% include step %}", "there is no template 'train'"),
+        ("{{ step | nosuch }}", "No filter named 'nosuch'"),
+    ])
+    def test_whatever_fails_in_it_is_a_fault_of_the_file(self, text, said):
+        with pytest.raises(InputError, match=re.escape(said)) as error:
+            self.rendered("train.sbatch.j2", f"#!/bin/bash\n{text}\n")
+        assert "train" in str(error.value.where) or "templates" in str(error.value.where)
+
+    def test_a_file_that_is_not_utf8_is_a_fault_of_the_file(self):
+        Path("templates").mkdir()
+        Path("templates/train.sbatch.j2").write_bytes(b"#!/bin/bash\n# caf\xe9\n")
+        with pytest.raises(InputError, match="template: .*utf-8"):
+            scripts.render(plan(planned()), planned())
 
     def test_a_missing_parent_is_named(self):
         with pytest.raises(InputError, match="there is no template 'bas.sbatch.j2'"):
