@@ -61,19 +61,19 @@ def clean_environment(monkeypatch):
             monkeypatch.delenv(key)
 
 
-def many(workspace, chains_, length, on):
-    """Chains side by side, in one run."""
+def many(workspace, chains_, length, on, run="demo"):
+    """Chains side by side, in one run, which shares no artifact with others."""
     made = []
     for chain in range(chains_):
         for place in range(length):
             name = f"c{chain}-{place}"
-            mark = hashlib.sha256(name.encode()).hexdigest()[:16]
+            mark = hashlib.sha256(f"{run} {name}".encode()).hexdigest()[:16]
             made.append(PlannedStep(
                 name=name, kind="extract", params={},
                 needs=(f"c{chain}-{place - 1}",) * bool(place), inputs={}, fingerprint=mark,
                 artifact=Path(workspace) / "artifacts/extract" / mark,
                 shards=[{}], done=(), resources=Resources(1, 50, 0, 5), version=1))
-    return Plan(run="demo", pipeline="fake", workspace=Path(workspace), profile=on,
+    return Plan(run=run, pipeline="fake", workspace=Path(workspace), profile=on,
                 steps=tuple(made), options={})
 
 
