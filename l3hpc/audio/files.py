@@ -19,7 +19,7 @@ import numpy as np
 
 from l3hpc.audio import decoding
 from l3hpc.audio.decoding import Decoder, open_sound
-from l3hpc.audio.formats import HDF5_SUFFIXES, REASONS, AudioError, is_hdf5
+from l3hpc.audio.formats import HDF5_SUFFIXES, REASONS, AudioError, is_hdf5, unchanged
 from l3hpc.audio.samples import LOUD, LOUDEST, RATES, is_sample_type, to_float
 from l3hpc.errors import InputError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "all_row_blocks",
            "check_samples", "check_usable", "count_rows", "is_hdf5", "probe", "read_audio",
-           "read_rows", "row_blocks", "sound_blocks", "to_float", "usable_blocks"]
+           "read_rows", "row_blocks", "sound_blocks", "to_float", "unchanged", "usable_blocks"]
 
 EMPTY_RATE = 48_000  # Hz, for rows without samples, for which any rate is right
 QUIET = 1e-4  # a lower peak (-80 dB of full scale) is reported as very quiet
@@ -185,7 +185,8 @@ def read_audio(path: Path, rate: int | None = None, contents: Contents | None = 
     """
     contents = contents if contents is not None else Contents()
     if is_hdf5(path):
-        rows, source_rate = read_rows(path)
+        with unchanged(path):
+            rows, source_rate = read_rows(path)
         signal = rows.reshape(-1)
         check_samples(signal, path)
         contents.rate = source_rate
@@ -220,10 +221,10 @@ def sound_blocks(path: Path, contents: Contents | None = None) -> Iterator[np.nd
     Raises
     ------
     AudioError
-        The file cannot be read or is damaged (``reason`` is ``'unreadable'``).
+        The file cannot be read, is damaged or changes meanwhile (``reason`` is ``'unreadable'``).
     """
     contents = contents if contents is not None else Contents()
-    with open_sound(path) as sound:
+    with unchanged(path), open_sound(path) as sound:
         _describe(sound, contents)
         for block in sound.blocks():
             with np.errstate(invalid="ignore", over="ignore"):  # check_samples refuses these

@@ -1,10 +1,11 @@
-"""The suffixes of recordings, the same for every command, and the error for an unusable one."""
+"""The suffixes of recordings, the same for every command, and the errors for unusable ones."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
@@ -101,3 +102,51 @@ class AudioError(L3hpcError):
         if reason not in REASONS:
             raise ValueError(f"unknown reason {reason!r}; valid: {', '.join(REASONS)}")
         self.reason = reason
+
+
+@contextlib.contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    """Check that a recording is the same file before and after the block that reads it.
+
+    A recorder may still be writing it, or a copy of it be under way. What is read then is a part of
+    it, or half of each of two recordings, and no decoder reports that.
+
+    Parameters
+    ----------
+    path
+        The recording.
+
+    Raises
+    ------
+    AudioError
+        It has changed, or was removed (``reason`` is ``'unreadable'``).
+    """
+    before = _state(path)
+    try:
+        yield
+    except AudioError:  # what was refused may only be its half
+        _refuse_changed(path, before)
+        raise
+    _refuse_changed(path, before)
+
+
+def _refuse_changed(path: Path, before: os.stat_result | None) -> None:
+    if before is None:  # for the decoder to refuse
+        return
+    after = _state(path)
+    if after is None:
+        raise AudioError("was removed while it was read", where=str(path))
+    if after.st_size != before.st_size:
+        raise AudioError(f"changed while it was read, from {before.st_size:,} to "
+                         f"{after.st_size:,} bytes", where=str(path),
+                         hint="Is it still being recorded or copied?")
+    if (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns):
+        raise AudioError("changed while it was read", where=str(path),
+                         hint="Is it still being recorded or copied?")
+
+
+def _state(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None

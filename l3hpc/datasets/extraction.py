@@ -43,6 +43,7 @@ BLOCK_BYTES = 25 << 20  # of windows; two blocks are computed while a third fill
 FIRST_BLOCK = 64  # windows
 GPU_BLOCK_BYTES = 800 << 20  # of windows, which overlap: half as many samples, at a hop of 0.5 s
 AHEAD_BYTES = 16 << 20  # of samples; a longer recording is read piece by piece, when it is used
+SHOWN_CHANGED = 3  # recordings in a message
 READERS = 16  # at most; each holds a recording
 CHUNK_ROWS = 1024
 COLUMNS = (("recording", "i4"), ("frame", "i4"), ("start", "f8"), ("timestamp", "f8"),
@@ -127,7 +128,8 @@ class Extraction:
         Returns
         -------
         dict
-            ``rows``, ``recordings``, ``skipped``, ``reasons``, ``dim`` and ``windows_per_s``.
+            ``rows``, ``recordings``, ``skipped``, ``reasons``, ``dim`` and ``windows_per_s``;
+            ``changed`` if recordings are not those that were listed.
 
         Raises
         ------
@@ -149,13 +151,15 @@ class Extraction:
         write_skipped(skipped_file, [(self.recordings[index].file, reason)
                                      for index, reason in sorted(skipped.items())])
         self._refuse(skipped)
+        changed = self._note_changed()
         rows = self._assemble(target, np.array(sorted(skipped), np.int64))
         reasons: dict[str, int] = {}
         for reason in skipped.values():
             reasons[reason] = reasons.get(reason, 0) + 1
         return {"rows": rows, "recordings": len(self.recordings) - len(skipped),
                 "skipped": len(skipped), "reasons": reasons, "dim": self.network.dim,
-                "windows_per_s": round(embedded / seconds, 2) if embedded else None}
+                "windows_per_s": round(embedded / seconds, 2) if embedded else None,
+                **({"changed": changed} if changed else {})}
 
     # work ---------------------------------------------------------------------------------------
 
@@ -251,6 +255,23 @@ class Extraction:
     def _note(self, text: str) -> None:
         with self._progress_lock:
             self.progress.note(text)
+
+    def _note_changed(self) -> int:
+        """Log the recordings that are not as they were listed; returns their number."""
+        changed = []
+        for recording in self.recordings:
+            try:
+                status = os.stat(self.folder / recording.file)
+            except OSError:  # missing: skipped, or removed after it was read
+                continue
+            if (status.st_size, status.st_mtime_ns) != (recording.size, recording.mtime_ns):
+                changed.append(recording.file)
+        if changed:
+            more = f" and {len(changed) - SHOWN_CHANGED} more" * (len(changed) > SHOWN_CHANGED)
+            self._note(f"{count_of(len(changed), 'recording has', 'recordings have')} changed "
+                       f"since the submission: {', '.join(changed[:SHOWN_CHANGED])}{more}; the "
+                       "next submission computes their tasks again")
+        return len(changed)
 
     def _skip(self, index: int, error: AudioError, block: Block, skipped: dict[int, str]) -> None:
         """Leave a recording out of the result, and say why."""

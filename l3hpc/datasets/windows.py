@@ -25,6 +25,7 @@ from l3hpc.audio.files import (
     probe,
     read_rows,
     row_blocks,
+    unchanged,
     usable_blocks,
 )
 from l3hpc.audio.framing import frame_blocks, frame_count, window_samples
@@ -103,18 +104,19 @@ def read_pieces(
     Raises
     ------
     AudioError
-        The recording is unreadable, empty, silent or too short.
+        The recording is unreadable, empty, silent or too short, or changes meanwhile.
     """
-    source_rate = probe(path).rate
-    if source_rate * hop < 1:  # a damaged header: 1 Hz
-        raise AudioError(f"has a sample rate of {source_rate} Hz, less than one sample per hop of "
-                         f"{hop:g} s", where=str(path))
-    if is_hdf5(path):
-        yield from _row_pieces(path, rate, _Cut(hop, center, window_s, teacher_s), levels, skip,
-                               size)
-        return
-    yield from _frames(usable_blocks(path, min_seconds, contents), source_rate, rate,
-                       _Cut(hop, center, window_s, teacher_s), levels, skip, size)
+    cut = _Cut(hop, center, window_s, teacher_s)
+    with unchanged(path):  # it is opened several times
+        source_rate = probe(path).rate
+        if source_rate * hop < 1:  # a damaged header: 1 Hz
+            raise AudioError(f"has a sample rate of {source_rate} Hz, less than one sample per hop "
+                             f"of {hop:g} s", where=str(path))
+        if is_hdf5(path):
+            yield from _row_pieces(path, rate, cut, levels, skip, size)
+        else:
+            yield from _frames(usable_blocks(path, min_seconds, contents), source_rate, rate, cut,
+                               levels, skip, size)
 
 
 def window_count(path: Path, hop: float, center: bool, window_s: float = 1.0) -> int:

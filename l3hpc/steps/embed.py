@@ -14,6 +14,7 @@ from l3hpc.steps.base import Input, Output, PlanParams, Results, Shard, Step, Up
 from l3hpc.steps.extract import (
     EmbeddingParams,
     block_of,
+    changed_summary,
     check_network,
     check_precision,
     check_precomputed,
@@ -158,7 +159,7 @@ class Embed(Step[EmbedParams]):
         skipped = sum(result.get("skipped", 0) for result in results)
         text = count_of(files, "recording")
         return (f"{text}, {skipped:,} skipped" if skipped else text) \
-            + precision_summary(results)
+            + changed_summary(results) + precision_summary(results)
 
 
 def _check_source(params: EmbedParams) -> None:

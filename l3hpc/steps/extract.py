@@ -172,7 +172,7 @@ class Extract(Step[ExtractParams]):
         skipped = sum(result.get("skipped", 0) for result in results)
         text = f"{count_of(rows, 'row')} of {count_of(files, 'recording')}"
         return (f"{text}, {skipped:,} skipped" if skipped else text) \
-            + precision_summary(results)
+            + changed_summary(results) + precision_summary(results)
 
     def networks(self, params: Mapping[str, Any], results: Results
                  ) -> Sequence[tuple[str, Mapping[str, Any]]]:
@@ -459,6 +459,12 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
         deviation.refuse(params.precision)
     return embedder, {"name": params.precision, "range_windows": len(frames),
                       **(deviation.as_json() if deviation else {"frames": 0})}
+
+
+def changed_summary(results: Results) -> str:
+    """``, 2 changed since the submission``; empty where all recordings are those listed."""
+    changed = sum(result.get("changed", 0) for result in results)
+    return f", {changed:,} changed since the submission" if changed else ""
 
 
 def precision_summary(results: Results) -> str:

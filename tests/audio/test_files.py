@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from l3hpc.audio import decoding
 from l3hpc.audio.files import (
     AudioError,
     AudioInfo,
@@ -20,8 +22,10 @@ from l3hpc.audio.files import (
     read_audio,
     read_rows,
     sound_blocks,
+    unchanged,
     usable_blocks,
 )
+from l3hpc.datasets.windows import read_pieces
 
 
 @pytest.mark.parametrize(("subtype", "bits"), [
@@ -314,3 +318,44 @@ def test_rows_whose_type_does_not_tell_full_scale_are_refused(tmp_path, kind):
         file["audio"] = np.ones((2, 800), kind)
     with pytest.raises(AudioError, match="whose full scale is unknown"):
         read_rows(tmp_path / "x.h5")
+
+
+CHANGES = {
+    "shrinks": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "is emptied": lambda path: os.truncate(path, 0),
+    "grows": lambda path: path.write_bytes(path.read_bytes() + bytes(200_000)),
+    "is rewritten": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "is replaced": lambda path: os.replace(shutil.copy(path, f"{path}.new"), path),
+    "is removed": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".h5"])
+def test_a_recording_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, suffix,
+                                                              change):
+    path = tmp_path / f"a{suffix}"
+    sound = np.random.default_rng(0).normal(0, 0.1, 16_000 * 8).astype(np.float32)
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["audio"] = sound.reshape(-1, 16_000)
+    else:
+        soundfile.write(path, sound, 16_000)
+    monkeypatch.setattr(decoding, "BLOCK", 1 << 15)
+    pieces = read_pieces(path, 16_000, 0.5, True, size=2)
+    next(pieces)
+    change(path)
+    with pytest.raises(AudioError, match="(changed|removed) while it was read") as refused:
+        list(pieces)
+    assert refused.value.reason == "unreadable"
+
+
+def test_a_recording_that_is_only_read_by_others_has_not_changed(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(16_000, 0.1), 16_000)
+    with unchanged(path):
+        path.read_bytes()
+        os.utime(path, ns=(1, path.stat().st_mtime_ns))
+        os.chmod(path, 0o400)
+    with pytest.raises(AudioError, match="changed while"), unchanged(path):
+        os.utime(path)

@@ -1,6 +1,7 @@
 """Extraction: right windows in the right rows, from any kind of file, whatever interrupts it."""
 
 import csv
+import os
 import threading
 
 import h5py
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from l3hpc import steps
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import frame_levels
 from l3hpc.console.progress import Progress
@@ -266,3 +268,59 @@ def test_missing_files_of_the_frozen_list_are_skipped(tmp_path):
     result = Extraction(Network(), {}, audio, recordings, 0.5, True, out / "scratch",
                         max_failed=0.5).run(out / "embeddings.h5", out / "skipped.csv")
     assert result["reasons"] == {"unreadable": 1}
+
+
+class Recorder(Network):
+    """A network during whose first batch another program writes into a recording."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def embed(self, frames, batch_size=None, on_batch=None):
+        if not self.sizes:
+            with open(self.path, "ab") as file:
+                file.write(bytes(4 * RATE))
+        return super().embed(frames, batch_size, on_batch)
+
+
+def test_a_recording_that_grows_while_it_is_read_is_left_out(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number in range(3):
+        soundfile.write(audio / f"{number}.wav", noise(30, seed=number), RATE)
+    progress = Progress()
+    notes = []
+    progress.note = notes.append
+    # so long that it is read piece by piece, behind the network
+    recorded = audio / "0.wav"
+    soundfile.write(recorded, noise(3000), RATE)
+    result = extract(audio, tmp_path / "out", Recorder(recorded), block=4, max_failed=0.5,
+                     progress=progress)
+    assert (result["recordings"], result["reasons"]) == (2, {"unreadable": 1})
+    assert {*read(tmp_path / "out")["recording"]} == {1, 2}
+    assert any("changed while it was read" in note for note in notes)
+    assert result["changed"] == 1
+
+
+def test_what_has_changed_since_the_submission_is_embedded_and_said(tmp_path):
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    out.mkdir()
+    for number in range(4):
+        soundfile.write(audio / f"{number}.wav", noise(2, seed=number), RATE)
+    listed = scan_recordings(audio)
+    soundfile.write(audio / "0.wav", noise(3), RATE)
+    os.utime(audio / "1.wav")
+    (audio / "2.wav").unlink()
+    progress, notes = Progress(), []
+    progress.note = notes.append
+    result = Extraction(Network(), {"kind": "test"}, audio, listed, 0.5, True, out / "scratch",
+                        max_failed=0.5, progress=progress,
+                        ).run(out / "embeddings.h5", out / "skipped.csv")
+    assert (result["recordings"], result["skipped"], result["changed"]) == (3, 1, 2)
+    assert any(note.startswith("2 recordings have changed since the submission: 0.wav, 1.wav")
+               for note in notes)
+    text = steps.step("extract").summary([result, result])
+    assert text == "28 rows of 6 recordings, 2 skipped, 4 changed since the submission"
+    assert "changed" not in extract(audio, tmp_path / "again")
