@@ -12,7 +12,7 @@ import click
 from l3hpc.console.formatting import file_size
 from l3hpc.console.progress import default_progress
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
-from l3hpc.io.values import count_of
+from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:
     from l3hpc.datasets.inspection import Inspection
@@ -154,15 +154,15 @@ def _show(inspection: Inspection) -> None:
     """Print the contents, problems and remarks of one data set."""
     from l3hpc.datasets.corpus import printable
 
-    click.echo(printable(f"{inspection.kind} in {inspection.folder}"))
+    click.echo(one_line(printable(f"{inspection.kind} in {inspection.folder}")))
     for name, value in inspection.counts.items():
         if value in (None, {}):
             continue
         label, shown = _UNITS.get(name, (name.replace("_", " "), _text))
-        click.echo(f"  {label:<18} {shown(value)}")
+        click.echo(f"  {label:<18} {one_line(printable(shown(value)))}")
     for label, problems in (("problem", inspection.problems), ("remark", inspection.remarks)):
         for problem in problems:
-            click.echo(printable(f"  {label}: {problem}"))
+            click.echo(one_line(printable(f"  {label}: {problem}")))
             if problem.advice:
                 click.echo(f"  {'':{len(label)}}  {problem.advice}")
     count = len(inspection.problems)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import InputError
 from l3hpc.io.tables import read_rows
+from l3hpc.io.values import normalised
 
+LISTED = 30  # most columns that a message lists
 FILE_COLUMNS = ("file", "filename", "file_name", "fname", "filepath", "file_path", "path",
                 "audio_filename", "audio_file", "slice_file_name", "audio", "clip", "recording")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "tags", "tag", "species",
@@ -155,28 +158,45 @@ def find_columns(source: ClipTable, header: Sequence[str]) -> Columns:
 def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str],
             header: Sequence[str]) -> str:
     """The column that is named, or the first with a usual name."""
-    # Reversed, so that of two columns that differ in case or spaces the first counts.
-    by_name = {column.strip().casefold(): column for column in reversed(header)}
     if named is not None:
         if named in header:
             return named
+        # A keyboard and a table may write the same accent in two ways.
+        for column in header:
+            if normalised(column) == normalised(named):
+                return column
         raise InputError(f"has no column '{named}'", where=str(source.table),
-                         allowed=f"its columns: {', '.join(header)}",
+                         allowed=f"its columns: {_some(header)}",
                          hint=f"Name one of them: --{what}-column NAME")
+    # Reversed, so that of two columns that differ in case or spaces the first counts.
+    by_name = {column.strip().casefold(): column for column in reversed(header)}
     for name in usual:
         if name in by_name:
             return by_name[name]
     raise InputError(f"no column of {what}s was found", where=str(source.table),
-                     allowed=f"its columns: {', '.join(header)}; found by itself: "
+                     allowed=f"its columns: {_some(header)}; found by itself: "
                              f"{', '.join(usual)}",
                      hint=f"Name the column: --{what}-column NAME")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, which a message can hold."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED:,} more"
+                                        if len(names) > LISTED else "")
 
 
 def _label_columns(source: ClipTable, header: Sequence[str]) -> list[str]:
     named = source.label_column
     if named is None or named in header:
         return [_column(source, "label", named, LABEL_COLUMNS, header)]
-    return [_column(source, "label", one.strip(), (), header) for one in named.split(",")]
+    known = frozenset(header)  # thousands of columns, each of which is looked up
+    columns = [one if one in known else _column(source, "label", one, (), header)
+               for one in map(str.strip, named.split(","))]
+    names = Counter(map(normalised, columns))
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"names the column '{twice[0]}' twice", where="--label-column",
+                         allowed="each column of labels once")
+    return columns
 
 
 def _fold_column(source: ClipTable, header: Sequence[str]) -> str | None:

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from l3hpc.datasets.clip_columns import (
+    LISTED,
     ClipTable,
     Columns,
     find_columns,
@@ -36,6 +37,7 @@ from l3hpc.datasets.labelled import (
 )
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_unreadable
+from l3hpc.io.values import normalised
 
 # Usual names of columns in lower case; of several in one table, the first in this list counts.
 PARTS = {"train": TRAIN, "training": TRAIN, "validate": VALIDATE, "validation": VALIDATE,
@@ -122,7 +124,8 @@ def read_table(source: ClipTable) -> LabelledDataset:
     clips = tuple(LabelledClip(names[name], folds[index], own[index][0], sources[index],
                                own[index] if several else ())
                   for index, (name, _, _) in enumerate(rows))
-    notes = [f"files of {columns.file!r}", f"labels of {', '.join(map(repr, columns.labels))}",
+    notes = [f"files of {columns.file!r}", f"labels of {_some(columns.labels)}",
+             *_label_notes(columns.labels, own, classes),
              *_fold_notes(source, header, columns, rows, clips)]
     untested = _untested(clips, classes) if columns.split else []
     if untested:
@@ -133,6 +136,30 @@ def read_table(source: ClipTable) -> LabelledDataset:
                               columns=", ".join(notes), has_split=columns.split is not None)
     _refuse_rare(dataset)
     return dataset
+
+
+def _label_notes(columns: Sequence[str], own: Sequence[tuple[int, ...]], classes: Sequence[str]
+                 ) -> list[str]:
+    """What may be wrong with the labels: none, all, or two that people take for one."""
+    notes = []
+    absent = sorted({*map(normalised, columns)} - {*classes}) if len(columns) > 1 else []
+    if absent:
+        notes.append(f"no clip has the label{'s' * (len(absent) > 1)} {_some(absent)}")
+    often = Counter(label for labels in own for label in labels)
+    if every := [classes[label] for label, count in often.items() if count == len(own)]:
+        notes.append(f"every clip has the label{'s' * (len(every) > 1)} {_some(every)}")
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike[" ".join(name.casefold().split())].append(name)
+    notes += [f"{_some(names)} differ only in case or spaces" for names in alike.values()
+              if len(names) > 1][:_NAMED]
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """``'siren', 'horn', 'dog' and 12 more``."""
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(map(repr, names[:LISTED])) + more
 
 
 def _fold_notes(source: ClipTable, header: Sequence[str], columns: Columns, rows: Sequence[_Row],
@@ -175,8 +202,8 @@ def _rows(source: ClipTable, column: str) -> Iterator[_Row]:
 def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
     """Name in the table → path below the folder of audio.
 
-    A name may lack its folder and its suffix where a single file fits; a name without a file is
-    left as it is.
+    A name may lack its folder and its suffix where a single file fits, and may write accents in
+    another way; a name without a file is left as it is.
     """
     folder = source.folder
     absolute = folder.absolute()
@@ -185,6 +212,7 @@ def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
     if all(os.path.isfile(folder / path) for path in result.values()):
         _refuse_same_files(source, result)
         return result
+    by_path: dict[str, set[str]] = defaultdict(set)
     by_name: dict[str, set[str]] = defaultdict(set)
     # Only where a path of the table does not fit: a walk through a large data set takes minutes on
     # a network disk.
@@ -193,11 +221,12 @@ def _located(source: ClipTable, names: Sequence[str]) -> dict[str, str]:
             if os.path.splitext(file)[1].lower() in AUDIO_SUFFIXES and not file.startswith("."):
                 there = PurePosixPath(os.path.relpath(os.path.join(parent, file), folder))
                 for one in {there.name, there.stem, there.with_suffix("").as_posix()}:
-                    by_name[one].add(there.as_posix())
+                    by_name[normalised(one)].add(there.as_posix())
+                by_path[normalised(there.as_posix())].add(there.as_posix())
     for name, path in result.items():
         if os.path.isfile(folder / path):
             continue
-        fitting = sorted(by_name[path])
+        fitting = sorted(by_path[normalised(path)] or by_name[normalised(path)])
         if len(fitting) > 1:
             raise InputError(f"'{name}' may be {fitting[0]} or {fitting[1]}",
                              where=str(source.table), allowed="names that one file has",
@@ -222,7 +251,8 @@ def _labels(source: ClipTable, columns: Sequence[str], rows: Sequence[_Row],
             ) -> tuple[list[list[str]], bool]:
     """The labels of every clip, and whether clips may have several."""
     if len(columns) > 1:
-        found = [[column for column in columns if _is_marked(row[column], column, where)]
+        names = [(column, normalised(column)) for column in columns]
+        found = [[name for column, name in names if _is_marked(row[column], column, where)]
                  for _, where, row in rows]
         several = True
     else:
@@ -231,8 +261,8 @@ def _labels(source: ClipTable, columns: Sequence[str], rows: Sequence[_Row],
         found = [[part.strip() for part in row[columns[0]].split(separator) if part.strip()]
                  if separator else [row[columns[0]].strip()] * bool(row[columns[0]].strip())
                  for _, _, row in rows]
-        # a label that a cell has twice is one label
-        found = [list(dict.fromkeys(own)) for own in found]
+        # a label that a cell has twice is one label, also where its accents are written in two ways
+        found = [list(dict.fromkeys(map(normalised, own))) for own in found]
     _refuse_rows("{n} of {total} clips have no label", source, rows,
                  [index for index, own in enumerate(found) if not own],
                  allowed="a label for every clip", hint="Complete the table, or remove these rows.")

@@ -21,7 +21,7 @@ from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.files import digest, walk_files
 from l3hpc.io.tables import read_rows
-from l3hpc.io.values import count_of
+from l3hpc.io.values import count_of, normalised
 
 AUDIO_SUFFIXES = formats.SOUND_SUFFIXES
 TABLE = "recordings.csv"
@@ -137,6 +137,11 @@ def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recor
                          allowed="file names in UTF-8",
                          hint="Rename them. To list them: "
                               + command_line("data", "check", folder))
+    if any(name not in files for name in table):
+        # The same letters, which another system has written with accents of their own.
+        same = {normalised(name): name for name in files}
+        table = {name if name in files else same.get(normalised(name), name): row
+                 for name, row in table.items()}
     recordings = []
     # Files of the table that are missing are listed as well: extract names them instead of passing
     # over them.

@@ -15,6 +15,7 @@ import math
 import re
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -88,6 +89,19 @@ def in_number(text: str, number: int) -> str:
     '{n} file is empty'
     """
     return _ONE_OR_MANY.sub(r"\1" if number == 1 else r"\2", text)
+
+
+def normalised(text: str) -> str:
+    """A text in Unicode NFC: one character for a letter with its accent, as most systems write it.
+
+    macOS and some keyboards write two, which look the same.
+
+    Examples
+    --------
+    >>> len("e\u0301"), len(normalised("e\u0301"))
+    (2, 1)
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def without_addresses(text: str) -> str:

@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 from invoke import invoke, runner
 
 from l3hpc.cli import cli
@@ -111,3 +113,12 @@ def test_help(words):
 def test_starts_without_numpy():
     code = "import sys, l3hpc.cli.data; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_with_line_ends_do_not_break_the_lines(tmp_path):
+    folder = tmp_path / "two\nlines/s\t1"
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "a\n  no problems.wav", np.full(8000, 0.1), 8000)
+    shown = run("check", folder.parent).stdout
+    assert "s\\t1 1" in shown and "two\\nlines" in shown
+    assert shown.count("\n  no problems") == 1

@@ -1,5 +1,6 @@
 """Any table of clips: columns found or named, labels, folds given or made, and what is refused."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -245,3 +246,57 @@ def test_a_missing_table_or_folder(table, tmp_path):
         read_files(ClipTable(table(PLAIN), tmp_path / "none"))
     with pytest.raises(InputError, match="no such table of clips"):
         read_table(ClipTable(tmp_path / "none.csv"))
+
+
+ONE, TWO = "h\u00e9ron", "he\u0301ron"  # the same word, as Linux and as macOS write it
+
+
+def test_a_word_is_one_label_however_its_accents_are_written(table):
+    path = table(rows("file,label,fold", f"a.wav,{ONE},1", "b.wav,owl,1", f"c.wav,{TWO},2",
+                      "d.wav,owl,2", f"e.wav,{ONE};{TWO},1"))
+    found = read_table(ClipTable(path))
+    assert found.classes == (ONE, "owl")
+    assert [clip.labels for clip in found.clips] == [(0,), (1,), (0,), (1,), (0,)]
+    path = table(rows(f"file,{TWO},owl,fold", "a.wav,1,0,1", "b.wav,0,1,1", "c.wav,1,1,2",
+                      "d.wav,0,1,2"))
+    assert read_table(ClipTable(path, label_column=f"{ONE},owl")).classes == (ONE, "owl")
+
+
+def test_a_file_is_found_however_its_accents_are_written(table):
+    path = table(PLAIN.replace("a.wav", f"{ONE}.wav").replace("b.wav", f"b/{TWO}.wav"),
+                 files=[f"{TWO}.wav", f"b/{ONE}.wav", "c.wav", "d.wav"])
+    assert [clip.file for clip in read_table(ClipTable(path)).clips] == [
+        f"{TWO}.wav", f"b/{ONE}.wav", "c.wav", "d.wav"]
+
+
+def test_a_column_of_labels_counts_once(table):
+    path = table(rows(f"file,{ONE},{TWO},fold", "a.wav,1,0,1", "b.wav,0,1,2"))
+    for named in (f"{ONE},{ONE}", f"{ONE},{TWO}"):
+        with pytest.raises(InputError, match=f"names the column '{ONE}' twice"):
+            read_table(ClipTable(path, label_column=named))
+
+
+def test_odd_labels_are_mentioned(table):
+    path = table(rows("file,a,b,c,fold", "a.wav,1,0,0,1", "b.wav,1,1,0,1", "c.wav,1,1,0,2",
+                      "d.wav,1,0,0,2"))
+    found = read_table(ClipTable(path, label_column="a,b,c"))
+    assert found.classes == ("a", "b")
+    assert "no clip has the label 'c', every clip has the label 'a', folds" in found.columns
+    path = table(PLAIN.replace("c.wav,owl", "c.wav,Owl").replace("2\n", "2\ne.wav,owl,2\n", 1)
+                 + "f.wav,Owl,1\n")
+    assert "'Owl', 'owl' differ only in case or spaces" in read_table(ClipTable(path)).columns
+
+
+def test_thousands_of_label_columns_are_read_in_time_and_not_all_listed(table):
+    names = [f"tag{number}" for number in range(5000)]
+    path = table(rows(",".join(["file", *names, "fold"]), *(
+        f"{number}.wav," + ",".join("10"[(number + place) % 2] for place in range(5000))
+        + f",{number // 4}" for number in range(20))))
+    start = time.process_time()
+    found = read_table(ClipTable(path, label_column=",".join(names)))
+    assert time.process_time() - start < 2  # 5 when each column was looked up by reading all
+    assert len(found.classes) == 5000
+    assert found.columns.count("tag") == 30 and "and 4,970 more" in found.columns
+    with pytest.raises(InputError, match="has no column 'tagg'") as refused:
+        read_table(ClipTable(path, label_column="tag1,tagg"))
+    assert "and 4,972 more" in refused.value.allowed

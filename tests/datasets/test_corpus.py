@@ -201,3 +201,11 @@ def test_a_folder_that_may_not_be_read_is_refused_by_every_listing():
             assert said.startswith("InputError")
     finally:
         shutil.rmtree(place)
+
+
+def test_a_table_may_write_accents_in_another_way_than_the_file_system(tmp_path):
+    (tmp_path / "cafe\u0301.wav").touch()
+    (tmp_path / "recordings.csv").write_text(
+        "file,sensor,timestamp\ncaf\u00e9.wav,s1,1511272800\n", encoding="utf-8")
+    recording, = corpus.scan_recordings(tmp_path)
+    assert (recording.file, recording.sensor, recording.size) == ("cafe\u0301.wav", "s1", 0)
