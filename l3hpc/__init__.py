@@ -19,15 +19,15 @@ from l3hpc._version import __version__
 if TYPE_CHECKING:
     from l3hpc.embedding.embed import get_embedding as get_embedding
     from l3hpc.embedding.model import load_model as load_model
-    from l3hpc.ledger.views.exports import results as results
     from l3hpc.runs.notebook import Run as Run
     from l3hpc.runs.notebook import run as run
     from l3hpc.runs.notebook import runs as runs
     from l3hpc.runs.notebook_submit import submit as submit
+    from l3hpc.runs.rows import results as results
 
 __all__ = ["Run", "__version__", "get_embedding", "load_model", "results", "run", "runs", "submit"]
 __getattr__, __dir__ = _lazy.attach(__name__, {
     "Run": "l3hpc.runs.notebook", "run": "l3hpc.runs.notebook", "runs": "l3hpc.runs.notebook",
-    "submit": "l3hpc.runs.notebook_submit", "results": "l3hpc.ledger.views.exports",
+    "submit": "l3hpc.runs.notebook_submit", "results": "l3hpc.runs.rows",
     "get_embedding": "l3hpc.embedding.embed", "load_model": "l3hpc.embedding.model",
 })

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -125,20 +126,20 @@ class L3hpcError(Exception):
         return [*told, *(Lines(self.hint).split("\n") if self.hint else ())]
 
     def replaced(
-        self: _Error, message: str | None = None, *, hint: str | None = None,
+        self: _Error, message: str | None = None, *, where: str | None = None,
+        allowed: str | None = None, hint: str | None = None,
     ) -> _Error:
-        """Return a copy of this error, of the same class, with another message or hint.
+        """Return a copy of this error, of the same class, with other words.
 
         Parameters
         ----------
-        message
-            The new message; without it, that of this error.
-        hint
-            The new hint; without it, that of this error.
+        message, where, allowed, hint
+            The new ones; where one is None, that of this error.
         """
         error = _rebuilt(type(self), self.message if message is None else message, self.__dict__)
-        if hint is not None:
-            error.hint = hint
+        for name, value in (("where", where), ("allowed", allowed), ("hint", hint)):
+            if value is not None:
+                setattr(error, name, value)
         return error
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -287,27 +288,51 @@ _by_hand = ""  # the step that runs outside of a run
 
 
 @contextlib.contextmanager
-def by_hand(step: str) -> Iterator[None]:
-    """Give advice for a step that a person runs by ``l3hpc run``, while the block runs.
+def by_hand(step: str, parameters: Iterable[str] = ()) -> Iterator[None]:
+    """Word errors for a step that a person runs by ``l3hpc run``, while the block runs.
 
-    There is no run to resume, and its parameters are set by their own names.
+    There is no run to resume, and its parameters are set by their own names: ``--set max_failed``
+    is what ``extract.max_failed`` and, of a pipeline, ``--max-failed`` are here.
 
     Parameters
     ----------
     step
         Name of the step.
+    parameters
+        Names of its parameters.
     """
     global _by_hand
     before, _by_hand = _by_hand, step
     try:
         yield
     except L3hpcError as error:
-        if error.hint is None:
-            raise
-        hint = Lines(*error.hint.replace(f"--set {step}.", "--set ").split("\n"))
-        raise error.replaced(hint=hint) from error.__cause__
+        said = {name: _said_by_hand(text, step, parameters)
+                for name in ("message", "where", "allowed", "hint")
+                if (text := getattr(error, name))}
+        raise error.replaced(**said) from error.__cause__
     finally:
         _by_hand = before
+
+
+def _said_by_hand(text: str, step: str, parameters: Iterable[str]) -> str:
+    """Name the parameters of a step in a text as ``l3hpc run`` takes them; not in a command, which
+    has options of its own.
+    """
+    known = "|".join(sorted(parameters, key=len, reverse=True)) or "[a-z_]+(?==)"
+    own = re.compile(rf"(?:--set )?(?<![\w./-]){step}\.({known})(?![\w.])")
+    options = "|".join(name.replace("_", "-") for name in parameters)
+    # a word in lower case after an option is its value where no other word follows
+    option = re.compile(rf"(?<![\w-])--({options})(?: ([A-Z0-9][^\s,;:)]*|[a-z]\w*(?=[.,;:)]|$))"
+                        r"|(?![\w-])(?! [a-z]))")
+
+    def by_name(match: re.Match[str]) -> str:
+        return f"--set {match[1].replace('-', '_')}" + (f"={match[2]}" if match[2] else "")
+
+    def of_line(line: str) -> str:
+        line = own.sub(r"--set \1", line)
+        return option.sub(by_name, line) if options and "l3hpc " not in line else line
+
+    return Lines(*map(of_line, text.split("\n")))
 
 
 def repair_and_repeat(settings: Sequence[str], find: str = "") -> str:

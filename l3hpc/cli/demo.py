@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  l3hpc demo                       into ./demo, a few minutes on two cores
+  l3hpc demo                       into ./demo, in less than two minutes on two cores
   l3hpc demo --quick -o /tmp/try   a very small city, about a minute
   l3hpc demo --sensors 6 --fresh   a larger city, from scratch
   l3hpc demo --weights openl3_audio_mel256_env.h5    with a trained teacher
@@ -51,6 +51,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     runs as it would on a cluster. The results are a ledger, a folder of files and a report page.
     """
     from l3hpc import demo
+    from l3hpc.cli.planning import confirm
     from l3hpc.console.progress import default_progress
     from l3hpc.pipelines import preview
 
@@ -62,7 +63,7 @@ def command(folder: str, quick: bool, sensors: int | None, weights: str | None, 
     say(f"l3hpc demo in {path}: about {max(1, round(settings.minutes))} min on two cores; "
         "if interrupted, it continues where it stopped")
     if not (yes or as_json) and sys.stdin.isatty():
-        click.confirm("start?", default=True, abort=True)
+        confirm("start?", "nothing was started", default=True)
     if not keep:
         demo.remove_earlier(path)
     config = demo.prepare(path, settings, default_progress())

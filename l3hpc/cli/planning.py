@@ -7,6 +7,7 @@ the options that are used most; ``--help-all`` lists every option.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.cli.place import complete_run, config_option, place_option, remember
-from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.errors import EXIT_INTERRUPTED, InputError, command_line, nearest
 from l3hpc.pipelines.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -41,6 +42,33 @@ _PATHS = {
     "--us8k": "Folder of UrbanSound8K: metadata/UrbanSound8K.csv, audio/fold1/ …",
     "--esc50": "Folder of ESC-50: meta/esc50.csv, audio/.",
 }
+
+
+def tell(text: str) -> None:
+    """Print what has been submitted. If nobody reads it, the work goes on all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(text)
+
+
+def confirm(question: str, otherwise: str, *, default: bool = False) -> None:
+    """Ask, and end the command unless the answer is yes.
+
+    Parameters
+    ----------
+    question
+        A question to answer with yes or no.
+    otherwise
+        What was not done, to be printed then.
+    default
+        What Enter answers.
+    """
+    try:
+        if click.confirm(question, default=default, err=True):
+            return
+        click.echo(otherwise, err=True)
+    except click.Abort:  # Ctrl-C, or no more input
+        click.echo(f"\ninterrupted; {otherwise}", err=True)
+    raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
 class PlanCommand(click.Command):

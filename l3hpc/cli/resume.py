@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
-from l3hpc.cli.planning import note_unused
+from l3hpc.cli.planning import confirm, note_unused, tell
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, command_line
 from l3hpc.io.values import in_number
 
@@ -144,15 +143,15 @@ class _Messages:
             others = resume_plan.used_by(self.workspace, self.run, todo.recompute)
             names = ", ".join(step.name for step in todo.recompute)
             also = f" (also used by {', '.join(others)})" if others else ""
-            click.confirm(f"discard the results of {names}{also}?", abort=True, err=True)
+            confirm(f"discard the results of {names}{also}?",
+                    "nothing was discarded or submitted")
         if not self.as_json:
             click.echo(f"resuming {self.run}: {todo.describe()}" if todo.is_needed
                        else _nothing(self.run, self.only, todo))
 
     def submitted(self, record: RunRecord, steps: list[str]) -> None:
-        """Print what was submitted. If nobody reads it, the work goes on all the same."""
-        with contextlib.suppress(OSError):
-            click.echo(self._submitted(record, steps))
+        """Print what was submitted."""
+        tell(self._submitted(record, steps))
 
     def _submitted(self, record: RunRecord, steps: list[str]) -> str:
         from l3hpc.pipelines import preview

@@ -15,7 +15,7 @@ import click
 from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
-from l3hpc.io.values import in_number, log_text, one_line
+from l3hpc.io.values import log_text, one_line
 
 SHOWN = 5  # runs in the list of ``status``
 COMBINATIONS = 10  # of each sweep in that list
@@ -55,8 +55,9 @@ def cancel(
     if as_json:
         click.echo(json.dumps({"run": name, "cancelled": stopped}))
     elif stopped:
-        jobs = in_number("[job|jobs]", len(stopped))
-        click.echo(f"cancelled {name}: {jobs} {', '.join(stopped)}")
+        from l3hpc.schedulers.jobs import list_jobs
+
+        click.echo(f"cancelled {name}: {list_jobs(stopped, most=len(stopped))}")
     else:
         click.echo(f"no job of {name} was queued or running")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.planning import PlanCommand, note_unused, plan_options
+from l3hpc.cli.planning import PlanCommand, confirm, note_unused, plan_options, tell
 from l3hpc.cli.runs import announce
 from l3hpc.errors import (
     EXIT_FAILED,
@@ -99,18 +99,12 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     with _nothing_submitted(InputError):
         record = submit.submit(
             plan, detach=detach, progress=progress, scheduler=scheduler, rendered=rendered,
-            on_submitted=None if as_json else lambda record: _tell(_submitted(plan, record)))
+            on_submitted=None if as_json else lambda record: tell(_submitted(plan, record)))
     if as_json:
         _finish(plan, record, True, "")
     if detach or not plan.profile.capabilities.runner:
         return EXIT_OK
     return _after_the_run(plan, record, as_json, values["config_file"])
-
-
-def _tell(text: str) -> None:
-    """Print what has been submitted. If nobody reads it, the work goes on all the same."""
-    with contextlib.suppress(OSError):
-        click.echo(text)
 
 
 def _after_the_run(plan: Plan, record: RunRecord, as_json: bool, config_file: str | None) -> int:
@@ -143,7 +137,7 @@ def _confirm(plan: Plan) -> bool:
         with _nothing_submitted(InputError):
             raise InputError(f"this may cost {preview.maximum_cost(plan).as_text()}",
                              hint="if that is intended: --yes")
-    click.confirm("\nsubmit it?", abort=True, err=True)
+    confirm("\nsubmit it?", "nothing was submitted")
     return True
 
 

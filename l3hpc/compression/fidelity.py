@@ -52,6 +52,7 @@ class Fidelity:
             raise InputError("no windows of audio to compare embeddings on")
         self.frames, self.threads, self.engine = frames, threads, engine
         self.teacher = self.embed(teacher)
+        self._unpruned = teacher
 
     def embed(self, parameters: Parameters) -> np.ndarray:
         """Embed the windows.
@@ -90,7 +91,9 @@ class Fidelity:
         if parameters.spec.dim != self.teacher.shape[1]:
             raise InputError(f"embeddings of length {parameters.spec.dim} cannot be compared with "
                              f"the teacher's of length {self.teacher.shape[1]}")
-        return embedding_distance(self.embed(parameters), self.teacher)
+        # the teacher is the largest of the networks, and a task of a scan has few of them
+        embeddings = self.teacher if parameters is self._unpruned else self.embed(parameters)
+        return embedding_distance(embeddings, self.teacher)
 
 
 def embedding_distance(embeddings: np.ndarray, reference: np.ndarray) -> dict[str, Any]:

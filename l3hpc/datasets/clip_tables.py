@@ -37,7 +37,7 @@ from l3hpc.datasets.labelled import (
 )
 from l3hpc.errors import InputError
 from l3hpc.io.files import refuse_unreadable
-from l3hpc.io.values import normalised
+from l3hpc.io.values import count_of, normalised
 
 # Usual names of columns in lower case; of several in one table, the first in this list counts.
 PARTS = {"train": TRAIN, "training": TRAIN, "validate": VALIDATE, "validation": VALIDATE,
@@ -364,10 +364,16 @@ def _made_folds(source: ClipTable, labels: Sequence[tuple[int, ...]],
     """Folds from 1, stratified by label (of several, the rarest)."""
     often = Counter(label for own in labels for label in own)
     strata = tuple(min(own, key=lambda label: (often[label], label)) for own in labels)
-    if groups is not None and len(set(groups)) < count:
-        raise InputError(f"{len(set(groups))} groups are too few for {count} folds",
-                         where=str(source.table), allowed=f"2 to {len(set(groups))} folds",
-                         hint="Use fewer (--folds N), or another --group-column.")
+    if groups is not None and (most := len(set(groups))) < count:
+        # with two folds, none is left to validate on
+        fewer = "--folds N" if most > 2 else "--folds 2 --set folds.valid_fold=false"
+        raise InputError(
+            f"{count_of(most, 'group is', 'groups are')} too few for {count} folds",
+            where=str(source.table),
+            allowed=f"2 to {most} folds" if most > 2 else "at least two groups" if most < 2
+            else "2 folds",
+            hint=f"Use fewer ({fewer}), or another --group-column." if most > 1
+            else "Name another --group-column, or leave it out.")
     if max(Counter(strata).values()) < count:
         raise InputError(f"no class has as many as {count} clips", where=str(source.table),
                          allowed="at least one class with a clip for every fold",

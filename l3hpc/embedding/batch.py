@@ -32,7 +32,6 @@ from l3hpc.audio.framing import CutFrames, JoinedFrames, cut_frames, hop_samples
 from l3hpc.embedding.embed import (
     EmbedSettings,
     check_embedding,
-    embed_file,
     embed_pieces,
     get_resampler,
 )
@@ -44,8 +43,7 @@ from l3hpc.io.files import atomic_file
 KEYS = ("embedding", "timestamps")
 IN_MEMORY = 32 << 20  # bytes of embeddings that are kept in memory; more are kept on disk
 ROWS = 4096  # rows that are written at once
-__all__ = ["EmbedResult", "EmbedSettings", "embed_all", "embed_file", "embed_in_processes",
-           "model_metadata"]
+__all__ = ["EmbedResult", "EmbedSettings", "embed_all", "embed_in_processes", "model_metadata"]
 LONG_S = 60.0  # seconds; longer recordings are read in pieces
 GROUP_FRAMES = 256  # frames of short recordings that are embedded together,
 FIRST_FRAMES = 64  # at first fewer, so that the network starts soon

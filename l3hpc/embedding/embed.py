@@ -7,8 +7,8 @@ of frames (or their starts). Empty audio is an error; silence and audio shorter 
 warnings. Unlike in these packages, samples that are not finite and arrays of ambiguous scale or
 shape are refused.
 
-``EmbedSettings`` checks the arguments, for Python and for the command line. ``embed_file`` and
-``embed_pieces`` embed one sound file piece by piece, with memory for a few seconds of it.
+``EmbedSettings`` checks the arguments, for Python and for the command line. ``embed_pieces`` embeds
+a sound file piece by piece, with memory for a few seconds of it.
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ def warn_about(messages: Iterable[str], where: str | None, depth: int) -> None:
         warnings.warn(f"{prefix}{message}", AudioWarning, stacklevel=depth + 1)
 
 
-def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = None,
-               on_batch: Callable[[int], None] | None = None) -> Embedding:
-    """Embed a sound file as ``get_embedding`` does, with memory for a few seconds of it.
+def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Contents,
+                 on_batch: Callable[[int], None] | None = None) -> Iterator[Embedding]:
+    """Embed a sound file piece by piece.
 
     Parameters
     ----------
@@ -129,39 +129,11 @@ def embed_file(path: str | Path, model: Model, settings: EmbedSettings | None = 
     model
         From ``load_model``.
     settings
-        Hop, centring, batch and resampler; None for the defaults of ``get_embedding``.
-    on_batch
-        Called with the number of frames of each finished batch.
-
-    Returns
-    -------
-    embeddings
-        (T, D) float32.
-    times
-        (T,) float64 seconds.
-
-    Raises
-    ------
-    AudioError
-        The file is damaged or empty, or its embeddings are not finite.
-    """
-    contents = Contents()
-    result = _joined(
-        embed_pieces(Path(path), model, settings or EmbedSettings(), contents, on_batch))
-    warn_about(contents.warnings(), str(path), 2)
-    return result
-
-
-def embed_pieces(path: Path, model: Model, settings: EmbedSettings, contents: Contents,
-                 on_batch: Callable[[int], None] | None = None) -> Iterator[Embedding]:
-    """Embed a sound file piece by piece.
-
-    Parameters
-    ----------
-    path, model, settings, on_batch
-        As for ``embed_file``.
+        Hop, centring, batch and resampler.
     contents
         Filled with facts about the recording while it is read.
+    on_batch
+        Called with the number of frames of each finished batch.
 
     Yields
     ------
@@ -202,7 +174,7 @@ def embed_blocks(blocks: Iterable[np.ndarray], rate: int, model: Model, settings
     rate
         Hz.
     model, settings, on_batch
-        As for ``embed_file``.
+        As for ``embed_pieces``.
     where
         The recording, for messages.
 

@@ -64,26 +64,6 @@ class EmbedPlan:
             {entry for path in self.ignored if (entry := _real_entry(path)) not in outputs}))
 
 
-def find_recordings(inputs: Iterable[str | Path], output_dir: Path | None = None,
-                    suffix: str | None = None, format: str = "npz") -> list[EmbedTask]:
-    """Return the tasks of ``plan_embedding``, if there are recordings for every input.
-
-    Parameters
-    ----------
-    inputs, output_dir, suffix, format
-        As for ``plan_embedding``.
-
-    Raises
-    ------
-    InputError
-        As for ``plan_embedding``, and for an input without recordings.
-    """
-    plan = plan_embedding(inputs, output_dir, suffix, format)
-    for text, reason in plan.failed.items():
-        raise InputError(reason, where=text)
-    return plan.tasks
-
-
 def plan_embedding(inputs: Iterable[str | Path], output_dir: Path | None = None,
                    suffix: str | None = None, format: str = "npz") -> EmbedPlan:
     """Find the recordings to embed, in order and each once, and name their outputs.

@@ -62,6 +62,9 @@ class Model:
     engine: str
     source: Mapping[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Model: {self.description}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self.source is None:
             raise pickle.PicklingError("only a Model that load_model returned can be pickled")

@@ -403,27 +403,6 @@ class Graph:
         self.model.metadata = [entry]
 
 
-def read_description(flatbuffer: bytes) -> dict[str, Any] | None:
-    """What ``Graph.shrink`` wrote about a model.
-
-    Parameters
-    ----------
-    flatbuffer
-        The model.
-
-    Returns
-    -------
-    dict or None
-        None for a model that this package did not make.
-    """
-    graph = Graph(flatbuffer)
-    for entry in graph.model.metadata or []:
-        if bytes(entry.name) == METADATA:
-            value = json.loads(bytes(graph.model.buffers[entry.buffer].data))
-            return value if isinstance(value, dict) else None
-    return None
-
-
 def _numbers(indices: Sequence[int] | np.ndarray | None) -> list[int]:
     return [] if indices is None else [int(index) for index in indices]
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 from l3hpc.audio.frontend_layer import MelFrontend
 from l3hpc.errors import InputError
 from l3hpc.models.parameters import BN_EPSILON, BN_MOMENTUM, Parameters
-from l3hpc.models.parameters import untrained as untrained_parameters
 from l3hpc.models.spec import NetworkSpec
 
 WEIGHT_DECAY = 1e-5
@@ -102,28 +101,6 @@ def build_with_frontend(spec: NetworkSpec) -> keras.Model:
     front = MelFrontend(spec.rate, spec.n_dft, spec.hop, spec.n_mels, spec.fmax, spec.convention,
                         spec.window_s, name="frontend")
     return keras.Model(audio, _embed(front(audio), spec), name="l3_student")
-
-
-def build_untrained(spec: NetworkSpec, seed: int, *, frontend: bool = True) -> keras.Model:
-    """Build a network whose weights depend on the seed alone, not on TensorFlow's version.
-
-    Parameters
-    ----------
-    spec
-        The network.
-    seed
-        Decides the weights.
-    frontend
-        Whether it takes audio.
-
-    Returns
-    -------
-    keras.Model
-        Ready to train.
-    """
-    model = build_with_frontend(spec) if frontend else build(spec)
-    assign(model, untrained_parameters(spec, seed))
-    return model
 
 
 def weighted_layers(model: keras.Model) -> list[Any]:

@@ -6,6 +6,7 @@ the scheduler: whether a job is still active is checked when the plan is submitt
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from l3hpc.pipelines.definition import StepDefinition
 from l3hpc.pipelines.planned import fingerprint_of_folder
 from l3hpc.steps.base import Output
 from l3hpc.steps.params import Params
-from l3hpc.workspace import artifacts, attempts, records, run_names
+from l3hpc.workspace import artifacts, attempts, records, run_names, step_config
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 from l3hpc.workspace.local_jobs import LocalJobs
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -256,7 +257,7 @@ def named_input(workspace: Path, kind: str, value: str, origin: str, cluster: st
         raise InputError(f"{value!r} is neither a folder nor a run", where=origin)
     path = path.resolve()
     if Workspace(workspace).is_artifact(path):
-        config = _read_config(ArtifactFolder(path).config)
+        config = _read_config(path, workspace)
         return ExternalInput(path, path.name, config.get("shards", []),
                              params=config.get("params"))
     return ExternalInput(path, fingerprint_of_folder(path))
@@ -394,8 +395,7 @@ def _outputs_of(workspace: Path, record: RunRecord, kind: str, cluster: str | No
             waits = tuple(attempts.open_jobs(step, finished))
         else:
             continue
-        frozen = Workspace(workspace).run(record.run).step(step.name).config
-        config = _read_config(ArtifactFolder(artifact).config, frozen)
+        config = _read_config(artifact, workspace, record.run, step.name)
         found.append(ExternalInput(artifact, artifact.name, config.get("shards", []), waits,
                                    record.run, step=step.name, params=config.get("params")))
     return found
@@ -473,16 +473,25 @@ def shards_of(workspace: Path, path: Path, run: str | None, step: str | None
     path, run, step
         As in ``ExternalInput``.
     """
-    frozen = [Workspace(workspace).run(run).step(step).config] if run and step else []
-    return list(_read_config(ArtifactFolder(path).config, *frozen).get("shards", []))
+    return list(_read_config(path, workspace, run, step).get("shards", []))
 
 
-def _read_config(*configs: Path) -> dict[str, Any]:
-    """The first of these files that can be read; empty for published files."""
-    for path in configs:
+def _read_config(artifact: Path, workspace: Path, run: str | None = None, step: str | None = None
+                 ) -> dict[str, Any]:
+    """The settings of the step that makes an artifact, from the first place where they can be read:
+    the artifact, the step of ``run``, or that run; empty for published files.
+    """
+    found = [ArtifactFolder(artifact).config]
+    if run and step:
+        folder = Workspace(workspace).run(run)
+        found.append(folder.step(step).config)
+    for path in found:
         if path.is_file():
             try:
                 return check_mapping(_FrozenConfig, read_json(path), "config")
             except InputError as error:
                 report_damage(InputError(error.message, where=error.where or str(path)))
+    if run and step:  # it is just being submitted
+        with contextlib.suppress(InputError, OSError):
+            return step_config.of_run(folder, step)
     return {}

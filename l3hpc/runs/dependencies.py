@@ -24,8 +24,8 @@ from l3hpc.workspace.layout import ArtifactFolder
 from l3hpc.workspace.run_record import RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState
 
-_OUTCOMES = {StepState.PLANNED: "was not submitted", StepState.LOST: "was lost",
-             StepState.BLOCKED: "is blocked", StepState.CANCELLED: "was cancelled"}
+OUTCOMES = {StepState.PLANNED: "was not submitted", StepState.LOST: "was lost",
+            StepState.BLOCKED: "is blocked", StepState.CANCELLED: "was cancelled"}
 FRESH_S = 1.0  # Slurm keeps a job that has ended for at least two seconds
 
 
@@ -126,7 +126,7 @@ class Dependencies:
         if missing:
             [run] = status.collect(self._plan.workspace, [self._record.run])
             state = next(step.state for step in run.steps if step.name == entry.name)
-            raise ParentFailedError(f"{entry.name} {_OUTCOMES.get(state, 'failed')}",
+            raise ParentFailedError(f"{entry.name} {OUTCOMES.get(state, 'failed')}",
                                hint=f"See: {command_line('status', self._record.run)}")
         return attempts.live_ids(entry, done, live)
 

@@ -229,6 +229,7 @@ def tail(path: Path, limit: int = TAIL_BYTES) -> str:
 def last_lines(path: Path, *, began: bool) -> list[str]:
     """Return the last lines of the log of a job that left no error marker, at most three.
 
+    Of a line longer than ``MAX_LINE`` the beginning is returned, and that the log has the rest.
     What srun and this package add about the end itself is left out, if there is anything else.
 
     Parameters
@@ -243,12 +244,16 @@ def last_lines(path: Path, *, began: bool) -> list[str]:
         text = tail(path, 16_384)
     except (OSError, InputError):
         return []
-    lines = [line.strip()[:MAX_LINE] for line in text.splitlines() if line.strip()]
+    lines = [_shortened(line.strip()) for line in text.splitlines() if line.strip()]
     relevant = [line for line in lines if not _EPILOGUE.search(line)]
     if not began and any(_SRUN_FAILS.search(line) for line in relevant):
         return [*relevant[-2:],
                 "if srun does not work here, set srun: false in the profile (cluster.yaml)"]
     return (relevant or lines)[-3:]
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]} … (cut; the log has all of it)"
 
 
 def follow(

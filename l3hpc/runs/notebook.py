@@ -12,21 +12,18 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from l3hpc.errors import InputError, L3hpcError, Lines, command_line
 from l3hpc.io import tables
 from l3hpc.io.values import one_line
-from l3hpc.ledger import schema
-from l3hpc.ledger.views.exports import results as ledger_results
 from l3hpc.runs import logs, submission_lock
 from l3hpc.runs.notebook_place import folder_of, names_workspace, naming
 from l3hpc.runs.status import RunStatus, collect
-from l3hpc.workspace import origin, records
-from l3hpc.workspace.layout import Workspace
-from l3hpc.workspace.states import RunState, StepState
+from l3hpc.workspace import records
+from l3hpc.workspace.states import RunState
 
 if TYPE_CHECKING:
     import pandas
@@ -168,19 +165,9 @@ class Run:
         InputError
             If there is no such tab.
         """
-        # rows are found by the name of the run: it is part of the paths and keys that they hold
-        reused = self._reused_results()
-        found: pandas.DataFrame | None = None
-        for name in [tab] if tab is not None else schema.TABS:
-            rows = ledger_results(self.workspace, name)
-            # the key of a row names its run as a folder in a path, or as a word of its own
-            selected = rows[[_is_of(str(key), self.name, reused) for key in rows.index]]
-            if found is None or len(selected):
-                found = selected
-            if len(selected):
-                break
-        assert found is not None  # there is always at least one tab
-        return found
+        from l3hpc.runs.rows import results_of
+
+        return results_of(self.workspace, self.name, tab)
 
     @names_workspace
     def history(self, step: str | None = None) -> pandas.DataFrame:
@@ -215,7 +202,9 @@ class Run:
                 parts.append(part)
         if not parts:
             raise InputError(f"no training history in {', '.join(names)} of {self.name}",
-                             hint="Steps that train write one when they are done: .wait()")
+                             hint="Steps that train write one when they are done: .wait()"
+                             if self._status().state.is_active else
+                             "Only steps that train write one, when they are done; see .status()")
         return pandas.concat(parts, ignore_index=True)
 
     @names_workspace
@@ -269,21 +258,6 @@ class Run:
 
     def _record(self) -> records.RunRecord:
         return records.read(self.workspace, self.name)
-
-    def _reused_results(self) -> dict[str, tuple[str, set[str]]]:
-        """Of the runs whose artifacts this one reused: the folder, in the workspace, of the links
-        to the artifacts of each, and the links to those that were reused.
-        """
-        record, place = self._record(), Workspace(self.workspace)
-        reused = {Path(step.artifact).resolve() for step in record.steps
-                  if step.state is StepState.REUSED}
-        found: dict[str, tuple[str, set[str]]] = {}
-        for name in set().union(*(origin.runs_of(self.workspace, path) for path in reused)):
-            folder = place.run(name).artifacts
-            links = list(folder.iterdir()) if folder.is_dir() else []
-            found[name] = (os.path.relpath(folder, self.workspace), {
-                link.name for link in links if link.resolve() in reused})
-        return found
 
     def __repr__(self) -> str:
         now = self._status()
@@ -457,21 +431,6 @@ def runs(workspace: str | os.PathLike[str] | None = None) -> Runs:
         warnings.warn(f"records of runs in {found.workspace} that cannot be read: {listed}",
                       stacklevel=2)
     return found
-
-
-def _is_of(key: str, run: str, reused: Mapping[str, tuple[str, set[str]]]) -> bool:
-    """Whether the row with this key is of ``run``, or of one of those of which it has reused
-    something, and then of that, if it names an artifact.
-    """
-    words = key.replace("/", " ").split()
-    if run in words:
-        return True
-    for name, (folder, links) in reused.items():
-        if name in words:
-            rest = key.partition(f"{folder}/")[2].replace("/", " ").split()
-            if not rest or rest[0] in links:
-                return True
-    return False
 
 
 def _steps_frame(run: RunStatus) -> pandas.DataFrame:

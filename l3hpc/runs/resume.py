@@ -15,6 +15,7 @@ from l3hpc.runs import job_scripts, last_job, pack, run_folder, submission_lock,
 from l3hpc.runs.job_scripts import RunScripts
 from l3hpc.runs.resume_plan import ResumePlan, given_up, plan_resume
 from l3hpc.schedulers import scripts
+from l3hpc.schedulers.jobs import list_jobs
 from l3hpc.workspace import artifacts, markers, records, sharing
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.run_record import RunRecord, StepRecord
@@ -99,7 +100,7 @@ def _carry_out(todo: ResumePlan, rendered: RunScripts, record: RunRecord, progre
 
     def done() -> str:
         parts = {"may still be in the queue": left, "released": released}
-        return "; ".join(f"{what}: {' '.join(ids)}" for what, ids in parts.items() if ids)
+        return "; ".join(f"{what}: {list_jobs(ids)}" for what, ids in parts.items() if ids)
 
     with given_up(record.run, "interrupted before all jobs were cancelled and released", done):
         # first, so that the new jobs do not compete with jobs that can never find their tasks
@@ -120,9 +121,7 @@ def _carry_out(todo: ResumePlan, rendered: RunScripts, record: RunRecord, progre
         if not todo.finished and record.state is RunState.SUBMITTED:
             last_job.recover_job(workspace, record, progress)
         return {}
-    for entry in todo.recompute:
-        # only after the user has confirmed, in on_planned
-        artifacts.discard(Path(entry.artifact))
+    _discard(todo, progress)
     for step in todo.steps:
         _note_requeues(todo.plan, step, records.step(record, step.name))
     before, since = _mark_submitting(workspace, record), time.time()
@@ -136,6 +135,25 @@ def _carry_out(todo: ResumePlan, rendered: RunScripts, record: RunRecord, progre
             todo.plan, rendered, record, progress, write_step, syncing, before=before))
         last_job.submit_job(workspace, record, progress, since, syncing)
     return left_out
+
+
+def _discard(todo: ResumePlan, progress: Progress) -> None:
+    """Discard the results of the steps to compute again; the user has confirmed it, in on_planned.
+    """
+    gone: list[str] = []
+
+    def done() -> str:
+        return f"discarded: {', '.join(gone)}" if gone else "nothing was discarded"
+
+    if not todo.recompute:
+        return
+    with given_up(todo.plan.run, "interrupted before all results were discarded", done, "--from",
+                  todo.recompute[0].name):
+        for entry in todo.recompute:
+            with progress.doing(f"discarding the results of {entry.name}"):
+                gone.append(f"{entry.name} (not all of its tasks)")
+                artifacts.discard(Path(entry.artifact))
+                gone[-1] = entry.name
 
 
 def _mark_submitting(workspace: Path, record: RunRecord) -> RunState | None:

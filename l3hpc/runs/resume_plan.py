@@ -21,12 +21,13 @@ from l3hpc.config.units import parse_task_memory, parse_time
 from l3hpc.config.validators import pack_size
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError, command_line, nearest
+from l3hpc.io.values import count_of
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.runs import status
+from l3hpc.runs import dependencies, status
 from l3hpc.runs.step_status import StepStatus
 from l3hpc.schedulers import requeue_policy
 from l3hpc.schedulers.base import Scheduler
-from l3hpc.schedulers.jobs import JobId, submitted_job
+from l3hpc.schedulers.jobs import JobId, list_jobs, submitted_job
 from l3hpc.schedulers.requests import GivenUpError
 from l3hpc.workspace import artifacts, attempts, markers, records, step_config
 from l3hpc.workspace.layout import Workspace
@@ -90,14 +91,15 @@ class ResumePlan:
         """Return what will be done, in order, in one line."""
         parts = []
         if doomed := [job.id for job in (*self.untracked, *self.stale)]:
-            parts.append(f"cancel {_list_jobs(doomed)} (can never run)")
+            parts.append(f"cancel {list_jobs(doomed)} (can never run)")
         parts += [f"release {job.id} with {', '.join(changes)}"
                   for job, changes in self.held.items() if changes]
         if plain := [job.id for job, changes in self.held.items() if not changes]:
-            parts.append(f"release {_list_jobs(plain)}")
+            parts.append(f"release {list_jobs(plain)}")
         if self.steps:
             parts.append("submit " + ", ".join(
-                f"{step.name} ({len(step.missing)} of {step.tasks} tasks)" for step in self.steps))
+                f"{step.name} ({len(step.missing)} of {count_of(step.tasks, 'task')})"
+                for step in self.steps))
         return "; ".join(parts)
 
 
@@ -125,7 +127,7 @@ def plan_resume(workspace: Path, run: str, profile: ClusterProfile, sets: Sequen
 
 
 @contextlib.contextmanager
-def given_up(run: str, message: str, done: Callable[[], str]) -> Iterator[None]:
+def given_up(run: str, message: str, done: Callable[[], str], *options: str) -> Iterator[None]:
     """Say at a Ctrl-C within the block what a resumption has done, and how to repeat it.
 
     Parameters
@@ -133,9 +135,11 @@ def given_up(run: str, message: str, done: Callable[[], str]) -> Iterator[None]:
     run
         Name of the run.
     message
-        What is not known.
+        What is not known, or not done.
     done
         Returns what was done; empty if nothing was.
+    options
+        Those of ``l3hpc resume`` that repeat it.
 
     Raises
     ------
@@ -146,7 +150,7 @@ def given_up(run: str, message: str, done: Callable[[], str]) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, GivenUpError):
         raise GivenUpError(
-            message, hint=f"To continue: {command_line('resume', run)}",
+            message, hint=f"To continue: {command_line('resume', run, *options)}",
             allowed="; ".join(filter(None, (done(), "nothing was submitted")))) from None
 
 
@@ -180,6 +184,7 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
     now.refuse_live()
     for entry, step in zip(record.steps, found.steps, strict=True):
         now.add(entry, step)
+    now.refuse_unready(only, found.steps)
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(now.steps), options=record.options)
     scheduler.validate(plan)
@@ -235,6 +240,16 @@ class _Now:
                 raise InputError(f"{name} still has pending or running jobs",
                                  hint=f"First: {command_line('cancel', self.record.run)}")
 
+    def refuse_unready(self, only: Sequence[str], found: Sequence[StepStatus]) -> None:
+        """Raise an ``InputError`` if a step that was named needs one that is not submitted."""
+        states = {step.name: step.state for step in found}
+        for step in self.steps:
+            for need in step.needs if step.name in only else ():
+                if need in self.unchosen and need not in step.any_needs:
+                    outcome = dependencies.OUTCOMES.get(states[need], "failed")
+                    raise InputError(f"{step.name}: {need} {outcome}", hint="Finish that first: "
+                                     + command_line("resume", self.record.run))
+
     def add(self, entry: StepRecord, found: StepStatus) -> None:
         """Determine what has to be done for a step. found: its status."""
         done = set() if entry.name in self.recomputed else artifacts.finished(Path(entry.artifact))
@@ -276,12 +291,6 @@ def _jobs_by_id(entry: StepRecord) -> dict[str, JobId]:
     """The job, or element of an array, that each task was last submitted as."""
     return {task: replace(submitted_job(attempt), id=task) for attempt in entry.attempts
             for task in attempt.task_ids.values()}
-
-
-def _list_jobs(ids: Sequence[str], most: int = 8) -> str:
-    """``jobs 12, 13 and 4 more``."""
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return f"job{'s' if len(ids) > 1 else ''} {', '.join(ids[:most])}{more}"
 
 
 def used_by(workspace: Path, run: str, entries: Sequence[StepRecord]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -146,3 +147,36 @@ def submitted_job(attempt: Attempt) -> JobId:
         The submission.
     """
     return JobId(attempt.job, attempt.cluster)
+
+
+def list_jobs(ids: Sequence[str], most: int = 8) -> str:
+    """Name jobs in a message; neighbouring tasks of an array as Slurm writes them.
+
+    Parameters
+    ----------
+    ids
+        Their ids, in any order.
+    most
+        How many jobs and groups of tasks are named; the others are counted.
+
+    Examples
+    --------
+    >>> list_jobs(["12"]), list_jobs(["14", "13_3", "13_2", "13_1", "12_0", "12_2"])
+    ('job 12', 'jobs 14, 13_[1-3], 12_0, 12_2')
+    >>> list_jobs(["1", "2", "3_0", "3_1"], most=2)
+    'jobs 1, 2 and 2 more'
+    """
+    groups: list[tuple[str, list[int]]] = []  # array and its tasks; another job, and none
+    for job in ids:
+        array, _, number = job.partition("_")
+        task = int(number) if re.fullmatch("[0-9]+", number) else None
+        if task is not None and groups and groups[-1][0] == array \
+                and abs(task - groups[-1][1][-1]) == 1:
+            groups[-1][1].append(task)
+        else:
+            groups.append((job, []) if task is None else (array, [task]))
+    named = [f"{job}_[{min(tasks)}-{max(tasks)}]" if len(tasks) > 1
+             else "_".join([job, *map(str, tasks)]) for job, tasks in groups[:most]]
+    rest = len(ids) - sum(len(tasks) or 1 for _, tasks in groups[:most])
+    return (f"job{'s' if len(ids) > 1 else ''} {', '.join(named)}"
+            + (f" and {rest:,} more" if rest else ""))

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l3hpc.errors import EXIT_INTERRUPTED, ClusterError, L3hpcError, command_line
+from l3hpc.schedulers.jobs import JobId, list_jobs
 
 if TYPE_CHECKING:
     from l3hpc.pipelines.planned import PlannedStep
-    from l3hpc.schedulers.jobs import JobId
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def cancelling_given_up(jobs: Sequence[JobId], run: str) -> GivenUpError:
         What was to be cancelled, and the name of the run.
     """
     return GivenUpError("interrupted before Slurm had cancelled all jobs; may still be in the "
-                        f"queue: {' '.join(job.id for job in jobs)}",
+                        f"queue: {list_jobs([job.id for job in jobs])}",
                         hint=f"To cancel them: {command_line('cancel', run or 'RUN')}")
 
 

@@ -175,7 +175,7 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
     teacher
         The network whose embeddings are the reference.
     task
-        The running task, for its number of threads.
+        The running task, for its number of threads and its progress.
 
     Raises
     ------
@@ -192,7 +192,10 @@ def fidelity(own: JudgeParams, teacher: Any, task: Task) -> Any:
     if not len(frames):
         raise InputError("no recording of at least one second can be read", where=str(own.audio),
                          hint=f"check the folder: {command_line('data', 'check', 'FOLDER')}")
-    return Fidelity(teacher, frames[:own.windows], threads=task.threads, engine=own.engine)
+    frames = frames[:own.windows]
+    embedding = f"embedding {count_of(len(frames), 'window')} with the teacher"
+    with task.progress.doing(embedding, at_once=True):
+        return Fidelity(teacher, frames, threads=task.threads, engine=own.engine)
 
 
 def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:

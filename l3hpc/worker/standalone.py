@@ -52,15 +52,16 @@ def run_standalone(
         For an input, parameter or output folder that is not allowed, and if the step would have
         several tasks.
     """
-    with by_hand(step):
-        return _run(l3hpc.steps.step(step), settings, inputs, real_folder(output), overwrite)
+    known = l3hpc.steps.step(step)
+    with by_hand(step, known.params_type.model_fields):
+        return _run(known, settings, inputs, real_folder(output), overwrite)
 
 
 def _run(known: AnyStep, settings: Mapping[str, str], inputs: Mapping[str, Path], output: Path,
          overwrite: bool) -> dict[str, Any]:
     step = known.name
     _check_inputs(known, inputs)
-    typed = validated(known, parse_parameters(known, settings), f"--set of {step}")
+    typed = validated(known, parse_parameters(known, settings), step)
     _check_output(output, overwrite)
     known.check(typed, {step: typed})
     shards = known.shards(typed, {name: _shards(folder) for name, folder in inputs.items()})

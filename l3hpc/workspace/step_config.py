@@ -118,11 +118,35 @@ def read(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -
                           + shlex.join(["l3hpc", *command[1:]])) from None
 
 
+def of_run(run: RunFolder, step: str) -> dict[str, Any]:
+    """Read what ``config.json`` of a step holds from the settings of its run, which are there
+    before the folder of the step is.
+
+    Parameters
+    ----------
+    run
+        The folder of the run.
+    step
+        Name of the step.
+
+    Raises
+    ------
+    InputError, OSError
+        The run has none, as those of earlier versions, or they are damaged.
+    """
+    config: dict[str, Any] = _kept(run, step)["config"]
+    return config
+
+
+def _kept(run: RunFolder, step: str) -> dict[str, Any]:
+    settings = read_json(run.settings)
+    return check_mapping(_Step, settings.get(step) if isinstance(settings, dict) else settings,
+                         f"settings of {step}")
+
+
 def _restored(run: RunFolder, step: str) -> dict[str, Any]:
     """Write the settings of a step into its folder, and its policy if that is not whole either."""
-    settings = read_json(run.settings)
-    kept = check_mapping(_Step, settings.get(step) if isinstance(settings, dict) else settings,
-                         f"settings of {step}")
+    kept = _kept(run, step)
     folder = run.step(step)
     try:
         read_json(folder.requeue_policy)  # perhaps of a later submission

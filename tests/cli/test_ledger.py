@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import l3hpc
 from l3hpc.cli import main
 from l3hpc.ledger.journal.records import Journal
 
@@ -220,5 +221,11 @@ def test_a_row_of_a_run_that_was_killed_is_not_running(ledger, workspace, monkey
     rows = {row["name"]: (row["state"], row["beside"]["state"]) for row in tab["rows"]}
     assert rows["bad-1/sample"] == ("failed", "running")  # the second is what was recorded
     assert rows["bad-1/extract"] == ("finished", "running")
+    table = l3hpc.results(workspace, TAB).set_index("run")["state"]
+    assert dict(table.dropna()) == {
+        "a": "finished", "b": "finished", "bad-1/extract": "finished", "bad-1/sample": "failed",
+        "away-1": "running"}
+    own = l3hpc.run("bad-1", workspace).results()
+    assert sorted(own["state"]) == ["failed", "finished"]
     assert ledger("export", "--html", "page.html")[0] == 0
     assert '"failed"' in Path("page.html").read_text()

@@ -168,7 +168,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
                                "held_by_administrator": {}, "notes": []}
     code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
     assert code == 0 and out.startswith(
-        "resuming bad-2: submit sample (1 of 1 tasks), fit (1 of 1 tasks)\n"
+        "resuming bad-2: submit sample (1 of 1 task), fit (1 of 1 task)\n"
         "resumed bad-2: sample 5 → fit 6\n"), out
     assert call(capsys, "resume", "bad")[1] == (
         "nothing to resume: all steps of bad-2 are done\n")
@@ -266,7 +266,7 @@ def test_the_output_of_one_step_by_hand_is_the_input_of_the_next(fake_steps, cap
 
 @pytest.mark.parametrize(("words", "message"), [
     (["extract", "--set", "txt=1", "-o", "x"], "did you mean 'text'"),
-    (["extract", "--set", "seconds=soon", "-o", "x"], "extract.seconds: "),
+    (["extract", "--set", "seconds=soon", "-o", "x"], "extract: --set seconds: "),
     (["extract", "--set", "seconds", "-o", "x"], "is not NAME=VALUE"),
     (["extract", "--set", "text=1", "--set", "text=2", "-o", "x"], "given twice"),
     (["extract"], "an output folder is required: use -o DIR"),

@@ -235,8 +235,17 @@ def test_a_split_and_folds_exclude_each_other(table, other):
 
 
 def test_too_few_groups_or_clips_for_the_folds(table):
-    with pytest.raises(InputError, match="4 groups are too few for 5 folds"):
+    with pytest.raises(InputError, match="4 groups are too few for 5 folds") as refused:
         read_table(ClipTable(table(many()), group_column="site"))
+    assert (refused.value.allowed, refused.value.hint) == (
+        "2 to 4 folds", "Use fewer (--folds N), or another --group-column.")
+    with pytest.raises(InputError, match="2 groups are too few for 3 folds") as refused:
+        read_table(ClipTable(table(many("a")), folds=3, group_column="site"))
+    assert (refused.value.allowed, refused.value.hint) == (
+        "2 folds", "Use fewer (--folds 2 --set folds.valid_fold=false), or another --group-column.")
+    with pytest.raises(InputError, match="1 group is too few for 5 folds") as refused:
+        read_table(ClipTable(table(many("a", 3)), group_column="site"))
+    assert refused.value.allowed == "at least two groups"
     with pytest.raises(InputError, match="no class has as many as 7 clips"):
         read_table(ClipTable(table(many()), folds=7))
 

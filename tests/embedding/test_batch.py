@@ -13,11 +13,15 @@ import soundfile
 
 from l3hpc.audio.files import AudioError
 from l3hpc.embedding import batch, embed
-from l3hpc.embedding.batch import EmbedSettings, embed_all, embed_file
+from l3hpc.embedding.batch import EmbedSettings, embed_all
 from l3hpc.embedding.embed import AudioWarning, get_embedding
-from l3hpc.embedding.folders import EmbedTask, find_recordings, output_name
+from l3hpc.embedding.folders import EmbedTask, output_name, plan_embedding
 from l3hpc.embedding.model import load_model
 from l3hpc.errors import InputError
+
+
+def tasks_of(*arguments, **options):
+    return plan_embedding(*arguments, **options).tasks
 
 
 def names(works, base):
@@ -27,39 +31,39 @@ def names(works, base):
 
 def test_folders_keep_their_levels(folder):
     out = folder.parent / "out"
-    assert names(find_recordings([folder], out), folder) == [
+    assert names(tasks_of([folder], out), folder) == [
         ("a.wav", "out/a.npz"), ("broken.wav", "out/broken.npz"), ("empty.wav", "out/empty.npz"),
         ("short.wav", "out/short.npz"), ("silent.wav", "out/silent.npz"),
         ("street/b.flac", "out/street/b.npz"), ("street/night/a.ogg", "out/street/night/a.npz")]
-    assert names(find_recordings([folder / "street"]), folder) == [
+    assert names(tasks_of([folder / "street"]), folder) == [
         ("street/b.flac", "in/street/b.npz"), ("street/night/a.ogg", "in/street/night/a.npz")]
 
 
 def test_globs_and_files_mean_each_recording_once(folder, monkeypatch):
     (folder.parent / "link.wav").symlink_to(folder / "a.wav")
-    works = find_recordings([folder / "a.wav", folder / "**/*.ogg", folder / "*.wav",
+    works = tasks_of([folder / "a.wav", folder / "**/*.ogg", folder / "*.wav",
                              folder / "s*"], format="csv")
     assert [os.path.relpath(work.recording, folder) for work in works] == [
         "a.wav", "street/night/a.ogg", "broken.wav", "empty.wav", "short.wav", "silent.wav",
         "street/b.flac"]
-    assert len(find_recordings([folder, folder / "street", os.path.relpath(folder / "street")],
+    assert len(tasks_of([folder, folder / "street", os.path.relpath(folder / "street")],
                     folder.parent / "out")) == 7
     (folder / "street/back").symlink_to(folder)  # a link that leads back
-    assert len(find_recordings([folder])) == 7
+    assert len(tasks_of([folder])) == 7
     monkeypatch.chdir(folder)
-    assert len(find_recordings(["a.wav", folder / "a.wav"])) == 1
+    assert len(tasks_of(["a.wav", folder / "a.wav"])) == 1
 
 
 def test_a_link_to_a_recording_has_an_output_of_its_own(folder):
     out = folder.parent / "out"
     (folder / "street/a.wav").symlink_to(folder / "a.wav")
     (folder / "z.wav").symlink_to("a.wav")
-    found = names(find_recordings([folder], out), folder)
+    found = names(tasks_of([folder], out), folder)
     assert len(found) == 9
     assert ("street/a.wav", "out/street/a.npz") in found and ("z.wav", "out/z.npz") in found
-    assert len(find_recordings([folder / "a.wav", folder / "street/a.wav"])) == 2
+    assert len(tasks_of([folder / "a.wav", folder / "street/a.wav"])) == 2
     # one output, one sound
-    assert len(find_recordings([folder / "a.wav", folder / "street/a.wav"], out)) == 1
+    assert len(tasks_of([folder / "a.wav", folder / "street/a.wav"], out)) == 1
 
 
 @pytest.mark.parametrize(("suffix", "format_", "name"), [
@@ -72,21 +76,21 @@ def test_outputs_are_named_as_by_openl3(folder, suffix, format_, name):
 def test_refused_before_anything_is_done(folder, tmp_path):
     soundfile.write(folder / "a.flac", np.zeros(100), 8000)
     with pytest.raises(InputError, match=r"a\.flac and .*a\.wav would both be written to"):
-        find_recordings([folder])
+        tasks_of([folder])
     # however the folder is written
     with pytest.raises(InputError, match="would both be written to"):
-        find_recordings([folder / "a.wav", os.path.relpath(folder / "a.flac")])
+        tasks_of([folder / "a.wav", os.path.relpath(folder / "a.flac")])
     with pytest.raises(InputError, match="no such file or folder"):
-        find_recordings([folder / "none.wav"])
+        tasks_of([folder / "none.wav"])
     (tmp_path / "bare").mkdir()
     for nothing, why in (([], "^no inputs"), ([tmp_path / "bare"], "contains no recordings"),
                          ([folder / "*.aiff"], "no file matches")):
         with pytest.raises(InputError, match=why):
-            find_recordings(nothing)
+            tasks_of(nothing)
     with pytest.raises(InputError, match="contains a /"):
-        find_recordings([folder / "a.wav"], suffix="a/b")
+        tasks_of([folder / "a.wav"], suffix="a/b")
     with pytest.raises(InputError, match="csv, h5, npz"):
-        find_recordings([folder / "a.wav"], format="pickle")
+        tasks_of([folder / "a.wav"], format="pickle")
 
 
 @pytest.fixture
@@ -204,7 +208,7 @@ def test_the_next_group_of_recordings_is_collected_while_the_network_computes(
     monkeypatch.setattr(batch, "_read", read)
     monkeypatch.setattr(type(model), "embed", waiting)
     settings = EmbedSettings(hop_size=1.0, center=False)
-    results = list(embed_all(model, find_recordings([tmp_path]), settings))
+    results = list(embed_all(model, tasks_of([tmp_path]), settings))
     assert [one.task.recording.name for one in results] == sorted(found)
     assert {(one.state, one.frames) for one in results} == {("done", 1)}
 
@@ -221,7 +225,7 @@ def test_groups_grow_and_what_is_not_a_short_recording_is_alone(monkeypatch):
 
 
 def test_one_bad_file_is_one_bad_file(folder, model):
-    works = find_recordings([folder], folder.parent / "out")
+    works = tasks_of([folder], folder.parent / "out")
     found = list(embed_all(model, works, EmbedSettings(hop_size=0.25)))
     assert [one.task for one in found] == works
     told = [(one.task.recording.name, one.state, one.frames, one.message[:34]) for one in found]
@@ -245,7 +249,7 @@ def test_one_bad_file_is_one_bad_file(folder, model):
 
 
 def test_what_exists_is_skipped_unless_it_shall_be_overwritten(folder, model):
-    works = find_recordings([folder / "a.wav", folder / "short.wav", folder / "street/b.flac"])
+    works = tasks_of([folder / "a.wav", folder / "short.wav", folder / "street/b.flac"])
     works[1].output.write_bytes(b"mine")
     states = [one.state for one in embed_all(model, works, EmbedSettings())]
     assert states == ["done", "skipped", "done"] and works[1].output.read_bytes() == b"mine"
@@ -261,7 +265,7 @@ def test_what_exists_is_skipped_unless_it_shall_be_overwritten(folder, model):
 @pytest.mark.parametrize("long_s", [60.0, 1.0])
 def test_a_folder_in_place_of_an_output_is_no_output(folder, model, monkeypatch, long_s):
     monkeypatch.setattr(batch, "LONG_S", long_s)
-    (work,) = find_recordings([folder / "a.wav"])
+    (work,) = tasks_of([folder / "a.wav"])
     work.output.mkdir()
     (outcome,) = embed_all(model, [work], EmbedSettings())
     assert (outcome.state, outcome.message) == ("failed", f"{work.output}: Is a directory")
@@ -271,7 +275,7 @@ def test_a_name_that_is_not_utf_8_is_a_name(folder, model):
     name = os.fsdecode(b"caf\xe9")
     (folder / "a.wav").rename(folder / f"{name}.wav")
     (folder / f"{name}_bad.wav").write_bytes(b"RIFF")
-    works = find_recordings([folder / f"{name}.wav", folder / f"{name}_bad.wav",
+    works = tasks_of([folder / f"{name}.wav", folder / f"{name}_bad.wav",
                              folder / "short.wav"])
     found = list(embed_all(model, works, EmbedSettings()))
     assert [one.state for one in found] == ["done", "failed", "done"]
@@ -281,13 +285,13 @@ def test_a_name_that_is_not_utf_8_is_a_name(folder, model):
 
 def test_a_length_that_the_header_does_not_tell(folder, model):
     soundfile.write(folder / "s.flac", soundfile.read(folder / "a.wav")[0], 44100)
-    (known,) = find_recordings([folder / "s.flac"])
+    (known,) = tasks_of([folder / "s.flac"])
     (folder / "piped").mkdir()
     data = bytearray((folder / "s.flac").read_bytes())
     data[21] &= 0xF0  # of the 36 bits that count the samples
     data[22:26] = bytes(4)
     (folder / "piped/s.flac").write_bytes(data)
-    (piped,) = find_recordings([folder / "piped"])
+    (piped,) = tasks_of([folder / "piped"])
     found = list(embed_all(model, [known, piped], EmbedSettings()))
     assert [(one.state, one.frames, one.message) for one in found] == [("done", 19, "")] * 2
     found, wanted = (np.load(work.output)["embedding"] for work in (piped, known))
@@ -297,7 +301,7 @@ def test_a_length_that_the_header_does_not_tell(folder, model):
 def test_the_three_formats_hold_the_same(folder, model):
     found = {}
     for kind in ("npz", "h5", "csv"):
-        (work,) = find_recordings([folder / "a.wav"], format=kind)
+        (work,) = tasks_of([folder / "a.wav"], format=kind)
         list(embed_all(model, [work], EmbedSettings(center=False)))
         found[kind] = work.output
     with np.load(found["npz"]) as file:
@@ -337,16 +341,16 @@ def test_long_recordings_are_read_in_pieces_and_give_the_same(tmp_path, model, s
 def test_a_long_silence_is_noticed(tmp_path, model, monkeypatch):
     monkeypatch.setattr(batch, "LONG_S", 1.0)
     soundfile.write(tmp_path / "s.wav", np.zeros(20_000), 8000)
-    (outcome,) = embed_all(model, find_recordings([tmp_path / "s.wav"]), EmbedSettings())
+    (outcome,) = embed_all(model, tasks_of([tmp_path / "s.wav"]), EmbedSettings())
     assert (outcome.state, outcome.message) == ("done", "every sample is zero")
     with pytest.warns(AudioWarning, match="s.wav: every sample is zero"):
-        embed_file(tmp_path / "s.wav", model)
+        get_embedding(tmp_path / "s.wav", model=model)
 
 
 def test_a_batch_wide_convention_takes_recordings_one_by_one(folder, student, monkeypatch):
     monkeypatch.setattr(batch, "LONG_S", 2.0)  # a.wav and a.ogg are long
     model = load_model(student, frontend="A'", engine="ncnn")
-    works = find_recordings([folder / "a.wav", folder / "street"], folder.parent / "out")
+    works = tasks_of([folder / "a.wav", folder / "street"], folder.parent / "out")
     for one in embed_all(model, works, EmbedSettings()):
         signal, rate = soundfile.read(one.task.recording, dtype="float32")
         np.testing.assert_allclose(np.load(one.task.output)["embedding"],
@@ -354,7 +358,7 @@ def test_a_batch_wide_convention_takes_recordings_one_by_one(folder, student, mo
 
 
 def test_the_published_resampler_in_files_long_and_short(folder, model, monkeypatch):
-    (work,) = find_recordings([folder / "a.wav"])
+    (work,) = tasks_of([folder / "a.wav"])
     signal, rate = soundfile.read(work.recording, dtype="float32")
     wanted, _ = get_embedding(signal, rate, model, resampler="kaiser_best")
     for long_s in (60.0, 1.0):
@@ -365,11 +369,11 @@ def test_the_published_resampler_in_files_long_and_short(folder, model, monkeypa
 
 def test_refusals_of_files(folder, model, tmp_path):
     with pytest.raises(AudioError, match="contains no samples"):
-        embed_file(folder / "empty.wav", model)
+        get_embedding(folder / "empty.wav", model=model)
     with h5py.File(tmp_path / "rows.h5", "w") as file:
         file["audio"] = np.zeros((2, 8000))
     with pytest.raises(AudioError, match="rows are separate recordings"):
-        embed_file(tmp_path / "rows.h5", model)
+        get_embedding(tmp_path / "rows.h5", model=model)
     with pytest.raises(InputError, match="hop of"):
         list(embed_all(model, [], EmbedSettings(hop_size=1e-6)))
 

@@ -13,13 +13,14 @@ import soundfile
 
 from l3hpc.embedding import batch
 from l3hpc.embedding.batch import EmbedSettings, embed_all, embed_in_processes
-from l3hpc.embedding.folders import EmbedTask, find_recordings
+from l3hpc.embedding.folders import EmbedTask, plan_embedding
 
 
 @pytest.mark.slow
 def test_processes_give_the_same_as_one(folder, model, student, monkeypatch):
     monkeypatch.setattr(batch, "MAX_SHARE", 3)
-    alone, together = (find_recordings([folder], folder.parent / name) for name in ("one", "two"))
+    alone, together = (plan_embedding([folder], folder.parent / name).tasks
+                       for name in ("one", "two"))
     wanted = list(embed_all(model, alone, EmbedSettings()))
     options = {"model": student, "engine": "ncnn"}
     found = list(embed_in_processes(options, together, EmbedSettings(), 2))

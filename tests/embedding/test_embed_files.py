@@ -17,7 +17,7 @@ from l3hpc.audio.framing import cut_frames, frame_audio, frame_blocks
 from l3hpc.audio.resample import resample, resample_blocks, resample_kaiser, resample_kaiser_blocks
 from l3hpc.embedding import batch, embed
 from l3hpc.embedding.batch import EmbedSettings, embed_all
-from l3hpc.embedding.embed import embed_file, get_embedding
+from l3hpc.embedding.embed import get_embedding
 from l3hpc.embedding.folders import EmbedTask
 from l3hpc.embedding.model import Model, load_model
 
@@ -63,7 +63,7 @@ def test_a_file_in_pieces_has_the_embeddings_of_the_array(tmp_path, student, sou
     for block, piece in ((7001, 5), (50_000, 64)):
         monkeypatch.setattr("l3hpc.audio.decoding.BLOCK", block)
         monkeypatch.setattr(embed, "PIECE", piece)
-        have, at = embed_file(path, model, EmbedSettings(resampler=resampler))
+        have, at = get_embedding(path, model=model, resampler=resampler)
         np.testing.assert_allclose(have, wanted, rtol=2e-6, atol=2e-6)
         np.testing.assert_array_equal(at, times)
 
@@ -124,11 +124,11 @@ def test_an_output_of_a_recording_that_fails_late_is_not_written(tmp_path, model
 MEMORY = """
 import resource, sys
 from l3hpc.embedding.batch import EmbedSettings, embed_all
-from l3hpc.embedding.folders import find_recordings
+from l3hpc.embedding.folders import plan_embedding
 from l3hpc.embedding.model import load_model
 model = load_model(sys.argv[1], engine="ncnn", threads=1)
 for path in sys.argv[2:]:
-    (outcome,) = embed_all(model, find_recordings([path]), EmbedSettings(hop_size=0.2))
+    (outcome,) = embed_all(model, plan_embedding([path]).tasks, EmbedSettings(hop_size=0.2))
     print(outcome.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -154,6 +154,7 @@ def test_our_own(student, model):
     assert found == model.recognised and found.format == "l3hpc" and found.evidence == "spec"
     assert model.rate == 8000 and model.dim == 5 and model.frontend.n_mels == 32
     assert "engine ncnn" in model.description and "8000 Hz, 32 mels" in model.description
+    assert repr(model) == f"<Model: {model.description}>"
     assert found.as_json()["frontend"]["shape"] == [32, 50]
 
 

@@ -12,7 +12,7 @@ from invoke import invoke
 from l3hpc.errors import InputError, L3hpcError
 from l3hpc.export import costs, package
 from l3hpc.export.build import ExportSettings
-from l3hpc.export.graph import Graph, read_description
+from l3hpc.export.graph import METADATA, Graph
 from l3hpc.export.interpreter import TfliteRunner
 from l3hpc.models import weights
 from l3hpc.models.precision import deviation_of
@@ -82,9 +82,10 @@ def test_the_card_says_what_it_is(exported):
 
 
 def test_the_file_tells_its_network(exported, parameters):
-    found = read_description((exported[0] / "model.tflite").read_bytes())
-    assert found == {"spec": parameters("wide").spec.to_dict(), "input": "spectrogram",
-                     "format": "int8"}
+    model = Graph((exported[0] / "model.tflite").read_bytes()).model
+    [entry] = [each for each in model.metadata if bytes(each.name) == METADATA]
+    assert json.loads(bytes(model.buffers[entry.buffer].data)) == {
+        "spec": parameters("wide").spec.to_dict(), "input": "spectrogram", "format": "int8"}
 
 
 def test_without_strips_or_recordings(tmp_path, model):

@@ -28,6 +28,15 @@ def test_an_empty_ledger_has_its_columns(tmp_path):
     assert len(found) == 0 and list(found.columns)[:35] == list(TABS["sonyc_ust"].titles)
 
 
+def test_without_a_tab_the_first_that_has_rows(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "workspace/ledger/journal", labels={}, run="demo")
+    journal.record("classifier", {"model_dir": "/models/a"})
+    monkeypatch.chdir(tmp_path)  # whose cluster.yaml would name another workspace
+    assert list(l3hpc.results().index) == ["/models/a"]
+    journal.record("sonyc_ust", {"output_dir": "/out", "exp_id": "e"})
+    assert list(l3hpc.results("workspace")["Exp. ID"]) == ["e"]
+
+
 def test_an_unknown_tab_is_refused(tmp_path):
     with pytest.raises(InputError, match="unknown tab 'sonic'"):
         l3hpc.results(tmp_path, "sonic")

@@ -172,7 +172,8 @@ def test_a_keras_compiled_and_trained_model_is_read_past_its_optimizer(tmp_path,
     from l3hpc.models import network
 
     spec = NetworkSpec(8000, 32, 160, 256, filters=TINY)
-    model = network.build_untrained(spec, 1)
+    model = network.build_with_frontend(spec)
+    network.assign(model, untrained(spec, 1))
     model.compile("adam", "mse", run_eagerly=True)
     model.fit(noise(4), np.ones((4, 5)), verbose=0)
     model.save(tmp_path / "m.keras")
@@ -190,7 +191,8 @@ def test_student_round_trip_through_our_format(tmp_path, reference):
     from l3hpc.models import network
 
     spec = NetworkSpec(8000, 32, 160, 256, filters=TINY, head="linear")
-    model = network.build_untrained(spec, 4)
+    model = network.build_with_frontend(spec)
+    network.assign(model, untrained(spec, 4))
     weights.save(network.parameters_of(model, spec), tmp_path / "s.h5", {"run": "x"})
     frames = noise(3)
     again = weights.load(tmp_path / "s.h5")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import L3hpcError
+from l3hpc.models.parameters import untrained
 from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.training.state import BatchOrder, Checkpoint, Schedule, Status, bn_momentum
 from l3hpc.models.weights import load_parameters
@@ -41,7 +42,7 @@ class InOrder(BatchOrder):
 def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
     import keras
 
-    from l3hpc.models.network import build_untrained
+    from l3hpc.models.network import assign, build
     from l3hpc.models.training import loop as training
 
     monkeypatch.setattr(training, "BatchOrder", InOrder)
@@ -51,7 +52,8 @@ def test_losses_and_kernels_are_those_of_keras_fit(tmp_path, monkeypatch):
                             validation_batch_size=20, bn_momentum=0.99, seed=3,
                             deterministic=False)
     ours = run.run().history
-    model = build_untrained(SPEC, 3, frontend=False)
+    model = build(SPEC)
+    assign(model, untrained(SPEC, 3))
     model.compile(keras.optimizers.Adam(1e-3), "mse", metrics=["mean_absolute_error"])
     theirs = model.fit(data.x[:100], data.y[:100], batch_size=32, epochs=2, shuffle=False,
                        verbose=0, validation_batch_size=20,

@@ -7,7 +7,7 @@ import pytest
 from l3hpc import steps
 from l3hpc.errors import InputError
 from l3hpc.pipelines import external_inputs, plan, preview, sweep
-from l3hpc.workspace import records
+from l3hpc.workspace import records, step_config
 
 from .test_plan import DATE, _corpus, build, configuration, finish, record, step  # noqa: F401
 
@@ -104,6 +104,26 @@ def test_the_student_of_a_run_that_still_works_is_waited_for(ust):
     record(made, local=True)  # nobody runs it
     with pytest.raises(InputError, match="no run"):
         build("downstream", far)
+
+
+def test_settings_are_those_of_the_run_until_the_step_has_its_own(ust):
+    """Its folder and that of its artifact are written just before its job is submitted."""
+    Path("cluster.yaml").write_text("clusters: {far: {}}\n")
+    made = build(settings=configuration("far"))
+    record(made)
+    train = step(made, "train")
+
+    def found():
+        given = external_inputs.run_output(made.workspace, made.run, "train",
+                                           records.read_all(made.workspace), "far")
+        return given.shards, given.params, external_inputs.shards_of(
+            made.workspace, given.path, given.run, given.step)
+
+    assert found() == ([], None, [])  # a run of an earlier version
+    step_config.write_all(made.folder, {
+        each.name: (each.config(made.run), {}) for each in made.steps})
+    shards, params, again = found()
+    assert shards == again == train.shards and params["epochs"] == train.params["epochs"]
 
 
 def test_a_student_from_a_file(ust, tmp_path):

@@ -1,5 +1,6 @@
 """What a step waits for is worked out when it is submitted: from results and the queue, afresh."""
 
+import io
 import json
 
 import pytest
@@ -9,9 +10,9 @@ from submitted import Case
 from l3hpc.cli import main
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.runs import dependencies, resume, resume_plan, status, submit, submit_jobs
-from l3hpc.schedulers.requests import DependencyGoneError, QueueFullError
+from l3hpc.schedulers.requests import DependencyGoneError, GivenUpError, QueueFullError
 from l3hpc.schedulers.slurm.refusals import classify
-from l3hpc.workspace import records
+from l3hpc.workspace import artifacts, records
 
 pytestmark = pytest.mark.slow
 
@@ -155,6 +156,8 @@ def test_retry_of_a_step_whose_parent_failed_submits_nothing(
     with pytest.raises(InputError, match="sample: extract failed") as caught:
         resume.resume(tmp_path, "demo", chain.profile, only=["sample"])
     assert "l3hpc resume demo" in caught.value.hint and len(slurm.calls("sbatch")) == 2
+    with pytest.raises(InputError, match="sample: extract failed"):  # --dry-run says so too
+        resume_plan.plan_resume(tmp_path, "demo", chain.profile, only=["sample"])
     assert records.read(tmp_path, "demo").state == "submitted"
 
 
@@ -249,8 +252,8 @@ E""")
             main([*command, *extra])
         out = capsys.readouterr().out
         assert not end.value.code
-        assert ("submit extract (1 of 1 tasks), embed (1 of 1 tasks), sample (1 of 1 tasks), fit "
-                "(1 of 1 tasks)") in out
+        assert ("submit extract (1 of 1 task), embed (1 of 1 task), sample (1 of 1 task), fit "
+                "(1 of 1 task)") in out
         assert len(slurm.calls("sbatch")) - before == (0 if extra else 4)
     assert "resumed demo: extract 104, embed 105 → sample 106 → fit 107" in out
 
@@ -262,10 +265,34 @@ def test_a_question_about_results_is_asked_before_anything_is_done(
         "cluster": "greene", "clusters": {"greene": {}}, "paths": {"workspace": "."}}))
     chain = Case(chains, slurm, tmp_path, names=("extract", "sample"))
     chain.finish("extract")
-    with pytest.raises(SystemExit):
-        main(["resume", "demo", "--from", "extract"])
-    assert "discard the results of extract" in capsys.readouterr().err
+    for answer, told in (("n\n", ""), ("", "\ninterrupted; ")):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+        with pytest.raises(SystemExit) as end:
+            main(["resume", "demo", "--from", "extract"])
+        said = capsys.readouterr().err
+        assert end.value.code == 130 and "discard the results of extract" in said
+        assert said.endswith(f"{told}nothing was discarded or submitted\n")
     assert len(slurm.calls("sbatch")) == 2 and chain.step("extract").done == 1
+
+
+def test_ctrl_c_says_what_was_discarded(chains, slurm, tmp_path, monkeypatch):
+    chain = Case(chains, slurm, tmp_path, names=("extract", "sample", "fit"))
+    for step in ("extract", "sample", "fit"):
+        chain.finish(step)
+    real, count = artifacts.discard, iter(range(9))
+
+    def interrupted(path):
+        if next(count) == 1:
+            raise KeyboardInterrupt
+        real(path)
+
+    monkeypatch.setattr(artifacts, "discard", interrupted)
+    with pytest.raises(GivenUpError, match="interrupted before all results were disc") as caught:
+        resume.resume(tmp_path, "demo", chain.profile, again="extract")
+    assert caught.value.allowed == (
+        "discarded: extract, sample (not all of its tasks); nothing was submitted")
+    assert caught.value.hint == "To continue: l3hpc resume demo --from extract"
+    assert len(slurm.calls("sbatch")) == 3 and chain.step("fit").done == 1
 
 
 HOLDS = [("JobHeldUser", "held by its user"),
@@ -310,7 +337,7 @@ def test_of_an_array_that_runs_only_the_held_tasks_are_released(chains, slurm, t
     chain.queue(queue_line("100_0", "RUNNING"), *(
         queue_line(f"100_{n}", "PENDING", "JobHeldUser") for n in (1, 2)))
     todo = resume_plan.plan_resume(tmp_path, "demo", chain.profile)
-    assert todo.describe() == "release jobs 100_1, 100_2"
+    assert todo.describe() == "release jobs 100_[1-2]"
 
 
 def test_what_an_administrator_holds_is_said_and_left_alone(

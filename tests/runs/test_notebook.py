@@ -11,6 +11,7 @@ import soundfile
 
 import l3hpc
 from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.ledger.journal.records import Journal
 from l3hpc.runs.notebook_place import naming
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "notebook.md"
@@ -187,34 +188,38 @@ def test_a_run_is_the_one_that_it_names(tmp_path):
     assert one != "x"
 
 
-@pytest.mark.slow
-def test_results_follow_reused_artifacts(tmp_path, chains, monkeypatch):
-    import pandas
+def recorded(workspace, *keys):
+    """Leave a row for each key, numbered from 1."""
+    for number, key in enumerate(keys, 1):
+        Journal(workspace / "ledger/journal", labels={}, run="x").record(
+            "embedding_approx_mse", {"model_dir": key, "num_epochs": number})
 
-    from l3hpc.runs import notebook, submit
+
+@pytest.mark.slow
+def test_results_follow_reused_artifacts(tmp_path, chains):
+    from l3hpc.runs import submit
 
     submit.submit(chains.plan(tmp_path, "first", names=("extract",)))
     submit.submit(chains.plan(tmp_path, "second", names=("extract",)))
-    rows = pandas.DataFrame({"value": [1, 2]}, index=["runs/first/x", "third"])
-    monkeypatch.setattr(notebook, "ledger_results", lambda workspace, tab: rows)
-    assert list(l3hpc.Run(tmp_path, "second").results("fit")["value"]) == [1]
+    recorded(tmp_path, "runs/first/x", "third")
+    run = l3hpc.Run(tmp_path, "second")
+    assert list(run.results()["# Epochs"]) == [1]
+    assert len(run.results("sonyc_ust")) == 0
+    with pytest.raises(InputError, match="unknown tab 'fit'"):
+        run.results("fit")
 
 
-def test_rows_of_what_a_run_did_not_reuse_are_no_results_of_it(tmp_path, chains, monkeypatch):
+def test_rows_of_what_a_run_did_not_reuse_are_no_results_of_it(tmp_path, chains):
     """Both reduce the same embeddings, but to another student each."""
-    import pandas
-
-    from l3hpc.runs import notebook, submit
+    from l3hpc.runs import submit
 
     submit.submit(chains.plan(tmp_path, "first", names=("extract", "sample")))
     submit.submit(chains.plan(tmp_path, "second", names=("extract",)))
     of_first = f"{tmp_path}/runs/first/artifacts"
-    rows = pandas.DataFrame({"value": [1, 2, 3, 4]}, index=[
-        f"{of_first}/extract", f"{of_first}/extract/0001 1", f"{of_first}/sample",
-        f"{tmp_path}/runs/second/artifacts/sample"])
-    monkeypatch.setattr(notebook, "ledger_results", lambda workspace, tab: rows)
-    assert list(l3hpc.Run(tmp_path, "second").results("fit")["value"]) == [1, 2, 4]
-    assert list(l3hpc.Run(tmp_path, "first").results("fit")["value"]) == [1, 2, 3]
+    recorded(tmp_path, f"{of_first}/extract", f"{of_first}/extract/0001 1", f"{of_first}/sample",
+             f"{tmp_path}/runs/second/artifacts/sample")
+    assert list(l3hpc.Run(tmp_path, "second").results()["# Epochs"]) == [1, 2, 4]
+    assert list(l3hpc.Run(tmp_path, "first").results()["# Epochs"]) == [1, 2, 3]
 
 
 def test_commands_in_messages_lead_to_the_workspace_of_the_notebook(tmp_path, chains, monkeypatch):

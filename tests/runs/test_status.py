@@ -408,6 +408,8 @@ STAMP = "2026-11-28T16:20:35"
        True, "exit 3", ["working"])
       for said, why in (("slurmstepd-n2:", ""),  # Slurm 24.11 and 26.05
                         (f"[{STAMP}.906]", " DUE to SIGNAL Terminated"))),
+    ("x" * 299 + "yz", 3, "step", False, "exit 3",
+     ["x" * 299 + "y … (cut; the log has all of it)"]),
     ("", 3, "step", False, "exit 3", [])])
 def test_a_job_that_left_no_error_shows_the_end_of_its_log(
         case, tmp_path, log, code, stage, progress, words, lines):

@@ -64,7 +64,8 @@ def test_cancel_says_whether_jobs_may_be_left(case, slurm, tmp_path):
     slurm.says("scancel", HANGS.format(folder=slurm.folder))
     code, said, seconds = command(slurm, *words)
     assert code == 130 and seconds < 10
-    assert "interrupted before Slurm had cancelled all jobs; may still be in the queue: 100" in said
+    assert "interrupted before Slurm had cancelled all jobs; may still be in the queue: job " \
+        "100" in said
     assert again.format("them") in said
 
 
@@ -80,8 +81,8 @@ echo $n""")
         chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on), tmp_path / "said")
     assert code == 130 and time.monotonic() - began < 15
     assert "interrupted: cancelling 100, 101. Ctrl-C again does not wait for it" in said
-    assert "interrupted before Slurm had cancelled all jobs; may still be in the queue: 100 101" \
-        in said and "To cancel them: l3hpc cancel demo" in said
+    assert "interrupted before Slurm had cancelled all jobs; may still be in the queue: jobs " \
+        "100, 101" in said and "To cancel them: l3hpc cancel demo" in said
     record = records.read(tmp_path, "demo")
     assert [step.job for step in record.steps] == ["100", "101", None]
 
@@ -117,4 +118,4 @@ def test_a_resumption_says_what_was_done_and_how_to_go_on(case, slurm, tmp_path,
     code, said, seconds = command(slurm, *words)
     assert code == 130 and seconds < 10
     assert "interrupted before all jobs were cancelled and released\n" in said
-    assert f"       released: 100; nothing was submitted\n       {again}\n" in said
+    assert f"       released: job 100; nothing was submitted\n       {again}\n" in said

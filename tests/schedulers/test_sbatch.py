@@ -366,7 +366,7 @@ def test_a_refusal_that_cannot_be_taken_back_says_what_is_left(chains, slurm, on
     with pytest.raises(ClusterError) as caught:
         submission.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
     assert "Invalid account" in caught.value.message
-    assert "still in the queue: 100" in caught.value.allowed
+    assert "still in the queue: job 100" in caught.value.allowed
     assert "l3hpc cancel demo" in caught.value.allowed
     record = records.read(tmp_path, "demo")
     assert record.state == "submitting" and record.steps[0].job == "100"
@@ -385,14 +385,14 @@ def test_forgotten_ids_are_no_error_for_cancel(slurm):
 def test_a_lost_answer_of_scancel_is_looked_up(slurm):
     slurm.says("scancel", "echo 'scancel: error: Unable to contact slurm controller' >&2; exit 1")
     shows(slurm, queue_line("1", "COMPLETING"), queue_line("2_[0-3]", "PENDING"), after=0)
-    with pytest.raises(ClusterError, match="still in the queue: 2") as caught:
+    with pytest.raises(ClusterError, match="still in the queue: job 2") as caught:
         queue.cancel([JobId("1"), JobId("2")], "demo")
     assert caught.value.hint == "When Slurm responds again: l3hpc cancel demo"
     assert slurm.calls("scancel") == ["scancel 1 2", "scancel 2", "scancel 2"]
     shows(slurm)
     queue.cancel([JobId("1"), JobId("2")])
     slurm.says(*NO_ANSWER)
-    with pytest.raises(ClusterError, match="may still be in the queue: 1"):
+    with pytest.raises(ClusterError, match="may still be in the queue: job 1"):
         queue.cancel([JobId("1")])
 
 

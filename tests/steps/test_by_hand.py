@@ -44,9 +44,33 @@ def test_advice_is_for_the_command_that_was_typed(city, teacher, tmp_path):
     assert failed.value.hint == (
         f"Repair (l3hpc data check {audio} --listen finds all) or remove them, or add "
         "--set max_failed=0.5; then repeat this command")
+    assert failed.value.allowed == "at most 5% may be unusable (--set max_failed), and not all"
     with pytest.raises(InputError) as refused, by_hand("embed"):
         raise InputError("no clips", hint=Lines("Use --set embed.table=FILE", "or not"))
     assert refused.value.hint == "Use --set table=FILE\nor not"
+    with pytest.raises(InputError) as refused:
+        standalone.run_standalone("extract", {"audio": str(audio), "hop": "0.00001"}, {},
+                                  tmp_path / "out")
+    assert refused.value.where == "--set hop"
     assert repair_and_repeat(["extract.max_failed"]) == (
         "Repair them and resume the run; or remove them and submit it again; or accept them: "
         "submit with --set extract.max_failed=0.5")
+
+
+@pytest.mark.parametrize("text, said", [
+    ("at most 5% (folds.max_missing)", "at most 5% (--set max_missing)"),
+    ("Use --table FILE (submit clips), or --set folds.clips=FOLDER",
+     "Use --set table=FILE (submit clips), or --set clips=FOLDER"),
+    ("Use fewer (--max-missing 3), or another --table.",
+     "Use fewer (--set max_missing=3), or another --set table."),
+    ("Use --table none, or leave it out.", "Use --set table=none, or leave it out."),
+    ("--table needs a file", "--table needs a file"),  # no value: a word of the sentence
+    ("l3hpc submit clips --table FILE", "l3hpc submit clips --table FILE"),
+    ("x/folds.clips, folds.csv", "x/folds.clips, folds.csv"),
+    ("embed.max_missing and --set embed.table=A", "embed.max_missing and --set embed.table=A"),
+])
+def test_parameters_are_named_as_run_takes_them(text, said):
+    with pytest.raises(InputError) as refused, by_hand("folds", ("table", "clips", "max_missing")):
+        raise InputError(text, where=text, allowed=text, hint=text)
+    error = refused.value
+    assert [error.message, error.where, error.allowed, error.hint] == [said] * 4

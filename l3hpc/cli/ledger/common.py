@@ -14,7 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from l3hpc.cli import place
-from l3hpc.errors import InputError, L3hpcError, command_line
+from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from l3hpc.ledger.sheets.client import Sheets
     from l3hpc.ledger.sheets.sync import SyncReport
     from l3hpc.ledger.store import Problem, Store
-    from l3hpc.workspace.states import StepState
 
 
 class Options(NamedTuple):
@@ -187,38 +186,6 @@ def _require_folder(folder: Path) -> None:
         if path.exists():
             raise InputError(f"cannot read the ledger in {folder}: {path} is a file, not a folder",
                              where="--workspace", allowed="the folder that holds runs/ and ledger/")
-
-
-def follow_running(found: Fold, workspace: Path) -> None:
-    """Give rows that say ``running`` the state of their step.
-
-    Jobs write it, and one that is killed, or cancelled while it is waiting, cannot take it back.
-
-    Parameters
-    ----------
-    found
-        The rows; what was recorded stays in ``extra``.
-    workspace
-        The workspace folder, whose runs are looked up (and on Slurm their jobs).
-    """
-    from l3hpc.ledger.views.select import STATE_NOW, is_recorded_as_running
-
-    rows = [row for row in found.rows.values() if is_recorded_as_running(row)]
-    if not rows:
-        return
-    from l3hpc.runs import status
-    from l3hpc.workspace import run_names
-
-    there = {str(row.extra.get("run")) for row in rows} & {*run_names.names(workspace)}
-    now: dict[tuple[str, str], StepState] = {}
-    # where a run cannot be looked up, the rows show what was recorded
-    with contextlib.suppress(L3hpcError, OSError):
-        now = {(run.run, step.name): step.state
-               for run in status.collect(workspace, sorted(there)) for step in run.steps}
-    for row in rows:
-        state = now.get((str(row.extra.get("run")), str(row.extra.get("step"))))
-        if state is not None:
-            row.values[STATE_NOW] = "finished" if state.is_done else str(state)
 
 
 def chosen_tabs(names: tuple[str, ...], found: Fold, main_too: bool = False) -> list[Tab]:

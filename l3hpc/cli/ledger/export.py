@@ -12,7 +12,6 @@ from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
     examples,
-    follow_running,
     open_store,
     print_json,
     say,
@@ -64,6 +63,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     """
     from l3hpc.ledger.views import exports, mlflow_store, select
     from l3hpc.ledger.views.runs import view_tabs
+    from l3hpc.runs.rows import follow_running
 
     if html:
         exports.check_html(Path(html))

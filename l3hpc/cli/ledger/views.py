@@ -13,7 +13,6 @@ from l3hpc.cli.ledger.common import (
     chosen_tabs,
     examples,
     find_rows,
-    follow_running,
     json_option,
     open_store,
     print_json,
@@ -58,6 +57,7 @@ def show(options: Options, tabs: tuple[str, ...], conditions: tuple[str, ...],
     from l3hpc.ledger.schema import TABS
     from l3hpc.ledger.views import folds, select
     from l3hpc.ledger.views.runs import swept_columns, view_tabs
+    from l3hpc.runs.rows import follow_running
 
     store, sheet = open_store(options)
     found = store.fold(history=as_json)
@@ -112,6 +112,7 @@ def diff(keys: tuple[str, ...], options: Options, tab_name: str | None, columns:
     """
     from l3hpc.ledger.views import as_text, select
     from l3hpc.ledger.views.runs import view_tabs
+    from l3hpc.runs.rows import follow_running
 
     if len(keys) < 2:
         raise InputError("ledger diff needs two keys or more",

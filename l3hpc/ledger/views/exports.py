@@ -18,17 +18,15 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from l3hpc.errors import InputError, collect_damage
 from l3hpc.io.files import check_replaced, write_bytes, write_text
 from l3hpc.ledger.cells import Cell, shortened
 from l3hpc.ledger.journal.fold import Row, finite_number
-from l3hpc.ledger.journal.reading import damage_notes
-from l3hpc.ledger.schema import TABS, Tab, column_letter, find_tab
-from l3hpc.ledger.store import Store, SyncState, key_json
+from l3hpc.ledger.schema import TABS, Tab, column_letter
+from l3hpc.ledger.store import SyncState, key_json
 from l3hpc.ledger.views import select
 from l3hpc.ledger.views.as_text import row_names
 from l3hpc.ledger.views.folds import DEVIATIONS, deviation_of, grouped, is_mean, mean_of
-from l3hpc.ledger.views.runs import RUN, is_bound, swept_columns, view_tabs
+from l3hpc.ledger.views.runs import RUN, is_bound, swept_columns
 from l3hpc.ledger.views.select import cell_of
 from l3hpc.web.html import check_page, render
 
@@ -42,52 +40,22 @@ XLSX_LIMIT = 32_767  # UTF-16 units in one cell
 LINKS = ("log", "artifact", "report")
 
 
-def results(workspace: Path | str = "workspace", tab: str = "sonyc_ust") -> pandas.DataFrame:
-    """Read the rows of a tab from the journals of a workspace.
+def frame(rows: Sequence[Row], tab: Tab) -> pandas.DataFrame:
+    """Return rows as a data frame, as ``l3hpc.results`` describes it.
 
     Parameters
     ----------
-    workspace
-        Folder of the workspace.
+    rows
+        Rows of one tab.
     tab
-        Name of the tab.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of the sheet, with its titles and in its order; then those of swept options,
-        such as ``emb-dim`` or ``train.epochs``; then ``run`` (the name of the row), ``state`` and
-        ``note``. The index is the key of a row as one text. Empty cells are missing values.
-
-    Raises
-    ------
-    InputError
-        There is no such tab or workspace.
-
-    Warns
-    -----
-    UserWarning
-        Some records of the journals or of runs could not be read.
+        The tab, as ``view_tabs`` returned it.
     """
-    import warnings
-
     import pandas
 
-    found = find_tab(tab)
-    if not Path(workspace).is_dir():
-        raise InputError("there is no such workspace", where=str(workspace),
-                         hint="The workspace is the folder that holds runs/ and ledger/.")
-    fold = Store(Path(workspace)).fold()
-    with collect_damage() as damage:
-        view = view_tabs(fold, Path(workspace))[tab]
-    notes = [f"skipped: {error.where}: {error.message}" for error in damage]
-    for note in [*damage_notes(fold), *notes]:
-        warnings.warn(note, stacklevel=2)
-    rows = [row for row in fold.rows.values() if row.tab is found]
-    table = pandas.DataFrame([_cells(row, view) for row in rows], columns=view.titles,
+    table = pandas.DataFrame([_cells(row, tab) for row in rows], columns=tab.titles,
                              index=[select.key_text(row) for row in rows]).convert_dtypes()
     table["run"] = [row.values.get(RUN.field) for row in rows]
-    table["state"] = [row.extra.get("state") for row in rows]
+    table["state"] = [select.row_state(row) or None for row in rows]
     table["note"] = [row.extra.get("note") for row in rows]
     return table
 

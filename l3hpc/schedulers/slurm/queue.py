@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.owners import current_user
-from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs
+from l3hpc.schedulers.jobs import EndedJob, JobId, LiveJob, StepJobs, list_jobs
 from l3hpc.schedulers.requests import cancelling_given_up
 from l3hpc.schedulers.slurm.commands import call, is_unreachable, on_cluster
 from l3hpc.schedulers.slurm.identity import Identity
@@ -367,7 +367,7 @@ def _cancel(cluster: str, ids: list[str], run: str) -> None:
         if wait is None:
             state = "still in the queue" if left else "may still be in the queue"
             raise ClusterError(
-                f"{message}; {state}: {' '.join(left or ids)}",
+                f"{message}; {state}: {list_jobs(left or ids)}",
                 hint=f"When Slurm responds again: {command_line('cancel', run or 'RUN')}")
         ids = left or ids
         time.sleep(wait)
