@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,6 +170,23 @@ def test_an_embedding_does_not_depend_on_the_batch_or_the_threads(network):
     assert np.array_equal(np.concatenate([engine.run(frames[:1]), engine.run(frames[1:6]),
                                           engine.run(frames[6:])]), whole)
     assert engine.run(frames[:0]).shape == (0, folded.spec.dim)
+
+
+def test_the_first_array_exists_before_the_threads(network, monkeypatch):
+    """Two threads that ask OpenVINO for their first array at the same moment wait for each other
+    for ever, once in many times: so here it is counted who asks."""
+    asked, make = [], openvino_engine._Request.__init__
+
+    def noted(request, compiled):
+        make(request, compiled)
+        assert isinstance(vars(request)["outputs"], np.ndarray)
+        asked.append(threading.current_thread())
+
+    monkeypatch.setattr(openvino_engine._Request, "__init__", noted)
+    engine = OpenVinoEngine(network(), 2)
+    assert asked == [threading.main_thread()]
+    engine.run(pictures(SPECS["student"], 4))
+    assert set(asked) > {threading.main_thread()}
 
 
 # ranges -------------------------------------------------------------------------------------------
