@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -284,15 +284,11 @@ class StateProgress(Progress):
         The state file.
     inner
         Shows the progress.
-    clock
-        Returns the time in seconds since the epoch.
     """
 
-    def __init__(
-        self, path: Path, inner: Progress, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, path: Path, inner: Progress) -> None:
         super().__init__()
-        self._path, self._inner, self._clock = Path(path), inner, clock
+        self._path, self._inner = Path(path), inner
         self._last = float("-inf")
         self._beat = 0
 
@@ -324,7 +320,7 @@ class StateProgress(Progress):
         if force or now - self._last >= STATE_EVERY_S:
             self._last = now
             self._beat += 1
-            state = {**self.snapshot(), "time": self._clock(), "beat": self._beat}
+            state = {**self.snapshot(), "time": time.time(), "beat": self._beat}
             write_json(self._path, {key: _json_ready(value) for key, value in state.items()})
 
 

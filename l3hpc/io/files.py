@@ -139,17 +139,17 @@ def name_full_disk(error: BaseException, path: Path) -> None:
         error.filename = str(path)
 
 
-def write_text(path: Path, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write text to a file in UTF-8, atomically.
 
     Parameters
     ----------
-    path, mode, durable
+    path, durable
         As for ``atomic_file``.
     text
         The contents.
     """
-    write_bytes(path, text.encode(), mode=mode, durable=durable)
+    write_bytes(path, text.encode(), durable=durable)
 
 
 def write_json(path: Path, value: object, *, durable: bool = True) -> None:

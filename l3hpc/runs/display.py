@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from l3hpc.console import formatting, terminal
 from l3hpc.console.formatting import age, clock, describe_progress
@@ -167,13 +167,10 @@ class PlainDisplay:
     ----------
     workspace
         The workspace folder.
-    stream
-        Where to print; None: standard error.
     """
 
-    def __init__(self, workspace: Path, stream: TextIO | None = None) -> None:
+    def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
-        self._stream = stream or sys.stderr
         self._stage: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self._last = time.monotonic()
@@ -223,7 +220,7 @@ class PlainDisplay:
         return f"{step.name} after {elapsed}: " + ", ".join(filter(None, (percent, text)))
 
     def _print(self, text: str) -> None:
-        print(one_line(text), file=self._stream, flush=True)
+        print(one_line(text), file=sys.stderr, flush=True)
 
 
 class BarDisplay:

@@ -195,8 +195,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 def run_task(
-    config_path: Path, index: int, *, progress: Progress | None = None,
-    recorder: Recorder | None = None,
+    config_path: Path, index: int, *, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Run one task of a frozen step.
 
@@ -209,8 +208,8 @@ def run_task(
         A ``config.json``, in the folder of a step in a run or in an artifact.
     index
         Index of the task, from 0.
-    progress, recorder
-        Receive progress and results (None: the log, and the journal of the artifact's workspace).
+    progress
+        Receives the progress; None: the log.
 
     Returns
     -------
@@ -241,7 +240,7 @@ def run_task(
             if is_done:
                 shown.note(f"task {index} of {config['name']} is already done")
                 return _result(artifact, index)
-            return _compute(config, index, artifact, shown, recorder or _journal(config))
+            return _compute(config, index, artifact, shown)
     except BaseException as error:
         if not (isinstance(error, SystemExit) and error.code in _REQUEUE_CODES):
             with contextlib.suppress(OSError):  # a full disk must not hide the error itself
@@ -416,9 +415,8 @@ def markers_folder(config_path: Path, config: Mapping[str, Any]) -> Path:
     return step.markers if step else ArtifactFolder(config["artifact"]).markers
 
 
-def _compute(
-    config: dict[str, Any], index: int, artifact: Path, progress: Progress, recorder: Recorder
-) -> dict[str, Any]:
+def _compute(config: dict[str, Any], index: int, artifact: Path, progress: Progress
+             ) -> dict[str, Any]:
     step = l3hpc.steps.step(config["step"])
     frozen_version = config.get("version")
     if frozen_version not in (None, step.version):
@@ -435,6 +433,7 @@ def _compute(
     if target.is_dir():
         shutil.rmtree(target)
     inputs = {name: Path(path) for name, path in config["inputs"].items()}
+    recorder = _journal(config)
 
     def compute(output: Path, on_node: Path | None = None) -> dict[str, Any]:
         temporary = on_node
@@ -445,8 +444,8 @@ def _compute(
             step, config["params"], inputs, output, index=index, tasks=len(config["shards"]),
             shard=config["shards"][index], scratch=scratch, node_scratch=on_node,
             temporary=temporary, partial=config.get("partial_inputs", ()),
-            labels=config["labels"], progress=progress, recorder=recorder,
-            where=config["name"], run=config["run"])
+            labels=config["labels"], progress=progress,
+            recorder=recorder, where=config["name"], run=config["run"])
 
     with atomic_folder(target, or_existing=True) as output:
         result = None

@@ -48,19 +48,16 @@ class Lease:
         Describes the holder in messages to others.
     expires_s
         How long a beat may stand still until the holder counts as dead, seconds.
-    beat_every_s
-        Time between two beats, seconds.
     forget
         Whether the end of a ``with`` block removes the claim, as ``release(forget=True)``.
     """
 
     def __init__(
-        self, path: Path, label: str = "", *, expires_s: float = EXPIRES_S,
-        beat_every_s: float = BEAT_EVERY_S, forget: bool = False,
+        self, path: Path, label: str = "", *, expires_s: float = EXPIRES_S, forget: bool = False,
     ) -> None:
         self._forget = forget
         self._folder, self._name = Path(path).parent, Path(path).name
-        self._label, self._expires, self._every = label, expires_s, beat_every_s
+        self._label, self._expires = label, expires_s
         self._number: int | None = None
         self._token, self._since = uuid.uuid4().hex, 0.0
         self._beat = 0
@@ -272,7 +269,7 @@ class Lease:
         return now - self._seen[1] < self._expires
 
     def _keep_beating(self) -> None:
-        while not self._stop.wait(self._every):
+        while not self._stop.wait(BEAT_EVERY_S):
             # somebody took the claim over, because this process was stopped for too long: writing
             # on would revive the old claim
             if not self.still_ours():

@@ -67,13 +67,11 @@ class Pace:
         Called with a message before each wait.
     clock, sleep
         Replaced in tests.
-    per_minute
-        Largest number of requests of each kind per minute.
     """
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic,
-                 sleep: Callable[[float], None] = time.sleep, per_minute: int = PER_MINUTE) -> None:
-        self.say, self.clock, self.sleep, self.per_minute = say, clock, sleep, per_minute
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self.say, self.clock, self.sleep = say, clock, sleep
         self.sent: dict[str, deque[float]] = {"read": deque(), "write": deque()}
 
     def take(self, kind: str) -> None:
@@ -83,11 +81,11 @@ class Pace:
             now = self.clock()
             while sent and now - sent[0] >= 60.0:
                 sent.popleft()
-            if len(sent) < self.per_minute:
+            if len(sent) < PER_MINUTE:
                 sent.append(now)
                 return
             wait = 60.0 - (now - sent[0])
-            self.say(f"waiting {wait:.0f} s: {self.per_minute} {kind}s this minute")
+            self.say(f"waiting {wait:.0f} s: {PER_MINUTE} {kind}s this minute")
             self.sleep(wait)
 
 
