@@ -1,6 +1,7 @@
 """Files that are brought to the disk together."""
 
 import os
+import signal
 import threading
 
 import pytest
@@ -44,7 +45,38 @@ def test_a_folder_that_gets_another_file_is_brought_to_disk_again(monkeypatch):
         background.add(["folder"])
         background.wait()
         background.wait()  # nothing is left
-    assert synced == ["folder", "folder"]
+        assert synced == ["folder", "folder"]
+        background.add(["folder"])
+        background.wait()  # without threads, which have ended
+    assert synced == ["folder"] * 3
+
+
+def test_ctrl_c_reaches_none_of_its_threads_which_start_once(monkeypatch):
+    """Python runs handlers in the main thread, but a system call of that ends only if the signal
+    reaches it. A thread that the disk keeps waiting does not keep the program."""
+    came, masks = threading.Event(), []
+    monkeypatch.setattr(syncing, "_sync", lambda path: (
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())), came.set()))
+    with syncing.Syncing() as background:
+        background.add(["folder"])
+        background.start()
+        background.start()
+        assert len(background._threads) == syncing.THREADS
+        assert all(thread.daemon for thread in background._threads)
+        assert came.wait(60)
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= masks[0]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_error(tmp_path, monkeypatch):
+    def fsync(handle):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    syncing.make_durable([tmp_path])
+    create_file(tmp_path / "a", b"x")
+    with pytest.raises(OSError, match="Invalid"):
+        syncing.make_durable([tmp_path / "a"])
 
 
 def test_its_threads_end_if_nobody_waits(monkeypatch):

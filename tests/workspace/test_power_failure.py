@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 
 import pytest
 from fakeslurm import queue_line
@@ -16,7 +15,8 @@ from l3hpc.runs import status, submit
 from l3hpc.runs.resume import resume
 from l3hpc.runs.resume_plan import plan_now
 from l3hpc.schedulers import requeue_policy
-from l3hpc.workspace import records
+from l3hpc.workspace import records, step_config
+from l3hpc.workspace.layout import Workspace
 
 STEP = "runs/demo/steps/extract"
 FILES = ("config.json", "script.sbatch", "heal.json")
@@ -87,7 +87,7 @@ def test_without_the_settings_of_the_run_the_message_says_what_to_type(site, tmp
     assert (made.steps[0].artifact / "config.json").read_text() == path.read_text()
 
 
-@pytest.mark.parametrize("left", [b"", b"{", b"}", b'{"step": ', b"\0" * 9])
+@pytest.mark.parametrize("left", [b"", b"{", b"}", b'{"step": ', b"\0" * 9, b"\0" * 9 + b"}\n"])
 def test_whatever_is_left_of_an_artifact_s_settings_is_replaced(chains, slurm, tmp_path, left):
     on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
     made = chains.plan(tmp_path, names=("extract",), on=on)
@@ -104,9 +104,42 @@ def test_settings_come_back_from_the_artifact_of_another_run(site, chains, tmp_p
     submit.submit(again)
     (tmp_path / "runs/other/steps/extract/config.json").unlink()
     (tmp_path / "runs/other/settings.json").unlink()
+    path = made.steps[0].artifact / "config.json"
+    # as a step of a sweep, in the run that computes it
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "extract-7"}))
     assert [step.name for step in plan_now(tmp_path, "other", on).steps] == ["extract"]
     config = json.loads((tmp_path / "runs/other/steps/extract/config.json").read_text())
     assert (config["run"], config["name"]) == ("other", "extract")
+
+
+def test_settings_of_another_fingerprint_are_not_taken_for_those_of_the_step(site, tmp_path):
+    made, on = site
+    (tmp_path / STEP / "config.json").unlink()
+    (tmp_path / "runs/demo/settings.json").unlink()
+    path = made.steps[0].artifact / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": "0" * 16}))
+    with pytest.raises(InputError, match="the frozen settings of step extract are missing"):
+        resume(tmp_path, "demo", on)
+
+
+def test_a_policy_that_is_whole_is_not_replaced_with_the_settings(site, tmp_path):
+    """A later submission may have written it, with other limits."""
+    folder = tmp_path / STEP
+    (folder / "heal.json").write_text('{"memory": 9}')
+    (folder / "config.json").unlink()
+    [extract, _] = records.read(tmp_path, "demo").steps
+    assert step_config.read(tmp_path, "demo", extract, ())["name"] == "extract"
+    assert json.loads((folder / "heal.json").read_text()) == {"memory": 9}
+
+
+def test_settings_are_written_after_the_policy(tmp_path, monkeypatch):
+    """After a kill, a policy that is missing is restored only with the settings."""
+    written = []
+    monkeypatch.setattr(step_config, "create_file",
+                        lambda path, content: written.append(path.name))
+    (tmp_path / "runs/demo/steps").mkdir(parents=True)
+    step_config.write_folder(Workspace(tmp_path).run("demo").step("x"), {}, {})
+    assert written == ["heal.json", "config.json"]
 
 
 @pytest.mark.parametrize("left", [b"", b"\0" * 80, b"\xff\xfe\n", b"[]\n3\n{\"step\": 1}\n"])
@@ -207,16 +240,6 @@ def test_a_disk_that_does_not_confirm_is_said(chains, slurm, tmp_path, monkeypat
     progress.note = notes.append
     record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on), progress=progress)
     assert record.state == "submitted" and "Input/output error" in notes[-1]
-
-
-def test_ctrl_c_reaches_no_thread_that_syncs(chains, slurm, tmp_path, monkeypatch):
-    masks = []
-    monkeypatch.setattr(syncing, "_sync", lambda path: masks.append(
-        signal.pthread_sigmask(signal.SIG_BLOCK, ())))
-    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
-    submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
-    assert all({signal.SIGINT, signal.SIGTERM, signal.SIGHUP} <= mask for mask in masks) and masks
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_a_new_journal_is_found_after_a_power_failure(tmp_path, monkeypatch):
