@@ -25,6 +25,7 @@ from l3hpc.errors import (
     collect_damage,
     command_line,
     nearest,
+    path_from_shell,
 )
 from l3hpc.io.values import one_line
 
@@ -128,9 +129,20 @@ def show_error(error: L3hpcError) -> None:
     """
     # if standard error is closed, the exit code still shows the failure
     with contextlib.suppress(OSError):
+        error = error.replaced(where=_from_shell(error.where))
         # a quoted cell of a damaged table may hold the whole table
         for number, line in enumerate(error.lines(LONGEST_LINE)):
             click.echo(f"error: {line}" if number == 0 else f"       {line}", err=True)
+
+
+def _from_shell(where: str | None) -> str | None:
+    """A path, perhaps with a line, as seen from where the command was typed; anything else as is,
+    such as a path that is seen from there already.
+    """
+    path, colon, rest = (where or "").partition(":")
+    if os.path.isabs(path) or not os.path.exists(os.path.dirname(path) or path):
+        return where
+    return path_from_shell(path) + colon + rest
 
 
 def _usage(error: click.ClickException) -> L3hpcError:

@@ -11,7 +11,7 @@ import click
 
 from l3hpc.console.formatting import file_size
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
+from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line, shell_path
 from l3hpc.io.values import count_of, one_line
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def synth(out: Path, sensors: int, recordings: int, clips: int, seconds: float, 
         click.echo(json.dumps({"folder": str(out), **summary}))
         return
     tagged = ", ".join(f"{count} {split}" for split, count in summary["clips"].items())
-    click.echo(f"{out}: {'exists already, ' if summary['reused'] else ''}"
+    click.echo(f"{shell_path(out)}: {'exists already, ' if summary['reused'] else ''}"
                f"{count_of(summary['recordings'], 'recording')} of {count_of(sensors, 'sensor')}, "
                f"{count_of(sum(summary['clips'].values()), 'tagged clip')}"
                + (f" ({tagged})" if tagged else "") + f", {file_size(summary['bytes'])}")

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from l3hpc.cli.embed import complete_model, model_of_run
 from l3hpc.cli.place import workspace_options
 from l3hpc.console.progress import default_progress
-from l3hpc.errors import InputError, shell_path
+from l3hpc.errors import InputError, shell_path, shell_word
 
 EXAMPLES = """\b
 Examples:
@@ -84,12 +84,13 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
     settings = ExportSettings(_form(forms), strips, frontend, arena, calibrate, licence)
     if dry_run:
         planned = package.preview(model, output, settings)
-        click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned))
+        click.echo(json.dumps(planned, indent=2) if as_json else _preview(planned, settings.arena))
         return
     describe_model(model)  # refuses a damaged file before TensorFlow is loaded
     import_tensorflow()
     report = package.export_model(model, output, settings, default_progress())
-    click.echo(json.dumps(report, indent=2) if as_json else _summary(report, output))
+    click.echo(json.dumps(report, indent=2) if as_json else
+               _summary(report, output, settings.in_strips))
 
 
 def _refuse_with_hear() -> None:
@@ -106,10 +107,11 @@ def _refuse_with_hear() -> None:
 def _hear_summary(written: dict[str, Any], dry_run: bool) -> str:
     """Return what was written, or would be, as text."""
     folder = Path(written["output"])
+    wrote = f"{'would write' if dry_run else 'wrote'} {', '.join(written['files'])}"
     lines = [f"{written['model']}, as HEAR package {written['package']}",
-             f"  {'would write' if dry_run else 'wrote'} {', '.join(written['files'])} to {folder}"]
+             f"  {wrote} to {shell_path(folder)}"]
     if not dry_run:
-        lines.append(f"  next: PYTHONPATH={folder.absolute().parent} hear-validator "
+        lines.append(f"  next: PYTHONPATH={shell_word(folder.absolute().parent)} hear-validator "
                      f"{written['package']}")
     return "\n".join(lines)
 
@@ -126,19 +128,20 @@ def _form(forms: dict[str, bool]) -> str:
     return chosen[0].removeprefix("--") if chosen else "int8"
 
 
-def _preview(planned: dict[str, Any]) -> str:
+def _preview(planned: dict[str, Any], arena: int) -> str:
     """Return what an export would do, as text."""
     recordings = f"{planned['recordings']} recordings for ranges and accuracy" \
         if planned["recordings"] else "no recordings: accuracy will not be measured"
-    strips = "strip by strip" if planned["strips"] else "in one piece"
+    strips = f"strip by strip where the arena exceeds {arena:,} bytes otherwise" \
+        if planned["strips"] else "in one piece"
     return "\n".join([
         f"{planned['model']}: {planned['dim']}-d, as {planned['format']}",
         f"  first blocks {strips}, front end {planned['frontend']}, {recordings}",
-        f"  would write {', '.join(planned['files'])} to {planned['output']}"])
+        f"  would write {', '.join(planned['files'])} to {shell_path(planned['output'])}"])
 
 
-def _summary(report: dict[str, Any], output: Path) -> str:
-    """Return the results of an export as text."""
+def _summary(report: dict[str, Any], output: Path, in_strips: bool) -> str:
+    """Return the results of an export as text. in_strips: strips were to be used if they help."""
     lines = [f"{report['model']['label']} as {report['format']}: {shell_path(output)}"]
     for model in report["models"]:
         measured = model["arena"]["measured"]
@@ -148,6 +151,11 @@ def _summary(report: dict[str, Any], output: Path) -> str:
                      f"{model['macs'] / 1e6:.1f} million multiply-accumulates, about "
                      f"{model['seconds_m7']:.2f} s on a 216 MHz Cortex-M7")
     agreement = report["agreement"]
+    if in_strips and not report["strips"]:
+        wanted = report["arena_wanted"]
+        lines.append("  not strip by strip: " + (
+            f"the arena is not above {wanted:,} bytes (--arena)" if total <= wanted
+            else "the arena would not be smaller"))
     if agreement:
         equal = "bit-identical" if agreement["bit_identical"] else "equal up to float rounding"
         lines.append(f"  strips per block {', '.join(map(str, report['strips']))}: {equal} on "

@@ -149,6 +149,16 @@ def test_the_log_of_a_step_and_the_line_of_a_setting_are_named_from_there(
     monkeypatch.chdir(tmp_path)
     Path("sub/cluster.yaml").write_text("clusters:\n  local:\n    slotz: {}\n")
     assert "error: sub/cluster.yaml:3: " in say("-C", "sub", "config", "show")[2]
+    monkeypatch.chdir(tmp_path)  # say runs in this process
+    Path("sub/jobs").mkdir()
+    said = say("-C", "sub", "run", "fit", "--config", "jobs/none.json")[2]
+    assert said.startswith("error: sub/jobs/none.json: cannot be read")
+    monkeypatch.chdir(tmp_path)
+    Path("sub/full").mkdir()
+    Path("sub/full/x").touch()
+    assert say("-C", "sub", "data", "synth", "full")[2].startswith("error: sub/full: is not empty")
+    monkeypatch.chdir(tmp_path)
+    assert say("-C", "sub", "run", "nofit", "-o", "full")[2].startswith("error: unknown step")
     failed = StepStatus("fit", "fit", None, StepState.FAILED, 0, 1, log=str(tmp_path / "sub/0.err"))
     said = []
     monkeypatch.setattr("l3hpc.workspace.records.find",

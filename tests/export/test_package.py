@@ -72,6 +72,15 @@ def test_the_arena_is_recorded_or_the_reason_told(exported):
             assert f"arena {found['measured']['total']:,} bytes (measured)" in said
 
 
+def test_a_network_that_fits_has_no_strips_and_is_told_so(tmp_path, model, audio):
+    words = model, "--int8", "--calibrate", audio, "-o", tmp_path / "out", "--arena", "60000"
+    assert "strip by strip where the arena exceeds 60,000 bytes otherwise" in run(
+        *words, "--dry-run")
+    said = run(*words)
+    assert "  not strip by strip: the arena is not above 60,000 bytes (--arena)\n" in said
+    assert "strip-wise" not in said
+
+
 def test_the_card_says_what_it_is(exported):
     card = (exported[0] / "card.md").read_text()
     told = exported[2]
