@@ -17,6 +17,7 @@ from typing import Any
 
 from l3hpc.io.values import count_of, one_line
 
+_LONGEST_S = 10 * 365 * 86400.0  # nothing of ours is older
 UNLIMITED = sys.maxsize  # width of a column without ``at_most``
 # Characters of one cell each. Most tables have no others, and so do not need to import rich.
 _ONE_CELL = re.compile("[ -~\u00a0-\u02ff\u2013\u2026\u2192\u00d7\u2605]*")
@@ -91,6 +92,11 @@ def age(then: float, now: float | None = None) -> str:
     ('5 min ago', 'yesterday', '11 days ago')
     """
     passed = (time.time() if now is None else now) - then
+    if not -60 <= passed < _LONGEST_S:  # this clock is wrong, or the other one was
+        try:
+            return f"at {local_time(then)} by another clock"
+        except (ValueError, OverflowError, OSError):
+            return "at an unknown time"
     if passed < 60:
         return "just now"
     if passed < 3600:

@@ -106,6 +106,10 @@ def _carry_out(todo: ResumePlan, rendered: RunScripts, record: RunRecord, progre
         # first, so that the new jobs do not compete with jobs that can never find their tasks
         scheduler.cancel(doomed, record.run)
         left.clear()
+        if todo.held and record.state is RunState.CANCELLED:
+            # an attempt of a cancelled run computes nothing, and may start at once
+            record.state = RunState.SUBMITTED
+            records.write(workspace, record)
         for job, changes in todo.held.items():
             scheduler.release(job, changes)
             released.append(job.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from l3hpc.workspace.states import JobState, TaskState
 REQUEUE = 85  # exit code of a task that goes back to the queue
 _SILENT_S = 300.0
 _BETWEEN_S = 120.0  # for which a job that is being requeued may look as if it had ended
+_CLOCKS_S = 60.0  # by so much, clocks of the machines of a site may differ
 _KILL_WAIT_S = 30.0  # Slurm's default between the signal and the end of a cancelled job
 MOST_ALLOWED = 3  # lines of what would have been allowed
 _HOLD_HINTS = {False: ": 'resume' releases it", True: ": only an administrator can release it"}
@@ -157,7 +159,7 @@ def _in_turn(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus | None:
         status = _live(live, marks)
         status.restarts, started = marks.restarts, marks.started
         if status.elapsed_s is not None and started is not None:  # of the job
-            status.elapsed_s = min(max(time.time() - started, 0.0), status.elapsed_s)
+            status.elapsed_s = _between(started, time.time(), status.elapsed_s)
         return status
     if ended is not None and ended.state not in _UNFINISHED:
         if has_failed or marks.exit_code == 0:
@@ -285,9 +287,14 @@ def _exited(marks: TaskMarks) -> TaskStatus:
     else:
         status.detail = _cause(marks, marks.exit_code)
     if marks.started and marks.exited:
-        status.elapsed_s = max(marks.exited - marks.started, 0.0)
+        status.elapsed_s = _between(marks.started, marks.exited)
     status.last_words = _error_lines(marks)
     return status
+
+
+def _between(begin: float, end: float, most: float = math.inf) -> float | None:
+    """The seconds between two times, at most ``most``; None if a clock was set back in between."""
+    return None if end < begin - _CLOCKS_S else min(max(end - begin, 0.0), most)
 
 
 def _unknown(job: str, marks: TaskMarks, answer: StepJobs) -> TaskStatus:

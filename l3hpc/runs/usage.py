@@ -27,6 +27,7 @@ MEMORY_MARGIN, TIME_MARGIN = 1.25, 1.5
 ROUND_MB = 256
 TOLERANCE = 1.3  # requests up to this multiple of the suggestion are left alone
 _NOT_LOST = (JobState.COMPLETED, JobState.RUNNING)
+LATEST_NOTE_S = 1800.0  # so much later than a job begins its submission may be noted, at the most
 TITLES = ("step", "tasks", "cores", "memory", "time", "waited", "suggestion")
 
 
@@ -154,13 +155,20 @@ def _step_usage(
         name=step.name, tasks=len(results), cpus=cpus, mem_mb=mem_mb,
         gpus=int(requested.get("gpus", 0)), time_min=time_min,
         cpus_used=used / total if total else 0.0, mem_used_mb=memory, time_used_s=max(elapsed),
-        waited_s=max(0.0, max(waits)) if waits else None, core_hours=used / 3600,
+        waited_s=_longest(waits), core_hours=used / 3600,
         core_hours_asked=total * cpus / 3600,
         gpu_hours=total * int(requested.get("gpus", 0)) / 3600,
         requeues=requeues, lost_s=lost_s, suggestion="",
         mem_granted_mb=_granted(marks, largest, "mem_mb") or mem_mb,
         time_granted_min=_granted(marks, longest, "time_min") // packs.get(longest, 1) or time_min)
     return StepUsage(**{**asdict(usage), "suggestion": suggestion(usage)})
+
+
+def _longest(waits: Sequence[float]) -> float | None:
+    """The longest time that a task waited; None if the clocks of submission and node disagree."""
+    if not waits or min(waits) < -LATEST_NOTE_S:
+        return None
+    return max(0.0, max(waits))
 
 
 def _granted(marks: Mapping[int, markers.TaskMarks], index: int, name: str) -> int:

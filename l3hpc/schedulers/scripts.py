@@ -36,7 +36,7 @@ SRUN = ("srun", "--export=ALL", "--nodes=1", "--ntasks=1", "--unbuffered")
 CONTEXT = (  # what a template may use
     "artifact", "command", "container", "directives", "env", "folder", "heal", "kind", "logs",
     "markers", "offset", "pack", "packed", "params", "pipeline", "profile", "python",
-    "resources", "run",
+    "record", "resources", "run",
     "setup", "shared", "srun", "step", "umask", "workspace")
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
@@ -372,7 +372,7 @@ def _context(plan: Plan, step: PlannedStep, part: Part) -> dict[str, Any]:
         "artifact": str(step.artifact), "env": profile.env, "umask": profile.umask,
         "resources": step.resources,
         "markers": str(folder.markers), "logs": str(folder.logs),
-        "folder": str(folder), "workspace": str(plan.workspace),
+        "folder": str(folder), "record": str(folder.run.record), "workspace": str(plan.workspace),
         "run": plan.run, "pipeline": plan.pipeline, "step": step.name, "kind": step.kind,
         "params": step.params, "profile": profile, "python": profile.python,
         "container": list(profile.container), "shared": profile.shared_group,

@@ -5,7 +5,8 @@ import shutil
 import signal
 
 import pytest
-from follow import profile, settled, states, until
+from follow import names, profile, settled, states, until
+from realslurm import PATIENCE
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import status, submit, task_state
@@ -53,15 +54,18 @@ def test_a_task_in_the_queue_has_not_failed_while_squeue_is_silent(
     assert states(until(tmp_path, "demo", settled)) == {"extract": "done", "sample": "done"}
 
 
-def wrap_scontrol(folder, text):
-    """Lines of setup that put a program in front of scontrol; $REAL is the real one."""
+def wrap(folder, name, text):
+    """Lines of setup that put a program in front of one of Slurm's; $REAL is that one."""
     site = folder / "site"
-    site.mkdir()
-    (site / "scontrol").write_text(
-        f'#!/bin/bash\nREAL={shutil.which("scontrol")} HERE={site}\n'
-        f'if [ "$1" != requeuehold ]; then exec "$REAL" "$@"; fi\n{text}\n')
-    (site / "scontrol").chmod(0o755)
+    site.mkdir(exist_ok=True)
+    (site / name).write_text(f'#!/bin/bash\nREAL={shutil.which(name)} HERE={site}\n{text}\n')
+    (site / name).chmod(0o755)
     return [f"PATH={site}:$PATH"]
+
+
+def wrap_scontrol(folder, text):
+    others = 'if [ "$1" != requeuehold ]; then exec "$REAL" "$@"; fi'
+    return wrap(folder, "scontrol", f"{others}\n{text}")
 
 
 def test_a_requeue_whose_reply_is_lost_is_one(slurm_plain, chains, tmp_path):
@@ -90,22 +94,54 @@ exit "$code" """)
     assert [entry["mem_mb"] for entry in marks(tmp_path).requeues] == [400]
 
 
+@pytest.mark.parametrize("helper", [True, False])
 def test_what_is_cancelled_while_it_asks_to_be_requeued_computes_nothing(
-        slurm_plain, chains, tmp_path):
-    """Slurm requeues a job that was cancelled a moment before."""
+        slurm_plain, chains, tmp_path, helper):
+    """Slurm requeues a job that was cancelled a moment before. Where no job can be submitted that
+    releases it, it would stay in the queue."""
     setup = wrap_scontrol(tmp_path, """
 touch "$HERE/asked"
 trap '' TERM
 while [ ! -e "$HERE/go" ]; do sleep 0.1; done
 exec "$REAL" "$@" """)
+    if not helper:
+        wrap(tmp_path, "sbatch", "exit 1")
     hungry(chains, slurm_plain, tmp_path, setup=setup)
     slurm_plain.until((tmp_path / "site/asked").exists, "scontrol is not called")
     assert cancel(tmp_path, "demo")
     (tmp_path / "site/go").touch()
     slurm_plain.until(lambda: not slurm_plain.command("squeue", "-h", "-o", "%A %T %r").strip(),
-                      "a job of a cancelled run stays in the queue")
+                      "a job of a cancelled run stays in the queue", seconds=60 * PATIENCE)
     [found] = status.collect(tmp_path, ["demo"])
     assert states(found) == {"extract": "cancelled", "sample": "cancelled"}
     log = "".join(path.read_text() for path in
                   Workspace(tmp_path).run("demo").step("extract").logs.glob("*_log.err"))
     assert log.count("working: 0/10") <= 1
+
+
+def test_a_helper_job_that_waits_is_cancelled_with_its_run(slurm_plain, chains, tmp_path):
+    setup = wrap(tmp_path, "sbatch", 'exec "$REAL" --hold "$@"')
+    hungry(chains, slurm_plain, tmp_path, setup=setup)
+    until(tmp_path, "demo", lambda found: found.steps[0].held)
+    helper, _ = next(line.split() for line in names(slurm_plain) if line.endswith("-heal"))
+    assert helper in cancel(tmp_path, "demo")
+    slurm_plain.until(lambda: not slurm_plain.jobs(), "a job of a cancelled run stays in the queue")
+    [found] = status.collect(tmp_path, ["demo"])
+    assert states(found) == {"extract": "cancelled", "sample": "cancelled"}
+
+
+def test_a_held_job_of_a_cancelled_run_computes_when_it_is_released(
+        slurm_plain, chains, tmp_path, gate):
+    """Somebody has put it back by hand."""
+    on = profile(chains, slurm_plain)
+    made = chains.plan(tmp_path, names=("extract",), on=on,
+                       params={"extract": {"gate": str(gate)}})
+    job = submit.submit(made).steps[0].job
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    cancel(tmp_path, "demo")
+    slurm_plain.until(lambda: not slurm_plain.jobs(), "the cancelled job does not end")
+    slurm_plain.command("scontrol", "requeuehold", job)
+    until(tmp_path, "demo", lambda found: found.steps[0].held)
+    gate.unlink()
+    assert resume(tmp_path, "demo", on).steps[0].job == job
+    assert states(until(tmp_path, "demo", settled)) == {"extract": "done"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -302,6 +303,16 @@ def test_slurm_is_asked_once_for_all_runs_and_not_at_all_for_finished_ones(
                    {"started": 0, "finished": 1})
     assert {found.state for found in status.collect(tmp_path)} == {"done"}
     assert len(slurm.calls("squeue")) == 1
+
+
+@pytest.mark.parametrize(("ahead", "words"), [
+    (50, "just now"), (-7300, "2 h ago"), (3600, r"at (.{10} )?\d\d:\d\d by another clock"),
+    (-1.7e9, r"at .{10} \d\d:\d\d by another clock"), (1e20, "at an unknown time")])
+def test_when_a_run_was_submitted_by_a_clock_that_was_wrong(case, ahead, words):
+    chain = case(names=("extract",))
+    chain.look()
+    chain.run.created = time.time() + ahead
+    assert re.fullmatch(f".*started {words}", display.heading(chain.run))
 
 
 def test_the_table_as_a_person_sees_it(case, tmp_path):

@@ -44,6 +44,17 @@ def test_an_attempt_that_was_killed_before_its_first_line(ago, detail):
     assert (status.state, status.detail) == (TaskState.FAILED, detail)
 
 
+@pytest.mark.parametrize(("exited", "elapsed"), [(107.0, 7.0), (99.5, 0.0), (-3500.0, None)])
+def test_a_duration_is_not_known_where_the_clock_was_set_back(exited, elapsed):
+    found = TaskMarks(begin={"job": "7", "time": 100.0}, exit_code=1, exited=exited)
+    assert evaluate(0, "7", found, StepJobs(queried=True)).elapsed_s == elapsed
+    now = time.time()
+    found = TaskMarks(begin={"job": "7", "time": now + 100.0 - exited})
+    live = StepJobs({"7": LiveJob(JobState.RUNNING, elapsed_s=5000.0)})
+    since = evaluate(0, "7", found, live, packed=True).elapsed_s
+    assert since == (None if elapsed is None else pytest.approx(elapsed, abs=1.0))
+
+
 @pytest.mark.parametrize(("marks", "requeued", "shown", "state"), [
     (STOPPED, True, None, TaskState.REQUEUED),  # it may still wait in the queue
     (STOPPED, False, None, TaskState.RUNNING),  # preempted, perhaps

@@ -66,6 +66,17 @@ def test_used_and_asked(run):
     assert fit.suggestion == ""  # 400 of 512 MB, 30 s of 5 min
 
 
+def test_a_wait_is_not_known_where_the_clock_was_set_back(run):
+    record = records.read(run, "demo")
+    record.steps[0].attempts[0].time += 3600.0
+    record.steps[1].attempts[0].time += 60.0  # noted late, after an answer that was lost
+    records.write(run, record)
+    extract, fit = usage.collect(run, "demo", accounting=False)
+    assert (extract.waited_s, fit.waited_s) == (None, 60.0)
+    shown = table("demo", [extract, fit]).splitlines()
+    assert "  –       mem=2GB" in shown[2] and shown[3].split()[-2:] == ["1:00", "fits"]
+
+
 def test_what_requeues_have_granted_is_what_a_task_had(run):
     """Otherwise it seems to have used three times its memory."""
     marks = run / "runs/demo/steps/extract/markers"

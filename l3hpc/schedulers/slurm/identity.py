@@ -233,8 +233,8 @@ def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
     return None
 
 
-def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Origin]]
-              ) -> list[JobId]:
+def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Origin]], *,
+              helpers: bool = False) -> list[JobId]:
     """Find the live jobs of a run that are not in its record.
 
     Such a job does not find its pickle, which was never renamed to its id.
@@ -247,6 +247,8 @@ def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Or
         The record of the run.
     live
         Task id → where the job comes from.
+    helpers
+        Also the helper jobs, which change the request of a held job.
 
     Returns
     -------
@@ -265,7 +267,7 @@ def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Or
         for origin in set(origins):
             rank = ranks.get(step_of(workspace, record.run, origin) or "")
             # a helper job has its log beside those of the step
-            if origin.name.endswith(HELPER):
+            if origin.name.endswith(HELPER) and not helpers:
                 continue
             if rank is not None and not any(job.owns(origin) for job in recorded.get(base, ())):
                 found[JobId(base, origin.queried)] = rank

@@ -178,7 +178,7 @@ class SlurmScheduler:
         """Return a query about the jobs of the runs that are added."""
         return _Query(self._workspace)
 
-    def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> JobAnswer:
+    def jobs(self, record: RunRecord, tasks: Tasks | None = None) -> _Answer:
         """Query squeue for the jobs of one run."""
         answer = _Answer(self._workspace)
         clusters = {answer.identities(record, step)[task].cluster
@@ -220,7 +220,8 @@ class SlurmScheduler:
             raise GivenUpError("interrupted before squeue had answered",
                                allowed="nothing was cancelled",
                                hint=f"To cancel it: {command_line('cancel', record.run)}") from None
-        jobs = answer.untracked(record)
+        # a helper job has nothing left to change, and may wait in the queue for long
+        jobs = answer.untracked(record, helpers=True)
         for step in record.steps[::-1]:
             ids = identity.of_step(self._workspace, record, step)
             live = {JobId(ids[task].id, ids[task].cluster)
@@ -282,9 +283,9 @@ class _Answer:
                    for task, found in self.slurm.live.items()
                    if task in jobs or task.partition("_")[0] in jobs for job in found)
 
-    def untracked(self, record: RunRecord) -> list[JobId]:
+    def untracked(self, record: RunRecord, *, helpers: bool = False) -> list[JobId]:
         """Live jobs of a run that are not in its record."""
-        return identity.untracked(self._workspace, record, self._origins())
+        return identity.untracked(self._workspace, record, self._origins(), helpers=helpers)
 
     def following(self, record: RunRecord, *, pending: bool = False) -> list[JobId]:
         """Live jobs of the script of the job that follows a run."""
