@@ -92,3 +92,25 @@ def pipeline_file(name: str, folder: Path | None = None) -> Path:
                          hint=f"A pipeline of your own belongs in jobs/{name}.yaml."
                          if name.isidentifier() else None)
     return found[name]
+
+
+def own_files(config_file: Path | None = None) -> list[Path]:
+    """Find the files that decide what jobs do and that are not delivered with l3hpc.
+
+    Parameters
+    ----------
+    config_file
+        The cluster.yaml in use; None: that of the current folder.
+
+    Returns
+    -------
+    list of Path
+        cluster.yaml, pipelines and templates; those below the current folder relative to it.
+    """
+    here = Path.cwd()
+    found = [config_file or cluster_file()]
+    for folder, pattern in (("jobs", "*.yaml"), ("templates", "*.j2")):
+        found += sorted((here / folder).glob(pattern))
+    delivered = defaults_folder()
+    return [path.relative_to(here) if path.is_relative_to(here) else path
+            for path in map(Path.absolute, found) if not path.is_relative_to(delivered)]

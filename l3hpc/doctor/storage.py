@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from l3hpc import notify
+from l3hpc.config import sources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.console.formatting import file_size
 from l3hpc.doctor.environment import Ask
@@ -98,14 +99,16 @@ def workspace_lines(config: Config, ask: Ask, probe: bool = True) -> Iterator[Fi
 
 
 def sharing_line(config: Config) -> Finding:
-    """Check who else can replace files in the workspace.
+    """Check who else can replace files in the workspace, or change those that decide what jobs do.
 
     Parameters
     ----------
     config
         The configuration.
     """
-    check, found = "workspace is yours", list(sharing.find_risks(config.workspace))
+    check = "workspace is yours"
+    found = [*sharing.find_risks(config.workspace),
+             *sharing.find_file_risks(sources.own_files(config.file))]
     if not found:
         return Finding(check, "green", "your group can add files, and nobody else can replace yours"
                        if config.profile.shared_group else "nobody else can replace your files")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from l3hpc import schedulers
+from l3hpc.config import sources
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, L3hpcError, command_line
 from l3hpc.io.owners import current_user
@@ -99,8 +100,9 @@ def submit(
 
 
 def _note_risks(plan: Plan, progress: Progress) -> None:
-    for risk in sharing.find_risks(plan.workspace):
-        if risk.anybody:
+    for risk in (*sharing.find_risks(plan.workspace),
+                 *sharing.find_file_risks(sources.own_files(plan.config_file))):
+        if risk.anybody or risk.owned:
             progress.note(f"warning: {risk.message}; to fix it: {risk.fix}")
 
 

@@ -186,7 +186,7 @@ def _located_faults(name: str, folders: Sequence[Path], context: Iterable[str]) 
                          where=", ".join(str(folder) for folder in folders)) from None
     # {{ params.rate / 0 }}, a filter that does not take the value, a file that is no UTF-8
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
-            AttributeError, OSError) as error:
+            AttributeError, OSError, RecursionError) as error:
         raise InputError(f"template: {error}", where=_template_location(error, name)) from None
 
 
@@ -387,7 +387,7 @@ def _requeues(plan: Plan) -> bool:
 @functools.cache
 def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
     """One environment for all scripts of a submission, so that a template is compiled once."""
-    import jinja2
+    import jinja2.sandbox
     from markupsafe import Markup
 
     def refuse_unquoted(value: object) -> object:
@@ -405,7 +405,9 @@ def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
         jinja2.FileSystemLoader([str(folder) for folder in folders]),
         jinja2.PrefixLoader({"default": jinja2.FileSystemLoader(str(delivered))}),
     ])
-    environment = jinja2.Environment(
+    # A template may be somebody else's, and render is how one looks at what it does: it computes
+    # text, and cannot reach into Python.
+    environment = jinja2.sandbox.SandboxedEnvironment(
         loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=refuse_unquoted,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )

@@ -11,37 +11,41 @@ import contextlib
 import grp
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.errors import InputError, shell_word
-from l3hpc.io.owners import is_owned_by_user, user_name
+from l3hpc.io.owners import is_owned_by_user, is_trusted_owner, user_name
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
+SHOWN = 3  # files in a message
 MODE = 0o3770  # the group may add; setgid: new files belong to it; sticky: each keeps their own
 
 
 @dataclass(frozen=True)
 class Risk:
-    """A folder in which other users can replace our files.
+    """A folder in which other users can replace our files, or files that they can change.
 
     Attributes
     ----------
     folder : Path
-        The folder.
+        The folder, or that of the first file.
     message : str
         What is wrong.
     anybody : bool
         Whether every user of the machine can, not only a group.
     fix : str
-        The command by which its owner can fix it.
+        The command by which its owner can fix it, or what can be done.
+    owned : bool
+        Whether it is that another user owns the files.
     """
 
     folder: Path
     message: str
     anybody: bool
     fix: str
+    owned: bool = False
 
 
 def prepare(workspace: Path, kinds: Iterable[str]) -> None:
@@ -297,6 +301,47 @@ def find_risks(workspace: Path) -> Iterator[Risk]:
         elif state.st_mode & stat.S_IWGRP and not sticky and not _private(state.st_gid):
             message = f"the group {_group(state.st_gid)} can replace files in {folder}"
             yield Risk(folder, message, False, f"chmod +t {shell_word(folder)}")
+
+
+def find_file_risks(files: Iterable[Path]) -> Iterator[Risk]:
+    """Find files that decide what our jobs do, and that others can change.
+
+    Parameters
+    ----------
+    files
+        The files: cluster.yaml, pipelines, templates.
+
+    Yields
+    ------
+    Risk
+        One for each kind of problem; ``folder`` is that of its first file.
+    """
+    open_to: dict[str, list[Path]] = {}
+    owned: dict[str, list[Path]] = {}
+    for file in files:
+        try:
+            state = file.stat()
+            trusted = is_trusted_owner(state.st_uid, file.parent)
+        except OSError:
+            continue
+        if state.st_mode & stat.S_IWOTH:
+            open_to.setdefault("anybody", []).append(file)
+        elif state.st_mode & stat.S_IWGRP and not _private(state.st_gid):
+            open_to.setdefault(f"the group {_group(state.st_gid)}", []).append(file)
+        if not trusted:
+            owned.setdefault(user_name(state.st_uid), []).append(file)
+    for who, own in open_to.items():
+        words = " ".join(shell_word(file) for file in own[:SHOWN]) + " …" * (len(own) > SHOWN)
+        yield Risk(own[0].parent, f"{who} can change {_some(own)}, and so what your jobs do",
+                   who == "anybody", f"chmod {'o-w' if who == 'anybody' else 'g-w'} {words}")
+    for who, own in owned.items():
+        yield Risk(own[0].parent, f"{who} owns {_some(own)}, and can change what your jobs do",
+                   False, "work in a folder of your own, with copies of what you need", owned=True)
+
+
+def _some(files: Sequence[Path]) -> str:
+    names = ", ".join(str(file) for file in files[:SHOWN])
+    return names + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")
 
 
 def _private(group: int) -> bool:

@@ -260,6 +260,21 @@ class TestTemplates:
             self.rendered("train.sbatch.j2", f"#!/bin/bash\n{text}\n")
         assert "train" in str(error.value.where) or "templates" in str(error.value.where)
 
+    @pytest.mark.parametrize("text", [
+        "{{ cycler.__init__.__globals__.os.system('touch FILE') }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ self.__init__.__globals__['__builtins__']['open']('FILE', 'w') }}",
+        "{{ ('{0.__class__}' | string).format(step) }}",
+        "{{ steps | attr('__class__') }}",
+        "{% for number in range(10 ** 9) %}{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ])
+    def test_to_look_at_a_template_of_somebody_else_runs_none_of_its_code(self, tmp_path, text):
+        file = tmp_path / "written"
+        with pytest.raises(InputError, match="template: "):
+            self.rendered("train.sbatch.j2", f"echo {text.replace('FILE', str(file))}\n")
+        assert not file.exists()
+
     def test_a_file_that_is_not_utf8_is_a_fault_of_the_file(self):
         Path("templates").mkdir()
         Path("templates/train.sbatch.j2").write_bytes(b"#!/bin/bash\n# caf\xe9\n")

@@ -336,6 +336,51 @@ def test_a_workspace_open_to_the_world_is_named(chains, tmp_path, monkeypatch):
                          f"chmod o-w {space}"]
 
 
+def test_files_that_decide_what_jobs_do_are_named_if_others_can_change_them(
+        chains, tmp_path, monkeypatch):
+    from l3hpc.config import settings
+    from l3hpc.doctor.storage import sharing_line
+
+    monkeypatch.setattr(submission, "run_local", lambda *args, **options: None)
+    monkeypatch.setattr("l3hpc.workspace.sharing._private", lambda group: False)
+    for name in ("jobs/up.yaml", "templates/base.sbatch.j2", "templates/fit.sbatch.j2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "cluster.yaml").write_text("cluster: local\n")
+    monkeypatch.chdir(tmp_path)
+    here = settings.load(overrides={"paths.workspace": (str(tmp_path / "ws"), "--workspace")},
+                         environ={})
+
+    def told(run):
+        noted = Noted()
+        submission.submit(chains.plan(tmp_path / "ws", run=run, salt=run), progress=noted)
+        return noted.said
+
+    assert told("one") == [] and sharing_line(here).severity == "green"
+    Path("templates/fit.sbatch.j2").chmod(0o660)
+    assert told("two") == [] and sharing_line(here).severity == "yellow"
+    assert "can change templates/fit.sbatch.j2, and so what your jobs do" in \
+        sharing_line(here).message
+    for file in ("cluster.yaml", "jobs/up.yaml"):
+        Path(file).chmod(0o666)
+    assert told("three") == [
+        "warning: anybody can change cluster.yaml, jobs/up.yaml, and so what your jobs do; "
+        "to fix it: chmod o-w cluster.yaml jobs/up.yaml"]
+    assert sharing_line(here).severity == "red"
+
+
+@root
+def test_files_of_somebody_else_are_named(tmp_path, monkeypatch):
+    from l3hpc.workspace.sharing import find_file_risks
+
+    (tmp_path / "cluster.yaml").write_text("")
+    os.chown(tmp_path / "cluster.yaml", ADA, GROUP)
+    [risk] = find_file_risks([tmp_path / "cluster.yaml", tmp_path / "no such file"])
+    assert risk.owned and not risk.anybody
+    assert risk.message == (f"user {ADA} owns {tmp_path}/cluster.yaml, and can change what your "
+                            "jobs do")
+
+
 def test_what_i_wrote_is_mine(tmp_path):
     (tmp_path / "x").write_text("a")
     (tmp_path / "link").symlink_to(tmp_path / "x")
