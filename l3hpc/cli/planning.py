@@ -21,6 +21,8 @@ from l3hpc.errors import EXIT_INTERRUPTED, InputError, command_line, nearest
 from l3hpc.pipelines.options import OPTIONS, Option
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from l3hpc.config.profile import ClusterProfile
     from l3hpc.pipelines.definition import Pipeline
     from l3hpc.pipelines.offered import OfferedOption
@@ -48,6 +50,26 @@ def tell(text: str) -> None:
     """Print what has been submitted. If nobody reads it, the work goes on all the same."""
     with contextlib.suppress(OSError):
         click.echo(text)
+
+
+@contextlib.contextmanager
+def naming_resume(workspace: Path, run: str) -> Iterator[None]:
+    """Say at a Ctrl-C within the block how a run can be continued, if it exists by then.
+
+    Parameters
+    ----------
+    workspace, run
+        The workspace folder, and the name of the run.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        from l3hpc.workspace.layout import Workspace
+
+        how = f"to continue: {command_line('resume', run)}" \
+            if Workspace(workspace).run(run).record.exists() else "nothing was submitted"
+        click.echo(f"interrupted; {how}", err=True)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
 
 
 def confirm(question: str, otherwise: str, *, default: bool = False) -> None:

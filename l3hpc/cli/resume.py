@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
-from l3hpc.cli.planning import confirm, note_unused, tell
+from l3hpc.cli.planning import confirm, naming_resume, note_unused, tell
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, command_line
 from l3hpc.io.values import in_number
 
@@ -93,9 +93,10 @@ def _continue(run: str, only: tuple[str, ...], yes: bool, *, sets: tuple[str, ..
         told.dry_run(todo)
         return EXIT_OK
     # the plan is made inside of resume, under the lock of the run: what is announced is submitted
-    record = resume.resume(folder, name, profile, sets=sets, only=only, again=again or "",
-                           detach=detach, progress=default_progress(), on_planned=told.plan,
-                           on_submitted=told.submitted)
+    with naming_resume(folder, name):
+        record = resume.resume(folder, name, profile, sets=sets, only=only, again=again or "",
+                               detach=detach, progress=default_progress(), on_planned=told.plan,
+                               on_submitted=told.submitted)
     [todo] = told.plans
     if as_json and not todo.is_needed:
         click.echo(json.dumps({"run": name, "would_submit": {}, "would_release": []}))

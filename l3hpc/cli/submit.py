@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from l3hpc.cli.planning import PlanCommand, confirm, note_unused, plan_options, tell
+from l3hpc.cli.planning import (
+    PlanCommand,
+    confirm,
+    naming_resume,
+    note_unused,
+    plan_options,
+    tell,
+)
 from l3hpc.cli.runs import announce
 from l3hpc.errors import (
     EXIT_FAILED,
@@ -96,7 +103,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     if test_only:
         _test(plan, scheduler, rendered, progress, as_json)
         return EXIT_OK
-    with _nothing_submitted(InputError):
+    with naming_resume(plan.workspace, plan.run), _nothing_submitted(InputError):
         record = submit.submit(
             plan, detach=detach, progress=progress, scheduler=scheduler, rendered=rendered,
             on_submitted=None if as_json else lambda record: tell(_submitted(plan, record)))

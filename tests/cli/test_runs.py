@@ -57,6 +57,16 @@ def test_a_pipe_in_the_place_of_a_log_hangs_nobody(here, capsys):
     assert "sample" in call(capsys, "status", "bad-2")[1]
 
 
+def test_ctrl_c_names_the_command_that_continues(here, capsys, monkeypatch):
+    """Of a run in the foreground it cancels the jobs."""
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l3hpc.runs.submit.run_local", interrupted)
+    code, _, err = call(capsys, "resume", "bad", "--from", "sample", "--yes")
+    assert code == 130 and err.endswith("\ninterrupted; to continue: l3hpc resume bad-2\n")
+
+
 def test_a_resumption_says_what_it_does_not_give(here, capsys):
     asked = ("bad-2", "--set", "sample.mem=64GB", "--set", "fit.pack=2")
     notes = ["sample: 64 GB requested; local has 2 GB for it",

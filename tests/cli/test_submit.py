@@ -185,6 +185,19 @@ def test_local_runs_here_and_tells_the_end(say, submitted, monkeypatch):
     assert code == 0 and submitted[2][2] is True
 
 
+def test_ctrl_c_says_what_was_submitted(say, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submission, "_submit_jobs", interrupted)
+    code, _, err = say("submit", "upstream", *NAMED, "--name", "a")
+    assert code == 130
+    assert re.search(r"interrupted; to continue: l3hpc resume a-\d{8}-\w{4}\n$", err), err
+    monkeypatch.setattr(submission, "submit", interrupted)
+    assert say("submit", "upstream", *NAMED, "--name", "b")[2].endswith(
+        "interrupted; nothing was submitted\n")
+
+
 def test_what_costs_much_is_asked_for_on_a_terminal(say, submitted, monkeypatch):
     class Terminal:
         def isatty(self):
