@@ -86,6 +86,7 @@ def test_values_are_shown_with_units_and_a_container_can_be_copied(say, tmp_path
 
 def test_check_names_limits_within_the_warning(say):
     Path("cluster.yaml").write_text(
-        "paths: {workspace: ws, audio: .}\nclusters:\n  far: {steps: {fit: {time: 2m}}}\n")
+        "paths: {workspace: ws, audio: .}\n"
+        "clusters:\n  far: {steps: {fit: {time: 2m}, reduce: {time: 2m}}}\n")
     code, out, _ = say("config", "check", "--cluster", "far")
-    assert code == 0 and "; fit: a time limit of 2 min is too short: " in out
+    assert code == 0 and "; fit, reduce: a time limit of 2 min is too short: " in out

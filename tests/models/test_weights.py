@@ -312,6 +312,8 @@ def test_a_student_of_random_weights_says_so_wherever_it_goes(tmp_path):
      "student of openl3.h5, PCA 64-d"),
     ("hear:own.birds", None, "student of hear:own.birds"),
     ("a\n\x1b[31mb" + "c" * 99, None, "student of a\\n\\x1b[31mb" + "c" * 48),
+    ("a.h5", {"approx": 3, "dim": 2}, "student of a.h5, 3 2-d"),
+    ("a.h5", {"approx": "pca", "dim": "2"}, "student of a.h5"),
     (3, None, "model_best_valid_loss.h5")])
 def test_a_student_is_named_by_what_it_learnt(tmp_path, teacher, reduction, name):
     """Each training names its files alike: their names tell nothing in a table or a title."""

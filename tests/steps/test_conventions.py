@@ -74,3 +74,8 @@ def test_what_a_weight_file_left_open_is_told(tmp_path, teacher):
     assert said[0].startswith("student: many.h5: l3hpc, 24-d") and "engine tensorflow" in said[0]
     assert said[1].startswith("student: ") and "of 400 mel bands hold no DFT bin" in said[1]
     assert len(said) == 2
+    named = path.rename(tmp_path / weights.BEST_STUDENT)
+    weights.save(parameters, named, {"teacher": {"label": "a.h5: 512-d"}})
+    note_network(task, "student", str(named), weights.load(named, engine="tensorflow"),
+                 SimpleNamespace(precision="float32", engine="tensorflow"))
+    assert said[2].startswith("student of a.h5: l3hpc, 24-d")  # and not student twice

@@ -209,6 +209,25 @@ def test_after_a_power_failure_no_job_is_unknown_and_none_is_submitted_twice(
     assert len(slurm.calls("sbatch")) == calls and slurm.calls("scancel") == []
 
 
+def test_noted_jobs_are_on_disk_before_a_record_takes_their_place(
+        chains, slurm, tmp_path, monkeypatch):
+    """The notes are cleared then: in between, a power failure would lose ids of live jobs."""
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    record = submit.submit(chains.plan(tmp_path, names=("extract",), on=on))
+    order, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (
+        order.append(os.path.basename(os.path.realpath(f"/proc/self/fd/{handle}"))),
+        fsync(handle))[1])
+    monkeypatch.setattr(os, "replace", lambda source, target: (
+        order.append("renamed"), replace(source, target))[1])
+    records.note_attempts(tmp_path, "demo", {"extract": record.steps[0].attempts[0]}, first=True)
+    with syncing.Syncing() as together:
+        records.write(tmp_path, record, syncing=together)
+    *before, last = order
+    assert last == "renamed" and {"attempts.jsonl", "demo"} < {*before} and len(before) == 3
+    assert not (tmp_path / "runs/demo/attempts.jsonl").exists()
+
+
 @pytest.mark.parametrize("names", [("extract",), ("extract", "sample", "fit")], ids=len)
 def test_after_a_power_failure_that_ends_all_jobs_the_run_can_be_resumed(
         chains, slurm, tmp_path, monkeypatch, names):

@@ -8,8 +8,9 @@ import pytest
 
 import l3hpc
 from l3hpc.errors import InputError
+from l3hpc.workspace import records
 from l3hpc.workspace.local_jobs import LocalJob
-from l3hpc.workspace.run_record import Attempt, RunRecord
+from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
 from l3hpc.workspace.states import RunState, StepState, TaskState
 
 PACKAGE = Path(l3hpc.__file__).parent
@@ -89,6 +90,13 @@ def test_tasks_of_a_later_array_are_counted_from_its_offset():
         1000: "12_0", 1003: "12_3"}
     assert Attempt("12_4", False, [0], 1.0).task_ids == {0: "12_4"}
     assert Attempt("12_4", False, [0], 1.0).base == "12"
+
+
+def test_the_first_job_of_a_submission_replaces_the_tasks_of_the_one_before():
+    entry = StepRecord("fit", "fit", "/a", 4, StepState.SUBMITTED, submitted_tasks=[0, 1, 2, 3])
+    records.add_attempt(entry, Attempt("12", True, [2], 1.0), first=True)
+    records.add_attempt(entry, Attempt("13", True, [3], 1.0), first=False)
+    assert entry.submitted_tasks == [2, 3] and entry.job == "13"
 
 
 @pytest.mark.parametrize("value", [
