@@ -54,7 +54,7 @@ def ours(folder: Path, engine: str, precision: str, rounds: int) -> dict[str, An
     from l3hpc.datasets.extraction import Extraction
     from l3hpc.datasets.windows import read_pieces
     from l3hpc.embedding.batch import EmbedSettings, embed_all
-    from l3hpc.embedding.folders import find_recordings
+    from l3hpc.embedding.folders import plan_embedding
     from l3hpc.embedding.model import load_model
     from l3hpc.models import precision as reduced
     from l3hpc.models.engines import BatchesEngine
@@ -108,8 +108,8 @@ def ours(folder: Path, engine: str, precision: str, rounds: int) -> dict[str, An
     def embed(kind: str) -> None:
         nonlocal number
         number += 1
-        results = list(embed_all(model, find_recordings(
-            [folder / kind], folder / f"embedded-{engine}-{number}"), EmbedSettings(HOP)))
+        plan = plan_embedding([folder / kind], folder / f"embedded-{engine}-{number}")
+        results = list(embed_all(model, plan.tasks, EmbedSettings(HOP)))
         if any(result.state != "done" for result in results):
             raise RuntimeError(f"not embedded: {results}")
 

@@ -164,7 +164,7 @@ def test_listing_needs_no_numpy(tmp_path):
 def test_the_formats_of_all_commands(tmp_path):
     from l3hpc.audio.formats import SOUND_SUFFIXES
     from l3hpc.datasets.corpus import describe_ignored_files, scan_recordings
-    from l3hpc.embedding.folders import find_recordings
+    from l3hpc.embedding.folders import plan_embedding
 
     for suffix in SOUND_SUFFIXES:
         (tmp_path / f"x{suffix[1:]}{suffix.upper()}").touch()
@@ -173,7 +173,7 @@ def test_the_formats_of_all_commands(tmp_path):
     (tmp_path / "z.caf").touch()
     names = [one.file for one in scan_recordings(tmp_path)]
     assert len(names) == len(SOUND_SUFFIXES) + 1 and "y.mp4" not in names
-    assert names == [work.recording.name for work in find_recordings([tmp_path])]
+    assert names == [work.recording.name for work in plan_embedding([tmp_path]).tasks]
     assert describe_ignored_files(tmp_path) == "2 other files: 1 .mp4, 1 .caf"
 
 
