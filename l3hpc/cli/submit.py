@@ -73,6 +73,7 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     from l3hpc.pipelines import preview, sweep
     from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.runs import job_scripts
+    from l3hpc.workspace import sharing
 
     asked: list[Scheduler] = []  # while the plan is made
     with _nothing_submitted(InputError):
@@ -84,6 +85,8 @@ def command(pipeline: str, dry_run: bool, test_only: bool, detach: bool, yes: bo
     note_unused(plan.profile)
     if unchecked:
         click.echo(f"note: {unchecked}", err=True)
+    for warning in sharing.warnings(rendered.risks) if dry_run else ():  # otherwise when submitted
+        click.echo(warning, err=True)
     if not as_json:
         click.echo(preview.as_text(plan))
         if swept is not None:

@@ -17,6 +17,7 @@ from l3hpc.runs import last_job
 from l3hpc.runs.dependencies import computed_elsewhere
 from l3hpc.schedulers import scripts, step_arrays
 from l3hpc.schedulers.requests import Call, JobRequest
+from l3hpc.workspace import sharing
 from l3hpc.workspace.layout import StepFolder
 from l3hpc.workspace.run_record import Attempt
 
@@ -83,6 +84,8 @@ class RunScripts:
         one.
     elsewhere : mapping
         As from ``dependencies.computed_elsewhere``.
+    risks : tuple of Risk
+        Files that decide what these jobs do, and that others can change.
     last : str or None
         The script of the job that follows a new run; None if none does.
     """
@@ -91,6 +94,7 @@ class RunScripts:
     texts: scripts.Texts
     in_turn: tuple[JobScript, ...]
     elsewhere: Mapping[str, Collection[int]]
+    risks: tuple[sharing.Risk, ...]
     last: str | None
 
     @property
@@ -139,6 +143,7 @@ def render(plan: Plan, steps: Sequence[PlannedStep] | None = None,
              for step in chosen if step.missing}
     return RunScripts(
         tuple(chosen), texts, tuple(_in_turn(plan, chosen, texts, live, elsewhere)), elsewhere,
+        tuple(sharing.find_file_risks(sources.own_files(plan.config_file))),
         last_job.script_text(plan) if steps is None and last_job.needs_job(plan) else None)
 
 

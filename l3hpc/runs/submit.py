@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from l3hpc import schedulers
-from l3hpc.config import sources
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, L3hpcError, command_line
 from l3hpc.io.owners import current_user
@@ -83,7 +82,9 @@ def submit(
         return _check_scripts(plan, rendered, progress, scheduler)
     with run_folder.umask(plan.profile):
         with run_folder.create(plan):
-            _note_risks(plan, progress)
+            for warning in sharing.warnings((*sharing.find_risks(plan.workspace),
+                                             *rendered.risks)):
+                progress.note(warning)
             record = run_folder.write(plan, rendered)
             try:
                 left_out = _submit_jobs(plan, rendered, record, progress)
@@ -97,13 +98,6 @@ def submit(
             run_local(plan.workspace, plan.run, detach=detach)
             record = records.read(plan.workspace, plan.run)
     return record
-
-
-def _note_risks(plan: Plan, progress: Progress) -> None:
-    for risk in (*sharing.find_risks(plan.workspace),
-                 *sharing.find_file_risks(sources.own_files(plan.config_file))):
-        if risk.anybody or risk.owned:
-            progress.note(f"warning: {risk.message}; to fix it: {risk.fix}")
 
 
 def _submit_jobs(plan: Plan, rendered: RunScripts, record: RunRecord, progress: Progress

@@ -339,6 +339,18 @@ def find_file_risks(files: Iterable[Path]) -> Iterator[Risk]:
                    False, "work in a folder of your own, with copies of what you need", owned=True)
 
 
+def warnings(risks: Iterable[Risk]) -> list[str]:
+    """Describe the risks that a submission warns of: those from anybody, and another user's files.
+
+    Parameters
+    ----------
+    risks
+        From ``find_risks`` and ``find_file_risks``.
+    """
+    return [f"warning: {risk.message}; to fix it: {risk.fix}" for risk in risks
+            if risk.anybody or risk.owned]
+
+
 def _some(files: Sequence[Path]) -> str:
     names = ", ".join(str(file) for file in files[:SHOWN])
     return names + (f" and {len(files) - SHOWN} more" if len(files) > SHOWN else "")

@@ -69,3 +69,12 @@ def test_a_faulty_template_is_refused_before_anything_is_written_or_said(say, na
     assert "template: 'nosuch' is undefined" in err and "nothing was submitted" in err
     assert f"templates/{name}:2" in err
     assert not Path("workspace/runs").exists()
+
+
+def test_a_dry_run_warns_of_files_that_others_can_change(say):
+    Path("cluster.yaml").write_text("clusters: {far: {partition: gpu}}\n")
+    Path("cluster.yaml").chmod(0o666)
+    code, _, err = say("submit", "upstream", *NAMED, "--cluster", "far", "--dry-run")
+    assert code == 0 and err.splitlines()[-1] == (
+        "warning: anybody can change cluster.yaml, and so what your jobs do; to fix it: "
+        "chmod o-w cluster.yaml")
