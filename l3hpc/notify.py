@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from l3hpc.errors import InputError, shell_word
+from l3hpc.errors import InputError, shell_path
 from l3hpc.installation import install_command
 from l3hpc.io.files import digest, open_regular
 
@@ -114,7 +114,7 @@ def _lines(path: Path) -> list[str]:
         with open_regular(path) as stream:
             if stat.S_IMODE(os.fstat(stream.fileno()).st_mode) & 0o077:
                 raise InputError("the file with addresses can be read by others", where=str(path),
-                                 hint=f"chmod 600 {shell_word(path)}")
+                                 hint=f"chmod 600 {shell_path(path)}")
             text = stream.read(MAX_FILE).decode("utf-8")
     except OSError as error:
         raise InputError(f"the file with addresses cannot be read: {error.strerror}",

@@ -22,7 +22,7 @@ from l3hpc.errors import (
     L3hpcError,
     OfflineError,
     command_line,
-    shell_word,
+    shell_path,
 )
 from l3hpc.findings import Finding, Severity, from_error
 from l3hpc.io.files import write_text
@@ -461,7 +461,7 @@ def notify_line(config: Config) -> Finding:
     if literal and config.file.stat().st_mode & 0o077:
         return Finding(check, "yellow", f"{words}; others can read the addresses in {config.file}",
                        command_line("notify", "--help") + " shows how to keep them elsewhere; or: "
-                       f"chmod 600 {shell_word(config.file)}")
+                       f"chmod 600 {shell_path(config.file)}")
     return Finding(check, "green", words)
 
 

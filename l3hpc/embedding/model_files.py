@@ -21,7 +21,7 @@ from typing import Any
 
 from l3hpc.audio.conventions import ALIASES, NAMES, letter_of
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
-from l3hpc.errors import InputError, Lines, check_choice, nearest
+from l3hpc.errors import InputError, Lines, check_choice, nearest, shell_path
 from l3hpc.models import geometry as evidence
 from l3hpc.models import tflite, weights
 from l3hpc.models.weights import untrained_seed
@@ -251,7 +251,8 @@ def _missing(name: str, named: NamedModel) -> InputError:
         return InputError(f"there is no model {name!r}: no such file here, or in {searched}",
                           allowed=PATTERNS, hint="l3hpc ships no weights: give the path of your "
                           "file, or put it into one of these folders")
-    file, folder = named.files[0 if named.package == "openl3" else 1], user_folder()
+    file = named.files[0 if named.package == "openl3" else 1]
+    folder = shell_path(user_folder())
     return InputError(
         f"there is no model {name!r} in {searched}",
         allowed=f"a file named {' or '.join(named.files[:2])}",

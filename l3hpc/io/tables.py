@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, shell_path
 from l3hpc.io.files import refuse_special
 from l3hpc.io.values import count_of
 
@@ -240,7 +239,7 @@ def _refuse_other_formats(head: bytes, path: Path) -> None:
     where = str(path)
     for start, what, hint in _OTHER_FORMATS:
         if head[:len(start)].lower() == start.lower():
-            name = f" {shlex.quote(where)}" if hint.endswith("-k") else ""
+            name = f" {shell_path(path)}" if hint.endswith("-k") else ""
             raise InputError(f"{what}, not a CSV table", where=where, hint=hint + name)
     encoding = None
     if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
@@ -255,7 +254,7 @@ def _refuse_other_formats(head: bytes, path: Path) -> None:
             encoding = "UTF-16BE"
     if encoding:
         raise InputError(f"is {encoding[:6]} text", where=where, allowed="a CSV table in UTF-8",
-                         hint=f"iconv -f {encoding} -t UTF-8 {shlex.quote(where)} > table.csv")
+                         hint=f"iconv -f {encoding} -t UTF-8 {shell_path(path)} > table.csv")
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
@@ -273,7 +272,7 @@ def _not_utf8(path: Path, error: UnicodeDecodeError) -> InputError:
                 break
     return InputError(f"not a CSV table in UTF-8: byte 0x{byte:02x} is not valid", where=where,
                       hint="If it is Latin-1: iconv -f LATIN1 -t UTF-8 "
-                           f"{shlex.quote(str(path))} > table.csv")
+                           f"{shell_path(path)} > table.csv")
 
 
 def refuse_separator(columns: Sequence[str], needed: Sequence[str], where: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.errors import InputError, shell_word
+from l3hpc.errors import InputError, shell_path
 from l3hpc.io.owners import is_owned_by_user, is_trusted_owner, user_name
 from l3hpc.workspace.layout import ArtifactFolder, Workspace
 
@@ -297,10 +297,10 @@ def find_risks(workspace: Path) -> Iterator[Risk]:
         if state.st_mode & stat.S_IWOTH and (inside or not sticky):
             can = "add files to" if sticky else "replace files in"
             yield Risk(folder, f"anybody can {can} {folder}", True,
-                       f"chmod o-w {shell_word(folder)}")
+                       f"chmod o-w {shell_path(folder)}")
         elif state.st_mode & stat.S_IWGRP and not sticky and not _private(state.st_gid):
             message = f"the group {_group(state.st_gid)} can replace files in {folder}"
-            yield Risk(folder, message, False, f"chmod +t {shell_word(folder)}")
+            yield Risk(folder, message, False, f"chmod +t {shell_path(folder)}")
 
 
 def find_file_risks(files: Iterable[Path]) -> Iterator[Risk]:
@@ -331,7 +331,7 @@ def find_file_risks(files: Iterable[Path]) -> Iterator[Risk]:
         if not trusted:
             owned.setdefault(user_name(state.st_uid), []).append(file)
     for who, own in open_to.items():
-        words = " ".join(shell_word(file) for file in own[:SHOWN]) + " …" * (len(own) > SHOWN)
+        words = " ".join(shell_path(file) for file in own[:SHOWN]) + " …" * (len(own) > SHOWN)
         yield Risk(own[0].parent, f"{who} can change {_some(own)}, and so what your jobs do",
                    who == "anybody", f"chmod {'o-w' if who == 'anybody' else 'g-w'} {words}")
     for who, own in owned.items():

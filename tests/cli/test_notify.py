@@ -202,7 +202,7 @@ def test_the_hint_of_a_watch_is_on_its_own_line(say, here, box):
     Path("addr").chmod(0o644)
     Path("cluster.yaml").write_text('{"clusters": {"local": {"notify": "./addr"}}}')
     code, out, _ = say("status", "--workspace", "ws", "--watch", "1")
-    assert code == 0 and f"read by others\n      chmod 600 {here}/addr\n" in out
+    assert code == 0 and "read by others\n      chmod 600 addr\n" in out
 
 
 def test_json_tells_a_dry_run_from_a_failure(say, here, box):

@@ -158,7 +158,9 @@ def test_the_log_of_a_step_and_the_line_of_a_setting_are_named_from_there(
     Path("sub/full/x").touch()
     assert say("-C", "sub", "data", "synth", "full")[2].startswith("error: sub/full: is not empty")
     monkeypatch.chdir(tmp_path)
-    assert say("-C", "sub", "run", "nofit", "-o", "full")[2].startswith("error: unknown step")
+    Path("sub/a b.csv").write_bytes(b"file,label\na.wav,M\xf6we\n")
+    assert "iconv -f LATIN1 -t UTF-8 'sub/a b.csv' > table.csv" in say(
+        "-C", "sub", "data", "check", "a b.csv")[2]
     failed = StepStatus("fit", "fit", None, StepState.FAILED, 0, 1, log=str(tmp_path / "sub/0.err"))
     said = []
     monkeypatch.setattr("l3hpc.workspace.records.find",

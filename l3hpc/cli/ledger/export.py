@@ -136,7 +136,6 @@ def _csv_files(target: Path, tables: Tables) -> dict[Tab, Path]:
 def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
                        ) -> list[tuple[str, str, Exported, str]]:
     """Write runs to trackers; return the name, the place, the numbers and a last line of each."""
-    from l3hpc.errors import shell_word
     from l3hpc.ledger.views import mlflow_store
     from l3hpc.ledger.views import wandb_folder as wandb
     from l3hpc.ledger.views.trackers import tracked_runs
@@ -151,7 +150,7 @@ def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
             f"open with   {mlflow_store.view_command(uri)}")
         done.append(("mlflow", shown, mlflow_store.export(uri, runs, say), at))
     if folder is not None:
-        pattern = f"{shell_word(folder)}/wandb/offline-run-*"
+        pattern = f"{shell_path(folder)}/wandb/offline-run-*"
         done.append(("wandb", str(folder), wandb.export(folder, runs),
                      f"upload with   wandb sync {pattern}"))
     return done
