@@ -271,7 +271,7 @@ def _regrouped(pieces: Iterable[Embedding], size: int) -> Iterator[Embedding]:
 
 
 def get_embedding(audio: Audio | Sequence[Audio], sr: int | Sequence[int] | None = None,
-                  model: Model | str | Path | None = None, *, center: bool = True,
+                  model: Model | str | os.PathLike[str] | None = None, *, center: bool = True,
                   hop_size: float = HOP_S, batch_size: int | None = None,
                   resampler: str = "soxr", on_batch: Callable[[int], None] | None = None
                   ) -> Embedding | tuple[list[np.ndarray], list[np.ndarray]]:

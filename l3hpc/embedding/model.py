@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -186,7 +187,7 @@ class Model:
         return self.frontend is not None and self.frontend.convention == BATCH_WIDE
 
 
-def load_model(model: str | Path, *, input_repr: str | None = None,
+def load_model(model: str | os.PathLike[str], *, input_repr: str | None = None,
                embedding_size: int | None = None, frontend: str | None = None,
                geometry: Mapping[str, Any] | None = None, window: float | None = None,
                threads: int | None = None, engine: str = "auto") -> Model:
@@ -201,7 +202,7 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
         A file with openl3 or edgel3 weights, a full Keras model (HDF5 or ``.keras``), a TFLite
         model or weights of l3hpc, gzipped or not; a TFLite, ONNX or Keras file of another network
         with a sidecar (``l3hpc teacher describe``); the folder of a run that trained a student, or
-        of its training; a name: ``sea-64``, ``openl3-mel256-music``,
+        of its training, or the ``l3hpc.Run``; a name: ``sea-64``, ``openl3-mel256-music``,
         ``untrained`` (see ``l3hpc.embedding.model_files``); or ``hear:package.module``, your own
         code with the HEAR 2021 interface.
     input_repr, embedding_size, frontend, geometry
@@ -235,6 +236,7 @@ def load_model(model: str | Path, *, input_repr: str | None = None,
     """
     _check(model, {"input_repr": input_repr, "frontend": frontend, "engine": engine},
            {"embedding_size": embedding_size, "threads": threads}, window)
+    model = model if isinstance(model, str) else Path(model)  # perhaps an l3hpc.Run
     file, named = find_model(model)
     options = {"input_repr": input_repr, "embedding_size": embedding_size}
     for key, value in named.options.items():
@@ -264,7 +266,7 @@ def _load_again(source: dict[str, Any]) -> Model:
 def _check(model: object, strings: Mapping[str, object], counts: Mapping[str, object],
            window: float | None) -> None:
     """Refuse options of a wrong type."""
-    if not isinstance(model, (str, Path)) or not str(model).strip():
+    if not isinstance(model, (str, os.PathLike)) or not os.fspath(model).strip():
         raise InputError(f"{model!r:.60} is not a model", where="model",
                          allowed=f"a file, or a name: {PATTERNS}")
     for name, value in strings.items():

@@ -113,7 +113,7 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
 
 
 def _student_in(path: Path) -> Path:
-    """The student in the folder of a run, of its training or of a task; else the path itself."""
+    """The student in the folder of a run, of its training or of a task; a file as it is."""
     if not path.is_dir():
         return path
     found = [file for file in (path / "0000" / weights.BEST_STUDENT, path / weights.BEST_STUDENT)
@@ -122,7 +122,10 @@ def _student_in(path: Path) -> Path:
     if len(folders) > 1:
         raise InputError("holds several trained models: name the folder of one", where=str(path),
                          allowed=", ".join(str(file.parent.parent) for file in folders.values()))
-    return found[0] if found else path
+    if not found:
+        raise InputError("is a folder without a trained student", where=str(path),
+                         allowed="a model file, or the folder of a run that has trained a student")
+    return found[0]
 
 
 def is_hear_module(name: str | Path) -> bool:

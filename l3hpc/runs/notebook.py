@@ -23,6 +23,7 @@ from l3hpc.runs import logs, submission_lock
 from l3hpc.runs.notebook_place import folder_of, names_workspace, naming
 from l3hpc.runs.status import RunStatus, collect
 from l3hpc.workspace import records
+from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.states import RunState
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Run:
     """One run of a workspace.
 
     Two ``Run`` objects are equal if they name the same run of the same workspace. ``l3hpc.run``
-    finds a run by the beginning of its name, or as 'latest'.
+    finds a run by the beginning of its name, or as 'latest'. A ``Run`` is a path, too, that of its
+    folder: ``l3hpc.load_model(run)`` loads the student that it trained.
 
     Parameters
     ----------
@@ -61,6 +63,9 @@ class Run:
 
     def __hash__(self) -> int:
         return hash((self.workspace, self.name))
+
+    def __fspath__(self) -> str:
+        return str(Workspace(self.workspace).run(self.name).path)
 
     @property
     def state(self) -> str:

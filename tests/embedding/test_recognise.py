@@ -226,8 +226,9 @@ def test_a_folder_called_like_a_model_does_not_hide_it(place):
     assert model_files.find_model("sea-64")[0] == place / "models/edgel3_sea_ust_audio_emb_64.h5"
     assert model_files.find_model("mine")[0] == place / "models/mine.h5"
     assert model_files.find_model("untrained")[0] == "untrained"
-    bare = model_files.find_model(place / "bare")[0]
-    assert model_files.find_model("bare")[0] == bare.relative_to(place)  # as before
+    for bare in (place / "bare", "bare"):
+        with pytest.raises(InputError, match="is a folder without a trained student"):
+            model_files.find_model(bare)
     (place / "file").touch()
     (place / "models/file.h5").touch()
     assert model_files.find_model("file")[0] == model_files.find_model("./file")[0] == Path("file")

@@ -29,6 +29,7 @@ def test_the_page_on_notebooks_runs(tmp_path, monkeypatch):
     assert set(status["state"]) == {"done"}
     assert (run.artifact("fit") / "0000" / "phi.h5").is_file()
     assert list(run.history()["step"]) == ["train", "train"]
+    assert l3hpc.load_model(run).dim == 8
     assert len(run.results()) == len(run.results("embedding_approx_mse")) == 1
     plan = names["plan"]
     assert list(plan.frame().index) == ["extract", "sample", "fit-8", "reduce-8", "train-8",
