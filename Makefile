@@ -66,3 +66,14 @@ docs-serve: $(VENV)/.dev  ## show the documentation while it is written
 	$(MKDOCS) serve
 
 fuzz: $(VENV)/.dev  ## try 5,000 malformed inputs (under 20 minutes; SEED=2 for different ones)
+	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)
+
+bench: $(VENV)/.dev  ## run all benchmarks against their peers (an hour; results in benchmarks/results)
+	$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:  ## remove the environment and generated folders
+	rm -rf $(VENV) build dist site *.egg-info demo fuzz-failures .pytest_cache .mypy_cache .ruff_cache

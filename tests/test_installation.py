@@ -90,3 +90,19 @@ def test_the_description_of_the_wheel_has_no_link_that_leads_nowhere(monkeypatch
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     assert "long_description" not in settings["metadata"]
+
+
+def test_every_target_of_make_that_is_named_anywhere_does_something():
+    """make says nothing, and succeeds, where a target of .PHONY has no commands."""
+    text = (ROOT / "Makefile").read_text()
+    [listed] = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    rules = {name: (needs, commands) for name, needs, commands in re.findall(
+        r"^([a-z-]+):(.*?)(?:  ## .*)?\n((?:\t.*\n)*)", text, re.MULTILINE)}
+    assert {*rules} == {*listed.split()}
+    assert [name for name, (needs, commands) in rules.items() if not commands] == ["install-dev"]
+    assert rules["install-dev"][0].split() == ["$(VENV)/.dev"]  # which has them
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / ".ci/run",
+             *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.yml")]
+    named = {word for page in pages for word in re.findall(
+        r"(?:^|`|&& |run: |\$ )make ([a-z][a-z-]*)\b", page.read_text(), re.MULTILINE)}
+    assert {"demo", "test", "fuzz", "bench", "check"} <= named <= {*rules}
