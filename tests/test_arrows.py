@@ -220,6 +220,37 @@ def test_tests_have_the_same_name_in_every_process(collected):
     assert not [name for name in collected[1] if re.search("0x[0-9a-f]{8,}", name)]
 
 
+@functools.cache
+def defined(path: Path) -> set[str]:
+    """Every name that a module binds anywhere, and the modules of a package."""
+    names = {each.stem for each in path.parent.iterdir()} if path.stem == "__init__" else set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # those that _lazy loads, or __all__ lists
+    return names
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools"])
+def test_what_is_imported_within_a_function_exists(folder):
+    """A benchmark is run now and then: until then nobody would notice that a name is gone."""
+    gone = []
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("l3hpc"):
+                place = PACKAGE.parent.joinpath(*node.module.split("."))
+                module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+                known = defined(module) if module.is_file() else set()
+                gone += [f"{path}:{node.lineno}: {node.module}.{alias.name}"
+                         for alias in node.names if alias.name not in known]
+    assert not gone
+
+
 def test_every_test_file_is_read_by_one_kind_of_worker():
     """Between them, the workers with a real Slurm and the others leave nothing out."""
     for path in sorted(workers.TESTS.rglob("test_*.py")):
