@@ -86,7 +86,9 @@ def of(submission, job, state="PENDING", **more):
     ("Submitted batch job 12 on cluster far\n", "", "12", "far"),
     ("*** 2026: new quota of 100 TB ***\nSubmitted batch job 12\nsee https://x/7\n", "", "12", ""),
     ("", "Submitted batch job 12\n", "12", ""), ("12\n", "sbatch: estimated cost: 7\n", "12", ""),
-    ("\x1b[32mSubmitted batch job 12\x1b[0m\n", "", "12", "")])
+    ("\x1b[32mSubmitted batch job 12\x1b[0m\n", "", "12", ""),
+    ("\x1b[32m12\x1b[0m\n", "", "12", ""),
+    ("Submitted batch job 12\n" * 2, "", "12", "")])
 def test_words_that_name_one_job_are_believed(wanted, slurm, out, err, job, cluster):
     slurm.says("sbatch", f"cat <<'E'\n{out}E\ncat >&2 <<'E'\n{err}E")
     found = sbatch.submit(wanted)
@@ -200,6 +202,30 @@ def test_a_job_that_waited_too_long_for_its_task_is_submitted_again(wanted, slur
     shows(slurm, of(wanted, "12", "RUNNING", used="0:50"))
     assert sbatch.submit(wanted).id == "13"
     assert "scancel 12" in slurm.calls("scancel")
+
+
+@pytest.mark.parametrize(("words", "looks"), [
+    (TIMED_OUT, 3), (NO_CONTACT, 1),  # which cannot have submitted anything
+    ("sbatch: error: E7", 1), ("Batch job submission failed: Invalid account", 1),  # a plain no
+    ("Traceback: the wrapper's mail server refused", 3)])  # perhaps after the submission
+def test_how_often_the_queue_is_looked_at(wanted, slurm, words, looks):
+    slurm.says("sbatch", f"echo \"{words}\" >&2; exit 1")
+    shows(slurm)
+    with pytest.raises(ClusterError) as caught:
+        sbatch.submit(replace(wanted, give_up_s=0))
+    assert len(slurm.calls("squeue")) == looks
+    assert isinstance(caught.value, sbatch.NotReachedError) == (words in (TIMED_OUT, NO_CONTACT))
+
+
+def test_an_id_is_not_believed_where_it_may_be_of_either_cluster(wanted, slurm):
+    slurm.says("sbatch", "echo 12")
+    slurm.says("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; "
+                         "exit 1")
+    either = replace(wanted, identity=replace(wanted.identity, cluster="near,far"))
+    with pytest.raises(sbatch.OutcomeUnknownError, match="printed '12' instead of a job id"):
+        sbatch.submit(either)
+    slurm.says("sbatch", "echo '12;far'")
+    assert sbatch.submit(either) == JobId("12", "far")
 
 
 def test_jobs_on_record_are_not_taken_for_it(wanted, slurm):

@@ -9,7 +9,7 @@ import pytest
 from fakeslurm import queue_line
 
 from l3hpc.console.progress import Progress
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, collect_damage
 from l3hpc.io import syncing
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.runs import status, submit
@@ -18,6 +18,7 @@ from l3hpc.runs.resume_plan import plan_now
 from l3hpc.schedulers import requeue_policy
 from l3hpc.workspace import records, step_config
 from l3hpc.workspace.layout import Workspace
+from l3hpc.workspace.run_names import not_a_folder
 
 STEP = "runs/demo/steps/extract"
 FILES = ("config.json", "script.sbatch", "heal.json")
@@ -148,6 +149,45 @@ def test_what_a_torn_note_of_submitted_jobs_says_is_passed_over(site, tmp_path, 
     (tmp_path / "runs/demo" / "attempts.jsonl").write_bytes(left)
     assert [step.attempts[0].job for step in records.read(tmp_path, "demo").steps] == [
         "100", "101"]
+
+
+def test_a_note_that_is_being_written_is_no_damage_and_a_pipe_in_its_place_is(site, tmp_path):
+    path = tmp_path / "runs/demo/attempts.jsonl"
+    path.write_text('{"step": "extract", "fir')
+    with collect_damage() as found:
+        records.read(tmp_path, "demo")
+    assert found == []
+    path.write_text('{"step": "gone", "first": true, "attempt": {}}\n')
+    with collect_damage() as found:
+        records.read(tmp_path, "demo")
+    assert [error.message for error in found] == ["damaged: no step 'gone'"]
+    path.unlink()
+    os.mkfifo(path)
+    with collect_damage() as found:
+        assert records.read(tmp_path, "demo").run == "demo"
+    assert [error.message for error in found] == ["not a regular file"]
+
+
+def test_a_record_that_is_a_broken_link_or_in_no_workspace_is_called_so(site, tmp_path):
+    path = tmp_path / "runs/demo/run.json"
+    path.unlink()
+    path.symlink_to("elsewhere.json")
+    with pytest.raises(InputError, match="is a broken symbolic link"):
+        records.read(tmp_path, "demo")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as caught:
+        records.read(tmp_path / "file", "demo")
+    assert caught.value.message == not_a_folder(tmp_path / "file").message
+
+
+def test_a_run_whose_name_begins_another_is_found(chains, slurm, tmp_path):
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+    for run in ("a", "ab"):
+        submit.submit(chains.plan(tmp_path, run, names=("extract",), on=on))
+    assert records.find(tmp_path, "a") == "a"
+    os.truncate(tmp_path / "runs/a/run.json", 9)  # an older one: the latest is still known
+    os.utime(tmp_path / "runs/a", (1, 1))
+    assert records.find(tmp_path, "latest") == "ab"
 
 
 class Disk:

@@ -188,6 +188,7 @@ def _submit(submission: Submission, started: object) -> JobId:
     if isinstance(answer, JobId):
         return answer
     code, out, err = answer
+    out, err = _COLOUR.sub("", out), _COLOUR.sub("", err)
     if code == 0:
         printed = _printed_ids(out, err)
         # output without a final line end was truncated, perhaps within the number
@@ -347,7 +348,6 @@ def _printed_ids(out: str, err: str) -> list[JobId]:
     """Every job id in the output, each once: in sbatch's sentence, or alone on a line. Whatever
     else a site prints is ignored.
     """
-    out, err = _COLOUR.sub("", out), _COLOUR.sub("", err)
     matches = (_SENTENCE.findall(out) or _SENTENCE.findall(err)) + [
         match.groups(default="") for line in out.splitlines()
         if (match := _BARE_ID.fullmatch(line.strip()))]
