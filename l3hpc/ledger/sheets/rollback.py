@@ -234,6 +234,11 @@ def has_arrived(tab: Tab, kept: Mapping[str, Any], rows: Sequence[Sequence[Any]]
             *((key, dict(enumerate(line))) for key, line in kept["inserted"].items())])
 
 
+def recognises(tab: Tab, header: Sequence[Any]) -> bool:
+    """Return whether the columns can be told apart: each declared title is there exactly once."""
+    return all(sum(other == title for other in header) == 1 for title in tab.titles)
+
+
 def find_misplaced(intent: Mapping[str, Any], tab: Tab, header: Sequence[Any],
                    rows: Sequence[Sequence[Any]]) -> list[Misplaced]:
     """Find cells of an intent that were written to a wrong place.
@@ -253,9 +258,9 @@ def find_misplaced(intent: Mapping[str, Any], tab: Tab, header: Sequence[Any],
         Empty if the header does not have each declared title exactly once, because columns cannot
         be recognised then.
     """
-    titles = [title if isinstance(title, str) else None for title in header]
-    if any(titles.count(title) != 1 for title in tab.titles):
+    if not recognises(tab, header):
         return []
+    titles = [title if isinstance(title, str) else None for title in header]
     columns = {position: tab.titles.index(title) for position, title in enumerate(titles)
                if title in tab.titles}
     are_moved = any(position != column for position, column in columns.items())

@@ -140,6 +140,7 @@ class _Sync:
         self.state = store.state(sheets.sheet_id)
         self.write_problems: list[Problem] = []
         self.refused: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._unrecognised: set[str] = set()  # tabs whose columns cannot be told apart
         self._updated: set[tuple[str, tuple[str, ...]]] = set()
         # the request that is being sent: the rows of each part, and for a batch the version of the
         # sheet from which it was made
@@ -283,9 +284,13 @@ class _Sync:
         drifted = [grid for grid in grids if grid.drift()]
         if drifted:
             self._restore_misplaced(intent, path)
+            name = drifted[0].tab.name
+            known = "cells that were written to a wrong column were restored"
+            if name in self._unrecognised:
+                known = ("a title is missing or occurs twice, so what was written at that moment "
+                         "may stand in wrong columns (in the sheet: File → Version history)")
             raise HeaderDriftError(
-                f"the columns of tab {drifted[0].tab.name!r} were changed while it was written; "
-                "cells that were written to a wrong column were restored",
+                f"the columns of tab {name!r} were changed while it was written; {known}",
                 hint=command_line("ledger", "check"))
         if any(rollback.find_misplaced(intent, grid.tab, grid.header, grid.rows)
                for grid in grids):
@@ -339,6 +344,8 @@ class _Sync:
         for name, lines in tabs.items():
             grid = snapshot.tabs[name]
             header, *body = lines or [[]]
+            if not rollback.recognises(grid.tab, header):
+                self._unrecognised.add(name)
             for item in rollback.find_misplaced(intent, grid.tab, header, body):
                 if not item.is_known:
                     self._add_problem("misplaced", name, (
