@@ -145,7 +145,7 @@ def numeric_dataset(file: Hdf5File, name: str, kinds: str = "fiu", dims: int | N
     if dims is not None and data.ndim != dims:
         raise InputError(f"'{name}' has shape {data.shape}", where=str(file.source),
                          allowed=f"{dims} dimension{'s' * (dims != 1)}")
-    refuse_unreadable(data, file.source, file.identity)
+    check_readable(data, file.source, file.identity)
     return data
 
 
@@ -189,7 +189,7 @@ def string_dataset(file: Hdf5File, name: str) -> h5py.Dataset:
     if data.shape is None or data.ndim != 1 or h5py.check_string_dtype(data.dtype) is None:
         raise InputError(f"contains {_type_name(data.dtype)} values of shape {data.shape} in "
                          f"'{name}'", where=str(file.source), allowed="a list of strings")
-    refuse_unreadable(data, file.source, file.identity)
+    check_readable(data, file.source, file.identity)
     return data
 
 
@@ -201,7 +201,7 @@ def read_attributes(owner: h5py.Group | h5py.Dataset, path: Path) -> dict[str, A
         raise damage_error(path, error, "its attributes") from None
 
 
-def refuse_unreadable(data: h5py.Dataset, path: Path, identity: Identity | None = None) -> None:
+def check_readable(data: h5py.Dataset, path: Path, identity: Identity | None = None) -> None:
     """Check that all values of a data set can be read.
 
     Parameters

@@ -23,7 +23,7 @@ import numpy as np
 
 from l3hpc.errors import InputError
 from l3hpc.installation import install_command
-from l3hpc.io.hdf5 import open_hdf5, refuse_unreadable
+from l3hpc.io.hdf5 import check_readable, open_hdf5
 from l3hpc.models.unpacking import READABLE, GuardedFile, as_text, parse_json, unpack
 
 OWN_FORMAT = "l3hpc network"
@@ -82,7 +82,7 @@ class StoredLayer:
             An array was not written to its end.
         """
         for array in self.arrays:
-            refuse_unreadable(array, self.path)
+            check_readable(array, self.path)
         return tuple(np.asarray(array[()], dtype=np.float32) for array in self.arrays)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from l3hpc.arrays.rows import rechunk
 from l3hpc.arrays.threads import available_threads, blas_threads, map_in_order
-from l3hpc.errors import InputError
 from l3hpc.reduction.kernels import Kernel
+from l3hpc.reduction.projection import check_rows, dtype_of
 
 BLOCK_ROWS = 512  # compared with all landmarks at once, by each thread
 
@@ -62,8 +62,8 @@ class KernelProjection:
             For rows of another length.
         """
         x = np.asarray(x)
-        self._check(x)
-        result = np.empty((len(x), self.kept), _dtype_of(x))
+        check_rows(x, self.dim)
+        result = np.empty((len(x), self.kept), dtype_of(x))
         for start in range(0, len(x), BLOCK_ROWS):
             result[start:start + BLOCK_ROWS] = self._scores(x[start:start + BLOCK_ROWS])
         return result
@@ -99,18 +99,9 @@ class KernelProjection:
             yield from map_in_order(self._scores, blocks, available_threads(threads))
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
-        self._check(rows)
-        landmarks, centre, weights = self._parts[_dtype_of(rows)]
+        check_rows(rows, self.dim)
+        landmarks, centre, weights = self._parts[dtype_of(rows)]
         values = self._kernel(((rows - self._mean) / self._scale).astype(weights.dtype), landmarks)
         # Before the product, in which the large common part would cancel and cost digits.
         values -= centre
         return values @ weights
-
-    def _check(self, x: np.ndarray) -> None:
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise InputError(
-                f"expected rows of length {self.dim}, found an array of shape {x.shape}")
-
-
-def _dtype_of(x: np.ndarray) -> np.dtype:
-    return np.dtype(np.float32 if x.dtype == np.float32 else np.float64)

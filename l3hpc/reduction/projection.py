@@ -62,8 +62,8 @@ class Projection:
             For rows of another length.
         """
         x = np.asarray(x)
-        self._check(x)
-        dtype = _dtype_of(x)
+        check_rows(x, self.dim)
+        dtype = dtype_of(x)
         result = np.empty((len(x), self.kept), dtype)
         blocks = [(x[start:start + BLOCK_ROWS], result[start:start + BLOCK_ROWS])
                   for start in range(0, len(x), BLOCK_ROWS)]
@@ -117,7 +117,7 @@ class Projection:
         pairs: list[tuple[np.ndarray, np.ndarray]] = []
         # Blocks of one size: BLAS may add in another order for another number of rows.
         for number, rows in enumerate(rechunk(chunks, BLOCK_ROWS)):
-            self._check(rows)
+            check_rows(rows, self.dim)
             if len(pairs) < buffers:
                 pairs.append((np.empty((BLOCK_ROWS, self.dim), dtype),
                               np.empty((BLOCK_ROWS, self.kept), dtype)))
@@ -135,11 +135,32 @@ class Projection:
         scores += rest
         return scores
 
-    def _check(self, x: np.ndarray) -> None:
-        if x.ndim != 2 or x.shape[1] != self.dim:
-            raise InputError(
-                f"expected rows of length {self.dim}, found an array of shape {x.shape}")
+
+def check_rows(x: np.ndarray, dim: int) -> None:
+    """Refuse an array that is not a matrix of rows of this length.
+
+    Parameters
+    ----------
+    x
+        The array.
+    dim
+        Length of the rows.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise InputError(f"expected rows of length {dim}, found an array of shape {x.shape}")
 
 
-def _dtype_of(x: np.ndarray) -> np.dtype:
+def dtype_of(x: np.ndarray) -> np.dtype:
+    """Return the type in which rows are projected: float32 for float32 rows, else float64.
+
+    Parameters
+    ----------
+    x
+        The rows.
+    """
     return np.dtype(np.float32 if x.dtype == np.float32 else np.float64)

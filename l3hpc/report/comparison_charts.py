@@ -16,6 +16,7 @@ from l3hpc.web.svg import (
     Point,
     Scale,
     axes,
+    cut,
     drawing,
     line,
     significant,
@@ -93,7 +94,7 @@ class _SideBySide:
         if index in (0, self._count - 1):
             at, anchor = (4.0, "start") if index == 0 else (self._width - 4.0, "end")
             room = 61 + self._gap
-        return text(at, 20 if index % 2 == 0 else 36, _short(name, int(room / NAME_WIDTH)),
+        return text(at, 20 if index % 2 == 0 else 36, cut(name, int(room / NAME_WIDTH)),
                     anchor, "name")
 
     def tick(self, x: float, y: float, share: float, label: str) -> Markup:
@@ -113,7 +114,7 @@ class _Stacked:
         return 20 + share * self._length, self._TOP + index * self._GAP
 
     def name(self, index: int, name: str) -> Markup:
-        return text(20, self.place(index, 1)[1] - 14, _short(name, 44), class_="name")
+        return text(20, self.place(index, 1)[1] - 14, cut(name, 44), class_="name")
 
     def tick(self, x: float, y: float, share: float, label: str) -> Markup:
         anchor = "start" if share < 0.1 else "end" if share > 0.9 else "middle"
@@ -140,7 +141,7 @@ def _axis(name: str, comparison: Comparison, metric: Metric | None) -> _Axis:
         values = in_order({variant.values.get(name, "") for variant in comparison.variants})
         positions = _evenly(values)
         shown = values if len(values) <= 8 else [values[0], values[-1]]
-        return _Axis(name, positions, None, [(positions[value], _short(value, 14))
+        return _Axis(name, positions, None, [(positions[value], cut(value, 14))
                                              for value in shown])
     numbers = [variant.metrics[name] for variant in comparison.variants if name in variant.metrics]
     low, high = (min(numbers), max(numbers)) if numbers else (0.0, 1.0)
@@ -196,7 +197,7 @@ def scatter(comparison: Comparison, option: str, metric: Metric) -> Markup:
     parts = axes(x, y, [], ticks(y.low, y.high, 4))
     shown = values if len(values) <= 5 else [values[0], values[len(values) // 2], values[-1]]
     most = max(5, 30 // len(shown))
-    parts += [text(x(positions[value]), height - 8, _short(value, most), "middle")
+    parts += [text(x(positions[value]), height - 8, cut(value, most), "middle")
               for value in shown]
     means = []
     for value in values:
@@ -316,7 +317,3 @@ def _description(comparison: Comparison) -> str:
     text_ = count_of(len(comparison.variants), "variant")
     return text_ if best is None else \
         f"{text_}; the best: {in_words(comparison.variants[best], comparison)}"
-
-
-def _short(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"

@@ -19,7 +19,7 @@ from l3hpc.config.units import format_memory
 from l3hpc.report.data import Span, StepTimes, TaskTimes
 from l3hpc.runs import usage
 from l3hpc.web.html import element
-from l3hpc.web.svg import WIDE, Scale, clock, drawing, text, time_ticks
+from l3hpc.web.svg import WIDE, Scale, clock, cut, drawing, text, time_ticks
 from l3hpc.workspace import artifacts, attempts, markers, origin
 from l3hpc.workspace.layout import Workspace
 from l3hpc.workspace.markers import TaskMarks
@@ -152,11 +152,11 @@ def figure(steps: Sequence[StepTimes], width: int) -> Markup | None:
         size = f" ×{len(step.tasks) + step.left_out}" if len(step.tasks) > 1 else ""
         use = use_text(step)
         if is_wide:
-            bars.append(text(left - 12, top + height / 2 + 4, _short(step.step) + size, "end",
+            bars.append(text(left - 12, top + height / 2 + 4, cut(step.step, 22) + size, "end",
                              "name"))
             bars.append(text(right + 12, top + height / 2 + 4, use))
         else:
-            bars.append(text(left, top + 10, _short(step.step, 20) + size, class_="name"))
+            bars.append(text(left, top + 10, cut(step.step, 20) + size, class_="name"))
             bars.append(text(right, top + 10, use, "end"))
             top += 16
         bars.append(element("rect", x=float(left), y=top, width=float(right - left),
@@ -187,10 +187,6 @@ def _bar(step: str, task: TaskTimes, span: Span, scale: Scale, top: float, heigh
 
 def _clock(span: Span) -> str:
     return clock(span.end - span.start)
-
-
-def _short(name: str, most: int = 22) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def use_text(step: StepTimes) -> str:

@@ -92,6 +92,17 @@ def between(interval: tuple[float, float] | None, digits: int = 3) -> str:
     return f"{number(interval[0], digits)} to {number(interval[1], digits)}"
 
 
+def cut(name: str, most: int) -> str:
+    """Return a name, or its beginning where it is longer than ``most`` characters.
+
+    Examples
+    --------
+    >>> cut("extract", 7), cut("extract-16", 7)
+    ('extract', 'extrac…')
+    """
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def tick_label(value: float) -> str:
     """Return a tick label with as few digits as the value needs."""
     return f"{value:.6g}"
