@@ -125,7 +125,8 @@ LOG_FIRST = ("l3hpc logs demo extract", "l3hpc resume demo")
     ("100|NODE_FAIL|0:0|61|n2", "node failure (n2)", RESUME),
     ("100|FAILED|3:0|61|n1", "exit 3", LOG_FIRST),
     ("100|FAILED|0:11|61|n1", "ended by SIGSEGV (exit 139)", LOG_FIRST),
-    ("100|COMPLETED|0:0|61|n1", "the job succeeded but left no result", LOG_FIRST),
+    ("100|COMPLETED|0:0|61|n1",
+     "the job succeeded, but there is no result: it left none, or it was removed", LOG_FIRST),
 ])
 def test_how_it_failed_by_accounting(case, line, words, following):
     chain = case(names=("extract", "sample", "fit"))
