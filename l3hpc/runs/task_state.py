@@ -176,7 +176,7 @@ def _is_being_requeued(marks: TaskMarks, unreachable: str) -> bool:
     Slurm ends the job before it queues it again. In between, squeue or sacct may show its end;
     after a while their answer counts. As long as squeue does not respond, the job may be waiting.
     """
-    return _has_asked(marks) and (bool(unreachable) or 0 <= time.time() - float(
+    return _has_asked(marks) and (bool(unreachable) or -_CLOCKS_S < time.time() - float(
         marks.requeues[-1].get("time", 0.0)) < _BETWEEN_S)
 
 

@@ -15,6 +15,7 @@ STOPPED = {"exit_code": 143, "terminated": True}  # by Slurm, for the requeue
 @pytest.mark.parametrize(("ago", "began", "marks", "state"), [
     (1.0, 60.0, STOPPED, TaskState.REQUEUED),
     (1.0, 60.0, {}, TaskState.REQUEUED),
+    (-2.0, 60.0, STOPPED, TaskState.REQUEUED),  # the clock of the node is ahead of ours
     (600.0, 700.0, STOPPED, TaskState.FAILED),  # nothing came of it
     (60.0, 30.0, STOPPED, TaskState.FAILED),  # the attempt after it was stopped, too
     (1.0, 60.0, {"exit_code": 1}, TaskState.FAILED),  # scontrol refused it
