@@ -117,6 +117,23 @@ def test_accounting_says_so_too(hidden):
     assert [entry["reason"] for entry in hidden.marks.requeues] == ["out of memory"]
 
 
+@pytest.mark.parametrize(("line", "counter"), [
+    ("0::/system.slice/n1_slurmstepd.scope/job_77/step_batch/user/task_0",
+     "system.slice/n1_slurmstepd.scope/job_77/memory.events"),
+    ("0::/system.slice/n1_slurmstepd.scope/s4K5M8KRK4N500/step_batch/user/task_0",  # 26.05
+     "system.slice/n1_slurmstepd.scope/s4K5M8KRK4N500/memory.events"),
+    ("9:memory:/slurm/uid_0/job_77/step_batch/task_0",
+     "memory/slurm/uid_0/job_77/step_batch/memory.oom_control")])
+def test_the_control_group_says_so_too(hidden, tmp_path, line, counter):
+    (tmp_path / "own").write_text(line + "\n")
+    (tmp_path / "group" / counter).parent.mkdir(parents=True)
+    (tmp_path / "group" / counter).write_text("oom 1\noom_kill 1\n")
+    hidden.path.write_text(hidden.path.read_text().replace(
+        "/proc/self/cgroup", f"{tmp_path}/own").replace("/sys/fs/cgroup", f"{tmp_path}/group"))
+    assert hidden.run("kill -9 $$") == 137
+    assert [entry["reason"] for entry in hidden.marks.requeues] == ["out of memory"]
+
+
 def test_the_time_limit_heals_from_a_container_without_slurm(hidden):
     assert hidden.run("exit 85", policy={"continues": True, "time_min": 10}) == 85
     assert hidden.slurm.calls("scontrol") == ["scontrol requeue 77"]
