@@ -87,6 +87,22 @@ def test_a_chain_longer_than_the_submit_limit(strict, chains, tmp_path, gate):
     assert chains.output(made, "train") == {0: "(0 (0 (0) (0 (0 (0)))))"}
 
 
+def test_ctrl_c_while_the_queue_is_full_and_resume_at_once(strict, chains, tmp_path, gate):
+    """A job that still ends touches nothing of the one that takes its place."""
+    class Impatient(Progress):
+        def note(self, text):
+            if "until there is room" in text:
+                until(tmp_path, "demo", lambda found: found.steps[0].progress)
+                raise KeyboardInterrupt
+
+    made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=profile(chains, strict),
+                       params={"extract": {"gate": str(gate)}})
+    with pytest.raises(KeyboardInterrupt):
+        submit.submit(made, progress=Impatient())
+    resume(tmp_path, "demo", made.profile, progress=WhenFull(strict, gate, lambda: True))
+    assert set(states(until(tmp_path, "demo", settled)).values()) == {"done"}
+
+
 def test_an_array_above_the_submit_limit_is_refused_at_once(
         strict, chains, tmp_path, monkeypatch):
     made = chains.plan(tmp_path, names=("extract",), on=profile(chains, strict),

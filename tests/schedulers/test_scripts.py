@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from scripted import marker, step
+from waiting import until
 
 from l3hpc.schedulers import scripts
 
@@ -57,6 +58,29 @@ def test_a_new_attempt_removes_the_old_end(machine):
                               '/markers"\n')
     code, said = machine.run(path)
     assert code == 0 and said.split() == ["0.begin"]
+
+
+def test_a_job_that_ends_late_leaves_the_markers_of_the_next_one_alone(machine):
+    """A cancelled one, which Slurm has not ended yet when ``resume`` submits its task again."""
+    path, folder = machine.script()
+    marks = folder / "markers"
+    machine.python.write_text(f"""#!/bin/bash
+touch {folder}/began.$SLURM_JOB_ID
+until [ -e {folder}/over.$SLURM_JOB_ID ]; do sleep 0.05; done
+[ "$SLURM_JOB_ID" = 78 ]
+""")
+    jobs = {}
+    for job in ("77", "78"):
+        jobs[job] = machine.start(path, {"SLURM_JOB_ID": job})
+        until((folder / f"began.{job}").exists)
+    (folder / "over.77").touch()
+    jobs["77"].communicate(timeout=60)
+    assert jobs["77"].returncode == 1
+    assert marker(folder, "0.begin")["job"] == "78" and not (marks / "0.exit").exists()
+    (folder / "over.78").touch()
+    jobs["78"].communicate(timeout=60)
+    assert jobs["78"].returncode == 0
+    assert marker(folder, "0.exit")["job"] == "78" and not (marks / ".0.step").exists()
 
 
 def test_a_failing_setup_line_fails_the_job(machine):
