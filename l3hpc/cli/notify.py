@@ -55,6 +55,10 @@ def command(test: bool, cron: bool, every: int, cluster: str | None, dry_run: bo
     from l3hpc.config import settings
     from l3hpc.runs import notifications
 
+    if cron and (test or dry_run or as_json):
+        other = "--test" if test else "--dry-run" if dry_run else "--json"
+        raise InputError(f"--cron prints a line for crontab and sends nothing, so {other} has no "
+                         "meaning", hint=f"Leave {other} out, or --cron.")
     config = settings.load(config_file, cluster)
     if cron:
         _print_cron(config, workspace(config_file, workspace_dir), every)

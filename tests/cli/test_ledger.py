@@ -229,3 +229,14 @@ def test_a_row_of_a_run_that_was_killed_is_not_running(ledger, workspace, monkey
     assert sorted(own["state"]) == ["failed", "finished"]
     assert ledger("export", "--html", "page.html")[0] == 0
     assert '"failed"' in Path("page.html").read_text()
+
+
+@pytest.mark.parametrize(("tracker", "module", "said"), [
+    ("--wandb", "wandb", "Weights & Biases is not installed"),
+    ("--mlflow", "mlflow", "MLflow is not installed")])
+def test_a_tracker_that_is_not_installed_is_refused_before_a_file_is_written(
+        workspace, ledger, monkeypatch, tracker, module, said):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, out, err = ledger("export", tracker, "runs", "--html", "new/page.html", "--csv", "new")
+    assert (code, out) == (2, "") and said in err
+    assert not Path("new").exists() and not Path("runs").exists()

@@ -104,6 +104,9 @@ def test_a_line_for_cron(say, here, box):
     assert code == 0 and out.startswith("*/10 * * * * ") and TOKEN not in out + err
     assert f"notify --workspace {here}/ws --config {here}/cluster.yaml >>" in out and "PATH=" in out
     assert f"log: {here}/home/.l3hpc/notify/" in err
+    for other in ("--test", "--dry-run", "--json"):  # which would be ignored without a word
+        code, out, err = say("notify", "--cron", other)
+        assert (code, out) == (2, "") and f"so {other} has no meaning" in err
     Path("cluster.yaml").write_text('{"clusters": {"local": {"notify": "$HOOK"}}}')
     code, _, err = say("notify", "--cron")
     assert code == 2 and "cron does not know the variables" in err

@@ -45,13 +45,13 @@ Tables = dict["Tab", list["Row"]]
               help="Write a self-contained page: tables, learning curves, comparison.")
 @click.option("--mlflow", "mlflow_uri", metavar="URI",
               help="Write runs into MLflow: a folder, sqlite:///FILE or http://HOST:PORT.")
-@click.option("--wandb", "wandb_folder", metavar="DIR", type=click.Path(file_okay=False),
+@click.option("--wandb", "wandb_dir", metavar="DIR", type=click.Path(file_okay=False),
               help="Write offline runs for Weights & Biases, without using the network.")
 @click.option("--where", "conditions", multiple=True, metavar="'TITLE=VALUE'",
               help="Only rows that match.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: str | None,
-           html: str | None, mlflow_uri: str | None, wandb_folder: str | None,
+           html: str | None, mlflow_uri: str | None, wandb_dir: str | None,
            conditions: tuple[str, ...], as_json: bool) -> None:
     """Write results to files or experiment trackers.
 
@@ -61,15 +61,21 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     A tracker gets one run per row: parameters, swept options, the metrics of every epoch, and links
     to the artifacts. Another export adds what is new. Trackers need the extra mlflow or wandb.
     """
-    from l3hpc.ledger.views import exports, mlflow_store, select
+    from l3hpc.ledger.views import exports, mlflow_store, select, wandb_folder
     from l3hpc.ledger.views.runs import view_tabs
     from l3hpc.runs.rows import follow_running
 
     if html:
         exports.check_html(Path(html))
     uri = None if mlflow_uri is None else mlflow_store.tracking_uri(mlflow_uri)
+    folder = Path(wandb_dir) if wandb_dir else None
+    # before anything is written
+    if uri is not None:
+        mlflow_store.require(uri)
+    if folder is not None:
+        wandb_folder.require(folder)
     store, sheet = open_store(options)
-    to_tracker = uri is not None or wandb_folder is not None
+    to_tracker = uri is not None or folder is not None
     found = store.fold(history=html is not None or to_tracker)
     warn_damage(found)
     follow_running(found, store.workspace)
@@ -82,7 +88,6 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
     if not (csv_path or xlsx or html or to_tracker):
         csv_path, xlsx = str(store.folder), str(store.folder / "results.xlsx")
     csv_files = _csv_files(Path(csv_path), tables) if csv_path else {}
-    # before anything is written
     for path in csv_files.values():
         exports.check_csv(path)
     if xlsx:
@@ -98,7 +103,7 @@ def export(options: Options, tabs: tuple[str, ...], csv_path: str | None, xlsx: 
         exports.write_html(written[-1], {tab: select.sort_with_means(rows, tab)
                                          for tab, rows in tables.items()},
                            store.state(sheet) if sheet else None)
-    exported = _write_to_trackers(tables, uri, Path(wandb_folder) if wandb_folder else None)
+    exported = _write_to_trackers(tables, uri, folder)
     if as_json:
         print_json({"files": [str(path) for path in written],
                     "rows": {tab.name: len(rows) for tab, rows in tables.items()},
@@ -136,8 +141,7 @@ def _csv_files(target: Path, tables: Tables) -> dict[Tab, Path]:
 def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
                        ) -> list[tuple[str, str, Exported, str]]:
     """Write runs to trackers; return the name, the place, the numbers and a last line of each."""
-    from l3hpc.ledger.views import mlflow_store
-    from l3hpc.ledger.views import wandb_folder as wandb
+    from l3hpc.ledger.views import mlflow_store, wandb_folder
     from l3hpc.ledger.views.trackers import tracked_runs
 
     done: list[tuple[str, str, Exported, str]] = []
@@ -151,7 +155,7 @@ def _write_to_trackers(tables: Tables, uri: str | None, folder: Path | None,
         done.append(("mlflow", shown, mlflow_store.export(uri, runs, say), at))
     if folder is not None:
         pattern = f"{shell_path(folder)}/wandb/offline-run-*"
-        done.append(("wandb", str(folder), wandb.export(folder, runs),
+        done.append(("wandb", str(folder), wandb_folder.export(folder, runs),
                      f"upload with   wandb sync {pattern}"))
     return done
 

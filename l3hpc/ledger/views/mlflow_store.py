@@ -136,7 +136,7 @@ def export(uri: str, runs: Sequence[TrackedRun],
     L3hpcError
         MLflow refuses something; the message is its own.
     """
-    mlflow = _mlflow(uri)
+    mlflow = require(uri)
     from mlflow.exceptions import MlflowException, RestException
 
     where = f"--mlflow {without_password(uri)}"
@@ -167,8 +167,19 @@ def export(uri: str, runs: Sequence[TrackedRun],
     return done
 
 
-def _mlflow(uri: str) -> ModuleType:
-    """Import MLflow, quietly and without telemetry, and look for what a database needs."""
+def require(uri: str) -> ModuleType:
+    """Import MLflow, quietly and without telemetry, and look for what a database needs.
+
+    Parameters
+    ----------
+    uri
+        As returned by ``tracking_uri``.
+
+    Raises
+    ------
+    InputError
+        One of them is not installed.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:

@@ -41,9 +41,7 @@ def export(folder: Path, runs: Sequence[TrackedRun]) -> Exported:
     InputError
         The package is not installed, or the folder is a file.
     """
-    wandb = _wandb()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", where="--wandb")
+    wandb = require(folder)
     folder.mkdir(parents=True, exist_ok=True)
     done = Exported()
     for run in runs:
@@ -63,7 +61,19 @@ def export(folder: Path, runs: Sequence[TrackedRun]) -> Exported:
     return done
 
 
-def _wandb() -> ModuleType:
+def require(folder: Path) -> ModuleType:
+    """Import Weights & Biases, without its reports of errors, and check the folder.
+
+    Parameters
+    ----------
+    folder
+        As for ``export``.
+
+    Raises
+    ------
+    InputError
+        The package is not installed, or the folder is a file.
+    """
     # imported, the package would otherwise start a thread that reports errors to its makers
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
@@ -71,6 +81,8 @@ def _wandb() -> ModuleType:
     except ImportError as error:
         raise InputError("Weights & Biases is not installed", where="--wandb",
                          hint=install_command("wandb")) from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", where="--wandb")
     module: ModuleType = wandb
     return module
 
