@@ -10,6 +10,7 @@ import pytest
 
 from l3hpc.runs import interrupts
 from l3hpc.runs.interrupts import Interrupts
+from l3hpc.schedulers.requests import GivenUpError
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
@@ -128,3 +129,81 @@ def test_a_signal_at_any_point_is_obeyed_once_and_no_job_stays_without_a_record(
             with contextlib.suppress(Arrived):
                 signal.raise_signal(each)
             assert arrived == [each], what
+
+
+@pytest.fixture
+def came(monkeypatch):
+    """The signals that a handler which returns, as of a notebook, has been called with."""
+    calls, before = [], {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: calls.append(number))
+    yield calls
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_each_that_came_is_obeyed_once_at_the_end(came, send_to_thread):
+    held = Interrupts()
+    with held.hold():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            send_to_thread(number)
+        assert came == [] and held.came
+    assert came == [signal.SIGINT, signal.SIGTERM] and not held.came
+    send_to_thread(signal.SIGINT)
+    assert came[2:] == [signal.SIGINT]
+
+
+def test_after_a_pause_they_are_held_again(came, send_to_thread):
+    held = Interrupts()
+    with held.hold():
+        send_to_thread(signal.SIGINT)
+        with held.let_through():
+            assert came == [signal.SIGINT]
+            send_to_thread(signal.SIGTERM)
+            assert came == [signal.SIGINT, signal.SIGTERM]
+        send_to_thread(signal.SIGINT)
+        assert came[2:] == []
+    assert came[2:] == [signal.SIGINT]
+
+
+def test_one_that_came_before_is_noticed_and_none_after_it(came, send_to_thread):
+    said, held = [], Interrupts()
+
+    def unknown():
+        return GivenUpError("not known")
+
+    with held.hold():
+        with held.notice(lambda: said.append(1), unknown):
+            pass
+        send_to_thread(signal.SIGINT)
+        assert said == []
+        with held.notice(lambda: said.append(1), unknown):
+            assert said == [1]
+        with held.notice(lambda: said.append(1), unknown):
+            assert said == [1]  # once is enough
+        send_to_thread(signal.SIGTERM)  # gives up where somebody waits, and not here
+        with pytest.raises(GivenUpError), held.notice(lambda: said.append(1), unknown):
+            pass
+    assert came == []  # those that gave up
+
+
+def test_one_that_is_ignored_stays_so(came):
+    """By nohup: the sbatch that is started meanwhile inherits it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interrupts().hold():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.raise_signal(signal.SIGHUP)
+    assert came == []
+
+
+def test_a_submission_in_another_thread_holds_nothing_and_fails_nowhere(came):
+    done = []
+
+    def submit_there():
+        with Interrupts().hold():
+            done.append(1)
+
+    thread = threading.Thread(target=submit_there)
+    thread.start()
+    thread.join()
+    assert done == [1]
