@@ -134,8 +134,8 @@ class Extraction:
         Raises
         ------
         L3hpcError
-            As soon as more than ``max_failed`` are unusable, or if all are; what is finished stays
-            in scratch.
+            As soon as more than ``max_failed`` are unusable, or if all are and it is below 1; what
+            is finished stays in scratch.
         """
         self._blocks = BlocksOnDisk(self.scratch, digest([
             dict(self.identity), [recording.as_json() for recording in self.recordings],
@@ -355,7 +355,8 @@ class Extraction:
         return len(skipped) > self.max_failed * len(self.recordings)
 
     def _has_too_many(self, skipped: Mapping[int, str]) -> bool:
-        return bool(skipped) and (self._exceeds(skipped) or len(skipped) == len(self.recordings))
+        are_all = len(skipped) == len(self.recordings)
+        return bool(skipped) and (self._exceeds(skipped) or are_all and self.max_failed < 1)
 
     def _refuse(self, skipped: Mapping[int, str]) -> None:
         """Raise ``L3hpcError`` where too many recordings are unusable."""

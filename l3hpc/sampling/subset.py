@@ -96,7 +96,6 @@ class EmbeddingCorpus:
         ``sensor`` (int32, index into ``self.names``), ``timestamp`` (float64, Unix seconds) and
         ``loudness`` (float32, dB(A)); NaN where a file has none.
         """
-        self.source.refuse_empty()
         names: dict[str, int] = {}
         count = sum(part.rows for part in self.parts)
         columns: dict[str, np.ndarray] = {
@@ -306,17 +305,10 @@ def write_sample(
         What ``select_frames`` returned, of all sensors.
     settings
         JSON values, kept as the attribute ``sampling``.
-
-    Raises
-    ------
-    InputError
-        For a sample without rows.
     """
     import h5py
 
     rows = np.concatenate([np.empty(0, np.int64), *(one.rows for one in selections)])
-    if not len(rows):
-        raise InputError("no rows to sample from", where=str(corpus.source.path))
     columns = corpus.provenance(rows)
     files, first, recording = np.unique(
         columns.pop("file").astype(str), return_index=True, return_inverse=True)
@@ -327,7 +319,8 @@ def write_sample(
         # Chunks of whole rows: rows are what every reader asks for, and h5py's own choice of chunks
         # was several times slower to read by rows.
         data = file.create_dataset("l3_embedding", (len(rows), corpus.dim), "f4",
-                                   chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim))
+                                   chunks=(min(CHUNK_ROWS, len(rows)), corpus.dim) if len(rows)
+                                   else None)
         at = 0
         for block in rechunk(_selected(corpus, selections)):
             data[at:at + len(block)] = block

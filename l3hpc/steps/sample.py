@@ -83,8 +83,12 @@ class Sample(Step[SampleParams]):
             write_sample,
         )
 
-        corpus = EmbeddingCorpus(open_source(task.inputs["extract"], tasks=task.shard.get("parts")))
+        source = open_source(task.inputs["extract"], tasks=task.shard.get("parts"))
         wanted = task.shard.get("sensor")
+        # One sensor of several may have no rows: none of its recordings could be used.
+        if wanted is None:
+            source.refuse_empty()
+        corpus = EmbeddingCorpus(source)
         sensors = [wanted] if wanted is not None else corpus.sensors()
         # rounded up: a reduction needs at least the rows that were asked for
         share = -(-int(task.shard.get("samples", params.samples)) // len(sensors))
@@ -100,6 +104,8 @@ class Sample(Step[SampleParams]):
                      {"method": params.method, "timescale": params.timescale,
                       "epsilon": params.epsilon, "norm": params.norm, "seed": params.seed})
         rows = sum(len(choice.rows) for choice in choices)
+        if not rows:
+            task.progress.note(f"no rows of {wanted}: none of its recordings could be used")
         short = sum(choice.selection.missing > 0 for choice in choices)
         if short:
             task.progress.note(f"{short} of {len(choices)} time frames have fewer rows than "
@@ -118,13 +124,16 @@ class Sample(Step[SampleParams]):
         """``500 rows, 88 of 92 per day in the diverse part``."""
         rows = sum(result.get("rows", 0) for result in results)
         text = count_of(rows, "row")
-        frames = sum(result.get("frames", 0) for result in results)
+        filled = [result for result in results if result.get("frames")]
+        frames = sum(result["frames"] for result in filled)
         if not frames:
             return text
-        scale = results[0].get("timescale", "frame")
+        if empty := sum(result.get("rows") == 0 for result in results):
+            text += f" ({count_of(empty, 'sensor')} without rows)"
+        scale = filled[0].get("timescale", "frame")
         short = sum(result.get("short_frames", 0) for result in results)
         fewer = f"; fewer than requested in {short:,} of {frames:,} {scale}s" if short else ""
-        chosen = [result for result in results if result.get("diverse") is not None]
+        chosen = [result for result in filled if result.get("diverse") is not None]
         if chosen:
             drawn = sum(result["frames"] for result in chosen)
             diverse = sum(result["diverse"] for result in chosen) / drawn

@@ -324,3 +324,15 @@ def test_what_has_changed_since_the_submission_is_embedded_and_said(tmp_path):
     text = steps.step("extract").summary([result, result])
     assert text == "28 rows of 6 recordings, 2 skipped, 4 changed since the submission"
     assert "changed" not in extract(audio, tmp_path / "again")
+
+
+def test_all_of_a_task_may_be_unusable_where_that_is_asked_for(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number in range(2):
+        soundfile.write(audio / f"{number}.wav", noise(0.5), RATE)
+    with pytest.raises(L3hpcError, match="2 of 2 recordings cannot be used"):
+        extract(audio, tmp_path / "strict", max_failed=0.99)
+    result = extract(audio, tmp_path / "out", max_failed=1.0)
+    assert (result["rows"], result["skipped"], result["reasons"]) == (0, 2, {"too short": 2})
+    assert read(tmp_path / "out")["l3_embedding"].shape == (0, 4)

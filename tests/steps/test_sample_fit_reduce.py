@@ -308,3 +308,31 @@ def test_the_reduction_of_one_sensor_sees_its_rows_alone(runner, extracted):
     assert both.sampled["sensor"] is None
     assert len({phi.fingerprint for phi in (both, *own.values())}) == 3
     assert len({phi.digest for phi in (both, *own.values())}) == 3
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+@pytest.mark.parametrize(("method", "kernel"), [
+    ("dpp", "linear"), ("random", "rbf"), ("spl", "poly"), ("dpp-div", "linear")])
+def test_a_sensor_without_a_usable_recording_stops_nobody(runner, empty, method, kernel):
+    folder = runner.artifact("extract")
+    runner.shards["extract"] = [write_task(folder, number, [sensor], 0 if number == empty else 3)
+                                for number, sensor in enumerate("abc")]
+    done = runner.run("sample", {"samples": 24, "method": method})
+    assert [result["rows"] for result in done.results] == [
+        0 if number == empty else 9 for number in range(3)]
+    assert done.text.startswith("18 rows (1 sensor without rows), ") and "per day" in done.text
+    assert rows_of(done.folder / f"{empty:04d}/sample.h5")["l3_embedding"].shape == (0, DIM)
+    runner.run("fit", {"emb_dim": 3, "kernel": kernel})
+    assert runner.run("reduce").text == "24 rows"
+    with h5py.File(runner.artifact("reduce") / f"{empty:04d}/reduced.h5") as file:
+        [key] = [name for name in file if name.startswith("pca")]
+        assert file[key].shape == (0, 3)
+
+
+def test_without_any_row_the_fit_is_refused(runner):
+    folder = runner.artifact("extract")
+    runner.shards["extract"] = [write_task(folder, number, ["ab"[number]], 0)
+                                for number in range(2)]
+    assert runner.run("sample", {"samples": 24}).text == "0 rows"
+    with pytest.raises(InputError, match="holds no embeddings: 'l3_embedding' has no rows"):
+        runner.run("fit", {"emb_dim": 3})
