@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -114,6 +114,35 @@ def descendants(pid: int) -> list[int]:
     for one in found:  # grows while it is read
         found += children.get(one, ())
     return found
+
+
+def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
+    """Measure the memory of sessions.
+
+    Parameters
+    ----------
+    sessions
+        Session ids; a local job is a session.
+
+    Returns
+    -------
+    dict of int to float
+        Session id → MiB resident of all its processes.
+    """
+    memory = dict.fromkeys(sessions, 0.0)
+    for each in processes():
+        if each.session in memory:
+            memory[each.session] += each.resident_mb
+    return memory
+
+
+def kernel_kills() -> int:
+    """Return how many processes the kernel has killed since boot for lack of memory, or 0."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 @contextlib.contextmanager

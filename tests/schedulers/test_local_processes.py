@@ -13,10 +13,10 @@ from chains import submit_behind
 from waiting import until
 
 from l3hpc.config.resources import Resources
-from l3hpc.io.processes import process_start
+from l3hpc.io.processes import process_start, resident_mb
 from l3hpc.runs import status
 from l3hpc.runs.resume import cancel, resume
-from l3hpc.schedulers.local.runner import Runner, _groups, _signal, resident_mb
+from l3hpc.schedulers.local.runner import Runner, _groups, _signal
 from l3hpc.workspace import markers, records
 from l3hpc.workspace.local_jobs import LocalJob, LocalJobs
 from l3hpc.workspace.states import JobState

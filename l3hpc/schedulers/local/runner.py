@@ -4,8 +4,7 @@ It stands in for slurmctld and slurmd: it gives each job Slurm's environment var
 files, and the cores and memory that it requested, in the order of the dependencies, and keeps
 ``local.json`` up to date. There is one runner per run; a second one does nothing. A runner that
 finds jobs of a killed predecessor still running waits for them instead of starting them again.
-
-First what this machine reports of memory, then ``Runner``. ``requeue`` applies the policies.
+``requeue`` applies the policies.
 """
 
 from __future__ import annotations
@@ -17,12 +16,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from l3hpc.errors import L3hpcError
 from l3hpc.io.owners import read_own_file
-from l3hpc.io.processes import process_age_s, process_start, processes
+from l3hpc.io.processes import (
+    kernel_kills,
+    process_age_s,
+    process_start,
+    processes,
+    resident_mb,
+)
 from l3hpc.schedulers.base import Show
 from l3hpc.schedulers.local.requeue import (
     REQUEUE,
@@ -49,35 +53,6 @@ ORPHAN_S = 30.0
 MEASURE_EVERY_S = 1.0
 STOPPED_S = 30.0
 KILLED = (137, -9)
-
-
-def resident_mb(sessions: Iterable[int]) -> dict[int, float]:
-    """Measure the memory in use.
-
-    Parameters
-    ----------
-    sessions
-        Session ids; a local job is a session.
-
-    Returns
-    -------
-    dict of int to float
-        Session id → MiB resident of all its processes.
-    """
-    memory = dict.fromkeys(sessions, 0.0)
-    for process in processes():
-        if process.session in memory:
-            memory[process.session] += process.resident_mb
-    return memory
-
-
-def kernel_kills() -> int:
-    """Return how many processes the kernel has killed since boot for lack of memory, or 0."""
-    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as stream:
-        for line in stream:
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
 
 
 def warning_s(limit_s: float) -> float:
