@@ -53,6 +53,20 @@ def has_random_weights(artifact: Path) -> bool:
         network.get("random_weights", network.get("kind") == "untrained"))
 
 
+def label_of(teacher: Mapping[str, Any] | None) -> dict[str, str]:
+    """The ``note`` of a result that comes from a teacher with random weights; otherwise nothing.
+
+    Parameters
+    ----------
+    teacher
+        The identity of the teacher.
+    """
+    from l3hpc.models.weights import random_weights_note
+
+    note = random_weights_note(teacher)
+    return {"note": note} if note else {}
+
+
 def is_noted(results: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether a step noted in its results that they come from random weights.
 

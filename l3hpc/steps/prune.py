@@ -23,6 +23,7 @@ from l3hpc.compression import plans
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.networks import label_of
 from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
@@ -458,7 +459,7 @@ class Sensitivity(Step[SensitivityParams]):
         metadata = {"judge": params.kind, "words": MEASURE_TEXT[params.kind], "teacher": known,
                     "note": random_weights_note(known), "unpruned": whole, "points": rows}
         write_json(task.output / SCAN, metadata)
-        return {"judge": params.kind, "points": rows, "unpruned": whole}
+        return {"judge": params.kind, "points": rows, "unpruned": whole, **label_of(known)}
 
     def summary(self, results: Results) -> str:
         """``40 points; most sensitive: conv_4 at 95% (cosine 0.7312)``."""

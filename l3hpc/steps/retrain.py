@@ -23,6 +23,7 @@ from l3hpc.errors import InputError
 from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.extract import Extract
+from l3hpc.steps.networks import label_of
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, teacher_dim
 from l3hpc.steps.sample import check_timezone
@@ -224,7 +225,8 @@ class Distill(Step[DistillParams]):
             "model": training.BEST_LOSS, "train_rows": len(rows[0]),
             "validation_rows": len(rows[1]),
             "target": pairs.key, "approx": pairs.approx, "spec": network.spec.to_dict(),
-            "learning_rate": params.learning_rate, **_counts(network, best)}
+            "learning_rate": params.learning_rate, **_counts(network, best),
+            **label_of(metadata.get("teacher"))}
         write_json(task.output / METADATA[self.name], result)
         return result
 
@@ -335,7 +337,8 @@ class Finetune(Step[FinetuneParams]):
             "stopped_early": status.stopped, "model": BEST_ACC, "fresh_head": fresh,
             "train_pairs": len(rows[0]), "validation_pairs": len(rows[1]),
             "spec": network.spec.to_dict(), "learning_rate": params.learning_rate,
-            **_counts(network, best)}
+            **_counts(network, best),
+            **label_of(metadata.get("teacher"))}
         write_json(task.output / METADATA[self.name], result)
         return result
 

@@ -17,7 +17,7 @@ from l3hpc.errors import InputError
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.networks import check_gpus
+from l3hpc.steps.networks import check_gpus, label_of
 from l3hpc.steps.reduction import Fit, teacher_dim, teacher_window
 from l3hpc.steps.sample import check_timezone
 from l3hpc.steps.task import Task
@@ -240,7 +240,6 @@ class Train(Step[TrainParams]):
         from l3hpc.io.files import digest
         from l3hpc.models.spec import parameter_count
         from l3hpc.models.training import loop as training
-        from l3hpc.models.weights import random_weights_note
 
         pairs = find_pairs(task.inputs.get("extract"), task.inputs.get("reduce"), params.audio_dir,
                            key=params.embedding_key, timezone=params.timezone)
@@ -281,7 +280,7 @@ class Train(Step[TrainParams]):
             "spec": spec.to_dict(), "replicas": trainer.engine.replicas,
             "precision": trainer.engine.precision,
             **({"engine": params.engine} if params.engine != "tensorflow" else {}),
-            **({"note": note} if (note := random_weights_note(pairs.teacher)) else {}),
+            **label_of(pairs.teacher),
         }
         _collect(task, result)
         return result

@@ -91,6 +91,9 @@ def test_from_a_teacher_to_the_report(city, small, runner, eager):
     assert "| 95.45 | 0 85 85 85 75 95 98 98 | 213,491 | 0.814 | 95.45 |" in text
     assert RANDOM_WEIGHTS in text and "| audio_embedding_layer |" in text
     assert compare.text.startswith("5 networks; smallest (prune 95.45): ")
+    for name, made in (("sensitivity", scan), ("distill", distill), ("finetune", finetune)):
+        said = steps.summary_text(steps.step(name), made.results)
+        assert said == f"{made.text}, random-weight teacher"
     _check_ledger(runner.records.rows)
 
 
