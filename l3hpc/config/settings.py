@@ -7,6 +7,7 @@ default. Relative paths start at the folder of the user's cluster.yaml (or the w
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -249,10 +250,16 @@ def check_workspace(workspace: Path, origin: str) -> Path:
     # the workspace need not exist yet, but what exists above it must be a folder
     existing = next((folder for folder in (workspace, *workspace.parents)
                      if os.path.exists(folder)), workspace)
+    another = "Choose another folder: --workspace, or paths.workspace in cluster.yaml."
     if os.path.isfile(existing):
         raise InputError(f"paths.workspace: {existing} is a file, not a folder", where=where,
-                         hint="Choose another folder: --workspace, or paths.workspace in "
-                              "cluster.yaml.")
+                         hint=another)
+    # nothing can be made there, and everything would be taken for what exists and is unreadable
+    for folder in itertools.takewhile(lambda one: one != existing,
+                                      (workspace, *workspace.parents)):
+        if os.path.islink(folder):
+            raise InputError(f"paths.workspace: {folder} is a link to {os.readlink(folder)}, which "
+                             "does not exist or leads back to it", where=where, hint=another)
     hint = "Name another folder, or reach this one by a symbolic link with a plain name."
     try:
         plain(text)

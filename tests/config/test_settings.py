@@ -269,6 +269,16 @@ def test_the_commented_profile_of_the_delivered_file_is_valid():
     assert found.profile.setup[0] == "module purge"
 
 
+@pytest.mark.parametrize("name", ["loop", "loop/below", "nowhere", "nowhere/below"])
+def test_a_workspace_behind_a_link_that_leads_nowhere_is_refused(tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("purged")
+    with pytest.raises(InputError, match="is a link to (loop|purged), which does not exist"):
+        settings.check_workspace(tmp_path / name, "--workspace")
+    (tmp_path / "purged").mkdir()
+    settings.check_workspace(tmp_path / "nowhere/below", "--workspace")
+
+
 @pytest.mark.parametrize(("name", "said"), [
     *[(f"runs{pattern}", repr(pattern)) for pattern in (
         "%j", "%t", "%A", "%a", "%x", "%u", "%N", "%J", "%n", "%s", "%b", "%%", "%4j", "%012A")],
