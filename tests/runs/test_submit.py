@@ -8,12 +8,13 @@ import signal
 import time
 
 import pytest
+from fakeslurm import queue_line
 from submitted import submit_in_a_child
 from waiting import until
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
-from l3hpc.runs import job_scripts, run_folder, status, submit, submit_jobs
+from l3hpc.runs import job_scripts, run_folder, status, submission_lock, submit, submit_jobs
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.slurm import sbatch
@@ -98,13 +99,14 @@ echo $n""")
 
 def test_a_full_queue_is_waited_for_visibly(chains, slurm, on, tmp_path, monkeypatch):
     slurm.says("sbatch", f"""
-if [ ! -e {slurm.folder}/tried ]; then
-  touch {slurm.folder}/tried
+echo >> {slurm.folder}/tried
+if [ $(wc -l < {slurm.folder}/tried) -le 2 ]; then
   echo "sbatch: error: AssocMaxSubmitJobLimit" >&2
   echo "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" >&2
   exit 1
 fi
 echo 5""")
+    slurm.says("squeue", f"echo '{queue_line('990', 'RUNNING')}'")  # which may end and make room
     monkeypatch.setattr(submit_jobs, "LIMIT_S", (0.01,))
     said = []
 
@@ -187,7 +189,11 @@ def test_test_only_asks_about_every_script_and_keeps_nothing(chains, slurm, on, 
 def test_files_of_a_run_are_private_unless_the_profile_says_otherwise(
         chains, slurm, on, tmp_path):
     made = chains.plan(tmp_path, names=("extract",), on=on)
-    submit.submit(made)
+    before = os.umask(0o027)
+    try:
+        submit.submit(made)
+    finally:
+        assert os.umask(before) == 0o027  # as a notebook had it
     modes = {path: path.stat().st_mode & 0o077 for path in made.folder.path.rglob("*")
              if not path.is_symlink()}
     assert set(modes.values()) == {0}
@@ -200,8 +206,6 @@ def test_files_of_a_run_are_private_unless_the_profile_says_otherwise(
 def test_an_input_that_another_run_still_makes_is_waited_for(chains, slurm, on, tmp_path):
     first = chains.plan(tmp_path, "first", names=("extract",), on=on)
     submit.submit(first)
-    from fakeslurm import queue_line
-
     line = queue_line("100", "RUNNING")
     slurm.says("squeue", f"cat <<'E'\n{line}\nE")
     second = chains.plan(tmp_path, "second", names=("embed",), on=on, waits_for=("100",))
@@ -250,8 +254,6 @@ def test_a_circular_dependency_is_refused(chains, tmp_path):
 
 
 def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on, tmp_path):
-    from fakeslurm import queue_line
-
     submit.submit(chains.plan(tmp_path, on=on))
     lines = [queue_line("101", "PENDING", "Dependency"),
              queue_line("104", "PENDING", "Dependency"),
@@ -261,6 +263,17 @@ def test_cancel_takes_only_the_live_jobs_of_the_run_leaf_first(chains, slurm, on
     assert cancel(tmp_path, "demo") == ["104", "101"]
     assert slurm.calls("scancel") == ["scancel 104 101"]
     assert records.read(tmp_path, "demo").state == "cancelled"
+
+
+def test_a_run_that_cannot_be_locked_leaves_no_folder(chains, slurm, on, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(submission_lock, "acquire", full)
+    made = chains.plan(tmp_path, names=("extract",), on=on)
+    with pytest.raises(OSError, match="No space"):
+        submit.submit(made)
+    assert not made.folder.path.exists() and slurm.calls("sbatch") == []
 
 
 def test_a_full_disk_leaves_no_half_of_a_run(chains, slurm, on, tmp_path, monkeypatch):

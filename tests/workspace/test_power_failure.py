@@ -267,21 +267,25 @@ def test_noted_jobs_are_on_disk_before_a_record_takes_their_place(
     assert not (tmp_path / "runs/demo/attempts.jsonl").exists()
 
 
+@pytest.mark.parametrize("report", [False, True])
 @pytest.mark.parametrize("names", [("extract",), ("extract", "sample", "fit")], ids=len)
 def test_after_a_power_failure_that_ends_all_jobs_the_run_can_be_resumed(
-        chains, slurm, tmp_path, monkeypatch, names):
-    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu")
+        chains, slurm, tmp_path, monkeypatch, names, report):
+    on = chains.profile(name="site", executor="slurm", slots={}, partition="cpu", report=report)
     disk = Disk(monkeypatch)
     made = chains.plan(tmp_path, names=names, on=on, heal={"memory": 7})
     submit.submit(made)
     paths = [path for step in made.steps for folder in [made.step_folder(step.name)]
              for path in (folder.config, folder.requeue_policy, folder.script())]
     before = [path.read_text() for path in paths]
+    last = made.folder.sync_script.read_text() if report else ""
     disk.fail(tmp_path / "runs")
     disk.fail(tmp_path / "artifacts")
     resume(tmp_path, "demo", on)
     assert [path.read_text() for path in paths] == before
-    assert len(slurm.calls("sbatch")) == 2 * len(names)
+    assert len(slurm.calls("sbatch")) == 2 * (len(names) + report)
+    if report:
+        assert made.folder.sync_script.read_text() == last
     for step in made.steps:
         assert (step.artifact / "config.json").samefile(made.step_folder(step.name).config)
         assert made.folder.artifact(step.name).resolve() == step.artifact
