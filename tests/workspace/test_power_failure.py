@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 
 import pytest
 from fakeslurm import queue_line
@@ -188,6 +189,13 @@ def test_a_run_whose_name_begins_another_is_found(chains, slurm, tmp_path):
     os.truncate(tmp_path / "runs/a/run.json", 9)  # an older one: the latest is still known
     os.utime(tmp_path / "runs/a", (1, 1))
     assert records.find(tmp_path, "latest") == "ab"
+
+
+def test_the_first_noted_job_replaces_the_tasks_of_the_submission_before(site, tmp_path):
+    again = replace(records.read(tmp_path, "demo").steps[0].attempts[0], job="200")
+    records.note_attempts(tmp_path, "demo", {"extract": again}, first=True)
+    [extract, _] = records.read(tmp_path, "demo").steps
+    assert (extract.job, extract.submitted_tasks) == ("200", [0])
 
 
 class Disk:
