@@ -204,7 +204,7 @@ def terabytes(known: Mapping[str, float]) -> str:
     ]
     cells = [[name, *(figure(value / 1e12) for value in numbers), other]
              for name, *numbers, other in rows]
-    cells.append(["all", *(f"**{figure(sum(row[place] for row in rows) / 1e12)}**"  # type: ignore[misc]
+    cells.append(["all", *(f"**{figure(sum(row[place] for row in rows) / 1e12)}**"
                            for place in (1, 2, 3)), ""])
     return _markdown(("what", "TB on disk", "TB read", "TB written", "the published method"), cells)
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def embed(work: Path, repeats: int) -> dict[str, object]:
@@ -25,7 +26,7 @@ def embed(work: Path, repeats: int) -> dict[str, object]:
             frontend=case["openl3"])
         clips = list(np.load(work / case["audio"]))
 
-        def call(audio, case=case, model=model):
+        def call(audio: list[Any], case: Any = case, model: Any = model) -> Any:
             return openl3.get_audio_embedding(
                 audio, case["rate"], model=model, input_repr=case["input_repr"],
                 hop_size=case["hop"], frontend=case["openl3"], batch_size=32, verbose=False)

@@ -405,7 +405,8 @@ def training(small: bool) -> Table:
          "Hours: with validation, a third of a step for each of its batches."], figures=figures)
 
 
-def _training_row(precision: str, how: str, batch: int, taken: float) -> tuple[str, ...]:
+def _training_row(precision: str, how: str, batch: int, taken: float
+                  ) -> tuple[str, str, str, str, str]:
     hours = EPOCHS * (BATCHES + VALIDATION_BATCHES / 3) * taken / 3600
     return (precision, how, f"{taken * 1e3:.2f}",
             figure(step_flops() * batch / BATCH / taken / 1e12), figure(hours, 2))

@@ -111,7 +111,7 @@ def captured(work: Callable[[], object]) -> Callable[[], object]:
 def lively(spec: NetworkSpec) -> Parameters:
     """Random weights, with biases and normalisations that are not neutral."""
     rng = np.random.default_rng(0)
-    layers = []
+    layers: list[tuple[np.ndarray, ...]] = []
     for (kind, _), arrays in zip(spec.layers(), untrained(spec, 0).layers, strict=True):
         if kind == "conv":
             layers.append((arrays[0], rng.normal(0, 0.05, arrays[1].shape).astype(np.float32)))

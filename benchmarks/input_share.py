@@ -108,6 +108,7 @@ def ours(folder: Path, engine: str, precision: str, rounds: int) -> dict[str, An
     def embed(kind: str) -> None:
         nonlocal number
         number += 1
+        assert model is not None  # embed runs with the engines that have one
         plan = plan_embedding([folder / kind], folder / f"embedded-{engine}-{number}")
         results = list(embed_all(model, plan.tasks, EmbedSettings(HOP)))
         if any(result.state != "done" for result in results):

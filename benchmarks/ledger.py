@@ -71,7 +71,7 @@ def make(folder: Path, runs: int, epochs: int) -> None:
         journal = Journal(folder, run=f"upstream-20261120-{number:04x}", labels=labels(number),
                           job=str(8000 + number), restart=0, rank=0)
         lines: list[bytes] = []
-        journal._write = lines.append  # type: ignore[method-assign]
+        journal._write = lines.append  # type: ignore[method-assign,assignment]
         best: dict[str, float] = {}
         for epoch in range(epochs):
             journal.record(MSE, values(chance, best, epoch), epoch=epoch)

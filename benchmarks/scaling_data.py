@@ -153,7 +153,7 @@ def predictions(path: Path, annotations: Path) -> Path:
     return path
 
 
-def network(path: Path, filters: tuple[int, ...], **spec: int) -> Path:
+def network(path: Path, filters: tuple[int, ...], **spec: Any) -> Path:
     """Write a weight file of a network with random weights."""
     from l3hpc.models.parameters import untrained
     from l3hpc.models.spec import NetworkSpec

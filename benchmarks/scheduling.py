@@ -190,6 +190,7 @@ def _listing(work: Path, many: int, runs: int) -> Table:
     from l3hpc.schedulers.slurm import queue
     from l3hpc.workspace import records
     from l3hpc.workspace.run_record import Attempt, RunRecord, StepRecord
+    from l3hpc.workspace.states import RunState, StepState
 
     folder = work / "listing"
     for number in range(many):
@@ -213,12 +214,13 @@ def _listing(work: Path, many: int, runs: int) -> Table:
                     (marks / "0.exit").write_text('{"code": 1, "time": 2}')
                     (marks / "0.error.json").write_text('{"message": "no audio in it"}')
             entries.append(StepRecord(
-                step.name, step.kind, str(artifact), 1, list(step.needs), "submitted", job, [0],
-                {}, [], [Attempt(job, False, [0], 1.0)]))
+                step.name, step.kind, str(artifact), 1, list(step.needs), StepState.SUBMITTED, job,
+                [0], {}, [], [Attempt(job, False, [0], 1.0)]))
         records.write(folder, RunRecord(name, "fake", "test", float(number), "nobody", "here", [],
-                                        {}, "submitted", entries))
+                                        {}, RunState.SUBMITTED, entries))
     found = status.collect(folder)
-    states = [[run.state for run in found].count(state) for state in ("done", "failed", "lost")]
+    states = [[run.state for run in found].count(state)
+              for state in (RunState.DONE, RunState.FAILED, RunState.LOST)]
     assert states == [many * 8 // 10, many // 10, many // 10], states
     assert not any(run.damaged for run in found), found[0].damaged
     whole, slurm = [], []

@@ -44,6 +44,7 @@ def make(folder: Path, files: int) -> None:
 def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]:
     """Embed as the step embed does."""
     from l3hpc.datasets.extraction import Extraction
+    from l3hpc.models.embedder import Embedder
     from l3hpc.steps import Task, step
     from l3hpc.steps.extract import load_network, task_recordings
 
@@ -57,6 +58,7 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
                                precision=precision)
     task = Task(out, out / "scratch", {}, shard=embed.shards(params, {})[0])
     network, known, _ = load_network(str(params.student), params, task, folder / "audio", {})
+    assert isinstance(network, Embedder)  # of the L3 family
     if network.engine.name != engine:
         raise RuntimeError(f"{network.engine.name} computes in place of {engine}")
     network.embed(np.random.default_rng(0).normal(0, 0.1, (256, RATE)).astype(np.float32))

@@ -104,6 +104,7 @@ def write_openl3(path: Path, layers: list[tuple[np.ndarray, ...]]) -> None:
 def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]:
     """What the step extract does; ``start`` is the time until the first embedding could come."""
     from l3hpc.datasets.extraction import Extraction
+    from l3hpc.models.embedder import Embedder
     from l3hpc.steps import Task, step
     from l3hpc.steps.extract import front_end, load_network, task_recordings
 
@@ -117,6 +118,7 @@ def ours(folder: Path, out: Path, engine: str, precision: str) -> dict[str, Any]
     task = Task(out, out / "scratch", {}, shard=extract.shards(params, {})[0])
     network, teacher, _ = load_network(params.weights, params, task, params.audio,
                                        front_end(params.convention))
+    assert isinstance(network, Embedder)  # of the L3 family
     if network.engine.name != engine:
         raise RuntimeError(f"{network.engine.name} computes in place of {engine}")
     network.embed(np.random.default_rng(0).normal(0, 0.1, (4, RATE)).astype(np.float32))

@@ -62,7 +62,7 @@ def prepare(folder: Path, quick: bool) -> dict[str, Any]:
     from l3hpc.models.parameters import untrained
     from l3hpc.models.training.state import BatchOrder
 
-    setting = dict(QUICK if quick else FULL)
+    setting: dict[str, Any] = dict(QUICK if quick else FULL)
     spec, rng = spec_of(setting), np.random.default_rng(0)
     setting |= {"shape": spec.frontend.shape, "learning_rate": LEARNING_RATE,
                 "flops": flops(setting), "rows": setting["batch"] * setting["batches"]}
@@ -115,9 +115,10 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
             return found
 
     def after(status: Status) -> None:
-        times["epoch"].append(time.perf_counter() - run.began)
-        state, engine = run.engine.state(), run.engine
-        ready = [engine.put(cache.batch(run.order.batch(number))) for number in range(batches)]
+        times["epoch"].append(time.perf_counter() - training_run.began)
+        state, engine = training_run.engine.state(), training_run.engine
+        order = training_run.order
+        ready = [engine.put(cache.batch(order.batch(number))) for number in range(batches)]
         start = time.perf_counter()
         for batch in ready:
             engine.train(batch, first=False)
@@ -126,18 +127,19 @@ def ours(folder: Path, precision: str) -> dict[str, Any]:
         engine.restore(state)
 
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        run = Timed(spec, cache, (np.arange(count), np.arange(count, rows)), Path(place),
-                    Schedule(setting["epochs"]), learning_rate=setting["learning_rate"],
-                    batch_size=setting["batch"], seed=SEED, bn_momentum=0.99,
-                    mixed_precision=precision == "bfloat16", threads=_cores(), on_epoch=after)
-        status = run.run()
+        training_run = Timed(
+            spec, cache, (np.arange(count), np.arange(count, rows)), Path(place),
+            Schedule(setting["epochs"]), learning_rate=setting["learning_rate"],
+            batch_size=setting["batch"], seed=SEED, bn_momentum=0.99,
+            mixed_precision=precision == "bfloat16", threads=_cores(), on_epoch=after)
+        status = training_run.run()
     keeping = [whole - loop - validation for whole, loop, validation in zip(
         times["epoch"], times["loop"], times["validation"], strict=True)]
     return {"seconds": float(np.median(times["loop"][1:])) / batches,
             "bare": float(np.median(times["bare"][1:])) / batches,
             "keeping": float(np.median(keeping[1:])),
             "losses": [row["loss"] for row in status.history],
-            "precision": run.engine.precision}
+            "precision": training_run.engine.precision}
 
 
 def keras_step(folder: Path, compiled: str) -> dict[str, Any]:
