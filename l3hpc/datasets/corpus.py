@@ -140,8 +140,13 @@ def scan_recordings(folder: Path | str, *, any_name: bool = False) -> list[Recor
     if any(name not in files for name in table):
         # The same letters, which another system has written with accents of their own.
         same = {normalised(name): name for name in files}
-        table = {name if name in files else same.get(normalised(name), name): row
-                 for name, row in table.items()}
+        rows, table = table, {}
+        for name, row in rows.items():
+            file = name if name in files else same.get(normalised(name), name)
+            if file in table:
+                raise InputError(f"has two rows for {file}, with its accents written in two ways",
+                                 where=str(folder / TABLE), allowed="one row for each recording")
+            table[file] = row
     recordings = []
     # Files of the table that are missing are listed as well: extract names them instead of passing
     # over them.

@@ -209,3 +209,7 @@ def test_a_table_may_write_accents_in_another_way_than_the_file_system(tmp_path)
         "file,sensor,timestamp\ncaf\u00e9.wav,s1,1511272800\n", encoding="utf-8")
     recording, = corpus.scan_recordings(tmp_path)
     assert (recording.file, recording.sensor, recording.size) == ("cafe\u0301.wav", "s1", 0)
+    with (tmp_path / "recordings.csv").open("a", encoding="utf-8") as table:
+        table.write("cafe\u0301.wav,s2,1511272800\n")
+    with pytest.raises(InputError, match="has two rows for cafe"):
+        corpus.scan_recordings(tmp_path)
