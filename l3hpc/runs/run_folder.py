@@ -200,24 +200,6 @@ def write_new_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.
     write_step(plan, step, texts)
 
 
-def complete(plan: Plan, steps: Sequence[PlannedStep]) -> None:
-    """Make the folders of the steps that were not submitted, because they were left out or a job
-    was refused.
-
-    Parameters
-    ----------
-    plan
-        The plan of the run.
-    steps
-        Its steps.
-    """
-    for step in steps:
-        folder = plan.step_folder(step.name)
-        if not os.path.isdir(folder):
-            with contextlib.suppress(OSError):  # a full disk: resume makes them
-                step_config.write_folder(folder, step.config(plan.run), _policy(plan, step))
-
-
 def write_step(plan: Plan, step: PlannedStep, texts: Sequence[tuple[scripts.Part, str]], *,
                again: bool = False) -> None:
     """Write what the jobs of a step read, apart from its settings and its policy.

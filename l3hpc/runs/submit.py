@@ -86,10 +86,7 @@ def submit(
                                              *rendered.risks)):
                 progress.note(warning)
             record = run_folder.write(plan, rendered)
-            try:
-                left_out = _submit_jobs(plan, rendered, record, progress)
-            finally:
-                run_folder.complete(plan, rendered.steps)
+            left_out = _submit_jobs(plan, rendered, record, progress)
         if on_submitted is not None:
             on_submitted(record)
         raise_if_incomplete(plan.run, left_out)
