@@ -181,6 +181,23 @@ def test_a_requeue_that_is_refused_because_it_was_done_is_one(hidden, state, gav
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not gave_up)
 
 
+def test_a_squeue_that_slurm_ends_with_the_script_is_no_refusal(hidden):
+    """The requeue whose reply was lost begins, and ends all processes of the job."""
+    hidden.slurm.says("scontrol", f"if [ -e {hidden.folder}/once ]; then\n"
+                                  "echo 'Job is pending execution' >&2; exit 1; fi\n"
+                                  f"touch {hidden.folder}/once; exit 124")
+    hidden.slurm.says("squeue", f"""up=$PPID
+while [ "$up" -gt 1 ]; do
+    one="$up" up="$(sed 's/.*) //' /proc/$up/stat | cut -d ' ' -f 2)"
+    if [ "$(tr '\\0' ' ' < /proc/$one/cmdline)" = "bash {hidden.path} " ]; then
+        kill -TERM "$one"; fi
+done
+exit 143""")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.marks.gave_up == ""
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400]
+
+
 def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch):
     found = machine.folder / "found"
     found.mkdir()
