@@ -43,7 +43,7 @@ def export(folder: Path, runs: Sequence[TrackedRun]) -> Exported:
     """
     wandb = require(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    done = Exported()
+    done, finished = Exported(), list[tuple[Path, str, list[Path]]]()
     for run in runs:
         content = digest(asdict(run))
         before = [path.parent for path in
@@ -51,13 +51,18 @@ def export(folder: Path, runs: Sequence[TrackedRun]) -> Exported:
         if any(read_json(path / MARK) == {"digest": content} for path in before):
             done.unchanged += 1
             continue
-        _write(wandb, folder, run, content)
-        for path in before:
-            shutil.rmtree(path)
+        finished.append((_write(wandb, folder, run), content, before))
         if before:
             done.updated += 1
         else:
             done.new += 1
+    if finished:
+        wandb.teardown()  # the files are whole only then: finish returns a little earlier
+    for written, content, before in finished:
+        for path in before:
+            if path != written:  # of the same second
+                shutil.rmtree(path)
+        write_json(written / MARK, {"digest": content})
     return done
 
 
@@ -87,8 +92,8 @@ def require(folder: Path) -> ModuleType:
     return module
 
 
-def _write(wandb: ModuleType, folder: Path, run: TrackedRun, content: str) -> None:
-    """Write one offline run."""
+def _write(wandb: ModuleType, folder: Path, run: TrackedRun) -> Path:
+    """Write one offline run; return its folder."""
     settings = wandb.Settings(
         mode="offline", silent=True, console="off", disable_git=True, save_code=False,
         x_disable_stats=True, x_disable_meta=True)
@@ -108,4 +113,4 @@ def _write(wandb: ModuleType, folder: Path, run: TrackedRun, content: str) -> No
         started.log({**steps[step], "epoch": step}, step=step)
     written = Path(started.dir).parent
     started.finish()
-    write_json(written / MARK, {"digest": content})
+    return written
