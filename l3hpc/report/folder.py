@@ -18,6 +18,7 @@ from typing import Any
 
 from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import read_json, task_folders, write_json, write_text
+from l3hpc.ledger.views.exports import FORMULA_STARTS
 from l3hpc.report.collect import by_kind, loaded_step, step_error
 from l3hpc.report.data import ReportData, StepFacts
 from l3hpc.report.ledger_rows import LedgerRow
@@ -101,7 +102,7 @@ def _is_formula(value: str) -> bool:
     try:
         float(value)
     except ValueError:
-        return value.startswith(("=", "+", "-", "@", "\t", "\r")) and value != "-"
+        return value.startswith(FORMULA_STARTS) and value != "-"
     return False
 
 
