@@ -168,34 +168,51 @@ def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
     assert len(hidden.slurm.calls("scontrol")) == 2 + 3
 
 
+def lose_first_reply(hidden):
+    """The requeue is done, so that a second one is refused."""
+    hidden.slurm.says("scontrol", f"if [ -e {hidden.folder}/once ]; then\n"
+                                  "echo 'Job is pending execution' >&2; exit 1; fi\n"
+                                  f"touch {hidden.folder}/once; exit 124")
+
+
 @pytest.mark.parametrize(("state", "gave_up"), [("COMPLETING", ""), ("PENDING", ""), (
     "RUNNING", "out of memory; Slurm did not requeue it: Job is pending execution")])
 def test_a_requeue_that_is_refused_because_it_was_done_is_one(hidden, state, gave_up):
     """The reply to the first call was lost, and the node is slow to end the script."""
-    hidden.slurm.says("scontrol", f"if [ -e {hidden.folder}/once ]; then\n"
-                                  "echo 'Job is pending execution' >&2; exit 1; fi\n"
-                                  f"touch {hidden.folder}/once; exit 124")
+    lose_first_reply(hidden)
     hidden.slurm.says("squeue", f"echo {state}")
     assert hidden.run(f"{OOM} kill -9 $$") == 137
     assert hidden.marks.gave_up == gave_up
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not gave_up)
 
 
-def test_a_squeue_that_slurm_ends_with_the_script_is_no_refusal(hidden):
-    """The requeue whose reply was lost begins, and ends all processes of the job."""
-    hidden.slurm.says("scontrol", f"if [ -e {hidden.folder}/once ]; then\n"
-                                  "echo 'Job is pending execution' >&2; exit 1; fi\n"
-                                  f"touch {hidden.folder}/once; exit 124")
-    hidden.slurm.says("squeue", f"""up=$PPID
+@pytest.mark.parametrize("later_s", [0, 0.5])
+def test_a_squeue_that_slurm_ends_with_the_script_is_no_refusal(hidden, later_s):
+    """The requeue whose reply was lost begins, and ends all processes of the job, one by one."""
+    lose_first_reply(hidden)
+    hidden.slurm.says("squeue", f"""up=$PPID scripts=
 while [ "$up" -gt 1 ]; do
     one="$up" up="$(sed 's/.*) //' /proc/$up/stat | cut -d ' ' -f 2)"
     if [ "$(tr '\\0' ' ' < /proc/$one/cmdline)" = "bash {hidden.path} " ]; then
-        kill -TERM "$one"; fi
+        scripts="$scripts $one"; fi
 done
+if [ ! -e {hidden.folder}/ended ]; then
+    touch {hidden.folder}/ended
+    if [ {later_s} = 0 ]; then kill -TERM $scripts
+    else (sleep {later_s}; kill -TERM $scripts) > /dev/null 2>&1 & fi
+fi
 exit 143""")
     assert hidden.run(f"{OOM} kill -9 $$") == 137
     assert hidden.marks.gave_up == ""
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400]
+
+
+def test_a_requeue_is_refused_although_squeue_says_nothing(hidden):
+    lose_first_reply(hidden)
+    hidden.slurm.says("squeue", "exit 1")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.marks.gave_up == ("out of memory; Slurm did not requeue it: "
+                                    "Job is pending execution")
 
 
 def test_a_node_without_scontrol_is_a_plain_message(machine, slurm, monkeypatch):
