@@ -85,6 +85,8 @@ LISTS = {int: "integers", float: "numbers", str: "names", Path: "paths"}
 
 def _allowed(field: Any) -> str:
     """Words for the type and bounds of a pydantic field, if it has none of its own."""
+    from l3hpc.steps.params import MOST
+
     if "allowed" in (field.json_schema_extra or {}):
         return str(field.json_schema_extra["allowed"])
     whole = typing.get_origin(field.annotation) is tuple
@@ -100,9 +102,18 @@ def _allowed(field: Any) -> str:
     names = {bool: "true, false", int: "integer", float: "number", str: "string", Path: "path"}
     words = ", ".join(names.get(kind, str(kind)) for kind in kinds)
     signs = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
-    bounds = [f"{sign} {getattr(one, name)}" for one in field.metadata
-              for name, sign in signs if getattr(one, name, None) is not None]
+    # MOST only refuses slips, and would stand in every other line
+    bounds = [f"{sign} {_number(getattr(one, name))}" for one in field.metadata
+              for name, sign in signs if getattr(one, name, None) not in (None, MOST)]
     return ", ".join([words, *bounds])
+
+
+def _number(bound: float) -> str:
+    """A bound as people read it; the two limits of seeds as powers."""
+    exponent = (int(bound) + 1).bit_length() - 1
+    if exponent in (32, 63) and bound == 2**exponent - 1:
+        return f"2^{exponent} - 1"
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def exit_codes(_: str) -> str:

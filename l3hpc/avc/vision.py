@@ -21,6 +21,7 @@ from l3hpc.models.weight_files import StoredNetwork, network_bytes, open_network
 
 PUBLISHED_SIZE = 224  # pixels
 DENSE_NAMES = {**ARRAY_NAMES, "dense": ("kernel", "bias")}
+MAX_FILTERS = 65_536  # of one convolution; 512 are published
 HIDDEN = 128  # values of the fusion head's first layer
 
 Layers = tuple[tuple[np.ndarray, ...], ...]
@@ -49,9 +50,11 @@ class VisionSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filters", tuple(int(count) for count in self.filters))
-        if len(self.filters) != 8 or min(self.filters) < 1:
+        # the upper limit before anything is allocated: a damaged file may state any number
+        if len(self.filters) != 8 or not all(1 <= count <= MAX_FILTERS for count in self.filters):
             raise InputError(f"invalid filters of a vision network: {list(self.filters)}",
-                             allowed="eight positive numbers, one per convolution")
+                             allowed=f"eight numbers from 1 to {MAX_FILTERS:,}, one for each "
+                                     "convolution")
         if not 8 <= self.size <= 1024:
             raise InputError(f"a vision network cannot take images of {self.size} x {self.size} "
                              "pixels", allowed="8 to 1024; 224 is the published size")

@@ -1,4 +1,6 @@
-"""The crontab line of a command: absolute paths, no two passes at once, a private log."""
+"""How often a command is repeated: the interval of a watch, and the crontab line of a command, with
+absolute paths, no two passes at once and a private log.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,33 @@ import shutil
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
+from typing import Any
+
+import click
 
 from l3hpc.errors import InputError
 from l3hpc.io.owners import is_trusted_owner
+
+
+class Interval(click.FloatRange):
+    """Seconds between two passes, at most a day; ``nan``, which no comparison refuses, is none.
+
+    Parameters
+    ----------
+    least : float
+        The shortest interval, seconds.
+    """
+
+    def __init__(self, least: float) -> None:
+        super().__init__(least, 86_400)
+
+    def convert(self, value: Any, param: click.Parameter | None,
+                ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if seconds != seconds:
+            self.fail(f"{value!r} is not a valid number of seconds.", param, ctx)
+        return seconds
 
 
 def crontab_line(words: Sequence[str], name: str, every: int, folder: Path,
@@ -32,6 +56,8 @@ def crontab_line(words: Sequence[str], name: str, every: int, folder: Path,
     variables : mapping of str to str
         Environment of the command: cron knows no variable of this shell.
     """
+    from importlib import metadata
+
     folder = _private_folder(folder.expanduser().absolute())
     log = _private_file(folder / f"{name}.log")
     settings = dict(variables)

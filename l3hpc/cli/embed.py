@@ -136,7 +136,7 @@ def _run_in_full(folder: Path, name: str) -> str:
 @click.option("-n", "--no-centering", "--no-audio-centering", is_flag=True,
               help="Do not pad with half a second of zeros; timestamps are then the starts of "
                    "windows, not their centres.")
-@click.option("-ab", "--batch-size", "--audio-batch-size", type=click.IntRange(1),
+@click.option("-ab", "--batch-size", "--audio-batch-size", type=click.IntRange(1, 1_000_000),
               help="Frames per batch. [default: chosen by available memory]")
 @click.option("-ow", "--overwrite", is_flag=True,
               help="Embed recordings again that already have an output.")
@@ -161,7 +161,7 @@ def _run_in_full(folder: Path, name: str) -> str:
               help="Training of edgel3's sparse models.")
 @click.option("-sp", "--model-sparsity", metavar="PERCENT",
               help="Sparsity of edgel3's sparse models.")
-@click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1),
+@click.option("-j", "--jobs", default=1, show_default=True, type=click.IntRange(1, 4096),
               help="Number of processes, which share the cores.")
 @click.option("--engine", type=click.Choice(["auto", "ncnn", "tensorflow", "torch"]),
               default="auto", show_default=True,

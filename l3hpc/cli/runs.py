@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from l3hpc.cli.cron import Interval
 from l3hpc.cli.place import complete_run, complete_step, workspace, workspace_options
 from l3hpc.console.terminal import with_controls
 from l3hpc.errors import EXIT_FAILED, EXIT_OK, InputError, command_line
@@ -128,7 +129,7 @@ Damaged files are named and left out; everything else is shown, and the exit cod
 @click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--all", "everything", is_flag=True,
               help=f"Show all runs, not only the newest {SHOWN}.")
-@click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=click.FloatRange(1.0),
+@click.option("-w", "--watch", is_flag=False, flag_value=5.0, type=Interval(1.0),
               metavar="[SECONDS]", help="Refresh every SECONDS seconds (5 if omitted).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @workspace_options

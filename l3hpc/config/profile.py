@@ -41,6 +41,7 @@ from l3hpc.config.validators import (
 )
 from l3hpc.errors import InputError
 
+MAX_ARRAY = 4_000_001  # MaxArraySize of Slurm is at most this
 Memory = Annotated[int, BeforeValidator(checked(parse_memory))]
 TaskMemory = Annotated[int, BeforeValidator(checked(parse_task_memory))]
 Minutes = Annotated[int, BeforeValidator(checked(parse_time))]
@@ -163,7 +164,7 @@ class Limits(Section):
 
     time: Minutes | None = None
     mem: Memory | None = None
-    array: int | None = Field(default=None, ge=1)
+    array: int | None = Field(default=None, ge=1, le=MAX_ARRAY)
 
 
 class Slots(Section):
@@ -175,7 +176,7 @@ class Slots(Section):
         Cores and MiB; None: all of this machine.
     """
 
-    cpus: int | None = Field(default=None, ge=1)
+    cpus: int | None = Field(default=None, ge=1, le=4096)
     mem: Memory | None = None
 
 
@@ -268,7 +269,7 @@ class ClusterProfile(Section):
     mail_type: Word = "END,FAIL"
     srun: bool = True
     kill_on_invalid_dep: bool = True
-    array_parallelism: int | None = Field(default=None, ge=1)
+    array_parallelism: int | None = Field(default=None, ge=1, le=MAX_ARRAY)
     clusters: Annotated[tuple[str, ...], BeforeValidator(checked(cluster_names))] = ()
     limits: Limits = Field(default_factory=Limits)
     steps: Annotated[dict[str, StepOverrides], BeforeValidator(checked(steps_known))] = Field(

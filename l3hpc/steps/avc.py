@@ -15,6 +15,7 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.params import MAX_DRAW_SEED, MOST
 from l3hpc.steps.task import Task
 
 
@@ -37,7 +38,7 @@ class AvcPairsParams(Params):
     rate: int = Field(48000, ge=1000, le=192000, description="Sample rate of the sound in Hz.")
     size: int = Field(224, ge=8, le=1024, description=(
         "Side length of the images in pixels; published: 224."))
-    pairs_per_video: int = Field(16, ge=1, description=(
+    pairs_per_video: int = Field(16, ge=1, le=MOST, description=(
         "Pairs per video, half of them matching."))
     augment: bool = Field(True, description=(
         "Augment the training pairs as published: random mirroring, saturation, brightness and "
@@ -46,11 +47,13 @@ class AvcPairsParams(Params):
         "Fraction of the videos used for validation."))
     test_share: float = Field(0.1, ge=0, lt=1, description=(
         "Fraction of the videos used for testing."))
-    videos_per_task: int = Field(64, ge=2, description="Videos per array task.")
-    pairs_per_file: int = Field(1024, ge=1, description="Maximum number of pairs per HDF5 file.")
+    videos_per_task: int = Field(64, ge=2, le=MOST, description="Videos per array task.")
+    pairs_per_file: int = Field(1024, ge=1, le=MOST, description=(
+        "Maximum number of pairs per HDF5 file."))
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of a task's videos that may be unusable before the task fails."))
-    seed: int = Field(20180216, ge=0, description="Seed of split, times, crops and augmentation.")
+    seed: int = Field(20180216, ge=0, le=MAX_DRAW_SEED, description=(
+        "Seed of split, times, crops and augmentation."))
 
     @field_validator("videos", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
 from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step
+from l3hpc.steps.params import LEAST, MAX_BATCH, MAX_SEED, MOST
 from l3hpc.steps.task import Task
 from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields, loop_options, schedule_of
 
@@ -40,10 +41,10 @@ class AvcTrainParams(LoopParams):
     added = frozenset({"teacher", "temperature", "soft_weight"})
 
     asr: int = Field(48000, ge=1000, le=192000, description="Audio sampling rate in Hz.")
-    mels: int = Field(256, ge=1, description="Number of mel bands.")
-    dft: int = Field(2048, ge=16, description="Length of the DFT in samples.")
-    hop: int = Field(242, ge=1, description="Hop of the spectrogram in samples.")
-    fmax: float | None = Field(None, gt=0, description=(
+    mels: int = Field(256, ge=1, le=MOST, description="Number of mel bands.")
+    dft: int = Field(2048, ge=16, le=MOST, description="Length of the DFT in samples.")
+    hop: int = Field(242, ge=1, le=MOST, description="Hop of the spectrogram in samples.")
+    fmax: float | None = Field(None, gt=0, le=MOST, description=(
         "Upper edge of the mel bands in Hz (none: half the sample rate)."))
     filters: tuple[int, ...] = Field(PUBLISHED, description=(
         "Filters of the audio network's eight convolutions; the last is the embedding size."))
@@ -62,20 +63,21 @@ class AvcTrainParams(LoopParams):
         "With a teacher: temperature of both softmax outputs."))
     soft_weight: float = Field(0.9, gt=0, le=1, description=(
         "With a teacher: weight of its soft labels, λ; that of the labels is 1 − λ."))
-    epochs: int = Field(30, ge=1, description="Maximum number of epochs; published: 300.")
-    epoch_size: int | None = Field(None, ge=1, description=(
+    epochs: int = Field(30, ge=1, le=MOST, description="Maximum number of epochs; published: 300.")
+    epoch_size: int | None = Field(None, ge=1, le=MOST, description=(
         "Batches per epoch (none: all pairs); published: 4096."))
-    validation_epoch_size: int | None = Field(None, ge=1, description=(
+    validation_epoch_size: int | None = Field(None, ge=1, le=MOST, description=(
         "Batches per validation (none: all pairs); published: 1024."))
-    batch_size: int = Field(64, ge=1, description="Pairs per training batch.")
-    validation_batch_size: int = Field(64, ge=1, description="Pairs per validation batch.")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's initial learning rate.")
+    batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="Pairs per training batch.")
+    validation_batch_size: int = Field(64, ge=1, le=MAX_BATCH, description=(
+        "Pairs per validation batch."))
+    learning_rate: float = Field(1e-4, ge=LEAST, le=1, description="Adam's initial learning rate.")
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
         "plateau: reduce the rate when the validation loss stalls; cosine: half a cosine from the "
         "initial rate to zero over all epochs."))
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the batch normalisation statistics (none: as in train)."))
-    seed: int = Field(20180216, ge=0, description="Seed of weights and batch order.")
+    seed: int = Field(20180216, ge=0, le=MAX_SEED, description="Seed of weights and batch order.")
 
 
 class AvcTrain(Step[AvcTrainParams]):

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from l3hpc.errors import InputError
 from l3hpc.steps.base import Params, absolute
+from l3hpc.steps.params import LEAST, MAX_BATCH, MAX_SEED, MOST
 
 # What a recipe sets, unless it is set explicitly.
 RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -60,23 +61,23 @@ class ClassifyParams(Params):
         "the predictions are further inputs of the tag output."))
     optimizer: Literal["adam", "lbfgs"] = Field("adam", description=(
         "adam: on batches; lbfgs: L-BFGS-B on all training clips, an epoch is an iteration."))
-    learning_rate: float = Field(1e-3, gt=0, le=1, description=(
+    learning_rate: float = Field(1e-3, ge=LEAST, le=1, description=(
         "Adam's learning rate; lbfgs has none."))
-    l2: float = Field(1e-5, ge=0, description="L2 penalty on the weights.")
+    l2: float = Field(1e-5, ge=0, le=MOST, description="L2 penalty on the weights.")
     cooccurrence_loss: bool = Field(False, description=(
         "Add to the loss of a batch cooccurrence_loss_factor · yᵀ L y: y are its summed "
         "predictions, L is the graph Laplacian of how often tags occur together in training."))
-    cooccurrence_loss_factor: float = Field(1e-5, gt=0, description=(
+    cooccurrence_loss_factor: float = Field(1e-5, ge=LEAST, le=MOST, description=(
         "Factor of cooccurrence_loss."))
-    batch_size: int | None = Field(None, ge=1, description=(
+    batch_size: int | None = Field(None, ge=1, le=MAX_BATCH, description=(
         "Clips per batch, or frames with framewise (none: 64, or fewer if an epoch would have "
         "fewer than 16 batches)."))
-    epochs: int = Field(100, ge=1, description="Maximum number of epochs.")
-    patience: int = Field(20, ge=1, description=(
+    epochs: int = Field(100, ge=1, le=MOST, description="Maximum number of epochs.")
+    patience: int = Field(20, ge=1, le=MOST, description=(
         "Early stopping: epochs without a lower validation loss."))
     standardize: bool = Field(True, description=(
         "Standardise the embeddings, with statistics of the training clips."))
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of weights and batch order.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of weights and batch order.")
     seeds: int = Field(1, ge=1, le=100, description=(
         "Classifiers to train, a task each, with the seeds seed, seed + 1, …; evaluate gives mean "
         "and spread."))
@@ -92,7 +93,7 @@ class ClassifyParams(Params):
     pca: bool = Field(False, description=(
         "Give the classifier the principal components of the embeddings, each scaled to variance "
         "1."))
-    pca_components: int | None = Field(None, ge=1, description=(
+    pca_components: int | None = Field(None, ge=1, le=MOST, description=(
         "Principal components to keep (none: no PCA, or all with pca); implies pca."))
     oversample: Literal["none", "mlsmote", "lssmote"] = Field("none", description=(
         "Add synthetic training clips of rare tags (mlsmote) or rare sets of tags (lssmote)."))

@@ -30,6 +30,7 @@ from l3hpc.steps.extract import (
     window_digest,
 )
 from l3hpc.steps.networks import check_gpus
+from l3hpc.steps.params import DAY_S, MOST
 from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ class EmbedParams(EmbeddingParams):
         "Weights of the network (none: the student trained by train)."))
     hop: float = Field(0.1, gt=0, le=60, description="Hop between windows in seconds.")
     center: bool = Field(False, description="Centre the first window on the first sample.")
-    min_seconds: float = Field(0.0, ge=0, description=(
+    min_seconds: float = Field(0.0, ge=0, le=DAY_S, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
     npz: bool = Field(False, description=(
         "Also one npz file per recording (embedding, timestamps), as published."))
-    files_per_task: int | None = Field(None, ge=1, description=(
+    files_per_task: int | None = Field(None, ge=1, le=MOST, description=(
         "Recordings per array task (none: one task for all)."))
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of the recordings that may be unusable before the task fails."))

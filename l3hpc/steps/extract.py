@@ -21,6 +21,7 @@ from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Output, Params, PlanParams, ReportItem, Results, Shard, Step, Upstream
 from l3hpc.steps.networks import check_gpus
+from l3hpc.steps.params import DAY_S, MAX_BATCH, MOST
 from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ class EmbeddingParams(Params):
         "Length of a window in seconds, for a teacher that does not state it: a HEAR module, or "
         "precomputed embeddings (none: one second). With a sidecar, a shorter window than the "
         "network's is padded with zeros."))
-    min_seconds: float = Field(1.0, ge=0, description=(
+    min_seconds: float = Field(1.0, ge=0, le=DAY_S, description=(
         "Shorter recordings are skipped; 0 keeps all and pads them with zeros."))
-    batch_size: int | None = Field(None, ge=1, description="Windows per batch (none: by memory).")
+    batch_size: int | None = Field(None, ge=1, le=MAX_BATCH, description=(
+        "Windows per batch (none: by memory)."))
     engine: Literal["auto", "tensorflow", "ncnn", "torch"] = Field("auto", description=(
         "Inference engine; auto: the fastest of those installed, measured once."))
     precision: Literal["float32", "tf32", "bfloat16", "int8"] = Field("float32", description=(
@@ -86,7 +88,7 @@ class ExtractParams(EmbeddingParams):
         "Teacher: a weight file (openl3, edgel3, Keras or l3hpc), hear:package.module for a module "
         "of the HEAR interface, a folder of precomputed embeddings, or 'untrained' / "
         "'untrained:SEED' for random weights (demonstration only)."))
-    files_per_task: int = Field(64, ge=1, description="Recordings per array task.")
+    files_per_task: int = Field(64, ge=1, le=MOST, description="Recordings per array task.")
     max_failed: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of a task's recordings that may be unusable before the task fails."))
 

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from l3hpc.errors import InputError, L3hpcError, Lines, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, absolute
+from l3hpc.steps.params import LEAST, MAX_BATCH, MAX_SEED, MOST
 from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class ClipDataParams(Params):
         "Column of groups (recordings, sites, persons) that folds that are made keep together."))
     fold_count: int | None = Field(None, ge=2, le=1000, description=(
         "Make this number of folds, stratified by label (none: those of the table, otherwise 5)."))
-    fold_seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of the folds that are made.")
+    fold_seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of the folds that are made.")
     data_name: str | None = Field(None, min_length=1, max_length=100, description=(
         "Name of the data set in results (none: that of the table, or of its folder)."))
 
@@ -73,7 +74,7 @@ class FoldsParams(ClipDataParams):
     features: Literal["framewise", "stats"] = Field("framewise", description=(
         "framewise: every window is a sample, and the windows of a clip vote; stats: minimum, "
         "maximum, median, mean, variance, skewness and kurtosis over a clip's windows."))
-    every: int = Field(1, ge=1, description=(
+    every: int = Field(1, ge=1, le=MOST, description=(
         "Use every n-th window; 10 with a hop of 0.1 s: windows that do not overlap."))
     vote: Literal["mean", "majority"] = Field("mean", description=(
         "How windows vote: mean of their scores (published), or one vote each."))
@@ -89,25 +90,28 @@ class FoldsParams(ClipDataParams):
         "in both parts."))
     train_with_valid: bool = Field(True, description=(
         "After a search, fit the best model again on training and validation clips together."))
-    learning_rate: float = Field(1e-4, gt=0, le=1, description=(
+    learning_rate: float = Field(1e-4, ge=LEAST, le=1, description=(
         "mlp, mil: learning rate, without a search."))
-    weight_decay: float = Field(1e-5, ge=0, description=(
+    weight_decay: float = Field(1e-5, ge=0, le=MOST, description=(
         "mlp, mil: weight decay, without a search."))
-    epochs: int = Field(150, ge=1, description="mlp, mil: maximum number of epochs.")
-    patience: int = Field(20, ge=1, description=(
+    epochs: int = Field(150, ge=1, le=MOST, description="mlp, mil: maximum number of epochs.")
+    patience: int = Field(20, ge=1, le=MOST, description=(
         "mlp, mil: epochs without a lower validation loss before training stops."))
-    batch_size: int = Field(64, ge=1, description=(
+    batch_size: int = Field(64, ge=1, le=MAX_BATCH, description=(
         "mlp: samples per batch; mil: clips, fewer if an epoch would have fewer than 16 batches."))
-    C: float = Field(1.0, gt=0, description="svm: C, without a search.")
+    C: float = Field(1.0, ge=LEAST, le=MOST, description="svm: C, without a search.")
     kernel: Literal["rbf", "linear", "poly", "sigmoid"] = Field("rbf", description="svm: kernel.")
-    tol: float = Field(1e-5, gt=0, description="svm: tolerance of the stopping criterion.")
-    max_iterations: int = Field(-1, ge=-1, description="svm: maximum iterations; -1: no limit.")
-    trees: int = Field(100, ge=1, description="rf: number of trees, without a search.")
+    tol: float = Field(1e-5, ge=LEAST, le=1, description=(
+        "svm: tolerance of the stopping criterion."))
+    max_iterations: int = Field(-1, ge=-1, le=MOST, description=(
+        "svm: maximum iterations; -1: no limit."))
+    trees: int = Field(100, ge=1, le=1_000_000, description=(
+        "rf: number of trees, without a search."))
     max_missing: float = Field(0.05, ge=0, le=1, description=(
         "Fraction of the clips that may have no embedding before the task fails."))
     partial: bool = Field(False, description=(
         "Score a data set with missing folds; results are labelled with the folds they cover."))
-    seed: int = Field(20171021, ge=0, le=2**32 - 1, description=(
+    seed: int = Field(20171021, ge=0, le=MAX_SEED, description=(
         "Seed of weights, batch order, trees and validation clips."))
 
 

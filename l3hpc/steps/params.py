@@ -10,8 +10,18 @@ from pydantic import (
     ConfigDict,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
 )
+
+# Limits of numbers, so that a slip is refused while a run is planned, and not hours later by a
+# library (scikit-learn and UMAP count in 32 bits, Keras and scikit-learn take seeds of 32 bits).
+MOST = 1_000_000_000
+MAX_BATCH = 1_000_000  # rows that are in memory at once
+MAX_SEED = 2**32 - 1
+MAX_DRAW_SEED = 2**63 - 1  # where NumPy alone draws; JSON readers and HDF5 hold it
+LEAST = 1e-12  # of rates, factors and tolerances: smaller ones train nothing, or are never reached
+DAY_S = 86_400
 
 
 class Params(BaseModel):
@@ -21,6 +31,12 @@ class Params(BaseModel):
     # Parameters that a later version added: at their default they are left out of plans, so that
     # the fingerprints of earlier versions hold.
     added: ClassVar[frozenset[str]] = frozenset()
+
+    @field_validator("*")
+    @classmethod
+    def _one_zero(cls, value: Any) -> Any:
+        """-0.0 is 0.0: the same value must not have two fingerprints."""
+        return 0.0 if isinstance(value, float) and value == 0 else value
 
     @model_serializer(mode="wrap")
     def _leave_out_added(self, handler: SerializerFunctionWrapHandler,

@@ -24,6 +24,7 @@ from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.networks import label_of
+from l3hpc.steps.params import MOST
 from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class JudgeParams(Params):
         "'untrained:SEED' for random weights (demonstration only)."))
     audio: Path = Field(description=(
         "Folder of recordings on which the embeddings are compared with the teacher's."))
-    windows: int = Field(256, ge=1, description="Number of one-second windows to compare.")
+    windows: int = Field(256, ge=1, le=MOST, description="Number of one-second windows to compare.")
     avc: Path | None = Field(None, description=(
         "Correspondence network (a whole one from avc_train) whose audio branch is the teacher: "
         "evaluate by its accuracy."))
@@ -55,7 +56,7 @@ class JudgeParams(Params):
         "Folder of audio-visual batches for the evaluation (needs avc)."))
     split: Literal["train", "validate", "test"] = Field("validate", description=(
         "Split of the batches to use."))
-    pairs: int = Field(1024, ge=1, description=(
+    pairs: int = Field(1024, ge=1, le=MOST, description=(
         "Number of pairs, spread evenly over the batches."))
     engine: Literal["auto", "tensorflow", "ncnn"] = Field("auto", description=(
         "Inference engine; auto: the fastest of those installed, measured once."))
@@ -399,7 +400,7 @@ class SensitivityParams(JudgeParams):
     sparsities: tuple[Annotated[float, Field(gt=0, lt=100)], ...] = Field(
         (70.0, 80.0, 85.0, 90.0, 95.0), min_length=1, description=(
             "Percentages of a layer's weights to prune; default: those of the published scan."))
-    points_per_task: int = Field(1, ge=1, description=(
+    points_per_task: int = Field(1, ge=1, le=MOST, description=(
         "Points (combinations of layer and sparsity) per array task."))
 
 

@@ -27,6 +27,7 @@ from l3hpc.steps.base import (
     Upstream,
 )
 from l3hpc.steps.extract import Extract
+from l3hpc.steps.params import LEAST, MAX_SEED, MOST
 from l3hpc.steps.sample import Sample
 from l3hpc.steps.task import Task
 
@@ -50,29 +51,29 @@ class FitParams(Params):
     approx: Literal["pca", "umap", "none"] = Field("pca", description=(
         "pca, umap (needs the extra 'umap'), or none: the student learns the teacher's own "
         "embeddings."))
-    emb_dim: int = Field(128, ge=1, description=(
+    emb_dim: int = Field(128, ge=1, le=MOST, description=(
         "Output dimensions of φ, which are the student's embedding size."))
     kernel: Literal["linear", "poly", "rbf"] = Field("linear", description=(
         "PCA: linear, or kernel PCA with the kernel (gamma·xᵀy + coef0)^degree or "
         "exp(−gamma·|x − y|²) of standardised rows."))
-    gamma: float | None = Field(None, gt=0, description=(
+    gamma: float | None = Field(None, ge=LEAST, le=MOST, description=(
         "Kernels poly and rbf (none: 1 / dimensions of the teacher, as published)."))
     degree: int = Field(3, ge=1, le=10, description="Kernel poly: exponent.")
-    coef0: float = Field(1.0, ge=0, description="Kernel poly: constant that is added.")
+    coef0: float = Field(1.0, ge=0, le=MOST, description="Kernel poly: constant that is added.")
     landmarks: int = Field(5000, ge=2, le=20_000, description=(
         "Kernels poly and rbf: of more rows than this, as many are drawn, and the others enter by "
         "their kernel with these (Nyström). That takes about 60·landmarks² bytes, 1.5 GB for "
         "5000 landmarks; the exact fit of as many rows takes 0.5 GB."))
     mode: Literal["float64", "float32"] = Field("float64", description=(
         "Arithmetic of the linear PCA: float64, or float32 with eigenvalues to about 1e-5."))
-    n_neighbors: int = Field(15, ge=2, description="UMAP: number of neighbours.")
+    n_neighbors: int = Field(15, ge=2, le=MOST, description="UMAP: number of neighbours.")
     min_dist: float = Field(0.3, ge=0, lt=1, description=(
         "UMAP: minimum distance between two points."))
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
-    seed: int = Field(20180216, ge=0, description="Seed of UMAP and of the landmarks.")
+    seed: int = Field(20180216, ge=0, le=MAX_SEED, description="Seed of UMAP and of the landmarks.")
     sensor: str | None = Field(None, description=(
         "Fit φ to the rows of this sensor alone (none: of all)."))
-    chunk: int = Field(2048, ge=1, description="Rows read at a time.")
+    chunk: int = Field(2048, ge=1, le=MOST, description="Rows read at a time.")
 
     @field_validator("approx", mode="before")
     @classmethod
@@ -366,7 +367,7 @@ def _fingerprint(source: EmbeddingSource, sensor: str | None) -> str:
 class ReduceParams(Params):
     """How φ is applied."""
 
-    chunk: int = Field(2048, ge=1, description="Rows read, reduced and written at a time.")
+    chunk: int = Field(2048, ge=1, le=MOST, description="Rows read, reduced and written at a time.")
 
 
 class Reduce(Step[ReduceParams]):

@@ -24,6 +24,7 @@ from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.networks import label_of
+from l3hpc.steps.params import LEAST, MAX_SEED
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, teacher_dim
 from l3hpc.steps.sample import check_timezone
@@ -49,10 +50,10 @@ class RetrainParams(EpochParams):
     recipe: Literal["default", "published"] = Field("default", description=(
         "published: epochs, batches, learning rate (1e-5) and momentum of the published jobs, "
         "unless set explicitly."))
-    learning_rate: float = Field(RATE, gt=0, le=1, description="Adam's initial learning rate.")
+    learning_rate: float = Field(RATE, ge=LEAST, le=1, description="Adam's initial learning rate.")
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the batch normalisation statistics (none: 0.99, or less for short epochs)."))
-    seed: int = Field(20180216, ge=0, description="Seed of batch order and split.")
+    seed: int = Field(20180216, ge=0, le=MAX_SEED, description="Seed of batch order and split.")
 
 
 def _start(params: RetrainParams, task: Task) -> tuple[Any, dict[str, Any]]:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, Output, Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.params import MAX_DRAW_SEED, MOST
 from l3hpc.steps.task import Task
 
 Method = Literal["dpp", "dpp-div", "spl", "random"]
@@ -22,7 +23,7 @@ class SampleParams(Params):
     method: Method = Field("dpp", description=(
         "dpp: exact k-DPP, diverse and loud; dpp-div: diverse only; spl: by relative loudness; "
         "random: uniform."))
-    samples: int = Field(5000, ge=1, description="Rows to select, over all sensors.")
+    samples: int = Field(5000, ge=1, le=MOST, description="Rows to select, over all sensors.")
     timescale: Literal["day", "week", "month"] = Field("day", description=(
         "Time frame; the same number of rows is selected from each."))
     timezone: str = Field("America/New_York", description="Time zone of the sensors.")
@@ -30,7 +31,7 @@ class SampleParams(Params):
         "Value added to the diagonal of the DPP kernel; published: 0.1."))
     norm: Literal["l2", "l1"] = Field("l2", description=(
         "Normalisation of the embeddings in the DPP kernel; published: l1."))
-    seed: int = Field(20180216, ge=0, description=(
+    seed: int = Field(20180216, ge=0, le=MAX_DRAW_SEED, description=(
         "Seed; every time frame has its own random stream."))
 
 

@@ -18,6 +18,7 @@ from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.extract import Extract
 from l3hpc.steps.networks import check_gpus, label_of
+from l3hpc.steps.params import LEAST, MAX_SEED, MOST
 from l3hpc.steps.reduction import Fit, teacher_dim, teacher_window
 from l3hpc.steps.sample import check_timezone
 from l3hpc.steps.task import Task
@@ -46,15 +47,15 @@ class TrainParams(EpochParams):
         "published: head, epochs, batches, learning rate, schedule and bn_momentum of the "
         "published jobs, unless set explicitly."))
     asr: int = Field(8000, ge=1000, le=192000, description="Audio sampling rate in Hz.")
-    mels: int = Field(64, ge=1, description="Number of mel bands.")
-    dft: int = Field(1024, ge=16, description="Length of the DFT in samples.")
-    hop: int = Field(160, ge=1, description="Hop of the spectrogram in samples.")
-    fmax: float | None = Field(None, gt=0, description=(
+    mels: int = Field(64, ge=1, le=MOST, description="Number of mel bands.")
+    dft: int = Field(1024, ge=16, le=MOST, description="Length of the DFT in samples.")
+    hop: int = Field(160, ge=1, le=MOST, description="Hop of the spectrogram in samples.")
+    fmax: float | None = Field(None, gt=0, le=MOST, description=(
         "Upper edge of the mel bands in Hz (none: half the sample rate)."))
     window: float | None = Field(None, gt=0, le=60, description=(
         "Length of the student's window in seconds (none: that of the teacher). Both have the same "
         "centre."))
-    emb_dim: int = Field(128, ge=1, description="Size of the student's embedding.")
+    emb_dim: int = Field(128, ge=1, le=MOST, description="Size of the student's embedding.")
     # excluded: a plan holds the filters that follow, which give one network one fingerprint
     width: float | None = Field(None, gt=0, le=1, exclude=True, description=(
         "Width of the student: L3's filters (64 64 128 128 256 256) are multiplied by it, and the "
@@ -65,7 +66,7 @@ class TrainParams(EpochParams):
     head: Literal["linear", "relu"] = Field("linear", description=(
         "Last activation: linear can reach the negative values of a PCA; relu is the published "
         "one."))
-    learning_rate: float | None = Field(None, gt=0, le=1, description=(
+    learning_rate: float | None = Field(None, ge=LEAST, le=1, description=(
         "Adam's initial learning rate (none: 1e-3; published: 1e-4, or 1e-5 without a reduction)."))
     schedule: Literal["plateau", "cosine"] = Field("plateau", description=(
         "plateau: reduce the rate when the validation loss stalls; cosine: half a cosine from the "
@@ -77,7 +78,8 @@ class TrainParams(EpochParams):
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the batch normalisation statistics (none: 0.99, or less if an epoch has fewer "
         "than 459 batches, so that each epoch is validated with its own statistics)."))
-    seed: int = Field(20180216, ge=0, description="Seed of weights, batch order and split.")
+    seed: int = Field(20180216, ge=0, le=MAX_SEED, description=(
+        "Seed of weights, batch order and split."))
     audio_dir: Path | None = Field(None, description=(
         "Folder of the audio (none: where extract found it)."))
     embedding_key: str | None = Field(None, description=(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from l3hpc.steps.base import Params
+from l3hpc.steps.params import LEAST, MAX_BATCH, MOST
 from l3hpc.steps.task import Task
 
 if TYPE_CHECKING:
@@ -25,19 +26,20 @@ _SAME_NAMES = ("batch_size", "validation_batch_size", "epoch_size", "validation_
 class LoopParams(Params):
     """Early stopping, learning-rate schedule, precision and checkpoints."""
 
-    patience: int = Field(10, ge=1, description="Early stopping: epochs without improvement.")
-    min_delta: float = Field(1e-4, ge=0, description=(
+    patience: int = Field(10, ge=1, le=MOST, description=(
+        "Early stopping: epochs without improvement."))
+    min_delta: float = Field(1e-4, ge=0, le=MOST, description=(
         "Smallest decrease of the validation loss that counts as an improvement."))
-    plateau_patience: int = Field(5, ge=1, description=(
+    plateau_patience: int = Field(5, ge=1, le=MOST, description=(
         "Epochs without improvement before the learning rate is reduced."))
-    plateau_factor: float = Field(0.1, gt=0, lt=1, description=(
+    plateau_factor: float = Field(0.1, ge=LEAST, lt=1, description=(
         "Factor by which the learning rate is multiplied."))
     mixed_precision: bool = Field(False, description=(
         "Compute in bfloat16 (float16 on GPUs without bfloat16); weights and losses stay float32."))
     deterministic: bool = Field(True, description=(
         "Bit-identical results for the same seed, also after a restart; slower on a GPU."))
-    checkpoint_every: int = Field(1, ge=1, description="Epochs between checkpoints.")
-    checkpoint_batches: int | None = Field(None, ge=1, description=(
+    checkpoint_every: int = Field(1, ge=1, le=MOST, description="Epochs between checkpoints.")
+    checkpoint_batches: int | None = Field(None, ge=1, le=MOST, description=(
         "Also write a checkpoint after this many batches (none: every five minutes)."))
 
 
@@ -48,12 +50,13 @@ class EpochParams(LoopParams):
 
     recipe: Literal["default", "published"] = "default"
 
-    epochs: int = Field(30, ge=1, description="Maximum number of epochs.")
-    epoch_size: int | None = Field(None, ge=1, description="Batches per epoch (none: all data).")
-    validation_epoch_size: int | None = Field(None, ge=1, description=(
+    epochs: int = Field(30, ge=1, le=MOST, description="Maximum number of epochs.")
+    epoch_size: int | None = Field(None, ge=1, le=MOST, description=(
+        "Batches per epoch (none: all data)."))
+    validation_epoch_size: int | None = Field(None, ge=1, le=MOST, description=(
         "Batches per validation (none: all data)."))
-    batch_size: int = Field(64, ge=1, description="Windows per training batch.")
-    validation_batch_size: int = Field(64, ge=1, description=(
+    batch_size: int = Field(64, ge=1, le=MAX_BATCH, description="Windows per training batch.")
+    validation_batch_size: int = Field(64, ge=1, le=MAX_BATCH, description=(
         "Windows per validation batch."))
 
     @model_validator(mode="before")

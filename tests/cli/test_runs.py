@@ -316,6 +316,14 @@ def test_retry_of_what_is_done_names_the_steps_that_are_not(here, capsys):
         "not done: embed. To submit what is missing: l3hpc resume demo-3\n")
 
 
+@pytest.mark.parametrize("words", [("status", "--watch"), ("ledger", "sync", "--watch")])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e308", "0.5"])
+def test_a_watch_that_could_not_wait_is_refused(capsys, words, seconds):
+    code, _, said = call(capsys, *words, seconds)
+    assert code == 2
+    assert said.startswith("error: invalid value for") and "--watch" in said
+
+
 def test_a_watch_fits_into_the_terminal_and_cuts_no_command(monkeypatch):
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 8)))
     command = f"  next: l3hpc resume {'r' * 60} --workspace ws"

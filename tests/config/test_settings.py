@@ -100,6 +100,10 @@ def test_every_value_is_listed_and_json_ready():
        [f"{said!r} is not a number of tasks", "a whole number from 1 to 10,000"])
       for value, said in ((0, "0"), (-8, "-8"), (2.5, "2.5"), (8.0, "8.0"), ("true", "True"),
                           (10001, "10001"), ("[8]", "[8]"), ("eight", "eight"))),
+    *((f"clusters:\n  g:\n    {key}\n", "cluster.yaml:3", [f"less than or equal to {most}"])
+      for key, most in (("limits: {array: 9223372036854775807}", "4000001"),
+                        ("array_parallelism: 4000002", "4000001"),
+                        ("slots: {cpus: 2147483648}", "4096"))),
     ("clusters:\n  g:\n    gpu_request: gers\n", "cluster.yaml:3", ["gres", "gpus-per-node"]),
     ("clusters:\n  g:\n    extra: [--nice=1, --mem=4G]\n", "cluster.yaml:3",
      ["--mem sets --mem, which l3hpc sets itself", "Use mem: or memory_request: of the profile"]),

@@ -22,6 +22,13 @@ from .test_plan import DATE, _corpus, build, configuration, write_embeddings  # 
     ({"options": {"fmax": 5000.0}}, ["fmax", "4000"]),
     ({"options": {"dft": 1_000_000}}, ["dft"]),
     ({"options": {"epochs": 0}}, ["--epochs", "greater than or equal to 1"]),
+    ({"options": {"epochs": 10**30}}, ["--epochs", "less than or equal to 1000000000"]),
+    ({"sets": ["train.batch_size=9223372036854775807"]}, [
+        "--set train.batch_size", "less than or equal to 1000000"]),
+    ({"sets": ["train.seed=4294967296"]}, ["--set train.seed", "4294967295"]),  # Keras' limit
+    ({"sets": ["train.learning_rate=1e-320"]}, [
+        "--set train.learning_rate", "greater than or equal to 0.000000000001"]),
+    ({"sets": ["extract.min_seconds=1e308"]}, ["--set extract.min_seconds", "86400"]),
     ({"options": {"level": "fine"}}, [
         "has no option --level", "it offers: --precision, --extract-engine, --approx"]),
     ({"sets": ["trian.epochs=3"]}, ["no step 'trian'", "did you mean 'train'?"]),

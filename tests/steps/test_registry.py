@@ -47,6 +47,39 @@ def test_artifacts_of_earlier_versions_are_found_again(name):
     assert planned.fingerprint_of_step(step, params, inputs, {}, [{}]) == FINGERPRINTS[name]
 
 
+def numbers(schema, defined=()):
+    """The numbers of a parameter, also those of lists and of several types, with the limits."""
+    limits = {name: schema[name] for name in schema if "inimum" in name or "aximum" in name}
+    if schema.get("type") in ("integer", "number"):
+        yield {*defined, *limits}
+    for inner in [*schema.get("anyOf", ()), *filter(None, [schema.get("items")])]:
+        yield from numbers(inner, limits)
+
+
+@pytest.mark.parametrize("name", steps.BUILT_IN)
+def test_every_number_has_limits(name):
+    schema = steps.step(name).params_type.model_json_schema()["properties"]
+    # filters: by the networks that they would make; each: up to MAX_TASKS
+    for parameter in sorted(set(schema) - {"filters", "vision_filters", "each"}):
+        for limits in numbers(schema[parameter]):
+            assert limits & {"minimum", "exclusiveMinimum"}, parameter
+            assert limits & {"maximum", "exclusiveMaximum"}, parameter
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63 - 1, 10**30])
+def test_filters_that_no_machine_could_hold_are_refused(number):
+    avc, plan = steps.step("avc_train"), {"avc_pairs": steps.step("avc_pairs").parse({})}
+    for name in ("filters", "vision_filters"):
+        with pytest.raises(InputError):
+            avc.check(avc.parse({name: [number] * 8}), plan)
+
+
+def test_zero_has_no_sign_in_a_fingerprint():
+    extract = steps.step("extract")
+    values = extract.parse({"audio": "/audio", "min_seconds": -0.0}).all_values()
+    assert str(values["min_seconds"]) == "0.0"
+
+
 def test_parameters_of_later_versions_count_only_where_they_differ_from_their_default():
     class Later(Params):
         added = frozenset({"factor", "files"})

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from l3hpc.cli.cron import Interval
 from l3hpc.cli.ledger.common import (
     Options,
     chosen_tabs,
@@ -100,7 +101,7 @@ def check(options: Options, as_json: bool) -> None:
 @sheet_options
 @click.option("--on-conflict", type=click.Choice(["report", "ours", "theirs"]), default="report",
               show_default=True, help="What to do with cells that people edited.")
-@click.option("--watch", metavar="SECONDS", type=click.FloatRange(min=10),
+@click.option("--watch", metavar="SECONDS", type=Interval(10),
               help="Sync repeatedly; failures are reported and retried, unless the sheet's ID or "
                    "the key is wrong.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per pass.")
