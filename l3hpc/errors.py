@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -80,7 +79,7 @@ class L3hpcError(Exception):
     message
         What is wrong, as one sentence. It has no full stop if it ends in a value.
     where
-        The location: ``file:line``, a key, a cell, an option.
+        The location: ``file:line``, a cell, an option, or a parameter as STEP.NAME.
     allowed
         What would have been accepted.
     hint
@@ -102,7 +101,7 @@ class L3hpcError(Exception):
         message = _escaped(message)
         super().__init__(message)
         self.message = message
-        self.where = where  # as it is: programs open it
+        self.where = setting(where) if where else where  # not escaped: programs open it
         self.allowed = _escaped(allowed) if allowed else allowed
         self.hint = _escaped(hint) if hint else hint
 
@@ -284,15 +283,16 @@ def shell_word(word: object) -> str:
                           else f"\\x{byte:02x}" for byte in data) + "'"
 
 
-_by_hand = ""  # the step that runs outside of a run
+# the step that runs outside of a run, and its parameters
+_by_hand: tuple[str, Collection[str]] = "", ()
 
 
 @contextlib.contextmanager
-def by_hand(step: str, parameters: Iterable[str] = ()) -> Iterator[None]:
-    """Word errors for a step that a person runs by ``l3hpc run``, while the block runs.
+def by_hand(step: str, parameters: Collection[str]) -> Iterator[None]:
+    """Word messages for a step that a person runs by ``l3hpc run``, while the block runs.
 
-    There is no run to resume, and its parameters are set by their own names: ``--set max_failed``
-    is what ``extract.max_failed`` and, of a pipeline, ``--max-failed`` are here.
+    There is no run to resume, and its parameters are set by ``--set NAME``: so ``setting``,
+    ``option`` and the ``where`` of an error name them.
 
     Parameters
     ----------
@@ -302,53 +302,80 @@ def by_hand(step: str, parameters: Iterable[str] = ()) -> Iterator[None]:
         Names of its parameters.
     """
     global _by_hand
-    before, _by_hand = _by_hand, step
+    before, _by_hand = _by_hand, (step, parameters)
     try:
         yield
-    except L3hpcError as error:
-        said = {name: _said_by_hand(text, step, parameters)
-                for name in ("message", "where", "allowed", "hint")
-                if (text := getattr(error, name))}
-        raise error.replaced(**said) from error.__cause__
     finally:
         _by_hand = before
 
 
-def _said_by_hand(text: str, step: str, parameters: Iterable[str]) -> str:
-    """Name the parameters of a step in a text as ``l3hpc run`` takes them; not in a command, which
-    has options of its own.
+def setting(name: str, value: object = None) -> str:
+    """Name a parameter or resource of a step in a message, or how to set it.
+
+    Parameters
+    ----------
+    name
+        STEP.NAME, as in a pipeline file.
+    value
+        What to set it to; None: the message is only about it.
+
+    Examples
+    --------
+    >>> setting("folds.partial"), setting("folds.partial", "true")
+    ('folds.partial', '--set folds.partial=true')
+    >>> with by_hand("folds", ["partial"]):
+    ...     setting("folds.partial"), setting("folds.partial", "true")
+    ('--set partial', '--set partial=true')
     """
-    known = "|".join(sorted(parameters, key=len, reverse=True)) or "[a-z_]+(?==)"
-    own = re.compile(rf"(?:--set )?(?<![\w./-]){step}\.({known})(?![\w.])")
-    options = "|".join(name.replace("_", "-") for name in parameters)
-    # a word in lower case after an option is its value where no other word follows
-    option = re.compile(rf"(?<![\w-])--({options})(?: ([A-Z0-9][^\s,;:)]*|[a-z]\w*(?=[.,;:)]|$))"
-                        r"|(?![\w-])(?! [a-z]))")
-
-    def by_name(match: re.Match[str]) -> str:
-        return f"--set {match[1].replace('-', '_')}" + (f"={match[2]}" if match[2] else "")
-
-    def of_line(line: str) -> str:
-        line = own.sub(r"--set \1", line)
-        return option.sub(by_name, line) if options and "l3hpc " not in line else line
-
-    return Lines(*map(of_line, text.split("\n")))
+    step, _, own = name.partition(".")
+    if step == _by_hand[0] and own in _by_hand[1]:
+        name = f"--set {own}"
+    elif value is not None:
+        name = f"--set {name}"
+    return name if value is None else f"{name}={value}"
 
 
-def repair_and_repeat(settings: Sequence[str], find: str = "") -> str:
+def option(name: str, value: object = None, *, sets: str | None = None) -> str:
+    """Name an option of a command in a message, or of ``l3hpc run`` the parameter that it sets.
+
+    Parameters
+    ----------
+    name
+        Of the option, without ``--``.
+    value
+        Its value; None: the message is only about it.
+    sets
+        The parameter; None: that with the name of the option.
+
+    Examples
+    --------
+    >>> option("emb-dim"), option("folds", 5)
+    ('--emb-dim', '--folds 5')
+    >>> with by_hand("folds", ["fold_count"]):
+    ...     option("emb-dim"), option("folds", 5, sets="fold_count")
+    ('--emb-dim', '--set fold_count=5')
+    """
+    step, parameters = _by_hand
+    parameter = sets or name.replace("-", "_")
+    if parameter in parameters:
+        return setting(f"{step}.{parameter}", value)
+    return f"--{name}" if value is None else f"--{name} {value}"
+
+
+def repair_and_repeat(names: Sequence[str], find: str = "") -> str:
     """Return the hint where too many of the files that a step reads are unusable.
 
     Parameters
     ----------
-    settings
-        What to set so that more may be unusable, as STEP.NAME.
+    names
+        The parameters that allow more of them to be unusable, as STEP.NAME.
     find
         How to find all of them, in brackets.
     """
-    if _by_hand:
-        [own] = [f"--set {name}=0.5" for name in settings if name.startswith(f"{_by_hand}.")]
+    if step := _by_hand[0]:
+        [own] = [setting(name, 0.5) for name in names if name.startswith(f"{step}.")]
         return f"Repair{find} or remove them, or add {own}; then repeat this command"
-    allow = " ".join(f"--set {name}=0.5" for name in settings)
+    allow = " ".join(setting(name, 0.5) for name in names)
     return (f"Repair them{find} and resume the run; or remove them and submit it again; or accept "
             f"them: submit with {allow}")
 

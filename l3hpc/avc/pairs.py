@@ -31,7 +31,7 @@ from l3hpc.arrays.threads import read_ahead
 from l3hpc.avc.batches import Example, write_batch
 from l3hpc.avc.videos import ONE_SECOND, VideoError, VideoSource
 from l3hpc.console.progress import Progress
-from l3hpc.errors import InputError, L3hpcError, repair_and_repeat
+from l3hpc.errors import InputError, L3hpcError, repair_and_repeat, setting
 from l3hpc.io.files import digest, read_json, write_json, write_text
 
 SCALED = 256 / 224  # short side of a frame, in sides of the image that is cut out of it
@@ -445,8 +445,9 @@ class PairMaker:
             raise L3hpcError(
                 f"{len(skipped)} of {len(self.names)} videos cannot be used; the last: {name}: "
                 f"{error.message}",
-                allowed=f"at most {self.max_failed:.0%} (avc_pairs.max_failed), and at least two "
-                        "usable videos", hint=repair_and_repeat(["avc_pairs.max_failed"]))
+                allowed=f"at most {self.max_failed:.0%} ({setting('avc_pairs.max_failed')}), "
+                        "and at least two usable videos",
+                hint=repair_and_repeat(["avc_pairs.max_failed"]))
 
     def _are_too_many(self, skipped: Mapping[str, str]) -> bool:
         return len(skipped) > self.max_failed * len(self.names) or (

@@ -24,7 +24,7 @@ import numpy as np
 
 from l3hpc.classification.models import FitSettings, Fitted, Samples, fit
 from l3hpc.datasets.clips import find_clips
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, setting
 from l3hpc.io.values import count_of
 
 if TYPE_CHECKING:
@@ -409,7 +409,7 @@ def run_fold(features: Features, label: np.ndarray, parts: Split, setting: FitSe
 def _diverged(params: Mapping[str, float]) -> L3hpcError:
     return L3hpcError("the training of the classifier diverged: its scores are not finite",
                       where=", ".join(f"{name}={value:g}" for name, value in params.items()),
-                      hint="Use smaller values: --set folds.learning_rate=1e-4 (or C)")
+                      hint=f"Use smaller values: {setting('folds.learning_rate', '1e-4')} (or C)")
 
 
 def _samples(features: Features, label: np.ndarray, clips: np.ndarray) -> Samples:

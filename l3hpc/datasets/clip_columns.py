@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option
 from l3hpc.io.tables import read_rows
 from l3hpc.io.values import normalised
 
@@ -108,7 +108,8 @@ def read_header(source: ClipTable) -> list[str]:
     """
     if not source.table.is_file():
         raise InputError("no such table of clips", where=str(source.table),
-                         allowed="a CSV file with a row per clip", hint="Name it: --table FILE")
+                         allowed="a CSV file with a row per clip",
+                         hint=f"Name it: {option('table', 'FILE')}")
     return next(read_rows(source.table, "table of clips"))[1]
 
 
@@ -155,6 +156,17 @@ def find_columns(source: ClipTable, header: Sequence[str]) -> Columns:
     return Columns(file, labels, split, fold, group)
 
 
+def folds_option(count: object = None) -> str:
+    """Name the option for a number of folds in a message.
+
+    Parameters
+    ----------
+    count
+        The number; None: the message is only about it.
+    """
+    return option("folds", count, sets="fold_count")
+
+
 def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str],
             header: Sequence[str]) -> str:
     """The column that is named, or the first with a usual name."""
@@ -167,7 +179,7 @@ def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str
                 return column
         raise InputError(f"has no column '{named}'", where=str(source.table),
                          allowed=f"its columns: {_some(header)}",
-                         hint=f"Name one of them: --{what}-column NAME")
+                         hint=f"Name one of them: {option(f'{what}-column', 'NAME')}")
     # Reversed, so that of two columns that differ in case or spaces the first counts.
     by_name = {column.strip().casefold(): column for column in reversed(header)}
     for name in usual:
@@ -176,7 +188,7 @@ def _column(source: ClipTable, what: str, named: str | None, usual: Sequence[str
     raise InputError(f"no column of {what}s was found", where=str(source.table),
                      allowed=f"its columns: {_some(header)}; found by itself: "
                              f"{', '.join(usual)}",
-                     hint=f"Name the column: --{what}-column NAME")
+                     hint=f"Name the column: {option(f'{what}-column', 'NAME')}")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -194,7 +206,7 @@ def _label_columns(source: ClipTable, header: Sequence[str]) -> list[str]:
                for one in map(str.strip, named.split(","))]
     names = Counter(map(normalised, columns))
     if twice := [name for name, count in names.items() if count > 1]:
-        raise InputError(f"names the column '{twice[0]}' twice", where="--label-column",
+        raise InputError(f"names the column '{twice[0]}' twice", where=option("label-column"),
                          allowed="each column of labels once")
     return columns
 
@@ -204,7 +216,8 @@ def _fold_column(source: ClipTable, header: Sequence[str]) -> str | None:
     if source.fold_column is not None:
         if source.folds is not None:
             raise InputError("a column of folds and a number of folds to make cannot be combined",
-                             where="--fold-column, --folds", hint="Give one of them.")
+                             where=f"{option('fold-column')}, {folds_option()}",
+                             hint="Give one of them.")
         return _column(source, "fold", source.fold_column, (), header)
     if source.folds is not None:
         return None
@@ -216,7 +229,7 @@ def _split_column(source: ClipTable, header: Sequence[str]) -> str | None:
     if source.split_column is None:
         return None
     if source.fold_column is not None or source.folds is not None:
-        other = "--folds" if source.fold_column is None else "--fold-column"
-        raise InputError("a split and folds cannot be combined", where=f"--split-column, {other}",
-                         hint="Give one of them.")
+        other = folds_option() if source.fold_column is None else option("fold-column")
+        raise InputError("a split and folds cannot be combined",
+                         where=f"{option('split-column')}, {other}", hint="Give one of them.")
     return _column(source, "split", source.split_column, (), header)

@@ -23,6 +23,7 @@ from l3hpc.datasets.clip_columns import (
     Columns,
     find_columns,
     find_file_column,
+    folds_option,
     read_header,
 )
 from l3hpc.datasets.corpus import AUDIO_SUFFIXES
@@ -35,7 +36,7 @@ from l3hpc.datasets.labelled import (
     LabelledDataset,
     listed,
 )
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option, setting
 from l3hpc.io.files import refuse_unreadable
 from l3hpc.io.values import count_of, normalised
 
@@ -72,7 +73,7 @@ def read_files(source: ClipTable) -> list[str]:
     if not source.folder.is_dir():
         raise InputError("no such folder of audio", where=str(source.folder),
                          allowed=f"the folder with the files of {source.table.name}",
-                         hint="Name it: --audio DIR")
+                         hint=f"Name it: {option('audio', 'DIR')}")
     names = [name for name, _, _ in _rows(source, column)]
     return list(_located(source, names).values())
 
@@ -174,7 +175,7 @@ def _fold_notes(source: ClipTable, header: Sequence[str], columns: Columns, rows
         unused = next((column for column in header
                        if {TRAIN, TEST} <= set(_parts(column, rows)) <= set(PART_NAMES)), None)
         if unused:
-            notes.append(f"the split of {unused!r} is not used (--split-column {unused})")
+            notes.append(f"the split of {unused!r} is not used ({option('split-column', unused)})")
         return notes
     notes = [f"folds of {fold!r}" if split is None else f"split of {split!r}: {_part_sizes(clips)}"]
     # stated folds stay as they are, but what is learned of a group may be tested on it
@@ -194,7 +195,7 @@ def _rows(source: ClipTable, column: str) -> Iterator[_Row]:
         if not name or outside or ".." in path.parts or name in (".", "/"):
             raise InputError(f"'{name}' is not a file below the folder of audio", where=where,
                              allowed=f"paths below {source.folder}",
-                             hint="Name the folder: --audio DIR")
+                             hint=f"Name the folder: {option('audio', 'DIR')}")
 
     return listed(source.table, "table of clips", [column], column, check)
 
@@ -283,7 +284,7 @@ def _separator(source: ClipTable, cells: Sequence[str], column: str) -> str | No
     stated = source.label_separator
     if stated is not None:
         if not stated:
-            raise InputError("the separator of labels is empty", where="--label-separator",
+            raise InputError("the separator of labels is empty", where=option("label-separator"),
                              allowed=f"one or more characters, or {ONE_LABEL}")
         return None if stated == ONE_LABEL else stated
     for separator in SEPARATORS:
@@ -293,7 +294,8 @@ def _separator(source: ClipTable, cells: Sequence[str], column: str) -> str | No
     if comma is not None:
         raise InputError(f"'{comma}' in the column '{column}' may be one label or several",
                          where=str(source.table), allowed="a separator, or none",
-                         hint=f"Several: --label-separator ,   one: --label-separator {ONE_LABEL}")
+                         hint=f"Several: {option('label-separator', ',')}   one: "
+                              + option("label-separator", ONE_LABEL))
     return None
 
 
@@ -310,7 +312,7 @@ def _stated_folds(source: ClipTable, column: str, rows: Sequence[_Row]
     _refuse_rows(f"{{n}} of {{total}} clips have an unknown fold in the column '{column}'", source,
                  rows, [index for index, one in enumerate(valid) if one is None],
                  allowed="a whole number for every clip",
-                 hint="Correct the table, or have folds made: --folds 5", cells=cells)
+                 hint=f"Correct the table, or have folds made: {folds_option(5)}", cells=cells)
     return [int(one[1]) for one in valid if one is not None]
 
 
@@ -366,18 +368,19 @@ def _made_folds(source: ClipTable, labels: Sequence[tuple[int, ...]],
     strata = tuple(min(own, key=lambda label: (often[label], label)) for own in labels)
     if groups is not None and (most := len(set(groups))) < count:
         # with two folds, none is left to validate on
-        fewer = "--folds N" if most > 2 else "--folds 2 --set folds.valid_fold=false"
+        fewer = folds_option("N") if most > 2 else \
+            f"{folds_option(2)} {setting('folds.valid_fold', 'false')}"
         raise InputError(
             f"{count_of(most, 'group is', 'groups are')} too few for {count} folds",
             where=str(source.table),
             allowed=f"2 to {most} folds" if most > 2 else "at least two groups" if most < 2
             else "2 folds",
-            hint=f"Use fewer ({fewer}), or another --group-column." if most > 1
-            else "Name another --group-column, or leave it out.")
+            hint=f"Use fewer ({fewer}), or another {option('group-column')}." if most > 1
+            else f"Name another {option('group-column')}, or leave it out.")
     if max(Counter(strata).values()) < count:
         raise InputError(f"no class has as many as {count} clips", where=str(source.table),
                          allowed="at least one class with a clip for every fold",
-                         hint="Use fewer folds: --folds N")
+                         hint=f"Use fewer folds: {folds_option('N')}")
     return list(_stratified(strata, None if groups is None else tuple(groups), count, source.seed))
 
 
@@ -408,7 +411,8 @@ def _refuse_rare(dataset: LabelledDataset) -> None:
     where = str(dataset.table)
     if len(clips) < 2:
         raise InputError(f"has a single class: '{dataset.classes[0]}'", where=where,
-                         allowed="two classes or more", hint="Is it the right --label-column?")
+                         allowed="two classes or more",
+                         hint=f"Is it the right {option('label-column')}?")
     hint = "Remove or merge these classes in the table."
     refused = [
         ("one clip", [own for own in clips.items() if len(own[1]) == 1],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from l3hpc.arrays.rows import block_rows
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, nearest, setting
 from l3hpc.io import hdf5, npz
 
 TEACHER_KEY = "l3_embedding"
@@ -353,8 +353,8 @@ def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], expected: str
         return usual
     raise InputError(f"holds several matrices: {', '.join(sorted(names))}", where=str(path),
                      allowed=f"one matrix, or one called '{usual}' among them",
-                     hint="To train on one of them: --set train.embedding_key=NAME. Otherwise "
-                          "rename or remove the others.")
+                     hint=f"To train on one of them: {setting('train.embedding_key', 'NAME')}. "
+                          "Otherwise rename or remove the others.")
 
 
 def _decode_attribute(value: object) -> Any:

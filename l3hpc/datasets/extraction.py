@@ -29,7 +29,7 @@ from l3hpc.console.progress import Progress, doing
 from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.extraction_blocks import Block, BlocksOnDisk
 from l3hpc.datasets.windows import Piece, read_pieces, window_count
-from l3hpc.errors import L3hpcError, command_line, repair_and_repeat
+from l3hpc.errors import L3hpcError, command_line, repair_and_repeat, setting
 from l3hpc.io.files import digest, write_text
 from l3hpc.io.npz import read_npz
 from l3hpc.io.values import count_of, in_number
@@ -376,8 +376,8 @@ class Extraction:
             f"{len(skipped)} of {len(self.recordings)} recordings cannot be used{unread}: "
             f"{', '.join(names)}{more}",
             where=str(self.folder),
-            allowed=f"at most {self.max_failed:.0%} may be unusable ({self.settings[0]}), and not "
-                    "all",
+            allowed=f"at most {self.max_failed:.0%} may be unusable ({setting(self.settings[0])}), "
+                    "and not all",
             hint=repair_and_repeat(self.settings, find))
 
     # result -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from l3hpc.datasets.corpus import Recording
 from l3hpc.datasets.embedding_file import EmbeddingFile
 from l3hpc.datasets.extraction import Extraction
 from l3hpc.datasets.windows import Piece, evenly_spaced, window_count
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, setting
 from l3hpc.io import hdf5, npz
 from l3hpc.io.files import digest, walk_files
 
@@ -209,8 +209,8 @@ class PrecomputedEmbeddings:
             raise InputError(
                 f"{_some(names, recordings, 'files do not match their recordings')}; "
                 f"the first {first.message}", where=str(self.folder), allowed=first.allowed,
-                hint="Set the hop of the embeddings: --set extract.hop=SECONDS; and, where times "
-                     "are starts of windows, --set extract.center=false")
+                hint=f"Set the hop of the embeddings: {setting('extract.hop', 'SECONDS')}; and, "
+                     f"where times are starts of windows, {setting('extract.center', 'false')}")
 
 
 class PrecomputedExtraction(Extraction):

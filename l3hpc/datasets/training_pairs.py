@@ -24,7 +24,7 @@ from l3hpc.datasets.embeddings import (
     parse_key,
     refuse_missing_audio,
 )
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, option, setting
 
 TRAIN, VALIDATE = "train", "validate"
 COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
@@ -277,7 +277,8 @@ def find_pairs(
     if key is None and reduced and source.key == TEACHER_KEY:
         raise InputError(f"holds '{TEACHER_KEY}' and {', '.join(reduced)}",
                          where=str(source.parts[0].path), allowed="one matrix to learn",
-                         hint=f"Choose one: --set train.embedding_key='{reduced[0]}'")
+                         hint="Choose one: "
+                              + setting("train.embedding_key", f"'{reduced[0]}'"))
     rows = open_source(extract) if extract is not None and targets is not None else source
     # artifacts name recording and time of each row; published files have rows in the same order
     if extract is not None and rows.kind == "artifact" and source.kind == "artifact":
@@ -286,7 +287,7 @@ def find_pairs(
         holder = next((one for one in (source, rows) if one.parts[0].audio_shape), None)
         if holder is None:
             raise InputError("holds no audio beside the embeddings", where=str(target_folder),
-                             hint="Name the folder of audio: --audio-dir FOLDER")
+                             hint=f"Name the folder of audio: {option('audio-dir', 'FOLDER')}")
         audio = holder.path if holder.path.is_dir() else holder.path.parent
     return published_pairs(audio, source)
 

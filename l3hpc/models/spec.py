@@ -17,7 +17,7 @@ from l3hpc.audio.conventions import letter_of
 from l3hpc.audio.framing import window_samples
 from l3hpc.audio.frontends import Frontend
 from l3hpc.audio.mels import format_bands, max_mels_without_empty
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option
 
 L3_FILTERS = (64, 64, 128, 128, 256, 256, 512, 512)
 DEPTHS = (8, 7, 6, 5)  # convolutions
@@ -269,8 +269,9 @@ def student_filters(emb_dim: int, width: float | None = None) -> tuple[int, ...]
     """
     if width is None and emb_dim > L3_FILTERS[-1]:
         raise InputError(f"no published student has embeddings of length {emb_dim}",
-                         where="--emb-dim", allowed="at most 512, or any length with --width",
-                         hint="state the width, for example: --width 1")
+                         where=option("emb-dim"),
+                         allowed=f"at most 512, or any length with {option('width')}",
+                         hint=f"state the width, for example: {option('width', 1)}")
     if width is None:
         width = 0.5 if emb_dim <= 256 else 1.0
     return (*(max(1, round(width * count)) for count in L3_FILTERS[:6]), emb_dim, emb_dim)
@@ -348,38 +349,38 @@ def check_student(rate: int, n_mels: int, hop: int, n_dft: int, fmax: float | No
         skip samples); fmax above half the rate; mel bands without a DFT bin; a spectrogram too
         small for three poolings; or an embedding length that does not follow from the filters.
     """
-    def refuse(option: str, message: str, allowed: str) -> None:
-        raise InputError(message, where=option, allowed=allowed)
+    def refuse(name: str, message: str, allowed: str) -> None:
+        raise InputError(message, where=option(name), allowed=allowed)
 
     if rate < 1000:
-        refuse("--asr", f"a sample rate of {rate} Hz is too low for audio", "at least 1000 Hz")
+        refuse("asr", f"a sample rate of {rate} Hz is too low for audio", "at least 1000 Hz")
     # in this order, because each is only defined where those before it are allowed
     samples = window_samples(window_s, rate)
     if n_dft < 2 or n_dft % 2 or n_dft > samples:
         frame = "a one-second frame" if window_s == 1 else f"a frame of {window_s:g} s"
-        refuse("--dft", f"a DFT of {n_dft} samples does not fit {frame} at {rate} Hz",
+        refuse("dft", f"a DFT of {n_dft} samples does not fit {frame} at {rate} Hz",
                f"an even number of samples from 2 to {samples - samples % 2}")
     if hop < 1 or hop > n_dft:
-        refuse("--hop", f"a hop of {hop} samples does not fit a DFT of {n_dft}: "
+        refuse("hop", f"a hop of {hop} samples does not fit a DFT of {n_dft}: "
                + ("it would skip samples" if hop > n_dft else "it would never advance"),
                f"1 to {n_dft} samples")
     if fmax is not None and not 0 < fmax <= rate / 2:
-        refuse("--fmax", f"fmax {fmax:g} Hz is above half the sample rate of {rate} Hz",
+        refuse("fmax", f"fmax {fmax:g} Hz is above half the sample rate of {rate} Hz",
                f"above 0 and at most {rate / 2:g} Hz")
     if n_mels < 8:
-        refuse("--mels", f"{n_mels} mel bands are too few for three 2x2 poolings", "at least 8")
+        refuse("mels", f"{n_mels} mel bands are too few for three 2x2 poolings", "at least 8")
     frontend = Frontend(rate, n_dft, hop, n_mels, fmax, window_s=window_s)
     _check_bands(frontend)
     if frontend.shape[1] < 8:
-        refuse("--hop", f"a hop of {hop} samples gives {frontend.shape[1]} spectra per "
+        refuse("hop", f"a hop of {hop} samples gives {frontend.shape[1]} spectra per "
                f"{'second' if window_s == 1 else 'window'}, too few for three 2x2 poolings",
                f"at most {(samples - 1) // 7} samples")
     chosen = tuple(filters) if filters is not None else student_filters(emb_dim)
     if len(chosen) != 8 or min(chosen) < 1:
-        refuse("--filters", f"invalid filters: {list(chosen)}",
+        refuse("filters", f"invalid filters: {list(chosen)}",
                "eight positive numbers, one per convolution")
     if chosen[-1] != emb_dim:
-        refuse("--emb-dim", f"the last convolution has {chosen[-1]} filters, so the embedding has "
+        refuse("emb-dim", f"the last convolution has {chosen[-1]} filters, so the embedding has "
                f"length {chosen[-1]}, not {emb_dim}", f"{chosen[-1]}, or other filters")
 
 
@@ -466,9 +467,9 @@ def _check_bands(frontend: Frontend) -> None:
         longer *= 2
         fits = max_mels_without_empty(rate, longer, fmax)
         if fits >= (mels or 0):
-            remedy = f", or a longer DFT (--dft {longer} supports {fits})"
+            remedy = f", or a longer DFT ({option('dft', longer)} supports {fits})"
     raise InputError(
-        f"--mels {mels} leaves {len(empty)} of {mels} mel bands empty at {rate} Hz with a DFT of "
-        f"{n_dft} (bins are {rate / n_dft:.1f} Hz apart).",
+        f"{option('mels', mels)} leaves {len(empty)} of {mels} mel bands empty at {rate} Hz with a "
+        f"DFT of {n_dft} (bins are {rate / n_dft:.1f} Hz apart).",
         allowed=f"Use at most {max_mels_without_empty(rate, n_dft, fmax)} mels{remedy}.",
         hint=f"Empty (of 0 to {frontend.bands - 1}): {format_bands(empty)}.")

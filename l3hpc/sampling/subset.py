@@ -27,7 +27,7 @@ from l3hpc.arrays.rows import (
 from l3hpc.console.progress import Progress
 from l3hpc.datasets.embedding_file import EmbeddingFile
 from l3hpc.datasets.embeddings import EmbeddingSource
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option
 from l3hpc.io.files import digest
 from l3hpc.sampling.selection import Selection, relative_loudness, select, time_frames
 
@@ -247,7 +247,7 @@ def select_frames(
             raise InputError(f"sampling method {method!r} needs the loudness of every row",
                              where=str(corpus.source.path),
                              allowed="dpp-div and random do not need it",
-                             hint="Use --sampling dpp-div")
+                             hint=f"Use {option('sampling', 'dpp-div', sets='method')}")
         relevance = relative_loudness(levels, timestamps, timezone)
     progress.start(f"sampling {sensor}", total=len(frames), unit=f"{timescale}s")
     selections = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, setting
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
@@ -258,7 +258,8 @@ def _check_teacher(params: AvcTrainParams, pairs: AvcPairsParams | None) -> None
         for name in ("temperature", "soft_weight"):
             if getattr(params, name) != type(params).model_fields[name].default:
                 raise InputError(f"{name} is set, but there is no teacher",
-                                 where=f"avc_train.{name}", allowed="with avc_train.teacher")
+                                 where=f"avc_train.{name}",
+                                 allowed=f"with {setting('avc_train.teacher')}")
         return
     audio, vision = describe_avc(params.teacher)
     if pairs is not None and (pairs.size != vision.size or pairs.rate < audio.rate):
@@ -266,7 +267,8 @@ def _check_teacher(params: AvcTrainParams, pairs: AvcPairsParams | None) -> None
             f"{params.teacher.name} was trained on images of {vision.size} pixels and sound of "
             f"{audio.rate} Hz, not of {pairs.size} pixels and {pairs.rate} Hz",
             where="avc_train.teacher",
-            allowed=f"avc_pairs.size={vision.size} and avc_pairs.rate from {audio.rate}")
+            allowed=f"{setting('avc_pairs.size')}={vision.size} and "
+                    f"{setting('avc_pairs.rate')} from {audio.rate}")
 
 
 def join(train: Batches, validate: Batches) -> tuple[Batches, tuple[Any, Any]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option, setting
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
@@ -63,7 +63,7 @@ class Classify(Step[ClassifyParams]):
             if params.oversample == "none" and getattr(params, name) != \
                     params.value_if_left_out(name):
                 raise InputError("has no effect without oversample", where=f"classify.{name}",
-                                 hint="Add --oversample mlsmote or lssmote.")
+                                 hint=f"Add {option('oversample', 'mlsmote')} or lssmote.")
         student, embed = Train().params_in(plan), Embed().params_in(plan)
         if params.phi is not None:
             _check_components(params, _description(params.phi).out_dim)
@@ -75,10 +75,11 @@ class Classify(Step[ClassifyParams]):
             return
         if embed.student is None:
             raise InputError("φ reduces the embeddings of its teacher, not those of a student",
-                             where="classify.phi", hint="Use --teacher, or leave out --phi.")
+                             where="classify.phi",
+                             hint=f"Use --teacher, or leave out {option('phi')}.")
         network = network_identity(embed.student, embed)
         with _other_teacher():
-            _description(params.phi).check(network["dim"], network, where=f"--phi {params.phi}")
+            _description(params.phi).check(network["dim"], network, where=option("phi", params.phi))
 
     def check_embeddings(self, params: ClassifyParams, source: str, available: Collection[str],
                          folder: Path, length: Callable[[str | None], int | None]) -> None:
@@ -273,7 +274,7 @@ def _other_teacher() -> Iterator[None]:
         yield
     except InputError as error:
         error.hint = ("Name the teacher on whose embeddings φ was fitted (--weights PATH), or "
-                      "another φ (--phi RUN).")
+                      f"another φ ({option('phi', 'RUN')}).")
         raise
 
 
@@ -308,7 +309,7 @@ def label_files(params: Any, step: str) -> tuple[Path, Path]:
         if path is None:
             raise InputError(
                 f"needs {name}", where=f"{step}.{name}",
-                hint=f"Use --sonyc-ust FOLDER, or --set {step}.{name}=FILE")
+                hint=f"Use {option('sonyc-ust', 'FOLDER')}, or {setting(f'{step}.{name}', 'FILE')}")
         if not path.is_file():
             raise InputError(f"no such file {path}", where=f"{step}.{name}")
     assert files["annotations"] is not None and files["taxonomy"] is not None
@@ -319,7 +320,7 @@ def _check_components(params: ClassifyParams, dim: int | None) -> None:
     """Refuse more components than the embeddings have dimensions, where these are known."""
     if dim is not None and params.pca_components is not None and params.pca_components > dim:
         raise InputError(f"the embeddings have {dim} dimensions.",
-                         where=f"--pca-components {params.pca_components}",
+                         where=option("pca-components", params.pca_components),
                          allowed=f"Use at most {dim}.")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, setting
 from l3hpc.steps.base import Params, absolute
 from l3hpc.steps.params import LEAST, MAX_BATCH, MAX_SEED, MOST
 
@@ -153,24 +153,25 @@ def check_network(params: ClassifyParams, annotations: Path, taxonomy: Path) -> 
     if params.model == "framewise" and not params.autopool_constraint:
         raise InputError("a framewise classifier has no AutoPool",
                          where="classify.autopool_constraint",
-                         hint="Use --set classify.model=mil, or --set "
-                              "classify.autopool_constraint=true")
+                         hint=f"Use {setting('classify.model', 'mil')}, or "
+                              f"{setting('classify.autopool_constraint', 'true')}")
     if params.model == "framewise" and params.optimizer == "lbfgs" and not params.standardize:
         raise InputError("L-BFGS has no batches by which a framewise classifier normalises its "
                          "input", where="classify.standardize",
-                         hint="Use --set classify.standardize=true")
+                         hint=f"Use {setting('classify.standardize', 'true')}")
     if not params.hidden_layers and params.hidden_size != params.value_if_left_out("hidden_size"):
         raise InputError("has no effect without hidden layers", where="classify.hidden_size",
-                         hint="Add --set classify.hidden_layers=1")
+                         hint=f"Add {setting('classify.hidden_layers', 1)}")
     default = params.value_if_left_out("cooccurrence_loss_factor")
     if params.cooccurrence_loss_factor != default and not params.cooccurrence_loss:
         raise InputError("has no effect without cooccurrence_loss",
                          where="classify.cooccurrence_loss_factor",
-                         hint="Add --set classify.cooccurrence_loss=true")
+                         hint=f"Add {setting('classify.cooccurrence_loss', 'true')}")
     if (params.optimizer == "lbfgs"
             and params.learning_rate != params.value_if_left_out("learning_rate")):
         raise InputError("L-BFGS has no learning rate", where="classify.learning_rate",
-                         hint="Leave learning_rate out, or use --set classify.optimizer=adam")
+                         hint="Leave learning_rate out, or use "
+                              + setting("classify.optimizer", "adam"))
     # a synthetic clip is mixed of two, which may have two sensors and two distances
     for name in ("sensor_factor", "proximity_factor"):
         if getattr(params, name) and params.oversample != "none":

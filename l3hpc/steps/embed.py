@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, option, setting
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, Output, PlanParams, Results, Shard, Step, Upstream, absolute
 from l3hpc.steps.extract import (
@@ -112,14 +112,16 @@ class Embed(Step[EmbedParams]):
         if params.clips is not None and len(missing) > params.max_failed * len(recordings):
             raise InputError(f"{len(missing):,} of {len(recordings):,} clips have no audio: "
                              f"{missing[0]}" + " …" * (len(missing) > 1), where=str(params.clips),
-                             allowed=f"at most {params.max_failed:.0%} (embed.max_failed)",
+                             allowed=f"at most {params.max_failed:.0%} "
+                                     f"({setting('embed.max_failed')})",
                              hint=f"What is missing: {command_line('data', 'check', params.clips)}")
         if params.table is not None and missing:
             raise InputError(
                 f"{len(missing):,} of {len(recordings):,} clips have no audio: "
                 f"{', '.join(missing[:3])}" + ", …" * (len(missing) > 3), where=str(params.table),
                 allowed=f"files below {_source(params)[0]}",
-                hint="Name the folder (--audio DIR), or remove these rows from the table.")
+                hint=f"Name the folder ({option('audio', 'DIR')}), or remove these rows from the "
+                     "table.")
         size = params.files_per_task or len(recordings)
         ranges = ranges_from(recordings, params)
         return [{"recordings": [one.as_json() for one in recordings[first:first + size]], **ranges}
@@ -169,18 +171,18 @@ def _check_source(params: EmbedParams) -> None:
     if "table" in given:
         given.discard("audio")
     if len(given) != 1:
-        several = " and ".join(f"embed.{source}" for source in SOURCES if source in given)
+        several = " and ".join(setting(f"embed.{source}") for source in SOURCES if source in given)
         raise InputError(
             f"{several} are both set" if given else "embed has no recordings",
-            allowed="exactly one of --table FILE (submit clips), --sonyc-ust FOLDER (downstream), "
-                    "--us8k or --esc50 FOLDER, --set embed.clips=FOLDER and "
-                    "--set embed.audio=FOLDER")
+            allowed=f"exactly one of {option('table', 'FILE')} (submit clips), "
+                    f"{option('sonyc-ust', 'FOLDER')} (downstream), --us8k or --esc50 FOLDER, "
+                    f"{setting('embed.clips', 'FOLDER')} and {setting('embed.audio', 'FOLDER')}")
     if params.subset != "all" and params.clips is None:
         raise InputError("subset needs clips, which are not set", where="embed.subset",
-                         hint="--set embed.clips=FOLDER")
+                         hint=setting("embed.clips", "FOLDER"))
     if params.file_column is not None and params.table is None:
         raise InputError("file_column needs a table, which is not set", where="embed.file_column",
-                         hint="--table FILE, or --set embed.table=FILE")
+                         hint=f"{option('table', 'FILE')}, or {setting('embed.table', 'FILE')}")
 
 
 def _recordings(params: EmbedParams) -> list[Recording]:
@@ -266,7 +268,7 @@ def student_file(folder: Path | None) -> Path:
     raise InputError(f"contains no {BEST_STUDENT}" if folder else "no student is given",
                      where=str(folder) if folder else "embed.student",
                      hint=f"Train one ({command_line('submit', 'upstream')}), or name its file: "
-                          "--set embed.student=FILE")
+                          + setting("embed.student", "FILE"))
 
 
 def _settings(params: EmbedParams) -> tuple[str, ...]:

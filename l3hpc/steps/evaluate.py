@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, setting
 from l3hpc.io.files import digest_file
 from l3hpc.steps.base import Input, Params, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.classify import label_files
@@ -244,7 +244,7 @@ def classifiers(params: EvaluateParams, classified: Path | None, taxonomy: Taxon
         return [Classifier({}, [(params.split, levels, params.predictions)])]
     if classified is None:
         raise InputError("no predictions to evaluate", where="evaluate.predictions",
-                         hint="Use --set evaluate.predictions=FILE")
+                         hint=f"Use {setting('evaluate.predictions', 'FILE')}")
     found: list[Classifier] = []
     for folder in task_folders(classified) or [classified / "0000"]:
         files = predicted_files(folder)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from l3hpc.errors import InputError, L3hpcError, Lines, command_line
+from l3hpc.errors import InputError, L3hpcError, Lines, command_line, option, setting
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, absolute
 from l3hpc.steps.params import LEAST, MAX_BATCH, MAX_SEED, MOST
@@ -130,8 +130,9 @@ def dataset(params: ClipDataParams) -> LabelledDataset:
     """
     if (params.clips is None) == (params.table is None):
         raise InputError("folds needs either a folder of UrbanSound8K or ESC-50, or a table of "
-                         "clips", where="folds.clips, folds.table",
-                         hint="Use --table FILE (submit clips), or --set folds.clips=FOLDER")
+                         "clips", where=f"{setting('folds.clips')}, {setting('folds.table')}",
+                         hint=f"Use {option('table', 'FILE')} (submit clips), or "
+                              f"{setting('folds.clips', 'FOLDER')}")
     if params.clips is not None:
         from l3hpc.datasets.labelled import read_labelled
 
@@ -191,9 +192,11 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
     InputError
         With the fold, and how to go on.
     """
+    from l3hpc.datasets.clip_columns import folds_option
     from l3hpc.datasets.labelled import VALIDATE
 
     folds, small = data.folds, data.small_folds()
+    accept, no_part = setting("folds.partial", "true"), setting("folds.valid_fold", "false")
     if small and not partial:
         count = sum(clip.fold == small[0] for clip in data.clips)
         lists = f"lists {count or 'no'} clip{'s' * (count != 1)} of fold {small[0]}: "
@@ -202,27 +205,25 @@ def check_folds(params: ClipDataParams, data: LabelledDataset, *, partial: bool,
             raise InputError(
                 f"{lists}a fold has {len(data.clips) / len(folds):,.0f} on average",
                 where=str(data.table), allowed="folds of about the same size",
-                hint="Correct the table, or have other folds made: --folds N. To score these "
-                     "folds as they are: --set folds.partial=true")
+                hint=f"Correct the table, or have other folds made: {folds_option('N')}. To "
+                     f"score these folds as they are: {accept}")
         raise InputError(
             f"{lists}{data.part} of {data.kind}", where=str(data.table),
             allowed=f"clips of all {data.published[0]} folds",
-            hint="Get what is missing. To score this part, labelled as such: "
-                 "--set folds.partial=true")
+            hint=f"Get what is missing. To score this part, labelled as such: {accept}")
     if data.has_split:
         if least == 3 and VALIDATE not in folds:
             raise InputError(
                 "has no clips to validate on", where=str(data.table),
                 allowed=f"clips of the part validate in the column '{params.split_column}'",
-                hint="To take 15% of the training clips: --set folds.valid_fold=false")
+                hint=f"To take 15% of the training clips: {no_part}")
         return
     if len(folds) < least:
         raise InputError(f"has clips of {count_of(len(folds), 'fold')}",
                          where=str(params.clips or data.table),
-                         allowed=f"{least} or more "
-                                 f"(valid_fold: {str(least == 3).lower()})",
+                         allowed=f"{least} or more (valid_fold: {str(least == 3).lower()})",
                          hint="With two folds, take validation clips from the training fold: "
-                              "--set folds.valid_fold=false" if len(folds) == 2 else None)
+                              + no_part if len(folds) == 2 else None)
 
 
 def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collection[str],
@@ -256,9 +257,9 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
         text += " …" if len(missing) > 1 else ""
         if len(missing) > max_missing * len(data.clips):
             raise L3hpcError(text, where=str(embeddings),
-                             allowed=f"at most {max_missing:.0%} (folds.max_missing)",
+                             allowed=f"at most {max_missing:.0%} ({setting('folds.max_missing')})",
                              hint=Lines(why, "Repair them and submit again, or allow more: "
-                                             "--set folds.max_missing=0.5"))
+                                             + setting("folds.max_missing", 0.5)))
         task.progress.note(f"{text}; they are neither trained on nor scored")
     present = set(files)
     # few clips of all may still be most clips of one fold
@@ -271,8 +272,8 @@ def check_embedded(params: ClipDataParams, data: LabelledDataset, files: Collect
             "embedding", where=str(embeddings),
             allowed=f"at least half of the clips of every {'part' if data.has_split else 'fold'}",
             hint=f"{why}." if data.has_split else
-                 f"{why}. To leave folds out, take their rows out of the table and --set "
-                 "folds.partial=true")
+                 f"{why}. To leave folds out, take their rows out of the table and "
+                 + setting("folds.partial", "true"))
 
 
 def score_columns(classes: Sequence[str]) -> list[str]:

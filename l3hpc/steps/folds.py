@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, option, setting
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, LedgerTab, Params, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.embed import Embed
@@ -87,16 +87,19 @@ class Folds(Step[FoldsParams]):
             raise InputError(
                 f"{params.model} does not learn clips with "
                 f"{'several labels' if data.several else 'one label each'}",
-                where=str(data.table), allowed=f"folds.model: {', '.join(_learners(data))}",
-                hint=f"Use --learner {_learners(data)[0]}" + (
-                    ". If a cell is one label: --label-separator none" if data.several else ""))
+                where=str(data.table),
+                allowed=f"{setting('folds.model')}: {', '.join(_learners(data))}",
+                hint=f"Use {option('learner', _learners(data)[0], sets='model')}" + (
+                    f". If a cell is one label: {option('label-separator', 'none')}"
+                    if data.several else ""))
         # Only few recordings can fail to be divided; dividing many takes seconds.
         if not params.valid_fold and len({clip.source for clip in data.clips}) <= 100:
             _check_divided(params, data)
         embed = Embed().params_in(plan)
         if params.subset == "all" and embed is not None and embed.subset != "all":
-            raise InputError("only the clips of a subset are embedded", where="folds.subset",
-                             hint=f"--subset {embed.subset} sets both")
+            raise InputError("only the clips of a subset are embedded",
+                             where="folds.subset",
+                             hint=f"{option('subset', embed.subset)} sets both")
 
     def describe(self, params: FoldsParams, plan: PlanParams) -> str:
         """``mlp on framewise features, 9 candidates, validated on the fold before``."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, report_damage
+from l3hpc.errors import InputError, report_damage, setting
 from l3hpc.io.files import RESULT, read_json, task_folders
 
 
@@ -121,8 +121,9 @@ def check_gpus(precision: str, gpus: int, step: str) -> None:
         raise InputError(f"int8 runs on the CPU, and each task of {step} requests "
                          f"{gpus} GPU{'s' * (gpus > 1)}", where=f"{step}.precision",
                          allowed="float32, tf32 or bfloat16 on a GPU",
-                         hint=f"or, for int8, request no GPU: --set {step}.gpus=0")
+                         hint=f"or, for int8, request no GPU: {setting(f'{step}.gpus', 0)}")
     if precision == "tf32" and not gpus:
         raise InputError(f"tf32 needs a GPU, and the tasks of {step} request none",
-                         where=f"{step}.precision", allowed="float32 or bfloat16 on the CPU",
-                         hint=f"or, for tf32, request a GPU: --set {step}.gpus=1")
+                         where=f"{step}.precision",
+                         allowed="float32 or bfloat16 on the CPU",
+                         hint=f"or, for tf32, request a GPU: {setting(f'{step}.gpus', 1)}")

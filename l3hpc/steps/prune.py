@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from l3hpc.compression import plans
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, option, setting
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.networks import label_of
@@ -107,7 +107,7 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
         missing = "avc" if avc is None else "scenes"
         raise InputError("correspondence needs both a network and pairs",
                          where=f"{step}.{missing}",
-                         hint="--avc FILE --scenes FOLDER")
+                         hint=f"{option('avc', 'FILE')} {option('scenes', 'FOLDER')}")
     if avc is not None and not avc.is_file():
         raise InputError(f"no such file {avc}", where=f"{step}.avc",
                          allowed="a whole network that avc_train wrote")
@@ -144,7 +144,8 @@ def check_branch(spec: Any, avc: Path) -> None:
             f"the network ({spec.rate} Hz, {spec.n_mels} mels, '{spec.tail}' with {spec.head}) "
             f"cannot replace the audio branch of {avc.name} ({branch.rate} Hz, "
             f"{branch.n_mels} mels, '{branch.tail}' with {branch.head})", where=str(avc),
-            hint="use the teacher that was trained with it: --weights teacher.h5 of avc_train")
+            hint="use the teacher that was trained with it: "
+                 f"{option('weights', 'teacher.h5')} of avc_train")
 
 
 def digests(own: JudgeParams) -> dict[str, Any]:
@@ -370,9 +371,8 @@ def spec_after(own: PruneParams) -> Any:
         try:
             plans.parse_plan(plan, own.depth)
         except InputError as error:
-            raise InputError(error.message, where=f"prune.plans ({error.where})"
-                             if error.where else "prune.plans", allowed=error.allowed,
-                             hint=error.hint) from None
+            where = f" ({error.where})" if error.where else ""
+            raise error.replaced(where=setting("prune.plans") + where) from None
     if filters == spec.filters:
         return spec
     return replace(spec, filters=tuple(filters), emb_dim=filters[-1])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.errors import InputError, command_line, nearest, option, setting
 from l3hpc.installation import install_command
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import (
@@ -111,20 +111,22 @@ class Fit(Step[FitParams]):
             # A kernel PCA has as many directions as rows.
             if params.emb_dim > dim and not params.is_kernel_pca:
                 raise InputError(
-                    f"--emb-dim {params.emb_dim} is more than the teacher's {dim} dimensions.",
-                    allowed=f"Use at most --emb-dim {dim}.")
+                    f"{option('emb-dim', params.emb_dim)} is more than the teacher's {dim} "
+                    "dimensions.",
+                    allowed=f"Use at most {option('emb-dim', dim)}.")
         if subset is None:
             return
         if subset.samples < params.emb_dim:
             raise InputError(
-                f"--samples {subset.samples} is fewer than the {params.emb_dim} dimensions to "
-                "keep.",
-                allowed=f"Use at least --samples {params.emb_dim}, or a smaller --emb-dim.")
+                f"{option('samples', subset.samples)} is fewer than the {params.emb_dim} "
+                "dimensions to keep.",
+                allowed=f"Use at least {option('samples', params.emb_dim)}, or a smaller "
+                        f"{option('emb-dim')}.")
         if params.approx == "umap" and subset.samples <= params.n_neighbors:
             raise InputError(
-                f"--samples {subset.samples} is too few for {params.n_neighbors} neighbours.",
-                allowed=f"Use more than {params.n_neighbors} samples, "
-                        "or a smaller fit.n_neighbors.")
+                f"{option('samples', subset.samples)} is too few for {params.n_neighbors} "
+                "neighbours.", allowed=f"Use more than {params.n_neighbors} samples, or a smaller "
+                                       f"{setting('fit.n_neighbors')}.")
 
     def shards(self, params: FitParams, upstream: Upstream) -> list[Shard]:
         """One task, with the tasks of sample that have the rows of its sensor."""
@@ -141,8 +143,8 @@ class Fit(Step[FitParams]):
         if share < needed:
             raise InputError(
                 f"{share:,} rows are sampled of each sensor, and {needed:,} are needed",
-                where="--samples", allowed=f"at least {needed * len(sensors):,} for "
-                                           f"{len(sensors)} sensors, or a smaller --emb-dim")
+                where=option("samples"), allowed=f"at least {needed * len(sensors):,} for "
+                f"{len(sensors)} sensors, or a smaller {option('emb-dim')}")
         return [{"sensor": params.sensor, "tasks": tasks}]
 
     def choices(self, parameter: str, upstream: Upstream) -> Sequence[str]:
@@ -182,15 +184,15 @@ class Fit(Step[FitParams]):
         if params.approx != "none":
             if source.dim < params.emb_dim and not params.is_kernel_pca:
                 raise InputError(
-                    f"--emb-dim {params.emb_dim} is more than the {source.dim} dimensions of the "
-                    "rows", where=str(source.path), allowed=f"at most {source.dim}")
+                    f"{option('emb-dim', params.emb_dim)} is more than the {source.dim} dimensions "
+                    "of the rows", where=str(source.path), allowed=f"at most {source.dim}")
             if rows < params.emb_dim:
                 raise InputError(
                     f"the sample has {count_of(rows, 'row')}, fewer than the "
                     f"{params.emb_dim} dimensions to keep",
                     where=str(source.path),
-                    hint=f"Submit again with --emb-dim {rows} or less, with more recordings, or "
-                         "with more --samples.")
+                    hint=f"Submit again with {option('emb-dim', rows)} or less, with more "
+                         f"recordings, or with more {option('samples')}.")
         phi = _fit(params, source, rows, task)
         if phi.explained == 0:
             raise InputError(f"all {count_of(rows, 'row')} of the sample are equal: there is no "
@@ -228,8 +230,9 @@ class Fit(Step[FitParams]):
 def _check_kernel(params: FitParams) -> None:
     """Refuse settings of a kernel that the reduction does not have."""
     if params.kernel != "linear" and params.approx != "pca":
-        raise InputError(f"--approx {params.approx} has no kernel, but kernel is {params.kernel}.",
-                         where="fit.kernel", allowed="Use --approx pca, or leave out the kernel.")
+        raise InputError(f"{option('approx', params.approx)} has no kernel, but kernel is "
+                         f"{params.kernel}.", where="fit.kernel",
+                         allowed=f"Use {option('approx', 'pca')}, or leave out the kernel.")
     used = {"gamma", "landmarks"} if params.is_kernel_pca else set()
     if params.kernel == "poly":
         used |= {"degree", "coef0"}
@@ -237,11 +240,11 @@ def _check_kernel(params: FitParams) -> None:
         if getattr(params, name) != type(params).model_fields[name].default:
             raise InputError(f"{name} is set, but the kernel {params.kernel} does not use it.",
                              where=f"fit.{name}",
-                             allowed="degree and coef0: --kernel poly; gamma and landmarks: poly "
-                                     "or rbf.")
+                             allowed=f"degree and coef0: {option('kernel', 'poly')}; gamma and "
+                                     "landmarks: poly or rbf.")
     if params.is_kernel_pca and params.mode != "float64":
         raise InputError("kernel PCA is computed in float64 only.", where="fit.mode",
-                         allowed="float64, or --kernel linear")
+                         allowed=f"float64, or {option('kernel', 'linear')}")
     if params.is_kernel_pca and params.landmarks < params.emb_dim:
         raise InputError(f"{params.landmarks} landmarks cannot give {params.emb_dim} dimensions.",
                          where="fit.landmarks", allowed=f"at least {params.emb_dim}")

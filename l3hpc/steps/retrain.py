@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option
 from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.extract import Extract
@@ -161,7 +161,8 @@ class Distill(Step[DistillParams]):
         if target not in (None, dim):
             raise InputError(
                 f"the compressed network gives {dim} values, its target {target}", where="distill",
-                hint=f"use φ(teacher) as the target: --approx pca --emb-dim {dim}")
+                hint="use φ(teacher) as the target: "
+                     f"{option('approx', 'pca')} {option('emb-dim', dim)}")
 
     def shards(self, params: DistillParams, upstream: Upstream) -> list[Shard]:
         """One task per network of prune."""
@@ -193,8 +194,8 @@ class Distill(Step[DistillParams]):
         if pairs.dim != network.spec.dim:
             raise InputError(f"the targets have {pairs.dim} dimensions, the network "
                              f"{network.spec.dim}", where=pairs.key,
-                             hint="reduce them first: --approx pca --emb-dim "
-                                  f"{network.spec.dim}")
+                             hint=f"reduce them first: {option('approx', 'pca')} "
+                                  + option("emb-dim", network.spec.dim))
         rows = split_pairs(pairs, params.validation_share, params.seed)
         cache = prepare_cache(pairs, network.spec.frontend,
                               task.roomy("cache", cache_bytes(pairs, network.spec.frontend)),
@@ -355,7 +356,7 @@ def _complete(own: FinetuneParams) -> tuple[Path, Path]:
         if own.avc is not None or own.scenes is not None:
             prune.check_scenes(own.avc, own.scenes, "finetune")
         raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
-                         hint="--avc FILE --scenes FOLDER")
+                         hint=f"{option('avc', 'FILE')} {option('scenes', 'FOLDER')}")
     prune.check_scenes(own.avc, own.scenes, "finetune")
     return own.avc, own.scenes
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, option, setting
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Input, Output, PlanParams, ReportItem, Results, Step
 from l3hpc.steps.extract import Extract
@@ -158,20 +158,23 @@ class Train(Step[TrainParams]):
             if reduction.emb_dim != params.emb_dim:
                 raise InputError(
                     f"the student has {params.emb_dim} dimensions but φ gives {reduction.emb_dim}.",
-                    where="train.emb_dim", allowed="Set both with --emb-dim, or fit.emb_dim and "
-                                                   "train.emb_dim to one number.")
+                    where="train.emb_dim",
+                    allowed=f"Set both with {option('emb-dim')}, or {setting('fit.emb_dim')} and "
+                            f"{setting('train.emb_dim')} to one number.")
         elif teacher is not None:
             dim = teacher_dim(teacher.weights)
             if dim != params.emb_dim:
                 raise InputError(
-                    f"with --approx none the student needs the teacher's {dim} dimensions, "
-                    f"not {params.emb_dim}.", allowed=f"Use --emb-dim {dim}, or --approx pca.")
+                    f"with {option('approx', 'none')} the student needs the teacher's {dim} "
+                    f"dimensions, not {params.emb_dim}.",
+                    allowed=f"Use {option('emb-dim', dim)}, or {option('approx', 'pca')}.")
 
     def check_gpus(self, params: TrainParams, gpus: int) -> str:
         """Refuse tf32 without a GPU; note GPUs that PyTorch does not use."""
         check_gpus(params.precision, gpus, self.name)
         if params.engine == "torch" and gpus > 1:
-            return f"PyTorch trains on one GPU; {gpus - 1} of {gpus} would be idle (train.gpus)"
+            return f"PyTorch trains on one GPU; {gpus - 1} of {gpus} would be idle " \
+                   f"({setting('train.gpus')})"
         return ""
 
     def check_embeddings(self, params: TrainParams, source: str, available: Collection[str],
@@ -183,9 +186,9 @@ class Train(Step[TrainParams]):
         if source == target and dim not in (None, params.emb_dim):
             raise InputError(
                 f"the embeddings in {folder} have {dim} dimensions, "
-                f"the student {params.emb_dim}", where="--emb-dim",
-                hint=f"use --emb-dim {dim} to learn them as they are, or --from sample to reduce "
-                     "them")
+                f"the student {params.emb_dim}", where=option("emb-dim"),
+                hint=f"use {option('emb-dim', dim)} to learn them as they are, or --from sample to "
+                     "reduce them")
         if dim is not None and params.audio_dir is not None:
             from l3hpc.datasets.embeddings import open_source, refuse_missing_audio
 
@@ -248,7 +251,7 @@ class Train(Step[TrainParams]):
         spec = spec_of(params, params.window or pairs.window_s)
         if pairs.dim != spec.dim:
             raise InputError(f"the targets have {pairs.dim} dimensions, the student {spec.dim}",
-                             where=pairs.key, allowed=f"--emb-dim {pairs.dim}")
+                             where=pairs.key, allowed=option("emb-dim", pairs.dim))
         rows = split_pairs(pairs, params.validation_share, params.seed)
         folder = task.roomy("cache", cache_bytes(pairs, spec.frontend, params.cache))
         cache = prepare_cache(pairs, spec.frontend, folder, kind=params.cache,
@@ -323,11 +326,12 @@ def _check_engine(params: TrainParams) -> None:
     if params.engine == "tensorflow" and params.precision != "float32":
         raise InputError(f"the engine tensorflow does not train in {params.precision}",
                          where="train.precision", allowed="float32",
-                         hint="set train.engine to torch, or train.mixed_precision to true")
+                         hint=f"set {setting('train.engine')} to torch, or "
+                              f"{setting('train.mixed_precision')} to true")
     if params.engine == "torch" and params.mixed_precision:
         raise InputError("mixed_precision is a setting of the engine tensorflow",
                          where="train.mixed_precision",
-                         hint="for the engine torch, set train.precision to bfloat16")
+                         hint=f"for the engine torch, set {setting('train.precision')} to bfloat16")
 
 
 def _gpus(params: TrainParams, task: Task) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, option
 from l3hpc.io.files import digest_file
 from l3hpc.models import tflite, weights
 from l3hpc.teachers.base import Description, Options, Teacher
@@ -54,7 +54,7 @@ class L3Family:
 
 def _refuse_missing(name: str) -> None:
     if weights.untrained_seed(name) is None and not Path(name).exists():
-        raise InputError(f"no weight file {name}", where="--weights",
+        raise InputError(f"no weight file {name}", where=option("weights"),
                          allowed="a file of openl3, edgel3, Keras or l3hpc weights, or 'untrained'",
                          hint=f"See what a file holds: {command_line('doctor')}")
 

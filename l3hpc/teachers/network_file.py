@@ -16,7 +16,7 @@ import numpy as np
 
 from l3hpc.audio.files import to_float
 from l3hpc.audio.framing import window_samples
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, option
 from l3hpc.io.files import digest, digest_file
 from l3hpc.models.embedder import check_frames
 from l3hpc.teachers import keras_file, onnx_file, tflite_file
@@ -267,7 +267,7 @@ class NetworkTeacher:
 
 def _sidecar(path: Path) -> Sidecar:
     if not path.is_file():
-        raise InputError(f"no weight file {path}", where="--weights")
+        raise InputError(f"no weight file {path}", where=option("weights"))
     if not sidecar_path(path).is_file():
         raise InputError("does not say how audio becomes its input", where=str(path),
                          hint="describe it once: " + command_line(

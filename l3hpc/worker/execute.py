@@ -26,7 +26,7 @@ import l3hpc.steps
 from l3hpc.arrays.threads import limit_pools
 from l3hpc.console import terminal
 from l3hpc.console.progress import LogProgress, Progress, StateProgress, reporting
-from l3hpc.errors import InputError, L3hpcError
+from l3hpc.errors import InputError, L3hpcError, setting
 from l3hpc.io.files import RESULT, digest_file, read_json, write_json
 from l3hpc.io.folders import atomic_folder
 from l3hpc.io.owners import read_own_file
@@ -304,7 +304,7 @@ def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         valid = ", ".join(step.params_type.model_fields)
-        raise InputError(f"{step.name}.{name}: {first['msg']}", where=where,
+        raise InputError(f"{setting(f'{step.name}.{name}')}: {first['msg']}", where=where,
                          allowed=f"parameters: {valid}") from None
     return typed
 

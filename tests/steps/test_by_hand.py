@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from l3hpc.errors import InputError, L3hpcError, Lines, by_hand, repair_and_repeat
+from l3hpc.errors import InputError, L3hpcError, by_hand, option, repair_and_repeat, setting
 from l3hpc.worker import standalone
 
 
@@ -45,9 +45,6 @@ def test_advice_is_for_the_command_that_was_typed(city, teacher, tmp_path):
         f"Repair (l3hpc data check {audio} --listen finds all) or remove them, or add "
         "--set max_failed=0.5; then repeat this command")
     assert failed.value.allowed == "at most 5% may be unusable (--set max_failed), and not all"
-    with pytest.raises(InputError) as refused, by_hand("embed"):
-        raise InputError("no clips", hint=Lines("Use --set embed.table=FILE", "or not"))
-    assert refused.value.hint == "Use --set table=FILE\nor not"
     with pytest.raises(InputError) as refused:
         standalone.run_standalone("extract", {"audio": str(audio), "hop": "0.00001"}, {},
                                   tmp_path / "out")
@@ -57,20 +54,33 @@ def test_advice_is_for_the_command_that_was_typed(city, teacher, tmp_path):
         "submit with --set extract.max_failed=0.5")
 
 
-@pytest.mark.parametrize("text, said", [
-    ("at most 5% (folds.max_missing)", "at most 5% (--set max_missing)"),
-    ("Use --table FILE (submit clips), or --set folds.clips=FOLDER",
-     "Use --set table=FILE (submit clips), or --set clips=FOLDER"),
-    ("Use fewer (--max-missing 3), or another --table.",
-     "Use fewer (--set max_missing=3), or another --set table."),
-    ("Use --table none, or leave it out.", "Use --set table=none, or leave it out."),
-    ("--table needs a file", "--table needs a file"),  # no value: a word of the sentence
-    ("l3hpc submit clips --table FILE", "l3hpc submit clips --table FILE"),
-    ("x/folds.clips, folds.csv", "x/folds.clips, folds.csv"),
-    ("embed.max_missing and --set embed.table=A", "embed.max_missing and --set embed.table=A"),
-])
-def test_parameters_are_named_as_run_takes_them(text, said):
-    with pytest.raises(InputError) as refused, by_hand("folds", ("table", "clips", "max_missing")):
-        raise InputError(text, where=text, allowed=text, hint=text)
-    error = refused.value
-    assert [error.message, error.where, error.allowed, error.hint] == [said] * 4
+def test_parameters_are_named_as_run_takes_them():
+    def said():
+        return (setting("folds.clips"), setting("folds.clips", "DIR"), setting("embed.table", "A"),
+                setting("folds.gpus", 1), option("max-missing", 3), option("table"),
+                option("folds", "N", sets="fold_count"), option("jobs", 2))
+
+    of_a_run = ("folds.clips", "--set folds.clips=DIR", "--set embed.table=A", "--set folds.gpus=1",
+                "--max-missing 3", "--table", "--folds N", "--jobs 2")
+    assert said() == of_a_run and InputError("", where="folds.clips").where == "folds.clips"
+    with by_hand("folds", ("table", "clips", "max_missing", "fold_count")):
+        assert said() == (
+            "--set clips", "--set clips=DIR", "--set embed.table=A", "--set folds.gpus=1",
+            "--set max_missing=3", "--set table", "--set fold_count=N", "--jobs 2")
+        for where, named in (("folds.clips", "--set clips"), ("folds.csv:3", "folds.csv:3"),
+                             ("embed.table", "embed.table"), ("/a/folds.clips", "/a/folds.clips")):
+            assert InputError("", where=where).where == named
+    assert said() == of_a_run
+
+
+def test_messages_of_readers_name_the_parameters_of_the_step(tmp_path):
+    """The table of clips is read for ``submit clips`` and ``data check``, too, by their options."""
+    table = tmp_path / "clips.csv"
+    table.write_text("sound,what\na.wav,dog\n")
+    with pytest.raises(InputError) as refused:
+        standalone.run_standalone("embed", {"table": str(table)}, {}, tmp_path / "out")
+    assert refused.value.hint == "Name the column: --set file_column=NAME"
+    with pytest.raises(InputError) as refused:
+        standalone.run_standalone("folds", {"table": str(table), "file_column": "sound"},
+                                  {"embed": tmp_path}, tmp_path / "out")
+    assert refused.value.hint == "Name the column: --set label_column=NAME"

@@ -21,7 +21,7 @@ import numpy as np
 
 from l3hpc.arrays.threads import read_ahead
 from l3hpc.console.progress import Progress, doing
-from l3hpc.errors import L3hpcError
+from l3hpc.errors import L3hpcError, option
 from l3hpc.io.files import write_text
 from l3hpc.models.parameters import Parameters
 from l3hpc.models.spec import NetworkSpec
@@ -347,7 +347,7 @@ class Training:
             raise L3hpcError(
                 f"the loss is not finite in epoch {self.status.epoch + 1} "
                 f"(training {train[0]}, validation {validation[0]})",
-                hint="Lower the learning rate: --learning-rate 1e-5")
+                hint=f"Lower the learning rate: {option('learning-rate', '1e-5')}")
         after = self.status.after(self.schedule, train, validation)
         # Models first: killed in between, the run repeats this epoch's validation and writes the
         # same files. The other way round, a best model could be missing for ever.
