@@ -244,6 +244,8 @@ def _describe_jobs(status: StepStatus, snapshot: Snapshot, own: StepJobs,
         status.state, status.detail = StepState.RUNNING, "between two tasks"
     if status.state is StepState.FAILED:
         _note_remedy(status, snapshot, tasks)
+        # it lacked what they compute: Slurm before 23.11 starts a job whose parent it has forgotten
+        status.repeats = status.repeats and not stuck
     _note_holds(status, own.live)
     if not stuck and step.waits_for and (
             status.state is StepState.BLOCKED

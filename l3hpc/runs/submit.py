@@ -129,7 +129,7 @@ def raise_if_incomplete(run: str, left_out: Mapping[str, str]) -> None:
     """
     if left_out:
         first = next(iter(left_out.values()))
-        raise L3hpcError(f"{first} in the meantime, so {', '.join(left_out)} "
+        raise L3hpcError(f"{first}, so {', '.join(left_out)} "
                          f"{'was' if len(left_out) == 1 else 'were'} not submitted",
                          hint=f"See: {command_line('status', run)}; then: "
                               + command_line("resume", run))

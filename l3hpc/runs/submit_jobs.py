@@ -320,10 +320,19 @@ def _refusal(now: Submission, steps: Sequence[str], error: L3hpcError) -> L3hpcE
             or isinstance(error, NotReachedError) and now.submitted:
         _keep(now, steps, refusal)
         return refusal
+    submitted = _submitted(now)
     kept = _withdraw(now, refusal)
     if isinstance(error, ClusterError):
-        refusal.allowed = kept or refusal.allowed or "nothing was submitted"
+        refusal.allowed = kept or refusal.allowed or (
+            f"submitted, then cancelled: {submitted}" if submitted else "nothing was submitted")
     return refusal
+
+
+def _submitted(now: Submission) -> str:
+    """The jobs of this submission, for messages: ``extract 12, sample 13``."""
+    jobs = [f"{entry.name} {attempt.job}" for entry in now.record.steps
+            for attempt in entry.attempts if attempt.time >= now.since]
+    return ", ".join(jobs[:8]) + (f" and {len(jobs) - 8} more" if len(jobs) > 8 else "")
 
 
 def _request(now: Submission, script: JobScript, following: JobScript | None, refusals: int = 0
@@ -409,10 +418,9 @@ def _keep(now: Submission, steps: Sequence[str], error: L3hpcError) -> None:
     keeps how far the submission came.
     """
     plan, record = now.plan, now.record
-    submitted = [f"{entry.name} {entry.attempts[-1].job}" for entry in record.steps
-                 if entry.attempts and entry.attempts[-1].time >= now.since]
+    submitted = _submitted(now)
     unknown = isinstance(error, (OutcomeUnknownError, GivenUpError))
-    error.allowed = (f"submitted: {', '.join(submitted)}; " if submitted else "") + (
+    error.allowed = (f"submitted: {submitted}; " if submitted else "") + (
         f"whether {' and '.join(steps)} {in_number('[was|were]', len(steps))} submitted is not "
         "known" if unknown else f"{steps[0]} was not submitted")
     error.hint = Lines(

@@ -140,8 +140,8 @@ def evaluate(
         if live is not None and live.held and marks.requested \
                 and status.state is TaskState.REQUEUED:
             status.detail = "held until " + (
-                "'resume' changes its request" if last.get("held")
-                else "a helper job has changed its request")
+                "a helper job has changed its request" if answer.helped and not last.get("held")
+                else "'resume' changes its request")
     return status
 
 

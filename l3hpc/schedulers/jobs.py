@@ -129,6 +129,8 @@ class StepJobs:
         The command that did not answer (``squeue``); '' if all did.
     gone : str
         Why a job that is in neither mapping will not start, for messages.
+    helped : bool
+        Whether a helper job is in the queue, which changes the request of a held job.
     """
 
     live: Mapping[str, LiveJob] = field(default_factory=dict)
@@ -136,6 +138,7 @@ class StepJobs:
     queried: bool = False
     unreachable: str = ""
     gone: str = "its job no longer exists"
+    helped: bool = False
 
 
 def submitted_job(attempt: Attempt) -> JobId:

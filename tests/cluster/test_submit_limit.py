@@ -128,7 +128,7 @@ def test_a_step_that_fails_while_the_queue_is_full(strict, chains, tmp_path, gat
     strict.command("sbatch", "--output=/dev/null", "--wrap",
                    f"while [ -e {gate} ]; do sleep 0.2; done")
     said = WhenFull(strict, gate, lambda: "l3-demo-extract" not in strict.jobs())
-    with pytest.raises(L3hpcError, match="extract failed in the meantime, so sample was not"):
+    with pytest.raises(L3hpcError, match="extract failed, so sample was not"):
         submit.submit(made, progress=said)
     assert said.notes
     found = until(tmp_path, "demo", settled)

@@ -129,8 +129,7 @@ case "$*" in *sample/script.sbatch)
     in_queue(slurm, "100", until=f"{marks}/0.exit")
     with pytest.raises(L3hpcError) as caught:
         submit.submit(made)
-    assert caught.value.message == \
-        "extract failed in the meantime, so sample, fit were not submitted"
+    assert caught.value.message == "extract failed, so sample, fit were not submitted"
     assert caught.value.hint == "See: l3hpc status demo; then: l3hpc resume demo"
     assert caught.value.exit_code == 1 and slurm.calls("scancel") == []
     record = records.read(tmp_path, "demo")

@@ -206,8 +206,15 @@ def test_a_job_whose_helper_died_is_let_go_by_resume(case):
     chain = case(names=("extract",), heal={"memory": 3})
     markers.add_requeue(chain.made.step_folder("extract").markers, 0, "out of memory", 1.0,
                         words="out of memory: 100 MB → 200 MB", mem_mb=200)
-    chain.queue(queue_line("100", "PENDING", "JobHeldUser", restarts=1))
-    assert chain.look()["extract"][1].startswith("held until a helper job has changed its request")
+    held = queue_line("100", "PENDING", "JobHeldUser", restarts=1)
+    logs = chain.made.step_folder("extract").logs
+    for folder, words in ((logs, "a helper job has changed"),
+                          (f"/elsewhere/{logs}", "'resume' changes")):
+        chain.queue(held, queue_line("109", "PENDING", "Priority", name="l3-demo-extract-heal",
+                                     output=f"{folder}/heal.log"))
+        assert chain.look()["extract"][1].startswith(f"held until {words} its request")
+    chain.queue(held)
+    assert chain.look()["extract"][1].startswith("held until 'resume' changes its request")
     [(job, changes)] = resume_plan.plan_now(chain.workspace, "demo", chain.profile).held.items()
     assert (job.id, changes) == ("100", ["MinMemoryNode=200"])
     chain.queue(queue_line("100", "PENDING", "JobHeldAdmin", restarts=1))

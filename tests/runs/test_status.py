@@ -137,6 +137,18 @@ def test_how_it_failed_by_accounting(case, line, words, following):
     assert (chain.run.next, chain.run.then) == following
 
 
+def test_what_ran_although_its_parent_had_failed_is_resumed(case):
+    """Older versions of Slurm start a job whose parent they have forgotten: it found no input."""
+    chain = case(names=("extract", "sample"))
+    chain.sacct("100|NODE_FAIL|0:0|61|n1", "101|FAILED|2:0|5|n1")
+    chain.mark("sample", "0.begin", {"job": "101", "time": 1000, "restarts": 0})
+    assert chain.look()["sample"] == ("failed", "exit 2")
+    assert (chain.run.next, chain.run.then) == RESUME
+    chain.finish("extract")  # then it would fail again
+    chain.look()
+    assert chain.run.next == "l3hpc logs demo sample"
+
+
 def test_how_it_failed_without_accounting(case):
     chain = case(names=("extract", "sample"))
     chain.slurm.says("sacct", "echo 'sacct: error: disabled' >&2; exit 1")

@@ -91,6 +91,7 @@ echo $n""")
     assert caught.value.message == ("reduce: sbatch: invalid account or account/partition "
                                     "combination specified")
     assert "account: in the profile" in caught.value.hint
+    assert caught.value.allowed == "submitted, then cancelled: extract 100, sample 101, fit 102"
     assert slurm.calls("scancel") == ["scancel 102 101 100"]
     record = records.read(tmp_path, "demo")
     assert record.state == "refused" and {step.job for step in record.steps} == {None}

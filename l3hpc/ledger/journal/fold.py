@@ -43,7 +43,8 @@ class Row:
         Times of the oldest and the newest record, in seconds since the Unix epoch, by the clocks
         of their writers.
     restart
-        How often the job of the newest record had been restarted.
+        Which process of its run wrote the newest record, from 0: every task and every requeue is a
+        process, and those that begin at the same moment may have the same number.
     records
         Number of records of the row.
     origin

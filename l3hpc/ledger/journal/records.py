@@ -2,9 +2,9 @@
 
 A line is ``{"check":"<16 hex>","record":{…}}``; the check value is the BLAKE2b digest of the
 record's text, by which a torn line is recognised. A record holds everything that is needed to merge
-it: schema version, tab, key, restart count, sequence number, epoch, values, host, job, commit and
-versions. Files are never shared between processes and never rewritten, because appending to a
-shared file is not atomic on NFS, and SQLite fails there.
+it: schema version, tab, key, restart (which process of the run, by number), sequence number, epoch,
+values, host, job, commit and versions. Files are never shared between processes and never
+rewritten, because appending to a shared file is not atomic on NFS, and SQLite fails there.
 
 ``Journal`` writes; below it are the format of a line, the values in it, the names of files and the
 provenance of records.
@@ -63,9 +63,10 @@ class Journal:
         records (key fields have to be here or in the values); others (``run``, ``note``) are kept
         in addition to the columns.
     run
-        Name of the run, by which restarts are counted.
+        Name of the run, whose processes are numbered.
     job, restart, rank
-        By default those of Slurm's environment variables.
+        By default those of Slurm's environment variables. ``restart`` grows with every process of
+        a run: of two records, that of the later process counts.
     git_commit
         By default that of the checkout from which this package runs; empty for none.
     """
@@ -166,7 +167,7 @@ class Journal:
         return seal(record)
 
     def _provenance(self) -> dict[str, Any]:
-        """Return the restart count and the origin that all records of this process share."""
+        """Return ``restart`` and the origin, which all records of this process share."""
         job = self._job
         if job is None:
             array, index = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
@@ -368,7 +369,7 @@ def fallback_folder(folder: Path | str) -> Path:
 
 
 def last_restart(folder: Path, run: str) -> int:
-    """Return the highest restart count among a run's journal files; -1 if it has none."""
+    """Return the highest ``restart`` among a run's journal files; -1 if it has none."""
     pattern = re.compile(re.escape(slug(run)) + r"-r(\d+)-")
     try:
         names = os.listdir(folder)
@@ -391,7 +392,7 @@ def bundle_header(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``sources`` (names of the files in it) and ``runs`` (name → highest restart count); empty
+        ``sources`` (names of the files in it) and ``runs`` (name → highest ``restart``); empty
         if it cannot be read.
     """
     try:

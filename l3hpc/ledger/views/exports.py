@@ -290,8 +290,7 @@ def _row(row: Row, tab: Tab, best: bool, state: SyncState | None, now: float) ->
         "marks": [mark for mark in marks if mark],
         "note": str(row.extra.get("note") or ""), "time": row.last_time,
         "links": {name: str(row.extra[name]) for name in LINKS if row.extra.get(name)},
-        "beside": {**extra, "restarts": row.restart,
-                   **{name: value for name, value in row.origin.items() if value}},
+        "beside": {**extra, **{name: value for name, value in row.origin.items() if value}},
         "curves": _curves(row)}
 
 

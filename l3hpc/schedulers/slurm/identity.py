@@ -233,6 +233,22 @@ def step_of(workspace: Path, run: str, origin: Origin) -> str | None:
     return None
 
 
+def is_helper(workspace: Path, run: str, step: str, origin: Origin) -> bool:
+    """Return whether a job changes the request of a held job of a step.
+
+    Parameters
+    ----------
+    workspace
+        The workspace folder.
+    run, step
+        Name of the run, and of the step.
+    origin
+        Where the job comes from. One of which Slurm does not show the log may be that of any step.
+    """
+    return origin.name.endswith(HELPER) and (
+        not origin.output or step_of(workspace, run, origin) == step)
+
+
 def untracked(workspace: Path, record: RunRecord, live: Mapping[str, Iterable[Origin]], *,
               helpers: bool = False) -> list[JobId]:
     """Find the live jobs of a run that are not in its record.

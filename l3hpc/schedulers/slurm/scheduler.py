@@ -266,6 +266,10 @@ class _Answer:
         if known is None or known[0] != asked:
             ids = self.identities(record, step)
             known = asked, self.slurm.of({task: ids[task] for task in asked})
+            if any(job.held for job in known[1].live.values()):
+                known[1].helped = any(
+                    identity.is_helper(self._workspace, record.run, step.name, origin)
+                    for origins in self._origins().values() for origin in origins)
             self._own[record.run, step.name] = known
         return known[1]
 
