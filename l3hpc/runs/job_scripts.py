@@ -137,7 +137,7 @@ def render(plan: Plan, steps: Sequence[PlannedStep] | None = None,
             raise
         elsewhere = {}
     templates = sources.template_folders()
-    texts = {step.name: [(part, scripts.render(plan, step, part, templates=templates))
+    texts = {step.name: [(part, scripts.render(plan, step, part, folders=templates))
                          for whole in scripts.parts(plan, step)
                          for part in whole.split(elsewhere.get(step.name, ()))]
              for step in chosen if step.missing}

@@ -23,7 +23,7 @@ from l3hpc.errors import ClusterError, command_line
 from l3hpc.io.syncing import Syncing
 from l3hpc.pipelines.planned import Plan
 from l3hpc.runs import status
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import scripts, templates
 from l3hpc.schedulers.jobs import JobId, submitted_job
 from l3hpc.schedulers.requests import JobRequest, OutcomeUnknownError
 from l3hpc.workspace import records
@@ -85,11 +85,11 @@ def script_text(plan: Plan) -> str:
         notify = [*program, "notify", "--workspace", str(plan.workspace)]
         # the addresses are secrets: the script names the file that has them
         notify += ["--config", str(plan.config_file.absolute())] if plan.config_file else []
-    return scripts.render_template("ledger-sync.sbatch.j2", {
+    return templates.render(["ledger-sync.sbatch.j2"], {
         "directives": [Markup(line) for line in _directives(plan)],
         "setup": [Markup(line) for line in profile.setup], "env": profile.env,
         "umask": "007" if profile.shared_group else "077",
-        "report": _shell(report), "notify": _shell(notify), "command": _shell(sync)})
+        "report": _shell(report), "notify": _shell(notify), "command": _shell(sync)})[0]
 
 
 def _has_sheet(plan: Plan) -> bool:
@@ -99,7 +99,7 @@ def _has_sheet(plan: Plan) -> bool:
 def _shell(words: list[str]) -> Markup:
     from markupsafe import Markup
 
-    return Markup(" ".join(scripts.quoted(word) for word in words))
+    return Markup(" ".join(templates.quoted(word) for word in words))
 
 
 def follows(workspace: Path, record: RunRecord) -> bool:

@@ -2,33 +2,26 @@
 
 Rendering is pure: a plan and templates in, text out; neither Slurm nor submitit is needed. A
 template is looked up by the name of the step, then by its kind, in ``templates/`` of the working
-folder and then in ours; ``default/NAME`` always means ours. Every value is quoted or checked: a
-template that prints text without ``| q`` is refused if that text could mean anything to the shell.
+folder and then in ours; ``default/NAME`` always means ours.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from l3hpc.config import sources
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.units import slurm_time
 from l3hpc.config.validators import plain
 from l3hpc.errors import InputError, nearest
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.schedulers import packing
+from l3hpc.schedulers import packing, templates
 from l3hpc.schedulers.requeue_policy import SIGNAL_DELAY_S
-
-if TYPE_CHECKING:
-    import jinja2
-    from markupsafe import Markup
+from l3hpc.schedulers.templates import quoted
 
 MAX_DIRECTIVE = 1024
 # a step of srun, so that Slurm accounts for its memory
@@ -38,7 +31,6 @@ CONTEXT = (  # what a template may use
     "markers", "offset", "pack", "packed", "params", "pipeline", "profile", "python",
     "record", "resources", "run",
     "setup", "shared", "srun", "step", "umask", "workspace")
-_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
 
 
@@ -111,7 +103,7 @@ def parts(plan: Plan, step: PlannedStep) -> list[Part]:
 
 
 def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
-           templates: Sequence[Path] | None = None) -> str:
+           folders: Sequence[Path] | None = None) -> str:
     """Render the script of one step (one job, or an array of exactly the missing tasks).
 
     Parameters
@@ -122,7 +114,7 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
         The step, or its name.
     part
         Which of ``parts``; None: the first.
-    templates
+    folders
         Folders in which templates are looked up; None: see ``config.sources``.
 
     Raises
@@ -131,95 +123,14 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
         For a value that cannot stand in a script, and for a fault in a template.
     """
     planned = _step_of(plan, step)
-    folders = list(sources.template_folders() if templates is None else templates)
-    environment = _environment(tuple(Path(folder).absolute() for folder in folders))
     names = [f"{planned.name}.sbatch.j2", f"{planned.kind}.sbatch.j2", "base.sbatch.j2"]
     chosen = part or parts(plan, planned)[0]
-    with _located_faults(names[1], folders, CONTEXT):
-        template = environment.select_template(names)
-        text = _without_gaps(template.render(_context(plan, planned, chosen)))
+    text, file = templates.render(names, _context(plan, planned, chosen), folders)
     if chosen.pack > 1 and packing.VARIABLE not in text:  # it would run one task of each job
         raise InputError("the template does not run several tasks in one job",
-                         where=template.filename,
+                         where=file,
                          hint=f"Extend default/base.sbatch.j2, or set pack: 1 for {planned.name}.")
     return text
-
-
-def render_template(name: str, context: Mapping[str, Any]) -> str:
-    """Render a template that belongs to no step.
-
-    Parameters
-    ----------
-    name
-        File name of the template.
-    context
-        The values that it may use.
-
-    Raises
-    ------
-    InputError
-        For a fault in the template.
-    """
-    folders = tuple(folder.absolute() for folder in sources.template_folders())
-    with _located_faults(name, folders, context):
-        return _without_gaps(_environment(folders).get_template(name).render(context))
-
-
-@contextlib.contextmanager
-def _located_faults(name: str, folders: Sequence[Path], context: Iterable[str]) -> Iterator[None]:
-    """Turn the errors of a template into ours, with its file and line."""
-    import jinja2
-
-    try:
-        yield
-    except InputError as error:  # for a value; of which template, if one printed it
-        error.where = error.where or _template_location(error, "") or None
-        raise
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"template: {error.message}",
-                         where=f"{error.filename or error.name}:{error.lineno}") from None
-    except jinja2.UndefinedError as error:
-        raise InputError(f"template: {error.message}", where=_template_location(error, name),
-                         allowed=f"valid: {', '.join(sorted(context))}") from None
-    except jinja2.TemplateNotFound as error:
-        raise InputError(f"there is no template {error.name!r}",
-                         where=", ".join(str(folder) for folder in folders)) from None
-    # {{ params.rate / 0 }}, a filter that does not take the value, a file that is no UTF-8
-    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError,
-            AttributeError, OSError, RecursionError) as error:
-        raise InputError(f"template: {error}", where=_template_location(error, name)) from None
-
-
-def _without_gaps(text: str) -> str:
-    """Leave one empty line of those that the blocks of a template leave which print nothing."""
-    while "\n\n\n" in text:  # many times as fast as a regular expression
-        text = text.replace("\n\n\n", "\n\n")
-    return text.rstrip("\n") + "\n"
-
-
-def quoted(value: object) -> Markup:
-    """Quote a value as one word of shell (the filter ``q``).
-
-    Parameters
-    ----------
-    value
-        The value.
-
-    Raises
-    ------
-    InputError
-        If it contains control characters, or is too long.
-    """
-    return _quoted(str(value))
-
-
-@functools.lru_cache(maxsize=256)  # most values are the same in all scripts of a run
-def _quoted(text: str) -> Markup:
-    from markupsafe import Markup
-
-    if len(text) > 16_384:
-        raise InputError(f"{text[:40]!r}… has {len(text):,} characters; at most 16,384 are allowed")
-    return Markup(shlex.quote(plain(text)))
 
 
 @functools.lru_cache(maxsize=256)  # so are most of these lines
@@ -384,37 +295,6 @@ def _requeues(plan: Plan) -> bool:
     return not plan.profile.capabilities.runner
 
 
-@functools.cache
-def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
-    """One environment for all scripts of a submission, so that a template is compiled once."""
-    import jinja2.sandbox
-    from markupsafe import Markup
-
-    def refuse_unquoted(value: object) -> object:
-        """Refuse text that a template prints unquoted, unless it is harmless."""
-        if isinstance(value, (Markup, int, float, jinja2.Undefined)):
-            return value
-        text = str(value)
-        if not _SAFE.fullmatch(text):
-            raise InputError(f"a template prints {text[:60]!r} without quoting it",
-                             hint="write {{ name | q }} in the template")
-        return value
-
-    delivered = sources.defaults_folder() / "templates"
-    loader = jinja2.ChoiceLoader([
-        jinja2.FileSystemLoader([str(folder) for folder in folders]),
-        jinja2.PrefixLoader({"default": jinja2.FileSystemLoader(str(delivered))}),
-    ])
-    # A template may be somebody else's, and render is how one looks at what it does: it computes
-    # text, and cannot reach into Python.
-    environment = jinja2.sandbox.SandboxedEnvironment(
-        loader=loader, undefined=jinja2.StrictUndefined, autoescape=True, finalize=refuse_unquoted,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )
-    environment.filters["q"] = quoted
-    return environment
-
-
 def _step_of(plan: Plan, step: PlannedStep | str) -> PlannedStep:
     if isinstance(step, PlannedStep):
         return step
@@ -423,14 +303,3 @@ def _step_of(plan: Plan, step: PlannedStep | str) -> PlannedStep:
             return planned
     raise InputError(f"the plan has no step {step!r}",
                      allowed=nearest(step, [planned.name for planned in plan.steps]))
-
-
-def _template_location(error: Exception, default: str) -> str:
-    trace = error.__traceback__
-    location = default
-    while trace is not None:
-        name = trace.tb_frame.f_code.co_filename
-        if name.endswith(".j2"):
-            location = f"{name}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return location

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.schedulers.scripts import Texts, array_spec, directive, render_template
+from l3hpc.schedulers import templates
+from l3hpc.schedulers.scripts import Texts, array_spec, directive
 
 DEFAULT_ARRAY_LIMIT = 1000  # below MaxArraySize, unless a site has changed it
 _PER_STEP = ("job-name", "output", "error", "array")  # directives that differ between steps
@@ -112,6 +113,6 @@ def _script_text(plan: Plan, steps: Sequence[PlannedStep], first: str) -> str:
         directive("job-name", f"l3-{plan.run}-{steps[0].kind}"), *_header(first),
         directive("array", array_spec(range(len(steps)), plan.profile.array_parallelism)),
         directive("output", "/dev/null"), directive("error", "/dev/null")]
-    return render_template("job-array.sbatch.j2", {
+    return templates.render(["job-array.sbatch.j2"], {
         "directives": [Markup(line) for line in header],
-        "folders": [str(plan.step_folder(step.name)) for step in steps]})
+        "folders": [str(plan.step_folder(step.name)) for step in steps]})[0]

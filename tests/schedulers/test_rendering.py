@@ -1,7 +1,9 @@
 import difflib
 import os
 import re
+import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from l3hpc.config.profile import ClusterProfile, Limits
 from l3hpc.config.resources import Resources
 from l3hpc.errors import InputError
 from l3hpc.pipelines.planned import Plan, PlannedStep
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import scripts, templates
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -174,11 +176,11 @@ def test_values_that_no_directive_can_hold(value):
 
 @given(st.text("\n a"))
 def test_several_empty_lines_become_one(text):
-    assert scripts._without_gaps(text) == re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
+    assert templates._without_gaps(text) == re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n"
 
 
 def test_values_that_are_equal_and_read_differently_are_quoted_as_they_read():
-    assert [str(scripts.quoted(value)) for value in (1, True, 1.0, "1 1", "1 1")] == [
+    assert [str(templates.quoted(value)) for value in (1, True, 1.0, "1 1", "1 1")] == [
         "1", "True", "1.0", "'1 1'", "'1 1'"]
 
 
@@ -274,6 +276,31 @@ class TestTemplates:
         with pytest.raises(InputError, match="template: "):
             self.rendered("train.sbatch.j2", f"echo {text.replace('FILE', str(file))}\n")
         assert not file.exists()
+
+    @pytest.mark.parametrize(("text", "said"), [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+         "computes for more than 0.1 seconds"),
+        ("{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+         "computes for more than 0.1 seconds"),
+        ("{{ range(99999) | map('string') | batch(2) | map('join') | list | length }}\n" * 99,
+         "computes for more than 0.1 seconds"),
+        ("{% for a in range(9999) %}{{ 999 * 'x' }}{% endfor %}", "more than 4,000,000 characters"),
+        ("{{ 9 ** (9 ** 9) }}", "the template computes 9 ** 387420489"),
+        ("{{ 'x' * 10 ** 15 }}", "template: not enough memory"),
+    ])
+    def test_one_that_would_not_end_is_ended(self, monkeypatch, text, said):
+        monkeypatch.setattr(templates, "MAX_SECONDS", 0.1)
+        before = signal.getsignal(signal.SIGVTALRM)
+        with pytest.raises(InputError, match=re.escape(said)) as error:
+            self.rendered("train.sbatch.j2", f"#!/bin/bash\n{text}\n")
+        assert "templates/train.sbatch.j2" in error.value.where
+        assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGVTALRM) == before
+
+    def test_in_another_thread_templates_are_rendered_without_a_limit(self):
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(self.rendered, "train.sbatch.j2", "#!/bin/bash\n").result() \
+                == "#!/bin/bash\n"
 
     def test_a_file_that_is_not_utf8_is_a_fault_of_the_file(self):
         Path("templates").mkdir()

@@ -11,7 +11,7 @@ import pytest
 from scripted import marker, step
 from waiting import until
 
-from l3hpc.schedulers import scripts
+from l3hpc.schedulers import templates
 
 pytestmark = pytest.mark.slow
 
@@ -248,8 +248,8 @@ def test_a_site_that_exports_nothing_does_not_empty_the_step(machine, sites):
 
 
 def test_an_empty_script_of_a_sweep_is_no_success(machine):
-    text = scripts.render_template("job-array.sbatch.j2",
-                           {"directives": [], "folders": [str(machine.work)]})
+    text, _ = templates.render(["job-array.sbatch.j2"],
+                               {"directives": [], "folders": [str(machine.work)]})
     (machine.work / "logs").mkdir()
     (machine.work / "script.sbatch").write_text("")
     path = machine.folder / "array"
