@@ -1,12 +1,15 @@
-"""The suffixes of recordings, the same for every command, and the errors for unusable ones."""
+"""The suffixes of recordings, the same for every command, the errors for unusable ones, and whether
+one has changed."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from l3hpc.errors import L3hpcError
 
@@ -17,6 +20,7 @@ VIDEO_SUFFIXES = (".mp4", ".webm")
 HDF5_SUFFIXES = (".h5", ".hdf5")
 LISTED = 6  # most kinds of ignored files that a message lists
 REASONS = ("unreadable", "empty", "silent", "too short")
+SPOTS, SPOT_BYTES = 16, 4096  # of a recording, for its digest
 
 
 def is_sound(path: Path | str) -> bool:
@@ -150,3 +154,79 @@ def _state(path: Path) -> os.stat_result | None:
         return os.stat(path)
     except (OSError, ValueError):
         return None
+
+
+class FileState(NamedTuple):
+    """What a recording was when it was read, to notice later that another has taken its place.
+
+    Attributes
+    ----------
+    size
+        Bytes.
+    mtime_ns
+        Time of the last change.
+    digest
+        Of bytes all over the file, 64 bits with a sign; None where it was not computed.
+    """
+
+    size: int
+    mtime_ns: int
+    digest: int | None = None
+
+    @classmethod
+    def of(cls, path: Path, *, with_digest: bool = True) -> FileState | None:
+        """The state of a file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        with_digest
+            Whether to read it: 64 kB, wherever in the file.
+
+        Returns
+        -------
+        FileState or None
+            None where it cannot be read.
+        """
+        try:
+            found = os.stat(path)
+            digest = _digest_spots(path, found.st_size) if with_digest else None
+        except OSError:
+            return None
+        return cls(found.st_size, found.st_mtime_ns, digest)
+
+    def fits(self, path: Path) -> bool:
+        """Whether a file is still the same.
+
+        One that has only got another time, because it was copied or restored, is: its bytes count.
+
+        Parameters
+        ----------
+        path
+            The file.
+
+        Returns
+        -------
+        bool
+            True, too, where there is no such file any more.
+        """
+        now = FileState.of(path, with_digest=False)
+        if now is None or now == (self.size, self.mtime_ns, None):
+            return True
+        return (now.size == self.size and self.digest is not None
+                and FileState.of(path) == (now.size, now.mtime_ns, self.digest))
+
+
+def _digest_spots(path: Path, size: int) -> int:
+    """A digest of pieces spread evenly over a file: hashing all of it would take as long as half of
+    its decoding."""
+    state = hashlib.blake2b(digest_size=8)
+    with open(path, "rb", buffering=0) as file:
+        if size <= SPOTS * SPOT_BYTES:
+            state.update(file.read(size))
+        else:
+            for spot in range(SPOTS):
+                state.update(os.pread(file.fileno(), SPOT_BYTES,
+                                      spot * (size - SPOT_BYTES) // (SPOTS - 1)))
+    return int.from_bytes(state.digest(), "little", signed=True)

@@ -25,7 +25,8 @@ LAYOUT = ("an artifact's folder, or *.h5 with 'l3_embedding' or a reduced key (p
            "or *.npz with 'embedding'; train/ and validate/ below are fine")
 _ROW_COLUMNS = ("recording", "frame", "start", "timestamp", "loudness",
                 "source_shard", "source_row")
-_RECORDING_COLUMNS = ("recordings/file", "recordings/sensor", "recordings/timestamp")
+_RECORDING_COLUMNS = ("recordings/file", "recordings/sensor", "recordings/timestamp",
+                      "recordings/size", "recordings/mtime_ns", "recordings/digest")
 _TEXT_COLUMNS = ("recordings/file", "recordings/sensor")
 
 
@@ -191,10 +192,12 @@ class EmbeddingFile:
     def provenance(self, only: Collection[str] | None = None) -> dict[str, np.ndarray] | None:
         """Where each row comes from.
 
-        Per row: ``recording`` (index into the next three), ``frame``, ``start`` (s), ``timestamp``
+        Per row: ``recording`` (index into the next six), ``frame``, ``start`` (s), ``timestamp``
         (unix s), ``loudness`` (dB(A)), and in samples ``source_shard``, ``source_row``. Per
         recording: ``recordings/file``, ``recordings/sensor`` (str objects),
-        ``recordings/timestamp``.
+        ``recordings/timestamp``, and what was read (see ``audio.formats.FileState``; earlier
+        versions did not record it): ``recordings/size``, ``recordings/mtime_ns``,
+        ``recordings/digest``.
 
         Parameters
         ----------

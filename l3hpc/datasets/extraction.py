@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from l3hpc.arrays.threads import InOrder, read_ahead
-from l3hpc.audio.files import AudioError, Contents, is_hdf5
+from l3hpc.audio.files import AudioError, Contents, is_hdf5, unchanged
+from l3hpc.audio.formats import FileState
 from l3hpc.audio.framing import JoinedFrames, window_samples
 from l3hpc.console.progress import Progress, doing
 from l3hpc.datasets.corpus import Recording
-from l3hpc.datasets.extraction_blocks import Block, BlocksOnDisk
+from l3hpc.datasets.extraction_blocks import Block, BlocksOnDisk, Finished
 from l3hpc.datasets.windows import Piece, read_pieces, window_count
 from l3hpc.errors import L3hpcError, command_line, repair_and_repeat, setting
 from l3hpc.io.files import digest, write_text
@@ -110,6 +111,7 @@ class Extraction:
     threads: int = 1
     settings: Sequence[str] = ("extract.max_failed",)
     _messages: dict[int, str] = field(default_factory=dict, init=False, repr=False)
+    _files: dict[int, FileState] = field(default_factory=dict, init=False, repr=False)
     _unread: int = field(default=0, init=False, repr=False)
     _blocks: BlocksOnDisk = field(init=False, repr=False)
     _threads: InOrder[Block, np.ndarray] = field(init=False, repr=False)
@@ -140,11 +142,7 @@ class Extraction:
         self._blocks = BlocksOnDisk(self.scratch, digest([
             dict(self.identity), [recording.as_json() for recording in self.recordings],
             str(self.folder), self.hop, self.center, self.min_seconds, self.levels]))
-        done, skipped = self._blocks.finished()
-        if self._has_too_many(skipped):
-            # The attempt before was refused for them: they may have been repaired since.
-            self._blocks.forget(skipped)
-            done, skipped = self._blocks.finished()
+        done, skipped, self._files = self._resumable()
         start = time.monotonic()
         embedded = self._embed_rest(done, skipped)
         seconds = time.monotonic() - start
@@ -162,6 +160,22 @@ class Extraction:
                 **({"changed": changed} if changed else {})}
 
     # work ---------------------------------------------------------------------------------------
+
+    def _resumable(self) -> Finished:
+        """What earlier attempts have done, without what has to be done again."""
+        found = self._blocks.finished()
+        again = [index for index, state in found.files.items()
+                 if not state.fits(self.folder / self.recordings[index].file)]
+        if again:
+            # Of one that was read in part, the rest would be that of another recording.
+            self._note(f"{self._named(again, 'since the attempt before')}; all of it is read again")
+        if self._has_too_many(found.skipped):
+            # The attempt before was refused for them: they may have been repaired since.
+            again.extend(found.skipped)
+        if again:
+            self._blocks.forget(again)
+            found = self._blocks.finished()
+        return found
 
     def _embed_rest(self, done: dict[int, int | None], skipped: dict[int, str]) -> int:
         """Embed what is not done; returns the number of windows."""
@@ -221,6 +235,7 @@ class Extraction:
                 source, contents = result
                 for piece in source:
                     block.add(index, piece)
+                    self._remember(index, block)
                     taken += len(piece.windows)
                     embedded += len(piece.windows)
                     if block.size >= enough:
@@ -239,6 +254,7 @@ class Extraction:
                 break
             if index not in skipped:
                 block.complete.append(index)
+                self._remember(index, block)
                 if length := contents.length_warning():
                     self._note(f"{self.recordings[index].file} {length}")
         if block.has_content:
@@ -246,6 +262,11 @@ class Extraction:
         for finished in self._threads.rest():
             self._write(*finished, skipped)
         return embedded
+
+    def _remember(self, index: int, block: Block) -> None:
+        """Keep with a block what its recording is."""
+        if (state := self._files.get(index)) is not None:
+            block.files[index] = state
 
     def _advance(self, count: int, **details: Any) -> None:
         """Update the progress, which the embedding thread updates too."""
@@ -259,19 +280,24 @@ class Extraction:
     def _note_changed(self) -> int:
         """Log the recordings that are not as they were listed; returns their number."""
         changed = []
-        for recording in self.recordings:
+        for index, recording in enumerate(self.recordings):
             try:
                 status = os.stat(self.folder / recording.file)
             except OSError:  # missing: skipped, or removed after it was read
                 continue
             if (status.st_size, status.st_mtime_ns) != (recording.size, recording.mtime_ns):
-                changed.append(recording.file)
+                changed.append(index)
         if changed:
-            more = f" and {len(changed) - SHOWN_CHANGED} more" * (len(changed) > SHOWN_CHANGED)
-            self._note(f"{count_of(len(changed), 'recording has', 'recordings have')} changed "
-                       f"since the submission: {', '.join(changed[:SHOWN_CHANGED])}{more}; the "
-                       "next submission computes their tasks again")
+            self._note(f"{self._named(changed, 'since the submission')}; the next submission "
+                       "computes their tasks again")
         return len(changed)
+
+    def _named(self, changed: Sequence[int], since: str) -> str:
+        """``2 recordings have changed since the submission: a.wav, b.wav``."""
+        names = ", ".join(self.recordings[index].file for index in changed[:SHOWN_CHANGED])
+        more = f" and {len(changed) - SHOWN_CHANGED} more" * (len(changed) > SHOWN_CHANGED)
+        return (f"{count_of(len(changed), 'recording has', 'recordings have')} changed {since}: "
+                f"{names}{more}")
 
     def _skip(self, index: int, error: AudioError, block: Block, skipped: dict[int, str]) -> None:
         """Leave a recording out of the result, and say why."""
@@ -286,13 +312,24 @@ class Extraction:
         seconds = count * (1.0 if is_hdf5(Path(file)) else min(self.hop, 1.0))
         contents = Contents()
         try:
-            pieces = self._pieces(self.recordings[index], start, contents)
+            pieces = self._watched(index, self._pieces(self.recordings[index], start, contents))
             is_short = 4 * seconds * self.network.rate <= AHEAD_BYTES
             # Short ones are decoded by the reading threads; of a long one that would be too much to
             # hold.
             return (list(pieces) if is_short else pieces), contents
         except AudioError as error:
             return error
+
+    def _watched(self, index: int, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The pieces of a recording, noting what file it was that they were read from."""
+        path = self.folder / self.recordings[index].file
+        with unchanged(path):
+            # Without reading it twice, should this attempt be killed in the middle.
+            if state := FileState.of(path, with_digest=False):
+                self._files[index] = state
+            yield from pieces
+            if state := FileState.of(path):
+                self._files[index] = state
 
     def _refusal(self, index: int) -> AudioError | None:
         """Why a recording has not even a first piece; None if it has one, or is empty."""
@@ -424,6 +461,13 @@ class Extraction:
             table.create_dataset(name, dtype=h5py.string_dtype(), data=[
                 getattr(recording, name) for recording in self.recordings])
         table.create_dataset("timestamp", data=moments)
+        # What training reads must be what was embedded: pair_cache compares.
+        states = np.full((len(self.recordings), len(FileState._fields)), -1, np.int64)
+        for index, state in self._files.items():
+            if state.digest is not None:  # of others, which were skipped, there are no rows
+                states[index] = np.array(state)
+        for name, values in zip(FileState._fields, states.T, strict=True):
+            table.create_dataset(name, data=values)
         file.attrs["teacher"] = json.dumps(dict(self.identity))
         file.attrs["rate"] = self.network.rate
         file.attrs["hop"] = self.hop

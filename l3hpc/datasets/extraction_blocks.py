@@ -9,13 +9,32 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from l3hpc.audio.formats import FileState
 from l3hpc.datasets.windows import Piece
 from l3hpc.io.files import read_json, write_bytes, write_json
 from l3hpc.io.npz import read_npz
+
+
+class Finished(NamedTuple):
+    """What earlier attempts have done.
+
+    Attributes
+    ----------
+    windows
+        Windows done, by recording; None: all of it.
+    skipped
+        Why a recording was skipped, by recording.
+    files
+        What a recording was when it was read, by recording; earlier versions did not record it.
+    """
+
+    windows: dict[int, int | None]
+    skipped: dict[int, str]
+    files: dict[int, FileState]
 
 
 class Block:
@@ -28,6 +47,7 @@ class Block:
         self.rows: list[tuple[int, int, int]] = []  # recording, first window, windows
         self.complete: list[int] = []
         self.skipped: dict[int, str] = {}
+        self.files: dict[int, FileState] = {}
         self.size = 0
 
     @property
@@ -73,7 +93,8 @@ class Block:
         """The state that a resumed run reads."""
         return {"windows": [[index, first + count] for index, first, count in self.rows],
                 "complete": self.complete,
-                "skipped": {str(index): reason for index, reason in self.skipped.items()}}
+                "skipped": {str(index): reason for index, reason in self.skipped.items()},
+                "files": {str(index): list(state) for index, state in self.files.items()}}
 
 
 class BlocksOnDisk:
@@ -101,10 +122,11 @@ class BlocksOnDisk:
         """Return their files, in order."""
         return sorted(self._folder.glob("part-*.npz"))
 
-    def finished(self) -> tuple[dict[int, int | None], dict[int, str]]:
-        """Windows done per recording (None: all of it), and reasons of those that were skipped."""
+    def finished(self) -> Finished:
+        """What the blocks contain, by recording."""
         done: dict[int, int | None] = {}
         skipped: dict[int, str] = {}
+        files: dict[int, FileState] = {}
         for path in self.paths():
             state = json.loads(str(read_npz(path, ["told"])["told"]))
             for index, stop in state["windows"]:
@@ -112,7 +134,9 @@ class BlocksOnDisk:
             for index in state["complete"]:
                 done[index] = None
             skipped.update({int(index): reason for index, reason in state["skipped"].items()})
-        return done, skipped
+            files.update({int(index): FileState(*values)
+                          for index, values in state.get("files", {}).items()})
+        return Finished(done, skipped, files)
 
     def append(self, block: Block, embedding: np.ndarray) -> None:
         """Write a block.
@@ -144,8 +168,9 @@ class BlocksOnDisk:
             state = json.loads(str(part["told"]))
             state["windows"] = [each for each in state["windows"] if each[0] not in forgotten]
             state["complete"] = [index for index in state["complete"] if index not in forgotten]
-            state["skipped"] = {index: reason for index, reason in state["skipped"].items()
-                                if int(index) not in forgotten}
+            for name in ("skipped", "files"):
+                state[name] = {index: value for index, value in state.get(name, {}).items()
+                               if int(index) not in forgotten}
             keep = ~np.isin(part["recording"], list(forgotten))
             columns = {name: values[keep] for name, values in part.items() if name != "told"}
             _write(path, columns, state)

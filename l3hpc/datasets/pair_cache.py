@@ -25,6 +25,8 @@ from l3hpc.errors import InputError
 from l3hpc.io.files import digest, read_json, write_json
 
 SAVE_EVERY_S = 10.0
+CHANGED = ("Submit the pipeline again: it embeds the recordings that have changed. Or put the "
+           "recording back as it was, and resume the run.")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def prepare_cache(
     Raises
     ------
     InputError
-        A recording is shorter than its targets require, or targets are not finite.
+        A recording is not the one whose embeddings these are, or shorter than its targets require,
+        or targets are not finite.
     """
     progress = progress or Progress()
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +155,9 @@ def _fill_unit(unit: PairUnit, frontend: Frontend, spectra: RowFile, targets: Ro
     filled = 0
     last = -1
     audio = Path(unit.audio)
+    if unit.state is not None and not unit.state.fits(audio):
+        raise InputError("has changed since extract computed its embeddings", where=unit.audio,
+                         hint=CHANGED)
     for piece in read_pieces(audio, frontend.rate, unit.hop, unit.center,
                              window_s=frontend.window_s, teacher_s=unit.window_s, min_seconds=0.0):
         last = piece.first + len(piece.windows) - 1
@@ -169,4 +175,4 @@ def _fill_unit(unit: PairUnit, frontend: Frontend, spectra: RowFile, targets: Ro
     if filled < unit.count:
         raise InputError(f"has {last + 1} windows, but the embeddings refer to window "
                          f"{numbers[-1]}", where=unit.audio,
-                         hint="If the file has changed since extract, run extract again.")
+                         hint=CHANGED)

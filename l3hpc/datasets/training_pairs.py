@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from l3hpc.audio.formats import FileState
 from l3hpc.datasets.embedding_file import TEACHER_KEY, EmbeddingFile
 from l3hpc.datasets.embeddings import (
     EmbeddingSource,
@@ -27,7 +29,9 @@ from l3hpc.datasets.embeddings import (
 from l3hpc.errors import InputError, command_line, option, setting
 
 TRAIN, VALIDATE = "train", "validate"
-COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp")
+STATE_COLUMNS = tuple(f"recordings/{name}" for name in FileState._fields)
+COLUMNS = ("recording", "frame", "recordings/file", "recordings/sensor", "recordings/timestamp",
+           *STATE_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,9 @@ class PairUnit:
         As in ``frame_audio``.
     window_s
         Length of the teacher's windows in seconds.
+    states, recording
+        The fields of ``FileState`` of all recordings of a task of extract when it read them, (n, 3)
+        int64, and the number of this one; None where they are not known.
     group
         Rows of one group are never divided between training and validation.
     split
@@ -68,11 +75,21 @@ class PairUnit:
     group: str
     split: str | None = None
     window_s: float = 1.0
+    # One array for all units of a task: three numbers for each would double the size of a unit.
+    states: np.ndarray | None = None
+    recording: int = 0
 
     @property
     def count(self) -> int:
         """Rows of this unit."""
         return len(self.windows)
+
+    @property
+    def state(self) -> FileState | None:
+        """What the recording was when its embeddings were computed; None if that is not known."""
+        if self.states is None or self.states[self.recording, 0] < 0:
+            return None
+        return FileState(*self.states[self.recording].tolist())
 
 
 @dataclass(frozen=True)
@@ -172,6 +189,12 @@ def artifact_pairs(
         days = np.full(len(moments), -1, np.int64)
         dated = np.isfinite(moments)
         days[dated] = calendar(moments[dated], timezone).day
+        states = None
+        # Another folder may hold the same recordings at another rate, or in another format.
+        is_own = audio is None or os.path.realpath(audio) == os.path.realpath(
+            str(attributes.get("audio")))
+        if is_own and provenance.keys() >= set(STATE_COLUMNS):
+            states = np.stack([provenance[name] for name in STATE_COLUMNS], axis=1)
         frames = provenance["frame"].astype(np.int32)
         hop, center = float(attributes["hop"]), bool(attributes["center"])
         window_s = float(attributes.get("window", 1.0))  # earlier versions: always one second
@@ -182,7 +205,8 @@ def artifact_pairs(
             sensor = provenance["recordings/sensor"][number]
             group = f"{sensor}/day {days[number]}" if dated[number] else f"file {name}"
             units.append(PairUnit(str(folder / name), first, target, start, frames[start:stop], hop,
-                              center, groups.setdefault(group, group), None, window_s))
+                              center, groups.setdefault(group, group), None, window_s, states,
+                              number))
             first += stop - start
     return _checked(units, targets, folder)
 

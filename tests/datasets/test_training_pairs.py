@@ -1,6 +1,7 @@
 """Audio and targets meet row by row, and no recording is on both sides of the split."""
 
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l3hpc.audio.files import read_audio
+from l3hpc.audio.formats import FileState
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.frontends import Frontend
 from l3hpc.datasets.embedding_file import EmbeddingFile
@@ -156,6 +158,66 @@ def test_audio_that_became_shorter_is_noticed(corpus):
     pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
     with pytest.raises(InputError, match="the embeddings refer to window 13"):
         prepare_cache(pairs, FRONTEND, corpus / "cache")
+
+
+def record_states(corpus):
+    """Write into the artifact of extract what its recordings are, as extract does."""
+    with h5py.File(corpus / "extract/0000/embeddings.h5", "a") as file:
+        states = [FileState.of(corpus / "audio" / name)
+                  for name in file["recordings/file"].asstr()[()]]
+        for name, values in zip(FileState._fields, zip(*states, strict=True), strict=True):
+            file[f"recordings/{name}"] = np.array(values, np.int64)
+
+
+def other_of_the_same_length(path):
+    soundfile.write(path, np.random.default_rng(9).uniform(-0.5, 0.5, 7 * 4000), 4000)
+
+
+def longer(path):
+    soundfile.write(path, np.random.default_rng(9).uniform(-0.5, 0.5, 8 * 4000), 4000)
+
+
+def shorter(path):
+    soundfile.write(path, np.full(4000, 0.1), 4000)
+
+
+@pytest.mark.parametrize("replace", [other_of_the_same_length, longer, shorter])
+def test_a_recording_that_was_replaced_is_noticed(corpus, replace):
+    record_states(corpus)
+    path = corpus / "audio/a.wav"
+    replace(path)
+    # a copy's time may be any: only an equal one, with an equal size, is believed
+    os.utime(path, (1, 1))
+    pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
+    with pytest.raises(InputError, match="has changed since extract computed its") as refused:
+        prepare_cache(pairs, FRONTEND, corpus / "cache")
+    assert refused.value.where == str(path) and "Submit the pipeline again" in refused.value.hint
+    # the same folder by another name, and another folder, whose audio may be of another format
+    (corpus / "link").symlink_to(corpus / "audio")
+    again = find_pairs(corpus / "extract", corpus / "reduce", corpus / "link")
+    assert [unit.state is None for unit in again.units] == [False, False]
+    other = find_pairs(corpus / "extract", corpus / "reduce", corpus / "elsewhere")
+    assert [unit.state for unit in other.units] == [None, None]
+
+
+def test_a_recording_that_was_only_copied_or_restored_is_still_the_same(corpus):
+    record_states(corpus)
+    for path in (corpus / "audio").iterdir():
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+    pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
+    prepare_cache(pairs, FRONTEND, corpus / "cache")
+
+
+def test_recordings_of_which_nothing_is_known_are_believed(corpus):
+    record_states(corpus)
+    with h5py.File(corpus / "extract/0000/embeddings.h5", "a") as file:
+        file["recordings/size"][0] = -1  # no digest was computed
+    other_of_the_same_length(corpus / "audio/a.wav")
+    pairs = find_pairs(corpus / "extract", corpus / "reduce", None)
+    prepare_cache(pairs, FRONTEND, corpus / "cache")
 
 
 def test_artifacts_that_do_not_match_are_refused(corpus):

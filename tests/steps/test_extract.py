@@ -10,13 +10,16 @@ import pytest
 import soundfile
 
 from l3hpc import steps
+from l3hpc.audio.formats import FileState
 from l3hpc.audio.framing import frame_audio
 from l3hpc.audio.levels import frame_levels
 from l3hpc.console.progress import Progress
 from l3hpc.datasets import extraction
 from l3hpc.datasets.corpus import Recording, scan_recordings
 from l3hpc.datasets.extraction import Extraction
+from l3hpc.datasets.extraction_blocks import BlocksOnDisk
 from l3hpc.errors import L3hpcError
+from l3hpc.io.files import read_json
 
 pytestmark = pytest.mark.slow
 RATE = 2000
@@ -324,6 +327,54 @@ def test_what_has_changed_since_the_submission_is_embedded_and_said(tmp_path):
     text = steps.step("extract").summary([result, result])
     assert text == "28 rows of 6 recordings, 2 skipped, 4 changed since the submission"
     assert "changed" not in extract(audio, tmp_path / "again")
+
+
+def test_what_a_recording_was_when_it_was_read_is_recorded(tmp_path):
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "0.wav", noise(40), RATE)
+    soundfile.write(audio / "1.wav", np.zeros(4000), RATE)  # skipped
+    soundfile.write(audio / "2.wav", noise(2), RATE)
+    extract(audio, tmp_path / "out", max_failed=0.5)
+    with h5py.File(tmp_path / "out/embeddings.h5") as file:
+        found = np.stack([file[f"recordings/{name}"][()] for name in FileState._fields], axis=1)
+    assert tuple(found[0]) == FileState.of(audio / "0.wav")
+    assert tuple(found[1]) == (-1, -1, -1)
+    assert tuple(found[2]) == FileState.of(audio / "2.wav")
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_recording_that_is_replaced_between_two_attempts_is_read_again(tmp_path, is_whole):
+    audio, out = tmp_path / "audio", tmp_path / "out"
+    audio.mkdir()
+    # of one that is longer than a piece, the first block holds only the beginning
+    seconds = 6 if is_whole else 200
+    for number in range(3):
+        soundfile.write(audio / f"{number}.wav", noise(seconds, seed=number), RATE)
+    listed = scan_recordings(audio)
+    out.mkdir()
+
+    def attempt(network, progress=None):
+        return Extraction(network, {"kind": "test"}, audio, listed, 0.5, True, out / "scratch",
+                          block=5, progress=progress or Progress()).run(
+                              out / "embeddings.h5", out / "skipped.csv")
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(Network(stop_after=2 if is_whole else 1))
+    done = BlocksOnDisk(out / "scratch", read_json(out / "scratch/extraction.json")["settings"]
+                        ).finished()
+    assert done.windows[0] == (None if is_whole else 256)
+    soundfile.write(audio / "0.wav", noise(seconds, seed=7), RATE)
+    os.utime(audio / "0.wav", (1, 1))
+    progress, notes = Progress(), []
+    progress.note = notes.append
+    attempt(Network(), progress)
+    assert any(note.startswith("1 recording has changed since the attempt before: 0.wav;")
+               for note in notes)
+    extract(audio, tmp_path / "whole")
+    killed, whole = read(out), read(tmp_path / "whole")
+    order = np.lexsort((killed["frame"], killed["recording"]))
+    np.testing.assert_array_equal(killed["l3_embedding"][order], whole["l3_embedding"])
 
 
 def test_all_of_a_task_may_be_unusable_where_that_is_asked_for(tmp_path):
