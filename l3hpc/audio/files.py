@@ -1,8 +1,7 @@
 """Reading of recordings in any format, rate, depth and number of channels as mono float32.
 
-Sound files are decoded by libsndfile or ffmpeg (``decoding``). The published corpora are HDF5 files
-with a data set ``audio``, in which each row is a recording: ``(rows, n)`` or ``(rows, 1, n)``, in
-int16, float32 or float64. The length that a header states is not trusted: all samples are read, and
+Sound files are decoded by libsndfile or ffmpeg (``decoding``), HDF5 files are read by
+``hdf5_rows``. The length that a header states is not trusted: all samples are read, and
 ``Contents`` records where there are fewer or more.
 """
 
@@ -12,25 +11,19 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from l3hpc.audio import decoding
 from l3hpc.audio.decoding import Decoder, open_sound
 from l3hpc.audio.formats import HDF5_SUFFIXES, REASONS, AudioError, is_hdf5, unchanged
-from l3hpc.audio.samples import LOUD, LOUDEST, RATES, is_sample_type, to_float
-from l3hpc.errors import InputError
+from l3hpc.audio.hdf5_rows import open_rows, read_rows
+from l3hpc.audio.samples import LOUD, check_samples, peak_of, to_float
 
-if TYPE_CHECKING:
-    import h5py
+__all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "check_usable",
+           "is_hdf5", "probe", "read_audio", "sound_blocks", "to_float", "unchanged",
+           "usable_blocks"]
 
-__all__ = ["HDF5_SUFFIXES", "REASONS", "AudioError", "AudioInfo", "Contents", "all_row_blocks",
-           "check_samples", "check_usable", "count_rows", "is_hdf5", "probe", "read_audio",
-           "read_rows", "row_blocks", "sound_blocks", "to_float", "unchanged", "usable_blocks"]
-
-EMPTY_RATE = 48_000  # Hz, for rows without samples, for which any rate is right
 QUIET = 1e-4  # a lower peak (-80 dB of full scale) is reported as very quiet
 
 
@@ -147,7 +140,7 @@ def probe(path: Path) -> AudioInfo:
         The file cannot be read (``reason`` is ``'unreadable'``).
     """
     if is_hdf5(path):
-        with _open_rows(path) as (audio, rate):
+        with open_rows(path) as (audio, rate):
             return AudioInfo(int(np.prod(audio.shape)), rate, 1)
     with open_sound(path) as sound:
         frames = sound.there if sound.there is not None else sound.stated
@@ -282,38 +275,6 @@ def usable_blocks(path: Path, min_seconds: float = 1.0, contents: Contents | Non
     yield from itertools.chain((first, second), stream)
 
 
-def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
-    """Check samples for values that no recording has.
-
-    Parameters
-    ----------
-    samples
-        (n,) samples.
-    path
-        The recording, for the message.
-
-    Raises
-    ------
-    AudioError
-        NaN, infinite, or beyond ``LOUDEST`` (``reason`` is ``'unreadable'``).
-    """
-    if not len(samples):
-        return
-    peak = peak_of(samples)
-    where = None if path is None else str(path)
-    if not np.isfinite(peak):
-        raise AudioError("contains samples that are not finite numbers", where=where)
-    if peak > LOUDEST:
-        raise AudioError(f"contains samples of up to {peak:.1e}, which no recording has",
-                         where=where, allowed="floating-point samples in [-1, 1]",
-                         hint="Is it damaged, or written in the other byte order?")
-
-
-def peak_of(samples: np.ndarray) -> float:
-    """The largest absolute value of floating-point samples, at least one; NaN where one is."""
-    return max(float(samples.max()), -float(samples.min()))
-
-
 def check_usable(signal: np.ndarray, rate: int, *, min_seconds: float = 1.0,
                  where: str | None = None) -> None:
     """Check that audio is worth embedding.
@@ -351,151 +312,3 @@ def _too_short(seconds: float, least: float, where: str | None) -> AudioError:
 
 def _silent(where: str | None) -> AudioError:
     return AudioError("every sample is zero", reason="silent", where=where)
-
-
-def count_rows(path: Path) -> int:
-    """Return the number of recordings (rows) in the data set ``audio`` of an HDF5 file."""
-    with _open_rows(path) as (audio, _):
-        return int(audio.shape[0])
-
-
-def read_rows(path: Path, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
-    """Read rows of the data set ``audio`` of an HDF5 file, one recording each.
-
-    Parameters
-    ----------
-    path
-        The HDF5 file.
-    start, stop
-        The first row, and the one after the last (None for the end).
-
-    Returns
-    -------
-    rows
-        (rows, n) float32 in [-1, 1].
-    rate
-        Hz: the attribute ``rate``, ``sample_rate`` or ``sr`` of the data set or the file. If there
-        is none, a row is one second, as in the published corpora.
-
-    Raises
-    ------
-    AudioError
-        The file or one of the rows cannot be read.
-    """
-    with _open_rows(path) as (audio, rate):
-        rows = audio[start:stop]
-    rows = rows.reshape(rows.shape[0], rows.shape[-1])
-    return to_float(rows), rate
-
-
-def row_blocks(path: Path, number: int) -> Iterator[np.ndarray]:
-    """Read one row of the data set ``audio`` in blocks, with memory for one block.
-
-    Parameters
-    ----------
-    path
-        The HDF5 file.
-    number
-        The row, from 0.
-
-    Yields
-    ------
-    numpy.ndarray
-        (n,) float32 in [-1, 1].
-
-    Raises
-    ------
-    AudioError
-        The row is damaged, or has samples that no recording has.
-    """
-    with _open_rows(path) as (audio, _):
-        row = (number, 0) if audio.ndim == 3 else (number,)
-        for start in range(0, audio.shape[-1], decoding.BLOCK):
-            samples = to_float(audio[(*row, slice(start, start + decoding.BLOCK))])
-            check_samples(samples, path)
-            yield samples
-
-
-def all_row_blocks(path: Path) -> Iterator[np.ndarray]:
-    """Read all rows of the data set ``audio``, joined end to end, as ``row_blocks`` does."""
-    with _open_rows(path) as (audio, _):
-        rows, samples = audio.shape[0], audio.shape[-1]
-    if samples > decoding.BLOCK:
-        for number in range(rows):
-            yield from row_blocks(path, number)
-        return
-    step = max(decoding.BLOCK // max(samples, 1), 1)
-    for start in range(0, rows, step):
-        block = read_rows(path, start, start + step)[0].reshape(-1)
-        check_samples(block, path)
-        yield block
-
-
-class _open_rows:
-    """Context manager: the data set ``audio`` of an HDF5 file, and its rate in Hz."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = Path(path)
-
-    def __enter__(self) -> tuple[h5py.Dataset, int]:
-        from l3hpc.io.hdf5 import open_hdf5
-
-        try:
-            self._file = open_hdf5(self._path)
-        except InputError as error:
-            raise _unreadable(error) from None
-        try:
-            return self._audio()
-        except InputError as error:
-            self._file.close()
-            raise _unreadable(error) from None
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _audio(self) -> tuple[h5py.Dataset, int]:
-        from l3hpc.io.hdf5 import numeric_dataset, read_attributes
-
-        path = self._path
-        audio = numeric_dataset(self._file, "audio") if "audio" in self._file else None
-        if audio is None or not (audio.ndim == 2 or (audio.ndim == 3 and audio.shape[1] == 1)):
-            problem = "contains no data set 'audio'" if audio is None else (
-                f"'audio' has shape {audio.shape}")
-            raise AudioError(problem, where=str(path),
-                             allowed="'audio' of shape (rows, n) or (rows, 1, n), int16 or float")
-        if not is_sample_type(audio.dtype):
-            raise AudioError(f"'audio' has type {audio.dtype}, whose full scale is unknown",
-                             where=str(path),
-                             allowed="int16, or float32 or float64 in [-1, 1]")
-        for owner in (audio, self._file):
-            values = read_attributes(owner, path)
-            for name in ("rate", "sample_rate", "sr"):
-                if name in values:
-                    return audio, _rate(values[name], name, path)
-        # The published corpora state no rate: each of their rows is one second.
-        return audio, int(audio.shape[-1]) or EMPTY_RATE
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        try:
-            self._file.__exit__(kind, error, trace)
-        except InputError as damage:
-            raise _unreadable(damage) from None
-
-
-def _unreadable(error: InputError) -> AudioError:
-    return AudioError(error.message, where=error.where, allowed=error.allowed, hint=error.hint)
-
-
-def _rate(value: object, name: str, path: Path) -> int:
-    """The sampling rate in an attribute; an ``AudioError`` if it is not one."""
-    array = np.asarray(value)
-    if array.size == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all():
-        rate = float(array.reshape(-1)[0])
-        if RATES[0] <= rate <= RATES[1] and rate == int(rate):
-            return int(rate)
-    text = " ".join(repr(value.decode("utf-8", "replace") if isinstance(value, bytes)
-                         else value.tolist() if isinstance(value, (np.ndarray, np.generic))
-                         else value).split())
-    raise AudioError(f"attribute '{name}' is {text[:80]}", where=str(path),
-                     allowed=f"a whole number of Hz from {RATES[0]} to {RATES[1]:,}")

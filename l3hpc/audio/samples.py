@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -144,6 +145,38 @@ def to_float(samples: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(samples, dtype=np.float32)
 
 
+def check_samples(samples: np.ndarray, path: Path | str | None) -> None:
+    """Check samples for values that no recording has.
+
+    Parameters
+    ----------
+    samples
+        (n,) samples.
+    path
+        The recording, for the message.
+
+    Raises
+    ------
+    AudioError
+        NaN, infinite, or beyond ``LOUDEST`` (``reason`` is ``'unreadable'``).
+    """
+    if not len(samples):
+        return
+    peak = peak_of(samples)
+    where = None if path is None else str(path)
+    if not np.isfinite(peak):
+        raise AudioError("contains samples that are not finite numbers", where=where)
+    if peak > LOUDEST:
+        raise AudioError(f"contains samples of up to {peak:.1e}, which no recording has",
+                         where=where, allowed="floating-point samples in [-1, 1]",
+                         hint="Is it damaged, or written in the other byte order?")
+
+
+def peak_of(samples: np.ndarray) -> float:
+    """The largest absolute value of floating-point samples, at least one; NaN where one is."""
+    return max(float(samples.max()), -float(samples.min()))
+
+
 def _oriented(array: np.ndarray, where: str | None) -> tuple[np.ndarray, list[str]]:
     """The array as (samples,) or (samples, channels), and the assumptions made."""
     name = "audio" if where is None else where
@@ -200,12 +233,8 @@ def _full_scale(array: np.ndarray, where: str | None) -> tuple[np.ndarray, list[
 
 def _floats(array: np.ndarray, where: str | None) -> tuple[np.ndarray, list[str]]:
     with np.errstate(invalid="ignore", over="ignore"):
-        peak = float(np.abs(array).max())
-    if not np.isfinite(peak):
-        raise AudioError("contains samples that are not finite numbers", where=where)
-    if peak > LOUDEST:
-        raise AudioError(f"contains samples of up to {peak:.1e}, which no recording has",
-                         where=where, allowed="floating-point samples in [-1, 1]")
+        check_samples(array, where)
+        peak = peak_of(array)
     if peak <= LOUD:
         return np.asarray(array, np.float32), []
     bits = next(bits for bits in WIDTHS if peak <= 1 << bits - 1)

@@ -128,9 +128,9 @@ def _run_config(step: str, path: Path, task: int | None) -> list[dict[str, Any]]
     """Run one task of a frozen configuration, or all that are missing; return the results."""
     from l3hpc.console.progress import default_progress
     from l3hpc.worker import execute
-    from l3hpc.workspace import artifacts
+    from l3hpc.workspace import artifacts, step_config
 
-    config = execute.read_config(path)
+    config = step_config.read_config(path)
     if config["step"] != step:
         raise InputError(f"{path} is the configuration of step {config['step']!r}, not {step!r}")
     done = artifacts.finished(Path(config["artifact"]))

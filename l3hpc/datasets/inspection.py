@@ -224,7 +224,8 @@ class _Probed:
 
 def _read_all_samples(path: Path) -> Contents:
     """What a recording holds, after reading all of it (``AudioError`` where it is damaged)."""
-    from l3hpc.audio.files import Contents, all_row_blocks, is_hdf5, probe, sound_blocks
+    from l3hpc.audio.files import Contents, is_hdf5, probe, sound_blocks
+    from l3hpc.audio.hdf5_rows import all_row_blocks
 
     contents = Contents()
     if is_hdf5(path):

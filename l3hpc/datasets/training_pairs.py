@@ -234,7 +234,8 @@ def published_pairs(audio: Path, targets: EmbeddingSource) -> TrainingPairs:
     InputError
         Targets have no audio, another number of rows, or rows that do not last one second.
     """
-    from l3hpc.audio.files import count_rows, probe
+    from l3hpc.audio.files import probe
+    from l3hpc.audio.hdf5_rows import count_rows
 
     base = targets.path if targets.path.is_dir() else targets.path.parent
     units: list[PairUnit] = []

@@ -16,20 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from l3hpc.audio.files import (
-    AudioError,
-    Contents,
-    check_samples,
-    count_rows,
-    is_hdf5,
-    probe,
-    read_rows,
-    row_blocks,
-    unchanged,
-    usable_blocks,
-)
+from l3hpc.audio.files import AudioError, Contents, is_hdf5, probe, unchanged, usable_blocks
 from l3hpc.audio.framing import frame_blocks, frame_count, window_samples
+from l3hpc.audio.hdf5_rows import count_rows, read_rows, row_blocks
 from l3hpc.audio.resample import resample_blocks, resample_rows
+from l3hpc.audio.samples import check_samples
 from l3hpc.datasets.corpus import Recording
 from l3hpc.errors import InputError
 

@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Any
 
 import pydantic
-from typing_extensions import NotRequired, TypedDict
 
 import l3hpc.steps
 from l3hpc.arrays.threads import limit_pools
@@ -30,7 +29,6 @@ from l3hpc.errors import InputError, L3hpcError, setting
 from l3hpc.io.files import RESULT, digest_file, read_json, write_json
 from l3hpc.io.folders import atomic_folder
 from l3hpc.io.owners import read_own_file
-from l3hpc.io.values import check_mapping
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
 from l3hpc.steps import AnyStep, Params
@@ -39,49 +37,12 @@ from l3hpc.worker import node_scratch, process
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
 from l3hpc.workspace.lease import Lease
-from l3hpc.workspace.origin import BY_HAND
+from l3hpc.workspace.step_config import read_config
 
 WAIT_S = 2.0
 TEMPORARY = ".tmp"  # in the scratch folder of a task
 # exit codes of a task that is requeued: submitit's, and the two of this package's scripts
 _REQUEUE_CODES = (-1, 85, 255)
-
-
-class Frozen(TypedDict):
-    """What ``config.json`` holds.
-
-    Attributes
-    ----------
-    name, step : str
-        Name in the pipeline, and which step it is.
-    params : dict
-        Parameters as JSON values.
-    inputs : dict
-        Input → its folder.
-    artifact : str
-        Folder of the artifact.
-    shards : list of dict
-        What each task works on.
-    run : str
-        Name of the run.
-    labels : dict
-        What only the ledger needs.
-    fingerprint : str
-        16 hex digits.
-    partial_inputs : list of str
-        Inputs that need not be complete.
-    """
-
-    name: str
-    step: str
-    params: dict[str, Any]
-    inputs: dict[str, str]
-    artifact: str
-    shards: list[dict[str, Any]]
-    run: NotRequired[str]
-    labels: NotRequired[dict[str, Any]]
-    fingerprint: NotRequired[str]
-    partial_inputs: NotRequired[list[str]]
 
 
 def _end_if_cancelled(config_path: Path) -> None:
@@ -246,39 +207,6 @@ def run_task(
             with contextlib.suppress(OSError):  # a full disk must not hide the error itself
                 write_json(markers.path(marks, index, "error.json"), process.error_details(error))
         raise
-
-
-def read_config(path: Path, *, own: bool = False) -> dict[str, Any]:
-    """Read a frozen config.
-
-    Parameters
-    ----------
-    path
-        A ``config.json``.
-    own
-        Refuse one that another user wrote.
-
-    Returns
-    -------
-    dict
-        The fields of ``Frozen``; ``run`` and ``labels`` are always there.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read, or is of another form.
-    """
-    try:
-        config = read_json(path, own=own)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    try:
-        check_mapping(Frozen, config, "config")
-    except InputError as error:
-        raise InputError(f"is not the frozen config of a step: {error.message}", where=str(path),
-                         hint="Give the config.json in steps/<step> of a run, or of an artifact."
-                         ) from None
-    return {"run": BY_HAND, "labels": {}, **config}
 
 
 def validated(step: AnyStep, params: Mapping[str, Any], where: str) -> Params:

@@ -17,8 +17,9 @@ from l3hpc.io.files import is_task_folder
 from l3hpc.io.folders import atomic_folder, real_folder
 from l3hpc.steps import AnyStep
 from l3hpc.steps.task import NoRecorder
-from l3hpc.worker.execute import read_config, run_step, validated
+from l3hpc.worker.execute import run_step, validated
 from l3hpc.workspace.layout import ArtifactFolder
+from l3hpc.workspace.step_config import read_config
 
 
 def run_standalone(

@@ -20,10 +20,48 @@ from l3hpc.errors import InputError, report_damage
 from l3hpc.io.files import create_file, json_bytes, open_regular, read_json, write_json
 from l3hpc.io.values import check_mapping
 from l3hpc.workspace.layout import ArtifactFolder, RunFolder, StepFolder, Workspace
+from l3hpc.workspace.origin import BY_HAND
 from l3hpc.workspace.run_record import StepRecord
 
 
-class _Frozen(TypedDict):
+class Frozen(TypedDict):
+    """What ``config.json`` holds.
+
+    Attributes
+    ----------
+    name, step : str
+        Name in the pipeline, and which step it is.
+    params : dict
+        Parameters as JSON values.
+    inputs : dict
+        Input → its folder.
+    artifact : str
+        Folder of the artifact.
+    shards : list of dict
+        What each task works on.
+    run : str
+        Name of the run.
+    labels : dict
+        What only the ledger needs.
+    fingerprint : str
+        16 hex digits.
+    partial_inputs : list of str
+        Inputs that need not be complete.
+    """
+
+    name: str
+    step: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    artifact: str
+    shards: list[dict[str, Any]]
+    run: NotRequired[str]
+    labels: NotRequired[dict[str, Any]]
+    fingerprint: NotRequired[str]
+    partial_inputs: NotRequired[list[str]]
+
+
+class _Reused(TypedDict):
     """The part of ``config.json`` that another submission of the step needs."""
 
     params: dict[str, Any]
@@ -118,6 +156,39 @@ def read(workspace: Path, run: str, entry: StepRecord, command: Sequence[str]) -
                           + shlex.join(["l3hpc", *command[1:]])) from None
 
 
+def read_config(path: Path, *, own: bool = False) -> dict[str, Any]:
+    """Read a frozen config.
+
+    Parameters
+    ----------
+    path
+        A ``config.json``.
+    own
+        Refuse one that another user wrote.
+
+    Returns
+    -------
+    dict
+        The fields of ``Frozen``; ``run`` and ``labels`` are always there.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is of another form.
+    """
+    try:
+        config = read_json(path, own=own)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    try:
+        check_mapping(Frozen, config, "config")
+    except InputError as error:
+        raise InputError(f"is not the frozen config of a step: {error.message}", where=str(path),
+                         hint="Give the config.json in steps/<step> of a run, or of an artifact."
+                         ) from None
+    return {"run": BY_HAND, "labels": {}, **config}
+
+
 def of_run(run: RunFolder, step: str) -> dict[str, Any]:
     """Read what ``config.json`` of a step holds from the settings of its run, which are there
     before the folder of the step is.
@@ -176,5 +247,5 @@ def remove_damaged(artifact: Path) -> None:
 
 
 def _whole(path: Path) -> dict[str, Any]:
-    value = check_mapping(_Frozen, read_json(path), "config")
+    value = check_mapping(_Reused, read_json(path), "config")
     return {**value, "labels": value.get("labels", {}), "version": value.get("version")}

@@ -15,16 +15,14 @@ from l3hpc.audio.files import (
     AudioError,
     AudioInfo,
     Contents,
-    all_row_blocks,
     check_usable,
-    count_rows,
     probe,
     read_audio,
-    read_rows,
     sound_blocks,
     unchanged,
     usable_blocks,
 )
+from l3hpc.audio.hdf5_rows import all_row_blocks, count_rows, read_rows
 from l3hpc.datasets.windows import read_pieces
 
 

@@ -93,7 +93,8 @@ class StoredArrays(Surface):
 
     def _rows(self, path: Path) -> np.ndarray | None:
         """All rows of audio of the file."""
-        from l3hpc.audio.files import count_rows, probe, read_rows
+        from l3hpc.audio.files import probe
+        from l3hpc.audio.hdf5_rows import count_rows, read_rows
 
         about = call(probe, path)
         count = call(count_rows, path)

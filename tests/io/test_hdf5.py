@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from l3hpc.audio.files import AudioError, probe, read_audio, read_rows
+from l3hpc.audio.files import AudioError, probe, read_audio
+from l3hpc.audio.hdf5_rows import read_rows
 from l3hpc.datasets.check import check_folder
 from l3hpc.datasets.corpus import scan_recordings
 from l3hpc.datasets.embeddings import open_source
