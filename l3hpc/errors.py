@@ -124,19 +124,17 @@ class L3hpcError(Exception):
                     for line in told]
         return [*told, *(Lines(self.hint).split("\n") if self.hint else ())]
 
-    def replaced(
-        self: _Error, message: str | None = None, *, where: str | None = None,
-        allowed: str | None = None, hint: str | None = None,
-    ) -> _Error:
+    def replaced(self: _Error, message: str | None = None, *, where: str | None = None,
+                 hint: str | None = None) -> _Error:
         """Return a copy of this error, of the same class, with other words.
 
         Parameters
         ----------
-        message, where, allowed, hint
+        message, where, hint
             The new ones; where one is None, that of this error.
         """
         error = _rebuilt(type(self), self.message if message is None else message, self.__dict__)
-        for name, value in (("where", where), ("allowed", allowed), ("hint", hint)):
+        for name, value in (("where", where), ("hint", hint)):
             if value is not None:
                 setattr(error, name, value)
         return error

@@ -45,8 +45,9 @@ class EmbedsFrames(Protocol):
         """Frames (n, samples) → embeddings (n, dim)."""
 
 
-def check_frames(frames: np.ndarray | CutFrames | JoinedFrames, rate: int, window_s: float) -> None:
-    """Check the shape of frames for a network.
+def check_frames(frames: np.ndarray | CutFrames | JoinedFrames, rate: int, window_s: float,
+                 batch_size: int | None = None) -> None:
+    """Check the shape of frames for a network, and how many are to be embedded at once.
 
     Parameters
     ----------
@@ -54,17 +55,21 @@ def check_frames(frames: np.ndarray | CutFrames | JoinedFrames, rate: int, windo
         To be embedded.
     rate, window_s
         Of the network.
+    batch_size
+        Frames at once; None: not stated.
 
     Raises
     ------
     InputError
-        They have another shape than (n, samples).
+        They have another shape than (n, samples), or the batch size is below 1.
     """
     samples = window_samples(window_s, rate)
     if len(frames.shape) != 2 or frames.shape[1] != samples:
         raise InputError(f"frames of shape {tuple(frames.shape)} do not fit this network",
                          allowed=f"(n, {samples}): {format_seconds(window_s)} at {rate} Hz",
                          hint="frame_audio cuts a signal into such frames")
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"a batch size of {batch_size} frames", allowed="at least 1")
 
 
 def check_network(network: EmbedsFrames, where: str | None = None) -> None:
@@ -160,10 +165,8 @@ class Embedder:
         InputError
             Frames of another shape, or a batch size below 1.
         """
-        check_frames(frames, self.rate, self.window_s)
+        check_frames(frames, self.rate, self.window_s, batch_size)
         size = batch_size or self.engine.batch_size(activation_bytes(self.spec))
-        if size < 1:
-            raise InputError(f"a batch size of {size} frames", allowed="at least 1")
         result = np.empty((len(frames), self.dim), np.float32)
         done = 0
         for embeddings in self._batches(frames, size):

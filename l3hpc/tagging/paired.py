@@ -135,8 +135,8 @@ def small_basis(clips: int, different: int | None = None,
 
 
 def compare_tags(first: Sequence[Sequence[Events]], second: Sequence[Sequence[Events]],
-                 names: Sequence[str], samples: int = SAMPLES, seed: int = SEED,
-                 confidence: float = CONFIDENCE) -> list[Difference]:
+                 names: Sequence[str], samples: int = SAMPLES, seed: int = SEED
+                 ) -> list[Difference]:
     """Compare precision and recall of tags.
 
     Parameters
@@ -150,8 +150,6 @@ def compare_tags(first: Sequence[Sequence[Events]], second: Sequence[Sequence[Ev
         Number of resamplings.
     seed
         Their seed.
-    confidence
-        Fraction of the resamplings within an interval, 0 to 1.
 
     Returns
     -------
@@ -165,11 +163,11 @@ def compare_tags(first: Sequence[Sequence[Events]], second: Sequence[Sequence[Ev
     split = len(first)
     difference = np.mean(drawn[split:], axis=0) - np.mean(drawn[:split], axis=0)
     return _differences([*METRICS, *names], values[:split].mean(axis=0),
-                        values[split:].mean(axis=0), difference, confidence)
+                        values[split:].mean(axis=0), difference)
 
 
 def compare_accuracy(first: np.ndarray, second: np.ndarray, samples: int = SAMPLES,
-                     seed: int = SEED, confidence: float = CONFIDENCE) -> Difference:
+                     seed: int = SEED) -> Difference:
     """Compare the share of clips that are classified correctly.
 
     Parameters
@@ -180,15 +178,13 @@ def compare_accuracy(first: np.ndarray, second: np.ndarray, samples: int = SAMPL
         Number of resamplings.
     seed
         Their seed.
-    confidence
-        Fraction of the resamplings within an interval, 0 to 1.
     """
     clips, gained, lost = len(first), *_only_one(first, second)
     # Of a resampling only the number of clips of each kind matters.
     drawn = np.random.default_rng(seed).multinomial(
         clips, np.array([gained, lost, clips - gained - lost]) / clips, size=samples)
     [found] = _differences(["accuracy"], np.array([first.mean()]), np.array([second.mean()]),
-                           (drawn[:, :1] - drawn[:, 1:2]) / clips, confidence)
+                           (drawn[:, :1] - drawn[:, 1:2]) / clips)
     return found
 
 
@@ -223,8 +219,8 @@ def _only_one(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
     return int((second & ~first).sum()), int((first & ~second).sum())
 
 
-def _differences(names: Sequence[str], first: np.ndarray, second: np.ndarray, drawn: np.ndarray,
-                 confidence: float) -> list[Difference]:
-    columns = zip(names, first, second, intervals(drawn, confidence), p_value(drawn), strict=True)
+def _differences(names: Sequence[str], first: np.ndarray, second: np.ndarray, drawn: np.ndarray
+                 ) -> list[Difference]:
+    columns = zip(names, first, second, intervals(drawn, CONFIDENCE), p_value(drawn), strict=True)
     return [Difference(name, float(one), float(other), float(low), float(high), float(p))
             for name, one, other, (low, high), p in columns]

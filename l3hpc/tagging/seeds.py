@@ -17,8 +17,8 @@ from l3hpc.tagging.evaluation import CONFIDENCE, METHOD, by_name, intervals
 METRICS = ("micro_auprc", "micro_f1", "macro_auprc")
 
 
-def mean_level(results: Sequence[Mapping[str, Any]], drawn: Sequence[np.ndarray],
-               confidence: float = CONFIDENCE) -> dict[str, Any]:
+def mean_level(results: Sequence[Mapping[str, Any]], drawn: Sequence[np.ndarray]
+               ) -> dict[str, Any]:
     """The numbers of one level, as means over classifiers.
 
     Parameters
@@ -28,8 +28,6 @@ def mean_level(results: Sequence[Mapping[str, Any]], drawn: Sequence[np.ndarray]
     drawn
         A level of what ``evaluation.resample`` returned, for each classifier: of the same drawn
         clips. Empty: no intervals.
-    confidence
-        Fraction of the resamplings within an interval, 0 to 1.
 
     Returns
     -------
@@ -46,8 +44,8 @@ def mean_level(results: Sequence[Mapping[str, Any]], drawn: Sequence[np.ndarray]
     if drawn:
         together = np.mean(drawn, axis=0)
         found["confidence"] = {
-            "level": confidence, "samples": len(together), "method": METHOD,
-            **by_name(names, intervals(together, confidence).tolist())}
+            "level": CONFIDENCE, "samples": len(together), "method": METHOD,
+            **by_name(names, intervals(together, CONFIDENCE).tolist())}
     return found
 
 

@@ -186,7 +186,7 @@ class HearTeacher:
     def embed(self, frames: Frames, batch_size: int | None = None,
               on_batch: Callable[[int], None] | None = None) -> np.ndarray:
         """Compute the scene embeddings of windows; see ``Teacher.embed``."""
-        check_frames(frames, self.rate, self.window_s)
+        check_frames(frames, self.rate, self.window_s, batch_size)
         result = np.empty((len(frames), self.dim), np.float32)
         size = batch_size or BATCH
         for start in range(0, len(frames), size):

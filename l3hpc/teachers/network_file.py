@@ -228,10 +228,8 @@ class NetworkTeacher:
         InputError
             Windows of another length, or a batch size below 1.
         """
-        check_frames(frames, self.rate, self.window_s)
+        check_frames(frames, self.rate, self.window_s, batch_size)
         size = self._run.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise InputError(f"a batch size of {size} frames", allowed="at least 1")
         result = np.empty((len(frames), self.dim), np.float32)
         for start in range(0, len(frames), size):
             part = to_float(np.asarray(frames[start:start + size]))

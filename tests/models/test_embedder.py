@@ -76,8 +76,9 @@ def test_integers_no_frames_and_refusals(reference):
     assert np.isfinite(engine.embed(np.zeros((1, 8000)))).all()
     with pytest.raises(InputError, match=r"\(2, 4000\)"):
         engine.embed(frames[:, :4000])
-    with pytest.raises(InputError, match="batch"):
-        engine.embed(frames, batch_size=-1)
+    for size in (-1, 0):
+        with pytest.raises(InputError, match=f"a batch size of {size} frames"):
+            engine.embed(frames, batch_size=size)
 
 
 @pytest.mark.parametrize("convention", ["A", "A'", "D"])

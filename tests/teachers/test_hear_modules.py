@@ -75,6 +75,8 @@ def test_the_embedding_of_a_window_is_its_scene_embedding(module):
     np.testing.assert_allclose(
         embeddings, np.stack([frames.mean(1), (frames ** 2).mean(1)], 1), atol=1e-6)
     np.testing.assert_array_equal(teacher.embed(frames, batch_size=70), embeddings)
+    with pytest.raises(InputError, match="a batch size of -1 frames"):  # not an array of anything
+        teacher.embed(frames, batch_size=-1)
     integers = (frames * 32767).astype(np.int16)
     np.testing.assert_allclose(teacher.embed(integers), embeddings, atol=1e-4)
     with pytest.raises(InputError, match="frames of shape"):
