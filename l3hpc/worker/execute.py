@@ -31,9 +31,11 @@ from l3hpc.io.folders import atomic_folder
 from l3hpc.io.owners import read_own_file
 from l3hpc.ledger.journal.records import Journal
 from l3hpc.models.tensorflow_log import quiet_first_import
+from l3hpc.schedulers import packing, requeue_policy
+from l3hpc.schedulers.local import requeue as local_requeue
 from l3hpc.steps import AnyStep, Params
 from l3hpc.steps.task import PREEMPTION, NoRecorder, Recorder, Task, refuse_exit
-from l3hpc.worker import node_scratch, process
+from l3hpc.worker import node_scratch, process, requeue
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.layout import ArtifactFolder, StepFolder
 from l3hpc.workspace.lease import Lease
@@ -47,8 +49,6 @@ _REQUEUE_CODES = (-1, 85, 255)
 
 def _end_if_cancelled(config_path: Path) -> None:
     """End an attempt that Slurm has requeued although its run was cancelled a moment before."""
-    from l3hpc.worker import requeue
-
     if (os.environ.get("SLURM_RESTART_COUNT") or "0") != "0" \
             and requeue.is_cancelled(config_path.parent):
         print("the run was cancelled: this attempt computes nothing", file=sys.stderr)
@@ -94,7 +94,8 @@ class TaskCall:
         """Save a checkpoint, and decide what submitit does at the time limit or on preemption.
 
         The script requeues the job, or on ``local`` the runner: here may be a container without
-        Slurm's commands.
+        Slurm's commands. It is called by a signal, perhaps within an import: what it needs is
+        imported before.
 
         Returns
         -------
@@ -109,18 +110,11 @@ class TaskCall:
         _save_checkpoint()
         folder = Path(self.config_path).parent
         if os.environ.get("L3HPC_LOCAL"):
-            from l3hpc.schedulers import packing
-            from l3hpc.schedulers.local import requeue as local
-            from l3hpc.schedulers.requeue_policy import TIME
-
             packed = packing.of_this_process()
-            decision = local.policy_decision(folder, self.index, TIME,
-                                             packed.tasks if packed is not None else ())
-            local.note_requeue(folder, self.index, TIME, decision)
-            raise SystemExit(local.REQUEUE)
-        from l3hpc.schedulers import requeue_policy
-        from l3hpc.worker import requeue
-
+            decision = local_requeue.policy_decision(folder, self.index, requeue_policy.TIME,
+                                                     packed.tasks if packed is not None else ())
+            local_requeue.note_requeue(folder, self.index, requeue_policy.TIME, decision)
+            raise SystemExit(local_requeue.REQUEUE)
         if os.environ.get("L3HPC_REQUEUES"):
             raise SystemExit(requeue.REQUEUE)
         # a script of an early version, without a requeue policy: submitit requeues

@@ -19,6 +19,7 @@ from l3hpc.console.formatting import describe_progress
 from l3hpc.console.progress import Progress, doing
 from l3hpc.errors import ClusterError, InputError, L3hpcError
 from l3hpc.io.files import read_json, write_json
+from l3hpc.schedulers.requeue_policy import Policy
 from l3hpc.worker import execute, job_entry
 from l3hpc.workspace import artifacts, markers
 from l3hpc.workspace.lease import Lease
@@ -305,6 +306,21 @@ def test_the_config_of_an_artifact_repeats_its_step(config):
     assert run(copy)["summary"] == {"rows": 1}
     assert (artifact / ".work" / "markers" / "0.progress.json").exists()
     assert json.loads((artifact / ".work/markers/0.progress.json").read_text())["done"] == 10
+
+
+@pytest.mark.parametrize("where", ["L3HPC_LOCAL", "L3HPC_REQUEUES"])
+def test_the_warning_imports_nothing(config, where):
+    """It may come while Python imports the very module, which is then there by half."""
+    path = config()
+    path.with_name("markers").mkdir()
+    write_json(path.with_name("heal.json"), Policy(mem_mb=100, time_min=5).to_json())
+    code = ("import sys; from l3hpc.worker import execute; before = {*sys.modules}\n"
+            f"try: execute.TaskCall({str(path)!r}, 0).checkpoint()\n"
+            "except SystemExit as end: print(end.code)\n"
+            "print(*sorted({*sys.modules} - before))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, where: "1"})
+    assert (done.stdout, done.stderr) == ("85\n\n", "")
 
 
 def test_term_on_slurm_writes_a_checkpoint_and_the_task_goes_on(config, monkeypatch):
