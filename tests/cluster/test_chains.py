@@ -285,8 +285,9 @@ def test_a_checkpoint_signal_sends_the_job_back_and_its_child_still_waits(
                        params={"extract": {"gate": str(gate)}})
     record = submit.submit(made)
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
-    slurm_cluster.command("scancel", "--signal=USR2", "--batch", record.steps[0].job)
-    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
+    with slurm_cluster.draining():
+        slurm_cluster.command("scancel", "--signal=USR2", "--batch", record.steps[0].job)
+        found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
     assert "requeued once (signal before its time limit)" in found.steps[0].detail
     assert found.steps[1].state == "waiting"
     gate.unlink()

@@ -31,7 +31,9 @@ def requeues(folder, task=0):
 
 def test_out_of_memory_asks_for_more_under_the_same_id(any_slurm, chains, tmp_path):
     made, record = run(chains, any_slurm, tmp_path, params={"extract": {"memory_mb": 500}})
-    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
+    until(tmp_path, "demo", lambda found: found.steps[0].state in ("running", "requeued"))
+    with any_slurm.draining():  # nor does the small job that changes the request
+        found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
     assert found.steps[1].state == "waiting"
     found = until(tmp_path, "demo", settled)
     assert states(found) == {"extract": "done", "sample": "done"}
@@ -66,7 +68,9 @@ def test_the_time_limit_sends_a_task_back(slurm_cluster, chains, tmp_path):
     one minute it would come at once, and on a busy machine end the setup."""
     made, record = run(chains, slurm_cluster, tmp_path, params={"extract": {"seconds": 600}},
                        request=Resources(1, 200, 0, 2))
-    found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
+    until(tmp_path, "demo", lambda found: found.steps[0].progress)
+    with slurm_cluster.draining():
+        found = until(tmp_path, "demo", lambda found: found.steps[0].state == "requeued")
     assert "time limit" in found.steps[0].detail
 
 

@@ -141,13 +141,15 @@ def test_a_node_that_dies_costs_the_task_that_it_had(slurm_cluster, chains, tmp_
 
 
 def test_a_job_whose_script_is_killed_leaves_done_what_was_done(
-        slurm_cluster, chains, tmp_path):
+        slurm_cluster, chains, tmp_path, gate):
     made, record = run(chains, slurm_cluster, tmp_path, tasks=3, names=("extract",),
-                       request=replace(TWO, pack=3), seconds=20.0)
-    found = until(tmp_path, "demo", lambda found: found.steps[0].done == 1)
+                       request=replace(TWO, pack=3), gate=str(gate), gate_task=1)
+    found = until(tmp_path, "demo", lambda found: found.steps[0].done == 1
+                  and found.steps[0].progress)
     slurm_cluster.command("scancel", "--signal=KILL", "--full", f"{record.steps[0].job}_0")
     found = until(tmp_path, "demo", settled)
     assert found.steps[0].state in ("failed", "cancelled") and found.steps[0].done == 1
+    gate.unlink()
     before = (made.steps[0].artifact / "0000/result.json").read_text()
     again = resume(tmp_path, "demo", made.profile)
     assert again.steps[0].attempts[1].tasks == [1, 2]

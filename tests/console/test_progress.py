@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 import time
 
@@ -181,10 +182,18 @@ def test_the_progress_of_a_command_ends_with_it(capsys):
     assert module._current.get() is None
 
 
-def test_a_command_that_waits_for_slurm_says_so(tmp_path, monkeypatch, capsys):
+def test_a_command_that_waits_for_slurm_says_so(tmp_path, monkeypatch):
     from l3hpc.cli import main
 
-    (tmp_path / "sinfo").write_text("#!/bin/sh\nsleep 0.5\nexit 1\n")
+    class Said(io.TextIOWrapper):
+        def write(self, text):
+            if "waiting for sinfo" in text:
+                (tmp_path / "said").touch()
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stderr", Said(io.BytesIO(), write_through=True))
+    (tmp_path / "sinfo").write_text(
+        f"#!/bin/sh\nuntil [ -e {tmp_path}/said ]; do sleep 0.1; done\nexit 1\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(module, "DELAY_S", 0.001)
@@ -192,4 +201,4 @@ def test_a_command_that_waits_for_slurm_says_so(tmp_path, monkeypatch, capsys):
     (tmp_path / "cluster.yaml").write_text("clusters:\n  there: {partition: p}\n")
     with pytest.raises(SystemExit):
         main(["doctor", "--quick", "--cluster", "there"])
-    assert "waiting for sinfo\n" in capsys.readouterr().err
+    assert b"waiting for sinfo\n" in sys.stderr.buffer.getvalue()

@@ -182,6 +182,17 @@ class RealSlurm:
                     os.kill(process, number)
 
     @contextlib.contextmanager
+    def draining(self):
+        """No job starts: one that is requeued meanwhile is still in the queue however late the
+        test looks."""
+        nodes = f"NodeName={','.join(self.nodes)}"
+        self.command("scontrol", "update", nodes, "State=DRAIN", "Reason=test")
+        try:
+            yield
+        finally:
+            self.command("scontrol", "update", nodes, "State=RESUME")
+
+    @contextlib.contextmanager
     def configured(self, restart=False, **settings):
         """With other lines in slurm.conf. restart: the controller, which some of them need."""
         before = self.conf.read_text()

@@ -47,6 +47,13 @@ class Case:
         return next(step for step in self.run.steps if step.name == name)
 
 
+def until_said(words, output):
+    """Shell text: wait until ``submit_in_a_child`` has printed these words. Two signals that come
+    one after the other before a process looks are one; and false if they never come."""
+    return (f"i=0; until grep -q '{words}' {output} || [ $i -ge 4800 ]; do "
+            "sleep 0.05; i=$((i + 1)); done 2> /dev/null; [ $i -lt 4800 ]")
+
+
 def submit_in_a_child(made, output):
     """Submit in a process that Ctrl-C reaches; its exit code, and what it printed."""
     child = os.fork()

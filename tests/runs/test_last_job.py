@@ -54,7 +54,7 @@ n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {slurm.folder}/next
 if [ $n = 102 ]; then
   i=0
-  while grep -q '"state": "submitting"' {folder}/run.json && [ $i -lt 1000 ]; do
+  while grep -q '"state": "submitting"' {folder}/run.json && [ $i -lt 20000 ]; do
     i=$((i + 1)); sleep 0.01
   done
   cp {folder}/run.json {slurm.folder}/seen

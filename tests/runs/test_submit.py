@@ -9,7 +9,7 @@ import time
 
 import pytest
 from fakeslurm import queue_line
-from submitted import submit_in_a_child
+from submitted import submit_in_a_child, until_said
 
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
@@ -319,14 +319,15 @@ def test_ctrl_c_while_sbatch_hangs_says_what_is_waited_for(chains, slurm, on, tm
     slurm.says("sbatch", f"""
 n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {slurm.folder}/next
-[ $n = 101 ] && sleep 0.3 && kill -INT $PPID && sleep 2 && date +%s > {slurm.folder}/answered
+if [ $n = 101 ]; then
+    kill -INT $PPID
+    {until_said("interrupted; waiting for Slurm", tmp_path / "said")} || exit 1
+fi
 echo $n""")
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
     code, said = submit_in_a_child(made, tmp_path / "said")
     assert "sample: interrupted; waiting for Slurm, because the job may have been submitted " \
         "already. Ctrl-C again gives up" in said
-    began, *_, ended = (float(line.split()[0]) for line in said.splitlines() if line[:1].isdigit())
-    assert ended - began > 1.5, "not said at once"
     assert "interrupted: cancelling 100, 101. Ctrl-C again does not wait for it" in said
     assert said.count("Ctrl-C again gives up") == 1
     assert code == 9 and records.read(tmp_path, "demo").state == "cancelled"
@@ -337,12 +338,16 @@ def test_a_second_ctrl_c_gives_up_with_the_command_that_finds_the_job(chains, sl
     slurm.says("sbatch", f"""
 n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
 echo $((n + 1)) > {slurm.folder}/next
-[ $n = 101 ] && sleep 0.3 && kill -INT $PPID && sleep 0.5 && kill -INT $PPID && exec sleep 60
+if [ $n = 101 ]; then
+    kill -INT $PPID
+    {until_said("interrupted; waiting for Slurm", tmp_path / "said")}
+    kill -INT $PPID; exec sleep 600
+fi
 echo $n""")
     made = chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on)
     began = time.monotonic()
     code, said = submit_in_a_child(made, tmp_path / "said")
-    assert code == 130 and time.monotonic() - began < 30
+    assert code == 130 and time.monotonic() - began < 300
     assert "submitted: extract 100; whether sample was submitted is not known" in said
     assert "See whether the job exists: squeue --me --name=l3-demo-sample\n" \
         "When Slurm responds again: l3hpc resume demo looks for it" in said

@@ -37,21 +37,24 @@ def running(chains, tmp_path):
     made = chains.plan(tmp_path, names=("extract", "sample"),
                        params={"extract": {"gate": str(gate)}})
     submit_behind(made)
-    ended = []
-    thread = threading.Thread(
-        target=lambda: ended.append(Runner(tmp_path, "demo", grace_s=5).run()), daemon=True)
+    ended, looks = [], []
+    runner = Runner(tmp_path, "demo", grace_s=5, show=lambda *_: looks.append(1))
+    thread = threading.Thread(target=lambda: ended.append(runner.run()), daemon=True)
     thread.start()
     until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
-    yield made, gate, lambda: (thread.join(60), ended)[1]
+    yield made, gate, looks, lambda: (thread.join(240), ended)[1]
     gate.unlink(missing_ok=True)
-    thread.join(60)
+    thread.join(240)
+    for process in runner._processes.values():  # one that was replaced waits for none
+        process.wait(240)
 
 
 @pytest.mark.parametrize("ahead", [2 * HOUR, -2 * HOUR])
 def test_a_job_is_not_ended_because_the_clock_was_set(tmp_path, running, set_clock, ahead):
-    made, gate, ended = running
+    made, gate, looks, ended = running
     set_clock(ahead)
-    time.sleep(0.5)  # the runner looks at its jobs
+    before = len(looks)
+    until(lambda: len(looks) > before + 3)
     [found] = status.collect(tmp_path, ["demo"])
     assert [step.state for step in found.steps] == ["running", "waiting"]
     assert 0 <= found.steps[0].elapsed_s < 60 and not any("gone" in note for note in found.notes)
@@ -80,7 +83,7 @@ def test_a_runner_is_not_gone_because_its_claim_looks_old(tmp_path, running):
 
 def test_a_runner_that_was_replaced_while_it_was_stopped_leaves_the_run_alone(
         tmp_path, running, monkeypatch):
-    _, gate, ended = running
+    _, gate, _, ended = running
     monkeypatch.setattr(local_runner, "STOPPED_S", 0.0)  # as if it had just been continued
     claim = tmp_path / "runs/demo/runner.owner.2"
     claim.write_text(json.dumps({"host": "elsewhere", "pid": 1, "start": 1, "token": "x"}))

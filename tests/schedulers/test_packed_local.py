@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import time
 from dataclasses import replace
 
 import pytest
 from chains import submit_behind
+from waiting import until
 
 from l3hpc import schedulers
 from l3hpc.config.resources import Resources
@@ -89,19 +89,17 @@ def test_a_failed_task_stops_none_of_its_job_and_resume_packs_what_is_missing(ch
 
 
 def test_killed_in_the_middle_done_stays_done_and_the_rest_is_resumed(chains, tmp_path):
-    made = plan(chains, tmp_path, tasks=4, names=("extract",), seconds=3.0)
+    gate, at = tmp_path / "gate", 2
+    gate.touch()
+    made = plan(chains, tmp_path, tasks=4, names=("extract",), gate=str(gate), gate_task=at)
     submit_behind(made)
-    killed = []
 
     def look(record, jobs):
-        begun = [task for task, mark in marks(made).items()
-                 if task and mark.progress and mark.exit_code is None]
-        if begun and not killed:
+        if gate.exists() and at in (seen := marks(made)) and seen[at].progress:
             os.killpg(jobs["1_0"].pid, signal.SIGKILL)
-            killed.append(max(begun))
+            gate.unlink()
 
     assert Runner(tmp_path, "demo", show=look).run()
-    [at] = killed
     [found] = status.collect(tmp_path, ["demo"])
     assert (found.steps[0].state, found.steps[0].done) == ("failed", at)
     before = (made.steps[0].artifact / "0000/result.json").read_text()
@@ -116,10 +114,7 @@ def test_while_it_runs_the_others_wait_for_their_turn(chains, tmp_path):
     gate.touch()
     made = plan(chains, tmp_path, tasks=4, gate=str(gate))
     submit.submit(made, detach=True)
-    end = time.monotonic() + 240
-    while not (0 in marks(made) and marks(made)[0].progress):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: 0 in marks(made) and marks(made)[0].progress)
     record = records.read(tmp_path, "demo")
     snapshot = read_snapshot(tmp_path, record, record.steps[0])
     own = snapshot.own(schedulers.of_record(tmp_path, record).jobs(record))
@@ -131,9 +126,7 @@ def test_while_it_runs_the_others_wait_for_their_turn(chains, tmp_path):
     assert logs.find_log(tmp_path, record, record.steps[0]) == \
         made.step_folder("extract").log("1_0_0")
     gate.unlink()
-    while states(tmp_path)["extract"] != "done":
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    until(lambda: states(tmp_path)["extract"] == "done")
 
 
 def test_at_the_time_limit_of_the_job_the_rest_goes_on_later(chains, tmp_path, monkeypatch):

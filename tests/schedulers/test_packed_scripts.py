@@ -4,10 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from l3hpc.config.profile import ClusterProfile
 from l3hpc.config.resources import Resources
@@ -77,12 +77,6 @@ class Machine:
         path = self.out / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
-    def until(self, line):
-        end = time.monotonic() + 240
-        while line not in self.calls():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
     def marker(self, name):
         return json.loads((self.step.markers / name).read_text())
 
@@ -147,10 +141,10 @@ def test_a_job_that_goes_back_starts_no_other_task(machine):
 
 
 def test_a_signal_ends_the_task_and_the_job(machine):
-    machine.behave('trap "exit 7" TERM; for _ in {1..2400}; do sleep 0.1; done')
+    machine.behave('trap "exit 7" TERM; touch "$STUB_OUT/ready"\n'
+                   'for _ in {1..2400}; do sleep 0.1; done')
     process = machine.start()
-    machine.until("task 0 restarts 0")
-    time.sleep(0.5)  # until the trap is set
+    until((machine.out / "ready").exists)
     process.terminate()
     process.communicate(timeout=240)
     assert process.returncode == 143
@@ -162,10 +156,9 @@ def test_a_signal_ends_the_task_and_the_job(machine):
 @pytest.mark.parametrize("name", ["HUP", "USR1", "XCPU"])
 def test_a_signal_that_no_step_handles_ends_the_job(machine, name):
     """No other task begins, and its marker says why."""
-    machine.behave('echo $$ > "$STUB_OUT/pid"; exec sleep 240')
+    machine.behave('echo $$ > "$STUB_OUT/pid"; touch "$STUB_OUT/ready"; exec sleep 240')
     process, number = machine.start(), getattr(signal, f"SIG{name}")
-    machine.until("task 0 restarts 0")
-    time.sleep(0.5)
+    until((machine.out / "ready").exists)
     process.send_signal(number)
     process.wait(timeout=240)
     os.kill(int((machine.out / "pid").read_text()), signal.SIGKILL)  # Slurm ends it with the job
@@ -183,10 +176,7 @@ ENDS = ('if [ "$task" = 0 ]; then trap "touch $STUB_OUT/warned" USR2; touch "$ST
 def warn(machine):
     machine.behave(ENDS)
     process = machine.start()
-    end = time.monotonic() + 240
-    while not (machine.out / "ready").exists():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until((machine.out / "ready").exists)
     process.send_signal(signal.SIGUSR2)
     return process
 
@@ -210,7 +200,6 @@ def test_a_signal_between_two_tasks(machine, number, code, calls):
         if number is not None:
             process.send_signal(number)
         stream.write("76_0 9\n")
-        time.sleep(0.5)  # so that the signal comes first
     process.communicate(timeout=240)
     assert process.returncode == code
     assert machine.calls() == ["task 0 restarts 0", *calls]
@@ -226,9 +215,13 @@ def test_after_the_warning_the_next_task_asks_for_a_requeue(tmp_path):
     scontrol.write_text('#!/bin/bash\necho "scontrol $*" >> "' + str(machine.out / "calls") + '"\n')
     scontrol.chmod(0o755)
     (machine.out / "answer").write_text("again requeue\n")
+    # it says that it waits for its end, and does so for three seconds and not for two minutes
+    text = machine.script.read_text()
+    waits = "for _ in {1..120}; do"
+    assert text.count(waits) == 1
+    machine.script.write_text(text.replace(waits, 'touch "$STUB_OUT/waits"; for _ in 1 2 3; do'))
     process = warn(machine)
-    machine.until("scontrol requeue 77_0")
-    time.sleep(1)  # the script now waits for its end
+    until((machine.out / "waits").exists)
     process.terminate()  # as Slurm does then
     process.communicate(timeout=240)
     assert process.returncode == 85

@@ -204,8 +204,10 @@ class Handler(BaseHTTPRequestHandler):
             if fault in ("html", "html-200"):
                 self.reply(502 if fault == "html" else 200, "<html>Bad Gateway</html>")
                 return
-            if fault == "slow":
-                time.sleep(1.0)
+            if fault == "slow":  # until whoever sent it has given it up and sends the next one
+                end = time.monotonic() + 240
+                while self.server.seen == number + 1 and time.monotonic() < end:
+                    time.sleep(0.02)
             self.charge("read" if self.is_read(method) else "write")
             if len(body) > BYTES_LIMIT:
                 raise Refusal(400, f"Request payload size exceeds the limit: {BYTES_LIMIT} bytes.")

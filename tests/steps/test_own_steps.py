@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from l3hpc.config import settings
 from l3hpc.errors import InputError, L3hpcError
@@ -370,7 +371,14 @@ def test_a_killed_command_ends_the_job_as_if_it_had_been_killed_itself(place):
 def test_a_stopped_task_leaves_no_process_behind(tmp_path, monkeypatch):
     """As at a time limit: the handler of the signal raises while the command runs."""
 
-    monkeypatch.setattr(shell, "TERMINATE_S", 2.0)
+    class Patience(float):
+        """Two seconds from when the child that takes TERM has ended."""
+
+        def __radd__(self, now):
+            until((tmp_path / "saved").exists)
+            return time.monotonic() + float(self)
+
+    monkeypatch.setattr(shell, "TERMINATE_S", Patience(2.0))
 
     def stop(signum, frame):
         raise SystemExit(85)
