@@ -158,13 +158,16 @@ def after_restart(folder: Path, task: int, restarts: int, here: str, attempts: s
         None if it stays here.
     """
     marks = markers.read_task(StepFolder(folder).markers, task)
-    # each restart is noted once, by the attempt that asked for it or by the one after
-    if len(marks.requeues) >= restarts:
+    # Each restart is noted once, by the attempt that asked for it or by the one after. Their number
+    # alone does not show it: where a node cannot start a job, Slurm restarts it without its script.
+    noted = [entry.get("restarts") for entry in marks.requeues]
+    if restarts - 1 in noted or None in noted and len(noted) >= restarts:  # None: earlier versions
         return None
     state, node = _last_attempt(attempts)
     reason = requeue_policy.NODE if state == "NODE_FAIL" else requeue_policy.PREEMPTED \
         if state == "PREEMPTED" else "requeued by Slurm"
-    markers.add_requeue(StepFolder(folder).markers, task, reason, time.time(), host=node)
+    markers.add_requeue(StepFolder(folder).markers, task, reason, time.time(), host=node,
+                        restarts=restarts - 1)
     if (reason, node) == (requeue_policy.NODE, here):
         return decide(folder, task, requeue_policy.NODE, here)
     return None
@@ -318,9 +321,20 @@ def near_time_limit(folder: Path, task: int) -> bool:
 
 
 def _requeues(folder: Path, task: int) -> tuple[list[dict[str, Any]], list[list[dict[str, Any]]]]:
-    """The requeues of a task, and those of each other task of its packed job."""
+    """The requeues of a task, and those of each other task of its packed job; without memory that
+    the job has not got: somebody released it, or its node failed, before its request was changed.
+    """
     packed = packing.of_this_process()
-    return requeue_policy.requeues_of(folder, task, packed.tasks if packed is not None else ())
+    own, others = requeue_policy.requeues_of(folder, task, packed.tasks if packed else ())
+    everyone = [own, *others]
+    has = os.environ.get("SLURM_MEM_PER_NODE", "")
+    requested = {requeue_policy.read(folder).mem_mb,
+                 *(entry.get("mem_mb") for each in everyone for entry in each)}
+    if has.isdecimal() and int(has) in requested:  # another number: the site has its own rules
+        everyone = [[{name: value for name, value in entry.items()
+                      if name != "mem_mb" or value <= int(has)} for entry in each]
+                    for each in everyone]
+    return everyone[0], everyone[1:]
 
 
 def is_cancelled(folder: Path) -> bool:

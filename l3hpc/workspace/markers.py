@@ -237,11 +237,14 @@ def add_requeue(folder: Path, index: int, reason: str, when: float,
     when
         Unix seconds.
     **requested
-        What the task requests from now on (``mem_mb``, ``time_min``, ``exclude``), and ``words``,
-        the description that status shows; None is left out.
+        What the task requests from now on (``mem_mb``, ``time_min``, ``exclude``), ``words``, the
+        description that status shows, and ``restarts``, how often its job had been restarted when
+        the attempt began that ends now (default: as its begin marker says); None is left out.
     """
     marks = read_task(folder, index)
-    noted = {key: value for key, value in requested.items() if value not in (None, False)}
+    restarts = _number((marks.begin or {}).get("restarts"))
+    noted = {"restarts": None if restarts is None else int(restarts), **requested}
+    noted = {key: value for key, value in noted.items() if value is not None}
     write_json(path(folder, index, "requeues.json"),
                [*marks.requeues, {"reason": reason, "time": when, **noted}])
 
@@ -354,7 +357,7 @@ def _store(marks: TaskMarks, what: str, content: bytes, path: str, written: floa
 
 def _is_requeue(entry: object) -> bool:
     return isinstance(entry, dict) and all(
-        has_type(entry.get(name), int | None) for name in ("mem_mb", "time_min")) \
+        has_type(entry.get(name), int | None) for name in ("mem_mb", "time_min", "restarts")) \
         and has_type(entry.get("exclude"), str | None)
 
 

@@ -155,7 +155,9 @@ def test_a_refused_requeue_is_not_shown_as_one(hidden):
 
 @pytest.mark.parametrize("lost", [
     "echo 'Socket timed out on send/recv operation' >&2; exit 1",
-    "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exit 124"])
+    "echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1", "exit 124",
+    # 22.05, which does it nevertheless when its controller goes on
+    "echo 'Unexpected message received for job 77' >&2; exit 1"])
 def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
     hidden.slurm.says("scontrol", f"[ -e {hidden.folder}/once ] && exit; touch "
                                   f"{hidden.folder}/once; {lost}")
@@ -180,7 +182,7 @@ def lose_first_reply(hidden):
 def test_a_requeue_that_is_refused_because_it_was_done_is_one(hidden, state, gave_up):
     """The reply to the first call was lost, and the node is slow to end the script."""
     lose_first_reply(hidden)
-    hidden.slurm.says("squeue", f"echo {state}")
+    hidden.slurm.says("squeue", f"echo 'WARNING: maintenance'; echo {state}")  # as a site may
     assert hidden.run(f"{OOM} kill -9 $$") == 137
     assert hidden.marks.gave_up == gave_up
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not gave_up)
@@ -249,6 +251,30 @@ def test_a_job_that_wakes_up_on_the_node_that_failed_leaves_it(hidden):
     assert hidden.run(": > started", {**variables, "SLURM_RESTART_COUNT": "2"}) == 0
 
 
+def test_each_restart_is_noted_once_also_after_one_that_reached_no_script(hidden):
+    """Slurm restarts a job whose node could not start it (a prolog that fails)."""
+    hidden.slurm.says("sacct", "")
+    assert hidden.run(f"{OOM} kill -9 $$", {"SLURM_RESTART_COUNT": "2"}) == 137
+    assert [(entry["reason"], entry["restarts"]) for entry in hidden.marks.requeues] == [
+        ("requeued by Slurm", 1), ("out of memory", 2)]
+    assert hidden.run(": > started", {"SLURM_RESTART_COUNT": "3"}) == 0
+    assert hidden.run(": > started", {"SLURM_RESTART_COUNT": "5"}) == 0
+    assert [entry["reason"] for entry in hidden.marks.requeues] == [
+        "requeued by Slurm", "out of memory", "requeued by Slurm"]
+
+
+@pytest.mark.parametrize(("has", "then"), [
+    ("400", [400, 800]),
+    ("200", [400, 400]),  # released before the helper job had changed it, or its node failed
+    ("150", [400, 800]),  # the site changes what is requested
+])
+def test_what_was_requested_but_not_granted_is_not_doubled(hidden, has, then):
+    hidden.run(f"{OOM} kill -9 $$", {"SLURM_MEM_PER_NODE": "200"})
+    hidden.run(f"{OOM} kill -9 $$", {"SLURM_MEM_PER_NODE": has, "SLURM_RESTART_COUNT": "1"})
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == then
+    assert hidden.slurm.calls("sbatch")[1].count(f"MinMemoryNode={then[1]};") == 1
+
+
 @pytest.mark.parametrize("states", [["RUNNING", "COMPLETING", "PENDING"], ["", "PENDING"]])
 def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tmp_path):
     hidden.run(f"{OOM} kill -9 $$")
@@ -257,7 +283,8 @@ def test_the_helper_waits_until_the_job_is_in_the_queue_again(hidden, states, tm
         "\nscontrol ")[0]
     said = tmp_path / "states"
     said.write_text("".join(f"{state}\n" for state in states))
-    hidden.slurm.says("squeue", f"head -n 1 {said}; sed -i 1d {said}")
+    hidden.slurm.says("squeue", "echo 'WARNING: PENDING maintenance'; echo 'on Friday' >&2\n"
+                                f"head -n 1 {said}; sed -i 1d {said}")
     subprocess.run(["sh", "-c", text], check=True, timeout=240)
     assert hidden.slurm.calls("scontrol")[-2:] == [
         "scontrol update JobId=77 MinMemoryNode=400", "scontrol release 77"]

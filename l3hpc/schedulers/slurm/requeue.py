@@ -9,6 +9,7 @@ and for scripts of earlier versions. As a program it is the helper job.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -24,6 +25,7 @@ WAIT_S = 300.0
 _TIMEOUT_S = 60
 _RETRY_S = (2.0, 5.0, 15.0, 30.0)
 _POLL_S = 0.5
+_STATE = re.compile(r"^[A-Z_]+$", re.MULTILINE)  # not a message of the site
 
 
 def requeue(job: str, *, hold: bool) -> None:
@@ -112,8 +114,9 @@ def release(
     """
     end = time.monotonic() + wait_s
     while True:
-        states = call(on_cluster(["squeue", "--noheader", "--array", "--jobs", job, "--format",
-                                  "%T"], cluster), timeout_s=_TIMEOUT_S).split()
+        listed = call(on_cluster(["squeue", "--noheader", "--array", "--jobs", job, "--format",
+                                  "%T"], cluster), timeout_s=_TIMEOUT_S)
+        states = _STATE.findall(listed)
         if states and set(states) == {"PENDING"}:
             break
         if not states or time.monotonic() > end:
