@@ -285,6 +285,24 @@ def test_a_column_of_labels_counts_once(table):
             read_table(ClipTable(path, label_column=named))
 
 
+@pytest.mark.parametrize("cell", ["2", "yes", "owl"])
+def test_several_label_columns_hold_ones_and_zeros(table, cell):
+    path = table(rows("file,a,b,fold", "a.wav,1,0,1", f"b.wav,0,{cell},1", "c.wav,True,0.0,2"))
+    with pytest.raises(InputError, match=f"b is '{cell}'") as refused:
+        read_table(ClipTable(path, label_column="a,b"))
+    assert str(refused.value.where).endswith("labels.csv:3") and "1 or 0" in refused.value.allowed
+
+
+def test_a_hidden_file_is_no_clip(table):
+    """Finder leaves ._NAME beside each file on a foreign disk."""
+    path = table(PLAIN.replace(".wav", ""), files=(
+        "x/a.wav", "x/b.wav", "x/c.wav", "x/d.wav", "x/._a.wav", ".trash.wav"))
+    assert [clip.file for clip in read_table(ClipTable(path)).clips] == [
+        f"x/{name}.wav" for name in "abcd"]
+    hidden = table(PLAIN.replace("a.wav", "._a"), files=())
+    assert read_table(ClipTable(hidden)).clips[0].file == "._a"  # as it is: no file of it
+
+
 def test_odd_labels_are_mentioned(table):
     path = table(rows("file,a,b,c,fold", "a.wav,1,0,0,1", "b.wav,1,1,0,1", "c.wav,1,1,0,2",
                       "d.wav,1,0,0,2"))

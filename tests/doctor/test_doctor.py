@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from asked import SLURM, Programs, config_in, said, states
+from asked import SINFO, SLURM, Programs, config_in, profile, said, states
 
 from l3hpc import steps
 from l3hpc.config import sources
@@ -142,6 +142,17 @@ def test_a_broken_pipeline_of_the_working_folder_is_red(tmp_path, monkeypatch):
     lines = list(slurm.script_lines(config, Programs(bash=said(""))))
     assert [line.subject for line in lines if line.severity == "red"] == ["pipeline mine"]
     assert "did you mean 'train'" in lines[-1].advice
+
+
+@pytest.mark.parametrize(("values", "asked", "state"), [
+    ({}, False, ""), ({"account": "birds"}, True, "green"), ({"qos": "long"}, True, "green"),
+    ({"qos": "lang"}, True, "red")])
+def test_an_account_or_a_quality_of_service_is_looked_up(values, asked, state):
+    ask = Programs(sbatch=said("slurm 24.11.5"), sinfo=said(SINFO),
+                   sacctmgr=said("birds|long,short\n"))
+    found = states(slurm.slurm_lines(profile(partition="cpu", **values), ask))
+    assert found.get("account", "") == state
+    assert any(words[0] == "sacctmgr" and "associations" in words for words in ask.asked) == asked
 
 
 # ---- results sheet ----

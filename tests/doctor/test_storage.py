@@ -128,6 +128,18 @@ def test_missing_places_are_red_and_unset_ones_are_not(tmp_path):
     assert storage.sonyc_line(None).severity == "off"
 
 
+def test_embeddings_are_counted(tmp_path):
+    for name, rows in (("a", 3), ("b", 4)):
+        np.savez(tmp_path / f"{name}.npz", embedding=np.ones((rows, 5)), timestamps=np.zeros(rows))
+    line = storage.embeddings_line(tmp_path)
+    assert (line.severity, line.message) == ("green", "7 rows in 2 files, 5 dimensions")
+
+
+def test_a_sheet_that_is_not_contacted_is_said_to_be_untested(tmp_path):
+    line = storage.results_line(config_in(tmp_path, "ledger: {sheet_id: abcdefgh}\n"), probe=False)
+    assert (line.severity, line.message) == ("green", "abcdefgh, not tested")
+
+
 def test_untrained_weights_are_yellow(tmp_path):
     line = storage.weights_line(config_in(tmp_path, "paths: {weights: untrained}\n"))
     assert line.severity == "yellow" and "random weights" in line.message

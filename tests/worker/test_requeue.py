@@ -210,3 +210,32 @@ def test_a_node_without_scontrol_is_no_traceback_for_a_script_of_a_version_befor
 def test_a_task_with_all_memory_of_its_node_cannot_get_more():
     decision = requeue_policy.decide(requeue_policy.Policy(mem_mb=0), requeue_policy.MEMORY, [])
     assert not decision.again and decision.words == "out of memory (whole node)"
+
+
+def test_at_the_cap_of_the_profile_it_is_given_up_and_says_what_was_tried():
+    policy = requeue_policy.Policy(memory=3, mem_mb=200, mem_cap_mb=400, nodes=2)
+    tried = [{"reason": "out of memory", "mem_mb": 400}, {"reason": "node failure"}]
+    assert requeue_policy.decide(policy, requeue_policy.MEMORY, tried[1:]).mem_mb == 400
+    decision = requeue_policy.decide(policy, requeue_policy.MEMORY, tried)
+    assert not decision.again and decision.mem_mb is None
+    assert decision.words == ("out of memory (400 MB) after 1 requeue (200 MB → 400 MB, the "
+                              "profile's cap)")
+
+
+@pytest.mark.parametrize(("attempts", "reason", "host"), [
+    ("PREEMPTED|n1|2026-11-29T10:00:00\n", "preempted", "n1"),
+    ("REQUEUED|n1|2026-11-29T10:00:00\n", "requeued by Slurm", "n1"),
+    ("", "requeued by Slurm", "")])
+def test_a_restart_is_noted_once_with_what_slurm_says_of_it(task, attempts, reason, host):
+    folder, _ = task
+    assert requeue.after_restart(folder, 0, 1, "n2", attempts) is None
+    assert requeue.after_restart(folder, 0, 1, "n2", attempts) is None
+    [entry] = markers.read(folder / "markers")[0].requeues
+    assert (entry["reason"], entry.get("host", "")) == (reason, host)
+
+
+def test_a_script_of_a_version_before_that_reached_its_limit_too_often_is_given_up(task):
+    folder, run = task
+    (folder / "markers/0.error.json").write_text(json.dumps({"type": requeue.TOO_MANY_TIMEOUTS}))
+    assert run(1, time=0) == 1 and requeues(folder) == []
+    assert markers.read(folder / "markers")[0].gave_up == "time limit (10 min)"
