@@ -53,7 +53,7 @@ class EmbeddingFile:
 
     @cached_property
     def _shapes(self) -> dict[str, tuple[int, int]]:
-        return _npz_shapes(self.path) if self.path.suffix == ".npz" else hdf5_shapes(self.path)
+        return _npz_shapes(self.path) if npz.is_npz(self.path) else hdf5_shapes(self.path)
 
     @property
     def matrices(self) -> list[str]:
@@ -110,7 +110,7 @@ class EmbeddingFile:
             A value is not finite.
         """
         stop = self.rows if stop is None else min(stop, self.rows)
-        if self.path.suffix == ".npz":
+        if npz.is_npz(self.path):
             return self._floats(npz.read_npz(self.path, [self.key])[self.key][start:stop], start)
         with hdf5.open_hdf5(self.path) as file:
             return self._floats(hdf5.numeric_dataset(file, self.key)[start:stop], start)
@@ -133,7 +133,7 @@ class EmbeddingFile:
         InputError
             A value is not finite.
         """
-        if self.path.suffix == ".npz":
+        if npz.is_npz(self.path):
             # NPZ arrays cannot be read in part: the whole matrix is in memory either way.
             matrix = self.read()
             size = size or block_rows(self.dim)
@@ -169,7 +169,7 @@ class EmbeddingFile:
         rows = np.asarray(rows, np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= self.rows):
             raise IndexError(f"{self.path}: row outside 0…{self.rows - 1}")
-        if self.path.suffix == ".npz":
+        if npz.is_npz(self.path):
             return self.read()[rows]
         out = np.empty((rows.size, self.dim), np.float32)
         order = np.argsort(rows, kind="stable")
@@ -214,7 +214,7 @@ class EmbeddingFile:
         InputError
             Columns have different lengths, or refer to recordings that do not exist.
         """
-        if self.path.suffix == ".npz":
+        if npz.is_npz(self.path):
             return None
         with hdf5.open_hdf5(self.path) as file:
             if "recording" not in file or "recordings/file" not in file:
@@ -247,7 +247,7 @@ class EmbeddingFile:
         dict
             Empty for NPZ files.
         """
-        if self.path.suffix == ".npz":
+        if npz.is_npz(self.path):
             return {}
         with hdf5.open_hdf5(self.path) as file:
             return {name: _decode_attribute(value)
@@ -256,7 +256,7 @@ class EmbeddingFile:
     @cached_property
     def audio_shape(self) -> tuple[int, int] | None:
         """(rows, samples) of the dataset ``audio``; None without one."""
-        if self.path.suffix == ".npz":
+        if npz.is_npz(self.path):
             return None
         with hdf5.open_hdf5(self.path) as file:
             if AUDIO_KEY not in file:
@@ -351,7 +351,7 @@ def _choose_key(path: Path, shapes: Mapping[str, tuple[int, int]], expected: str
         return names[0]
     if not names:
         raise InputError("holds no embeddings", where=str(path), allowed=LAYOUT)
-    usual = NPZ_KEY if path.suffix == ".npz" else TEACHER_KEY
+    usual = NPZ_KEY if npz.is_npz(path) else TEACHER_KEY
     if usual in names:
         return usual
     raise InputError(f"holds several matrices: {', '.join(sorted(names))}", where=str(path),

@@ -249,7 +249,7 @@ def _is_audio(path: Path) -> bool:
 
 def _times(path: Path) -> np.ndarray:
     """The seconds of the rows of a file, (rows,) float64."""
-    if path.suffix == ".npz":
+    if npz.is_npz(path):
         if TIMES not in npz.headers(path):
             raise InputError(f"has no '{TIMES}'", where=str(path), allowed=f"'{TIMES}' in seconds")
         times = npz.read_npz(path, [TIMES])[TIMES]

@@ -43,6 +43,11 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def is_npz(path: Path) -> bool:
+    """Whether a file is an NPZ file, by its suffix, in capitals too."""
+    return path.suffix.lower() == ".npz"
+
+
 def headers(path: Path | str) -> dict[str, Header]:
     """Return name → header of every array in an NPZ file, without reading values.
 

@@ -56,6 +56,7 @@ def test_rows_are_those_of_the_windows_at_their_times(tmp_path, audio):
     folder = tmp_path / "ready"
     times = np.arange(31) / 10
     write(folder / "a.npz", times[::-1].copy())
+    (folder / "a.npz").rename(folder / "a.NPZ")
     write(folder / "b.h5", np.arange(2, 7) * 0.5)
     write(folder / "park/c.npz", np.float32(times + 0.0004))
     result, got = extract(tmp_path, folder, audio, hop=0.5, block=4)
