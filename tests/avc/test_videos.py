@@ -108,6 +108,8 @@ def test_a_cover_is_no_image():
         {"codec_type": "video", "disposition": {"attached_pic": 1}, "duration": "1"},
         {"codec_type": "audio", "duration": "9.5"}]}
     assert videos._probed(found, "x") == VideoProbe(9.5, False, True)
+    found["streams"].append({"codec_type": "video", "disposition": {"attached_pic": 0}})
+    assert videos._probed(found, "x") == VideoProbe(9.5, True, True)
 
 
 def test_which_files_are_videos_and_where_their_sound_lies(tmp_path):

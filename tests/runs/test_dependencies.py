@@ -89,6 +89,22 @@ mkdir -p {result.parent}; echo '{{}}' > {result}; {PROBLEM} ;; esac""")
     assert submitted_after(slurm) == ["", "afterok:100", ""]
 
 
+def test_a_parent_that_fails_and_is_forgotten_at_once_is_not_asked_for_again(
+        chains, slurm, on, tmp_path, monkeypatch):
+    """Slurm has refused the dependency, so that a job of just now no longer counts as live."""
+    monkeypatch.setattr(dependencies, "FRESH_S", 600.0)
+    made = chains.plan(tmp_path, names=("extract", "sample"), on=on)
+    marks = made.step_folder("extract").markers
+    counting(slurm, f"""
+case "$*" in *--dependency=afterok:100*)
+echo '{{"job": "100", "time": 1}}' > {marks}/0.begin
+echo '{{"code": 3, "time": 2}}' > {marks}/0.exit; {PROBLEM} ;; esac""")
+    with pytest.raises(L3hpcError) as caught:
+        submit.submit(made)
+    assert caught.value.message == "extract failed, so sample was not submitted"
+    assert submitted_after(slurm) == ["", "afterok:100"] and slurm.calls("scancel") == []
+
+
 def test_a_dependency_that_is_never_taken_is_an_error_and_leaves_nothing(
         chains, slurm, on, tmp_path):
     counting(slurm, f'case "$*" in *--dependency*) {PROBLEM} ;; esac')

@@ -97,6 +97,16 @@ echo $n""")
     assert not list(made.folder.path.glob("steps/reduce/logs/.*"))  # no pickle or script is left
 
 
+def test_a_refusal_leaves_what_was_done_before_as_it_is(chains, slurm, on, tmp_path):
+    slurm.says("sbatch", "echo 'sbatch: error: invalid account' >&2; exit 1")
+    done = chains.plan(tmp_path, names=("extract", "sample"), on=on).steps[0].artifact / "0000"
+    done.mkdir(parents=True)
+    (done / "result.json").write_text("{}")
+    with pytest.raises(ClusterError):
+        submit.submit(chains.plan(tmp_path, names=("extract", "sample"), on=on))
+    assert [step.state for step in records.read(tmp_path, "demo").steps] == ["reused", "planned"]
+
+
 def test_a_full_queue_is_waited_for_visibly(chains, slurm, on, tmp_path, monkeypatch):
     slurm.says("sbatch", f"""
 echo >> {slurm.folder}/tried

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from l3hpc.config.resources import Resources
+from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError
 from l3hpc.runs import job_scripts, status, submit
 from l3hpc.runs.resume import cancel, resume
@@ -71,6 +72,17 @@ def test_the_sites_limit_cuts_it(chains, on, tmp_path):
     small = on.model_copy(update={"limits": Limits(array=2)})
     assert found(chains.sweep(tmp_path, "abcde", small)) == [
         ["sample-a", "sample-b"], ["sample-c", "sample-d"]]
+
+
+def test_several_arrays_of_a_step_are_announced(chains, slurm, on, tmp_path, monkeypatch):
+    from l3hpc.config.profile import Limits
+
+    notes, progress = [], Progress()
+    monkeypatch.setattr(progress, "note", notes.append)
+    small = on.model_copy(update={"limits": Limits(array=2)})
+    submit.submit(chains.plan(tmp_path, names=("extract",), on=small, tasks={"extract": 5}),
+                  progress=progress)
+    assert notes == ["extract: 5 tasks in 3 arrays"]
 
 
 def test_one_sbatch_and_a_record_of_each_step(chains, slurm, on, tmp_path):
