@@ -28,6 +28,7 @@ from l3hpc.io.hdf5 import damage_error, numeric_dataset, open_hdf5
 KEYS = ("audio", "video", "label")
 SPLITS = ("train", "validate", "test")
 MAX_OPEN = 64  # files
+PAIRS_HINT = "{} makes pairs from videos, in workspace/runs/RUN/artifacts/avc_pairs"
 Example = tuple[np.ndarray, np.ndarray, int]  # sound, image, label
 
 
@@ -86,6 +87,40 @@ def _create_datasets(file: h5py.File, count: int, audio: np.ndarray, image: np.n
         # lzf, because it is fast to unpack, and every example is read once per epoch.
         packing = {} if name == "label" else {"compression": "lzf", "shuffle": name == "audio"}
         file.create_dataset(name, (count, *shape), kind, chunks=chunk, track_times=False, **packing)
+
+
+def batch_files(folder: Path | str, split: str) -> list[Path]:
+    """List the batch files of one split in an artifact or a folder, without opening them.
+
+    Parameters
+    ----------
+    folder
+        With ``<split>_*.h5``, or ``<split>/*.h5`` as published, in task folders or directly.
+    split
+        ``train``, ``validate`` or ``test``.
+
+    Returns
+    -------
+    list of Path
+        At least one.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("no such folder of pairs", where=str(folder), hint=PAIRS_HINT.format(
+            command_line("submit", "avc")))
+    files = [path for parent in task_folders(folder) or [folder]
+             for pattern in (f"{split}_*.h5", f"{split}/*.h5")
+             for path in sorted(parent.glob(pattern))]
+    if not files:
+        raise InputError(f"holds no pairs for {split!r}", where=str(folder),
+                         allowed=f"files {split}_*.h5, or a subfolder {split}",
+                         hint=PAIRS_HINT.format(command_line("submit", "avc")))
+    return files
 
 
 @dataclass
@@ -153,17 +188,7 @@ class Batches:
         InputError
             There are none.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError("no such folder of batches", where=str(folder))
-        files = [path for parent in task_folders(folder) or [folder]
-                 for pattern in (f"{split}_*.h5", f"{split}/*.h5")
-                 for path in sorted(parent.glob(pattern))]
-        if not files:
-            raise InputError(f"holds no batches for {split!r}", where=str(folder),
-                             allowed=f"files {split}_*.h5, or a subfolder {split}",
-                             hint=f"Make them from videos: {command_line('submit', 'avc')}")
-        return cls(files)
+        return cls(batch_files(folder, split))
 
     @property
     def rate(self) -> int:

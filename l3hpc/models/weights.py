@@ -82,8 +82,8 @@ class WeightsInfo:
         ``reduction`` (provenance of φ; None without one, and in files of earlier versions).
         Empty for other networks.
     learnt
-        The same in words, for people: the teacher, and the reduction of its embeddings. Empty for
-        other networks.
+        In words, for people: the teacher, the reduction of its embeddings and how it was pruned, or
+        audio-visual correspondence. Empty for other networks.
     """
 
     kind: str
@@ -419,12 +419,22 @@ def _target(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _learnt(provenance: Mapping[str, Any]) -> str:
-    """What a student learnt, in words; '' where the file does not state it."""
+    """What a network learnt, in words; '' where the file does not state it."""
     teacher, reduction = provenance.get("teacher"), provenance.get("reduction")
+    # as avc_train wrote it
+    taught = "" if (method := provenance.get("taught by")) is None else one_line(method)[:80]
     if not isinstance(teacher, dict) or not isinstance(teacher.get("label"), str):
-        return ""
+        return taught
     # a file may come from anybody
-    text = f"the embeddings of {one_line(teacher['label'])[:200]}"
+    label = one_line(teacher["label"])[:200]
+    made_by, plan = provenance.get("made_by"), one_line(provenance.get("plan") or "own plan")[:80]
+    if made_by == "prune":
+        return f"what {label} had learnt; it was pruned ({plan}) and not trained again"
+    if made_by == "finetune":
+        return f"{one_line(provenance.get('target'))[:80]}, after {label} was pruned ({plan})"
+    text = f"the embeddings of {label}"
+    if made_by == "distill":
+        text += f", after it was pruned ({plan})"
     if isinstance(reduction, dict) and isinstance(reduction.get("dim"), int):
         method = one_line(reduction.get("approx"))[:40]
         text += f", reduced to {reduction['dim']} values by {method}"

@@ -191,9 +191,10 @@ COMPRESS = (
     Option("plan", "text", "Pruning plans, separated by spaces: 53.49 … 99.00, edgel3 (95.45), "
            "none, or a percentage per convolution, separated by commas.", "edgel3", usual=True),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
-    Option("avc", "text", "Full audio-visual network from avc_train, to evaluate and fine-tune "
-           "compressed networks; needs --scenes.", "none"),
-    Option("scenes", "text", "Folder of audio-visual batches, for --avc.", "none"),
+    Option("avc", "text", "Audio-visual network with which compressed networks are evaluated and "
+           "fine-tuned (avc_best_valid_loss.h5 of avc_train); needs --scenes.", "none"),
+    Option("scenes", "text", "Folder of pairs of images and sounds, for --avc: the artifact of "
+           "avc_pairs.", "none"),
 )
 CLIPS = (
     Option("table", "text", "CSV file with a row per clip: its file, labels, and optionally fold.",

@@ -13,7 +13,7 @@ teacher. The output always names the measure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,10 +50,10 @@ class JudgeParams(Params):
         "Folder of recordings on which the embeddings are compared with the teacher's."))
     windows: int = Field(256, ge=1, le=MOST, description="Number of one-second windows to compare.")
     avc: Path | None = Field(None, description=(
-        "Correspondence network (a whole one from avc_train) whose audio branch is the teacher: "
-        "evaluate by its accuracy."))
+        "Correspondence network (avc_best_valid_loss.h5 of avc_train) whose audio branch is the "
+        "teacher: evaluate by its accuracy."))
     scenes: Path | None = Field(None, description=(
-        "Folder of audio-visual batches for the evaluation (needs avc)."))
+        "Folder of pairs for the evaluation, such as the artifact of avc_pairs (needs avc)."))
     split: Literal["train", "validate", "test"] = Field("validate", description=(
         "Split of the batches to use."))
     pairs: int = Field(1024, ge=1, le=MOST, description=(
@@ -69,7 +69,7 @@ class JudgeParams(Params):
 
 def check(own: JudgeParams, step: str) -> None:
     """Refuse one of avc and scenes without the other, and files that do not exist."""
-    check_scenes(own.avc, own.scenes, step)
+    check_scenes(own.avc, own.scenes, step, (own.split,))
     spec = l3_spec(own.weights, step)
     if own.avc is not None:
         check_branch(spec, own.avc)
@@ -86,8 +86,8 @@ def l3_spec(weights: str, step: str) -> NetworkSpec:
     return known.spec
 
 
-def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
-    """Refuse one of avc and scenes without the other, and what does not exist.
+def check_scenes(avc: Path | None, scenes: Path | None, step: str, splits: Iterable[str]) -> None:
+    """Refuse one of avc and scenes without the other, and what does not exist or fit.
 
     Parameters
     ----------
@@ -97,6 +97,8 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
         Folder of pairs.
     step
         Name of the step, for the message.
+    splits
+        Those that the step reads.
 
     Raises
     ------
@@ -108,11 +110,22 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str) -> None:
         raise InputError("correspondence needs both a network and pairs",
                          where=f"{step}.{missing}",
                          hint=f"{option('avc', 'FILE')} {option('scenes', 'FOLDER')}")
-    if avc is not None and not avc.is_file():
+    if avc is None or scenes is None:
+        return
+    if not avc.is_file():
         raise InputError(f"no such file {avc}", where=f"{step}.avc",
-                         allowed="a whole network that avc_train wrote")
-    if scenes is not None and not scenes.is_dir():
-        raise InputError(f"no such folder {scenes}", where=f"{step}.scenes")
+                         allowed="avc_best_valid_loss.h5 of avc_train",
+                         hint=f"{command_line('submit', 'avc')} writes it into "
+                              "workspace/runs/RUN/artifacts/avc_train/0000")
+    from l3hpc.avc.batches import Batches, batch_files
+    from l3hpc.avc.distillation import describe_avc
+
+    files = [path for split in splits for path in batch_files(scenes, split)]
+    takes, has = describe_avc(avc)[1].size, Batches(files[:1]).size
+    if takes != has:
+        raise InputError(f"the images have {has} × {has} pixels", where=f"{step}.scenes",
+                         allowed=f"{takes} × {takes}, as {avc.name} takes them",
+                         hint="use the pairs on which it was trained")
 
 
 def check_branch(spec: Any, avc: Path) -> None:
@@ -130,14 +143,9 @@ def check_branch(spec: Any, avc: Path) -> None:
     InputError
         With the differences.
     """
-    from l3hpc.models.spec import NetworkSpec
-    from l3hpc.models.weight_files import open_network
+    from l3hpc.avc.distillation import describe_avc
 
-    with open_network(avc) as stored:
-        audio = (stored.spec or {}).get("audio")
-    if not isinstance(audio, dict):
-        raise InputError("is not a whole audio-visual network", where=str(avc))
-    branch = NetworkSpec.from_dict(audio)
+    branch, _ = describe_avc(avc)
     if spec.frontend != branch.frontend or (spec.tail, spec.head) not in (
             (branch.tail, branch.head), ("embedding", spec.head)):
         raise InputError(

@@ -35,6 +35,7 @@ TAB: Final = "prunedembedding"
 METADATA = {"distill": "distill.json", "finetune": "finetune.json"}
 BEST_ACC = "model_best_valid_acc.h5"
 RATE = 1e-4
+FINETUNE_SPLITS = ("train", "validate")
 PUBLISHED: dict[str, Any] = {
     "epochs": 300, "epoch_size": 4096, "validation_epoch_size": 1024, "batch_size": 64,
     "validation_batch_size": 64, "learning_rate": 1e-5, "bn_momentum": 0.99, "patience": 10,
@@ -242,10 +243,10 @@ class FinetuneParams(RetrainParams):
     """How a compressed network is trained, with which vision branch, on which pairs."""
 
     avc: Path | None = Field(None, description=(
-        "Correspondence network (a whole one from avc_train), for its vision branch and fusion "
-        "head."))
+        "Correspondence network (avc_best_valid_loss.h5 of avc_train), for its vision branch and "
+        "fusion head."))
     scenes: Path | None = Field(None, description=(
-        "Folder of audio-visual batches, with train and validate files."))
+        "Folder of pairs with train and validate files, such as the artifact of avc_pairs."))
 
 
 class Finetune(Step[FinetuneParams]):
@@ -304,7 +305,7 @@ class Finetune(Step[FinetuneParams]):
         whole = load_avc(avc)
         inside = with_final_norm(network, whole.parameters())
         head, fresh = fusion_head(whole, inside, params.seed)
-        splits = [Batches.find(scenes, split) for split in ("train", "validate")]
+        splits = [Batches.find(scenes, split) for split in FINETUNE_SPLITS]
         batches = Batches([*splits[0].files, *splits[1].files])
         rows = (np.arange(splits[0].rows), np.arange(splits[0].rows, batches.rows))
         known = digest_file(avc)
@@ -354,10 +355,10 @@ def _complete(own: FinetuneParams) -> tuple[Path, Path]:
     """The correspondence network and the folder of pairs; an error where one is missing."""
     if own.avc is None or own.scenes is None:
         if own.avc is not None or own.scenes is not None:
-            prune.check_scenes(own.avc, own.scenes, "finetune")
+            prune.check_scenes(own.avc, own.scenes, "finetune", FINETUNE_SPLITS)
         raise InputError("finetune needs a correspondence network and pairs", where="finetune.avc",
                          hint=f"{option('avc', 'FILE')} {option('scenes', 'FOLDER')}")
-    prune.check_scenes(own.avc, own.scenes, "finetune")
+    prune.check_scenes(own.avc, own.scenes, "finetune", FINETUNE_SPLITS)
     return own.avc, own.scenes
 
 

@@ -194,7 +194,7 @@ def test_what_the_network_takes(tmp_path):
 def test_published_folders_are_found(tmp_path):
     write_batch(tmp_path / "train" / "music_batch_1.h5", some_examples(2), 2)
     assert Batches.find(tmp_path, "train").rows == 2
-    with pytest.raises(InputError, match="no batches for 'validate'"):
+    with pytest.raises(InputError, match="no pairs for 'validate'"):
         Batches.find(tmp_path, "validate")
 
 

@@ -127,6 +127,22 @@ def test_a_file_that_does_not_state_its_teacher(tmp_path, parameters, provenance
     assert weights.describe_weights(tmp_path / "x.h5").learnt == ""
 
 
+@pytest.mark.parametrize(("provenance", "learnt"), [
+    ({"made_by": "distill", "plan": "95.45", "target": "l3_embedding"},
+     "the embeddings of t.h5: l3hpc, after it was pruned (95.45)"),
+    ({"made_by": "finetune", "plan": "95.45", "target": "audio-visual correspondence"},
+     "audio-visual correspondence, after t.h5: l3hpc was pruned (95.45)"),
+    ({"made_by": "prune", "plan": "95.45"},
+     "what t.h5: l3hpc had learnt; it was pruned (95.45) and not trained again"),
+    ({"teacher": None, "taught by": "audio-visual correspondence"}, "audio-visual correspondence"),
+])
+def test_compressed_networks_and_teachers_say_what_they_learnt(tmp_path, parameters, provenance,
+                                                               learnt):
+    weights.save(parameters("wide"), tmp_path / "x.h5",
+                 {"teacher": {"label": "t.h5: l3hpc"}, **provenance})
+    assert weights.describe_weights(tmp_path / "x.h5").learnt == learnt
+
+
 @pytest.mark.parametrize("form", ["fp32", "int8"])
 def test_front_end_inside(tmp_path, model, audio, parameters, form):
     from l3hpc.models.engines import TensorFlowEngine

@@ -182,6 +182,29 @@ def test_what_is_refused_before_anything_runs(city, small, tmp_path):
         refusal("finetune", scenes, prune={"weights": str(tmp_path / "other.h5")})
 
 
+def test_pairs_that_cannot_be_used_are_refused_before_anything_runs(city, small, tmp_path):
+    from l3hpc.avc.batches import write_batch
+
+    judged = {"weights": str(small / "teacher.h5"), "audio": city / "audio",
+              "avc": small / "avc.h5"}
+    # a folder of videos, or of recordings, in place of the pairs cut from them
+    for scenes in (city / "audio", tmp_path / "missing"):
+        for name, params in (("sensitivity", judged), ("compare", judged),
+                             ("finetune", {"avc": judged["avc"]})):
+            said = refusal(name, {**params, "scenes": scenes})
+            assert str(scenes) in said and "artifacts/avc_pairs" in said
+    said = refusal("compare", {**judged, "scenes": small / "scenes", "split": "test"})
+    assert "holds no pairs for 'test'" in said
+    write_batch(tmp_path / "large/validate_0.h5", [
+        (np.zeros(4000, np.int16), np.zeros((32, 32, 3), np.uint8), 0)], 1)
+    said = refusal("compare", {**judged, "scenes": tmp_path / "large"})
+    assert "compare.scenes: the images have 32 × 32 pixels" in said
+    assert "16 × 16, as avc.h5 takes them" in said
+    said = refusal("compare", {**judged, "scenes": small / "scenes",
+                               "avc": small / "teacher.h5"})
+    assert "is not a whole audio-visual network\navc_best_valid_loss.h5 of avc_train" in said
+
+
 def test_an_embedding_without_the_last_normalisation_is_fine_tuned_inside(
         small, runner, eager):
     """Published ends: teacher and result stop at the last convolution, training goes on behind."""
