@@ -432,6 +432,9 @@ def render(pipeline: str, step: str | None, **values: Any) -> None:
     Takes the options of submit. With STEP, the output is byte for byte what runs in the job
     (dependencies are passed to sbatch and are not in the script). An array larger than the
     cluster's limits.array is split; with STEP, its first script is shown.
+
+    As by submit, a HEAR module (hear:package.module) is imported and its model loaded: nothing else
+    states its sample rate and the length of its embeddings.
     """
     from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.schedulers.scripts import parts, render
