@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from l3hpc.errors import InputError, Lines
+from l3hpc.errors import InputError, Lines, command_line
 from l3hpc.models.spec import NetworkSpec
 
 BN_EPSILON = 1e-3
@@ -190,6 +190,12 @@ def check_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], spec
         wrong += not matches
         lines.append(f"{' ' if matches else '!'} {index + 1:2d} {name}: found {_shapes(shapes)}, "
                      f"expected {kind} {_shapes(expected_shapes)}".rstrip())
+    if where and wrong == len(lines):  # another network: no line would help
+        raise InputError(
+            f"is not a network of the L3 family: none of its {len(layers)} weighted layers fits",
+            where=where, allowed="weights of openl3, edgel3 or l3hpc",
+            hint="for another network as teacher, see: " + command_line(
+                "teacher", "describe", where))
     if wrong:
         raise InputError(
             f"these weights do not belong to this network: {wrong} of {len(lines)} weighted layers "

@@ -44,9 +44,9 @@ class AvcPairsParams(Params):
         "Augment the training pairs as published: random mirroring, saturation, brightness and "
         "gain."))
     validation_share: float = Field(0.1, ge=0, lt=1, description=(
-        "Fraction of the videos used for validation."))
+        "Fraction of the videos used for validation; at least two."))
     test_share: float = Field(0.1, ge=0, lt=1, description=(
-        "Fraction of the videos used for testing."))
+        "Fraction of the videos used for testing; at least two."))
     videos_per_task: int = Field(64, ge=2, le=MOST, description="Videos per array task.")
     pairs_per_file: int = Field(1024, ge=1, le=MOST, description=(
         "Maximum number of pairs per HDF5 file."))
