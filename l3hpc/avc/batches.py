@@ -28,7 +28,7 @@ from l3hpc.io.hdf5 import damage_error, numeric_dataset, open_hdf5
 KEYS = ("audio", "video", "label")
 SPLITS = ("train", "validate", "test")
 MAX_OPEN = 64  # files
-PAIRS_HINT = "{} makes pairs from videos, in workspace/runs/RUN/artifacts/avc_pairs"
+PAIRS_HINT = "{} makes pairs from videos; in the folder of its run they are artifacts/avc_pairs"
 Example = tuple[np.ndarray, np.ndarray, int]  # sound, image, label
 
 

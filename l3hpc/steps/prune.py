@@ -115,8 +115,8 @@ def check_scenes(avc: Path | None, scenes: Path | None, step: str, splits: Itera
     if not avc.is_file():
         raise InputError(f"no such file {avc}", where=f"{step}.avc",
                          allowed="avc_best_valid_loss.h5 of avc_train",
-                         hint=f"{command_line('submit', 'avc')} writes it into "
-                              "workspace/runs/RUN/artifacts/avc_train/0000")
+                         hint=command_line("submit", "avc") + " writes it; in the folder of its "
+                              "run it is artifacts/avc_train/0000/avc_best_valid_loss.h5")
     from l3hpc.avc.batches import Batches, batch_files
     from l3hpc.avc.distillation import describe_avc
 
