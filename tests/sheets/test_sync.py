@@ -160,6 +160,23 @@ def test_header_drift_names_every_cell_and_writes_nothing(world):
     assert world.server.grid("sonyc_ust") == before
 
 
+def test_two_swapped_headings_are_named_and_nothing_is_written(world):
+    """The values below still stand in their old columns, or were moved with them: who knows?"""
+    world.init()
+    world.record("a", tab="sonyc_ust", micro_auprc=0.8)
+    world.sync()
+    world.record("a", tab="sonyc_ust", micro_auprc=0.9)
+    heads = world.server.book.named("sonyc_ust")["grid"][0]
+    heads[31], heads[33] = heads[33], heads[31]
+    before = world.server.grid("sonyc_ust")
+    with pytest.raises(HeaderDriftError) as error:
+        world.sync()
+    first, second = error.value.allowed.splitlines()[:2]
+    assert first.startswith("AF1: expected 'Micro AUPRC', found ")
+    assert second.startswith("AH1: expected ") and second.endswith("found 'Micro AUPRC'")
+    assert world.server.grid("sonyc_ust") == before
+
+
 def test_a_renamed_tab_is_still_found_and_a_missing_one_is_named(world):
     world.init()
     world.record("a", num_epochs=1)
