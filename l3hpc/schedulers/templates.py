@@ -64,12 +64,17 @@ def render(names: Sequence[str], context: Mapping[str, Any], folders: Sequence[P
     with _located_faults(names[-2:][0], searched, context), _limited_time():
         template = environment.select_template(names)
         pieces, size = [], 0
-        for piece in template.generate(context):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_CHARACTERS:
-                raise InputError(f"the template makes more than {MAX_CHARACTERS:,} characters",
-                                 where=template.filename, hint="Look for a loop that has no end.")
+        # as Template.generate does, whose own generator would be resumed for each piece
+        try:
+            for piece in template.root_render_func(template.new_context(dict(context))):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_CHARACTERS:
+                    raise InputError(
+                        f"the template makes more than {MAX_CHARACTERS:,} characters",
+                        where=template.filename, hint="Look for a loop that has no end.")
+        except Exception:
+            environment.handle_exception()  # with lines of the template in its traceback
     return _without_gaps("".join(pieces)), template.filename
 
 
