@@ -251,6 +251,8 @@ def test_what_is_announced_is_what_is_done(chains, slurm, tmp_path, capsys, monk
     """The first looks still see jobs that are ending; what is missing shows only after them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resume_plan, "ENDING_POLL_S", 0.01)
+    # squeue does not list the new jobs: a busy machine needs long for an sbatch
+    monkeypatch.setattr(dependencies, "FRESH_S", 600.0)
     (tmp_path / "cluster.yaml").write_text(json.dumps({
         "cluster": "greene", "clusters": {"greene": {}}, "paths": {"workspace": "."}}))
     Case(chains, slurm, tmp_path, names=("extract", "sample", "fit", "embed"))
