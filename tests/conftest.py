@@ -255,5 +255,12 @@ def chains(monkeypatch):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Programs named as Slurm's that answer as they are told."""
+    """Programs named as Slurm's that answer as they are told.
+
+    A job that was submitted counts as live for as long as a test takes: most of these squeues list
+    none of the new jobs, and on a busy machine a second passes between two sbatch calls.
+    """
+    from l3hpc.runs import dependencies
+
+    monkeypatch.setattr(dependencies, "FRESH_S", 600.0)
     return FakeSlurm(tmp_path / "fake-slurm", monkeypatch)
