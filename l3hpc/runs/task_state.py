@@ -333,7 +333,9 @@ def _cause(marks: TaskMarks, code: int | None) -> str:
         return first if "exit_code" in marks.error else f"{kind}: {first}"
     if code == 137 and marks.terminated:
         return "killed by signal 9, because it did not stop after SIGTERM"
-    text = describe_exit(1 if code is None else code)
+    # slurmdbd can be told of the state before it is told of the code
+    text = "failed; Slurm shows no exit code" if code == 0 else \
+        describe_exit(1 if code is None else code)
     return f"{text}, in the setup lines" if marks.in_setup else text
 
 

@@ -33,6 +33,10 @@ MAX_BITS = 4096  # of a number that a template computes
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]*")
 
 
+class _EndlessError(InputError):
+    """A template computes too long."""
+
+
 def render(names: Sequence[str], context: Mapping[str, Any], folders: Sequence[Path] | None = None
            ) -> tuple[str, str | None]:
     """Render a template.
@@ -94,8 +98,8 @@ def _limited_time() -> Iterator[None]:
     def check(number: int, frame: FrameType | None) -> None:
         # the timer also counts what other threads compute
         if time.thread_time() - started > MAX_SECONDS:
-            raise InputError(f"the template computes for more than {MAX_SECONDS:g} seconds",
-                             hint="Look for loops in loops, or a macro that calls itself.")
+            raise _EndlessError(f"the template computes for more than {MAX_SECONDS:g} seconds",
+                                hint="Look for loops in loops, or a macro that calls itself.")
 
     before = signal.signal(signal.SIGVTALRM, check)
     try:
@@ -115,6 +119,9 @@ def _located_faults(name: str, folders: Sequence[Path], context: Iterable[str]) 
 
     try:
         yield
+    except _EndlessError as error:  # perhaps before the first line runs: Jinja computes constants
+        error.where = _template_location(error, name)
+        raise
     except InputError as error:  # for a value; of which template, if one printed it
         error.where = error.where or _template_location(error, "") or None
         raise

@@ -225,10 +225,11 @@ def test_accounting_says_why_jobs_failed_that_slurm_forgot(
     cluster.kill_processes(f"SLURM_JOB_ID={record.steps[1].job}")
     gate.unlink()
     cluster.until(lambda: _forgotten(cluster, record), "Slurm does not forget")
-    found = until(tmp_path, "demo",  # the controller tells slurmdbd when it has time
-                  lambda found: states(found) == {"extract": "failed", "embed": "failed"})
-    assert found.notes == []
     killed = "killed by signal 9; no evidence that memory was the cause"
+    found = until(tmp_path, "demo",  # the controller tells slurmdbd when it has time
+                  lambda found: states(found) == {"extract": "failed", "embed": "failed"}
+                  and all(step.detail.startswith(killed) for step in found.steps))
+    assert found.notes == []
     assert found.steps[0].detail == f"{killed}, 1 of 3 tasks failed (task 1)"
     assert found.steps[1].detail == killed
     used = {step.name: step for step in usage.collect(tmp_path, "demo")}

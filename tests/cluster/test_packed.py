@@ -171,7 +171,7 @@ def test_a_killed_task_takes_nothing_from_the_others_on_the_disk_of_the_node(
     assert found.steps[0].detail.startswith("killed by signal 9")
     assert chains.output(made, "extract") == {n: f"({n})" for n in (0, 2, 3, 4, 5)}
     job, step, seen = record.steps[0].job, made.step_folder("extract"), marks(made)
-    for task in range(6):
+    for task in (0, 2, 3, 4, 5):  # srun may end before it has got what a killed task had written
         log = step.log(f"{job}_{task // 3}_{task}").read_text()
         assert f"working in {disks}/{seen[task].begin['node']}/l3hpc-" in log
     # what it left there, the next task of its job has removed; nothing of it came back

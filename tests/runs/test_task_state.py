@@ -45,6 +45,13 @@ def test_an_attempt_that_was_killed_before_its_first_line(ago, detail):
     assert (status.state, status.detail) == (TaskState.FAILED, detail)
 
 
+def test_a_failure_of_which_slurm_knows_no_exit_code_is_not_called_exit_0():
+    """Seen in sacct, for a moment: slurmdbd had been told of the state, but not of the code."""
+    status = evaluate(0, "7", None, StepJobs(ended={"7": EndedJob(JobState.FAILED, 0, 9.0)}))
+    assert (status.state, status.detail) == (TaskState.FAILED,
+                                             "failed; Slurm shows no exit code")
+
+
 @pytest.mark.parametrize(("exited", "elapsed"), [(107.0, 7.0), (99.5, 0.0), (-3500.0, None)])
 def test_a_duration_is_not_known_where_the_clock_was_set_back(exited, elapsed):
     found = TaskMarks(begin={"job": "7", "time": 100.0}, exit_code=1, exited=exited)

@@ -293,7 +293,7 @@ class TestTemplates:
         before = signal.getsignal(signal.SIGVTALRM)
         with pytest.raises(InputError, match=re.escape(said)) as error:
             self.rendered("train.sbatch.j2", f"#!/bin/bash\n{text}\n")
-        assert "templates/train.sbatch.j2" in error.value.where
+        assert "train.sbatch.j2" in error.value.where
         assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
         assert signal.getsignal(signal.SIGVTALRM) == before
 

@@ -188,16 +188,21 @@ def test_a_requeue_that_is_refused_because_it_was_done_is_one(hidden, state, gav
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400] * (not gave_up)
 
 
-@pytest.mark.parametrize("later_s", [0, 0.5])
-def test_a_squeue_that_slurm_ends_with_the_script_is_no_refusal(hidden, later_s):
-    """The requeue whose reply was lost begins, and ends all processes of the job, one by one."""
-    lose_first_reply(hidden)
-    hidden.slurm.says("squeue", f"""up=$PPID scripts=
+def find_scripts(hidden):
+    """Lines of a stub that note the processes of the script which called it."""
+    return f"""up=$PPID scripts=
 while [ "$up" -gt 1 ]; do
     one="$up" up="$(sed 's/.*) //' /proc/$up/stat | cut -d ' ' -f 2)"
     if [ "$(tr '\\0' ' ' < /proc/$one/cmdline)" = "bash {hidden.path} " ]; then
         scripts="$scripts $one"; fi
-done
+done"""
+
+
+@pytest.mark.parametrize("later_s", [0, 0.5])
+def test_a_squeue_that_slurm_ends_with_the_script_is_no_refusal(hidden, later_s):
+    """The requeue whose reply was lost begins, and ends all processes of the job, one by one."""
+    lose_first_reply(hidden)
+    hidden.slurm.says("squeue", f"""{find_scripts(hidden)}
 if [ ! -e {hidden.folder}/ended ]; then
     touch {hidden.folder}/ended
     if [ {later_s} = 0 ]; then kill -TERM $scripts
@@ -206,6 +211,16 @@ fi
 exit 143""")
     assert hidden.run(f"{OOM} kill -9 $$") == 137
     assert hidden.marks.gave_up == ""
+    assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_script_that_slurm_ends_does_not_wait_to_be_killed(hidden, ended):
+    """The job would start again only after KillWait, by default half a minute."""
+    hidden.slurm.says("sleep", "")
+    hidden.slurm.says("scontrol", f"{find_scripts(hidden)}; kill -TERM $scripts" if ended else "")
+    assert hidden.run(f"{OOM} kill -9 $$") == 137
+    assert hidden.slurm.calls("sleep") == ["sleep 0.01"] * 3 * (not ended)
     assert [entry["mem_mb"] for entry in hidden.marks.requeues] == [400]
 
 
