@@ -1,10 +1,10 @@
 """Markers: the small files in which a job notes its begin, progress, error, requeues and exit.
 
-The script writes ``<task>.begin`` first, an empty ``.<task>.step`` after the setup lines, and
+The script writes ``<task>.begin`` first, an empty ``.<task>.<job>.step`` after the setup lines, and
 ``<task>.exit`` last (from its EXIT trap). The worker inside keeps ``<task>.progress.json`` up to
 date and writes ``<task>.error.json`` if it fails. These files are all that ``l3hpc status`` needs
-when Slurm does not respond. At the end the script removes ``.<task>.step``, and after exit code 0
-``<task>.progress.json``.
+when Slurm does not respond. At the end the script removes ``.<task>.<job>.step``, and after exit
+code 0 ``<task>.progress.json``.
 """
 
 from __future__ import annotations

@@ -60,8 +60,10 @@ def test_a_new_attempt_removes_the_old_end(machine):
     assert code == 0 and said.split() == ["0.begin"]
 
 
-def test_a_job_that_ends_late_leaves_the_markers_of_the_next_one_alone(machine):
-    """A cancelled one, which Slurm has not ended yet when ``resume`` submits its task again."""
+@pytest.mark.parametrize("looked_before", [False, True])
+def test_a_job_that_ends_late_leaves_the_markers_of_the_next_one_alone(machine, looked_before):
+    """A cancelled one, which Slurm has not ended yet when ``resume`` submits its task again; or it
+    looked whose markers they are, and the next one began a moment later."""
     path, folder = machine.script()
     marks = folder / "markers"
     machine.python.write_text(f"""#!/bin/bash
@@ -73,14 +75,18 @@ until [ -e {folder}/over.$SLURM_JOB_ID ]; do sleep 0.05; done
     for job in ("77", "78"):
         jobs[job] = machine.start(path, {"SLURM_JOB_ID": job})
         until((folder / f"began.{job}").exists)
+    begun = (marks / "0.begin").read_text()
+    if looked_before:
+        (marks / "0.begin").write_text(begun.replace('"78"', '"77"'))
     (folder / "over.77").touch()
     jobs["77"].communicate(timeout=60)
-    assert jobs["77"].returncode == 1
-    assert marker(folder, "0.begin")["job"] == "78" and not (marks / "0.exit").exists()
+    assert jobs["77"].returncode == 1 and (marks / "0.exit").exists() == looked_before
+    (marks / "0.begin").write_text(begun)
     (folder / "over.78").touch()
     jobs["78"].communicate(timeout=60)
     assert jobs["78"].returncode == 0
-    assert marker(folder, "0.exit")["job"] == "78" and not (marks / ".0.step").exists()
+    assert marker(folder, "0.exit")["job"] == "78" and not list(marks.glob("*.step"))
+    assert marker(folder, "0.exit")["stage"] == "step"
 
 
 def test_a_failing_setup_line_fails_the_job(machine):
