@@ -267,6 +267,7 @@ def test_a_run_whose_runner_was_killed_is_told_and_goes_on(chains, tmp_path):
     until(lambda: (made.step_folder("extract").markers / "0.progress.json").exists())
     holder = LocalJobs(tmp_path, "demo").runner()
     os.kill(holder["pid"], signal.SIGKILL)
+    until(lambda: LocalJobs(tmp_path, "demo").runner() is None)
     record = records.read(tmp_path, "demo")
     for step in record.steps:
         for attempt in step.attempts:
