@@ -189,8 +189,9 @@ class FileState(NamedTuple):
         FileState or None
             None where it cannot be read.
         """
+        if (found := _state(path)) is None:
+            return None
         try:
-            found = os.stat(path)
             digest = _digest_spots(path, found.st_size) if with_digest else None
         except OSError:
             return None

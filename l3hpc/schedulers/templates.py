@@ -65,20 +65,17 @@ def render(names: Sequence[str], context: Mapping[str, Any], folders: Sequence[P
     searched = tuple(Path(folder).absolute() for folder in (
         sources.template_folders() if folders is None else folders))
     environment = _environment(searched)
-    with _located_faults(names[-2:][0], searched, context), _limited_time():
+    # where no file is known: the template of a kind of step, before the base that all have
+    named = names[-2] if len(names) > 1 else names[0]
+    with _located_faults(named, searched, context), _limited_time():
         template = environment.select_template(names)
         pieces, size = [], 0
-        # as Template.generate does, whose own generator would be resumed for each piece
-        try:
-            for piece in template.root_render_func(template.new_context(dict(context))):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_CHARACTERS:
-                    raise InputError(
-                        f"the template makes more than {MAX_CHARACTERS:,} characters",
-                        where=template.filename, hint="Look for a loop that has no end.")
-        except Exception:
-            environment.handle_exception()  # with lines of the template in its traceback
+        for piece in template.generate(context):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_CHARACTERS:
+                raise InputError(f"the template makes more than {MAX_CHARACTERS:,} characters",
+                                 where=template.filename, hint="Look for a loop that has no end.")
     return _without_gaps("".join(pieces)), template.filename
 
 

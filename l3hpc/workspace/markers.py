@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class TaskMarks:
         Exit code of the script.
     exited : float or None
         When the script ended, unix seconds.
+    exit_job : str
+        The job whose script that was; empty if it is not stated.
     in_setup : bool
         Whether the script ended before its step began, in the setup lines or earlier.
     terminated : bool
@@ -56,6 +58,7 @@ class TaskMarks:
     begin: dict[str, str] | None = None
     exit_code: int | None = None
     exited: float | None = None
+    exit_job: str = ""
     in_setup: bool = False
     terminated: bool = False
     progress: dict[str, Any] | None = None
@@ -77,10 +80,13 @@ class TaskMarks:
         job
             Id of the job (``12``) or array task (``13_4``).
         """
-        if self.begin is None or self.begin.get("job", job) == job:
-            return self
-        # resume removes these two before it submits, so they are never those of an earlier job
-        return TaskMarks(requeues=self.requeues, gave_up=self.gave_up)
+        if self.begin is not None and self.begin.get("job", job) != job:
+            # resume removes these two before it submits: they are never those of an earlier job
+            return TaskMarks(requeues=self.requeues, gave_up=self.gave_up)
+        if self.exit_job not in ("", job):  # a cancelled one, which ended after this one had begun
+            return replace(self, exit_code=None, exited=None, exit_job="", in_setup=False,
+                           terminated=False)
+        return self
 
     @property
     def started(self) -> float | None:
@@ -330,6 +336,7 @@ def _store(marks: TaskMarks, what: str, content: bytes, path: str, written: floa
         code = _number(pairs.get("code", pairs.get("exit", text.strip())))
         marks.exit_code = None if code is None else int(code)
         marks.exited = _number(pairs.get("time")) or written
+        marks.exit_job = str(pairs.get("job", ""))
         marks.in_setup = pairs.get("stage") == "setup"
         marks.terminated = pairs.get("signal") == "TERM"
         return code is not None

@@ -101,6 +101,18 @@ def test_markers_of_an_earlier_job_say_nothing_but_what_healing_was_granted():
     assert unknown.of("8") is unknown
 
 
+def test_the_exit_marker_of_an_earlier_job_is_not_that_of_the_next_one(tmp_path):
+    """A cancelled job looks whose markers they are, and the next one begins before it writes."""
+    (tmp_path / "0.begin").write_text('{"job": "8", "time": "5"}')
+    (tmp_path / "0.exit").write_text(
+        '{"code": 143, "time": 6, "job": "7", "stage": "setup", "signal": "TERM"}')
+    mark = markers.read_task(tmp_path, 0)
+    assert mark.of("8") == markers.TaskMarks(begin={"job": "8", "time": "5"})
+    (tmp_path / "0.exit").write_text('{"code": 3, "time": 6, "job": "8", "stage": "step"}')
+    mark = markers.read_task(tmp_path, 0)
+    assert mark.of("8") is mark and mark.exit_code == 3
+
+
 @pytest.fixture
 def anew(case, chains):
     """All was done, extract is computed again as 104 and fails."""

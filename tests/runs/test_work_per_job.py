@@ -55,7 +55,8 @@ def test_a_submission_calls_few_functions_for_each_job(chains, slurm, tmp_path, 
     monkeypatch.setattr(sbatch, "start", lambda submission: None)
     submit.submit(chains.many(tmp_path / "first", 1, 1, site(chains)))  # imports
     plan = chains.many(tmp_path, 4, 10, site(chains))
-    assert calls(lambda: submit.submit(plan)) < 40 * 1600
+    # Jinja resumes a generator for each piece of a script, which counts as a call
+    assert calls(lambda: submit.submit(plan)) < 40 * 1700
 
 
 def test_a_job_costs_few_files_and_calls_of_the_file_system(chains, slurm, tmp_path, monkeypatch):

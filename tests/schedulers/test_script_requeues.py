@@ -10,6 +10,7 @@ import pytest
 
 from l3hpc.io.files import write_json
 from l3hpc.schedulers.requeue_policy import Policy
+from l3hpc.schedulers.slurm import commands
 from l3hpc.workspace import markers
 
 pytestmark = pytest.mark.slow
@@ -168,6 +169,23 @@ def test_scontrol_is_asked_again_where_its_answer_is_lost(hidden, lost):
     assert hidden.run(f"{OOM} kill -9 $$") == 137
     assert "Slurm did not requeue it" in hidden.marks.gave_up
     assert len(hidden.slurm.calls("scontrol")) == 2 + 3
+
+
+@pytest.mark.parametrize(("reply", "is_lost"), [
+    *((reply, True) for reply in (
+        "Socket timed out on send/recv operation", "Zero Bytes were transmitted or received",
+        "Unable to contact slurm controller (connect failure)", "Connection refused",
+        "Connection reset by peer", "Communication connection failure", "No route to host",
+        "Transport endpoint is not connected", "Resource temporarily unavailable",
+        "Slurm controller not responding", "Unexpected message received",
+        "Slurm backup controller is shutting down")),
+    *((reply, False) for reply in (
+        "Job is pending execution", "Access/permission denied", "Invalid job id specified"))])
+def test_script_and_python_agree_on_a_controller_that_was_not_reached(hidden, reply, is_lost):
+    lost = re.search(r"^lost='(.*?)'$", hidden.path.read_text(), re.MULTILINE | re.DOTALL)[1]
+    said = subprocess.run(["bash", "-c", f'{lost}\nlost "$1"', "bash", f"scontrol: error: {reply}"])
+    assert (said.returncode == 0) == is_lost
+    assert bool(commands._NOT_REACHED.search(reply)) == is_lost
 
 
 def lose_first_reply(hidden):
