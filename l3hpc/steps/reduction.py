@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from l3hpc.errors import InputError, command_line, nearest, option, setting
 from l3hpc.installation import install_command
@@ -27,7 +27,7 @@ from l3hpc.steps.base import (
     Upstream,
 )
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.params import LEAST, MAX_SEED, MOST
+from l3hpc.steps.params import LEAST, MAX_DRAW_SEED, MAX_SEED, MOST
 from l3hpc.steps.sample import Sample
 from l3hpc.steps.task import Task
 
@@ -70,7 +70,8 @@ class FitParams(Params):
     min_dist: float = Field(0.3, ge=0, lt=1, description=(
         "UMAP: minimum distance between two points."))
     metric: str = Field("euclidean", description="UMAP: metric of the embedding space.")
-    seed: int = Field(20180216, ge=0, le=MAX_SEED, description="Seed of UMAP and of the landmarks.")
+    seed: int = Field(20180216, ge=0, le=MAX_DRAW_SEED, description=(
+        "Seed of UMAP (at most 2^32 - 1) and of the landmarks."))
     sensor: str | None = Field(None, description=(
         "Fit φ to the rows of this sensor alone (none: of all)."))
     chunk: int = Field(2048, ge=1, le=MOST, description="Rows read at a time.")
@@ -80,6 +81,13 @@ class FitParams(Params):
     def _available(cls, value: Any) -> Any:
         if value == "tsne":
             raise ValueError(NO_TSNE)
+        return value
+
+    @field_validator("seed")
+    @classmethod
+    def _fits_umap(cls, value: int, info: ValidationInfo) -> int:
+        if value > MAX_SEED and info.data.get("approx") == "umap":
+            raise ValueError("UMAP takes seeds of at most 2^32 - 1")
         return value
 
     @property

@@ -74,6 +74,15 @@ def test_filters_that_no_machine_could_hold_are_refused(number):
             avc.check(avc.parse({name: [number] * 8}), plan)
 
 
+def test_a_phi_of_an_earlier_version_keeps_its_seed():
+    """64 bits were allowed; only UMAP, which takes 32, could not use them."""
+    fit = steps.step("fit")
+    assert fit.parse({"seed": 2**40}).seed == 2**40
+    assert fit.parse({"seed": 2**32 - 1, "approx": "umap"}).seed == 2**32 - 1
+    with pytest.raises(ValueError, match="at most 2\\^32 - 1"):
+        fit.parse({"seed": 2**32, "approx": "umap"})
+
+
 def test_zero_has_no_sign_in_a_fingerprint():
     extract = steps.step("extract")
     values = extract.parse({"audio": "/audio", "min_seconds": -0.0}).all_values()
