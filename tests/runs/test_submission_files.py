@@ -5,6 +5,7 @@ import os
 import pytest
 from waiting import until
 
+from l3hpc.io import syncing
 from l3hpc.runs import run_folder, submission_lock, submit, submit_jobs
 from l3hpc.runs.resume import resume
 from l3hpc.schedulers import pickled_calls
@@ -98,6 +99,33 @@ def test_a_job_gets_its_calls_before_those_of_a_large_array_are_written(
                               tasks={"sample": 3, "fit": 2}))
     assert order == ["write extract", "note extract", "write sample", "write fit", "note sample",
                      "note fit"]
+
+
+def test_what_is_written_is_on_disk_before_a_wait_for_room(
+        chains, slurm, on, tmp_path, monkeypatch):
+    """It may take hours, and power may fail meanwhile."""
+    slurm.says("sbatch", f"""
+n=$(cat {slurm.folder}/next 2>/dev/null || echo 100)
+if [ $n = 101 ] && ! [ -e {slurm.folder}/room ]; then
+  echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1
+fi
+echo $((n + 1)) > {slurm.folder}/next
+echo $n""")
+    synced, real, at_the_wait = [], syncing._sync, []
+
+    def sync(path):
+        real(path)
+        synced.append(path)
+
+    def pause(workspace, run, seconds):
+        until(lambda: {"run.json", "settings.json"} <= {os.path.basename(path) for path in synced})
+        at_the_wait.append(True)
+        (slurm.folder / "room").touch()
+
+    monkeypatch.setattr(syncing, "_sync", sync)
+    monkeypatch.setattr(submission_lock, "pause", pause)
+    submit.submit(chains.plan(tmp_path, names=("extract", "sample", "fit"), on=on))
+    assert at_the_wait == [True]
 
 
 def test_a_disk_that_fills_up_meanwhile_withdraws_what_was_submitted(

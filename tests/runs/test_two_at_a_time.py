@@ -167,6 +167,31 @@ sleep 0.1""")
     assert len(slurm.calls("sbatch")) == 21
 
 
+@pytest.mark.parametrize("refusal", ["Job dependency problem", "AssocMaxSubmitJobLimit"])
+def test_a_passing_refusal_before_the_turn_of_a_job_is_asked_again(
+        plan, slurm, sbatch_that, monkeypatch, refusal):
+    monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.2)
+    sbatch_that(f"""
+if [ $step = c5-1 ] && ! [ -e {slurm.folder}/refused ]; then
+    touch {slurm.folder}/refused
+    echo "sbatch: error: Batch job submission failed: {refusal}" >&2; exit 1
+fi
+[ $step = c4-1 ] && until [ -e {slurm.folder}/settled ]; do sleep 0.05; done""")
+    real = submit_jobs.Submission.settle
+
+    def settle(now, script):
+        begun = script is not None and script.step.name == "c5-1" and script.ahead is not None
+        real(now, script)
+        if begun:
+            (slurm.folder / "settled").touch()
+
+    monkeypatch.setattr(submit_jobs.Submission, "settle", settle)
+    record = submit.submit(plan)
+    assert (slurm.folder / "settled").exists()
+    assert {step.name: step.job for step in record.steps} == ids(slurm)
+    assert len(slurm.calls("sbatch")) == 21 and slurm.calls("scancel") == []
+
+
 def test_a_job_gets_its_call_while_the_other_sbatch_hangs(plan, slurm, sbatch_that, monkeypatch):
     """It may start, and then waits for its call for a minute only."""
     monkeypatch.setattr(sbatch, "QUERY_EVERY_S", 0.2)

@@ -9,10 +9,12 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from l3hpc.io.processes import process_start
+from l3hpc.workspace import lease
 from l3hpc.workspace.lease import DEAD_S, Lease
 
 
@@ -221,3 +223,102 @@ def test_a_wrong_clock_of_this_machine_takes_nothing_over(tmp_path, monkeypatch)
     assert owner.acquire()
     owner.release(forget=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_is_made_and_a_file_in_its_place_is_an_error(tmp_path):
+    owner = Lease(tmp_path / "new" / "deep" / "thing")
+    assert owner.acquire()
+    owner.release()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        Lease(tmp_path / "file" / "thing").acquire()
+
+
+def test_other_files_beside_the_claims_and_claims_without_a_process_stop_nobody(tmp_path):
+    (tmp_path / "thing.owner.7.bak").write_text("x")
+    (tmp_path / "thing.owner.3").write_text(json.dumps({"host": socket.gethostname()}))
+    owner = Lease(tmp_path / "thing", expires_s=0.0)
+    assert owner.acquire()
+    assert {path.name for path in tmp_path.iterdir()} == {"thing.owner.4", "thing.owner.7.bak"}
+    owner.release()
+
+
+def test_a_full_disk_without_hard_links_leaves_no_empty_claim(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", _refuse_link)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    real = lease.create_file
+
+    def create(path, content):  # the disk becomes full after the file beside the claim
+        if path.name.startswith("thing"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        real(path, content)
+
+    monkeypatch.setattr(lease, "create_file", create)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            Lease(tmp_path / "thing").acquire()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_saw_the_folder_before_a_newer_claim_gives_way(tmp_path, monkeypatch):
+    """A network file system may list a folder as it was a moment ago."""
+    first, second = Lease(tmp_path / "thing", "one"), Lease(tmp_path / "thing", "two")
+    for _ in range(3):
+        assert first.acquire()
+        first.release()
+    assert first.acquire()  # claim 4; the old ones are gone
+    listing, stale = Lease._numbers, [[]]
+    monkeypatch.setattr(Lease, "_numbers",
+                        lambda owner: stale.pop() if stale else listing(owner))
+    assert not second.acquire()
+    assert first.still_ours() and not second.still_ours()
+    assert [path.name for path in tmp_path.iterdir()] == ["thing.owner.4"]
+    first.release()
+
+
+def test_an_owner_that_was_stopped_for_too_long_notices_that_it_is_replaced(tmp_path):
+    first, second = Lease(tmp_path / "thing", "one"), Lease(tmp_path / "thing", "two",
+                                                            expires_s=0.0)
+    assert first.acquire() and first.still_ours()
+    assert second.acquire()
+    assert not first.still_ours()
+    first.release()  # of a claim that is not there any more
+    assert second.still_ours() and Lease(tmp_path / "thing").holder()["label"] == "two"
+    second.release()
+
+
+def test_a_last_beat_does_not_revive_a_claim_that_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_EVERY_S", 0.001)
+    owner, beating, real = Lease(tmp_path / "thing"), threading.Event(), lease.write_json
+
+    def late(path, state):
+        if threading.current_thread() is not threading.main_thread():
+            beating.set()
+            owner._stop.wait()
+            time.sleep(0.2)  # time for a release that would not wait for it
+        real(path, state)
+
+    monkeypatch.setattr(lease, "write_json", late)
+    assert owner.acquire() and beating.wait(60)
+    thread = owner._thread
+    owner.release()
+    thread.join()
+    assert Lease(tmp_path / "thing").holder() is None
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_a_folder_that_another_process_removes_meanwhile_is_tried_again(
+        tmp_path, monkeypatch, made_again):
+    def removed_meanwhile(folder, *, parents, exist_ok):
+        if made_again:
+            os.mkdir(folder)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+
+    owner = Lease(tmp_path / "folder" / "thing")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", removed_meanwhile)
+        assert not owner.acquire()
+    assert owner.acquire()
+    owner.release()
