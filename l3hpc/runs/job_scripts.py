@@ -209,13 +209,15 @@ def calls_of(plan: Plan, script: JobScript) -> tuple[Call, ...]:
     if script.part is None:
         return tuple(_call(plan.step_folder(name), (0,), index)
                      for index, name in enumerate(script.steps))
-    folder = plan.step_folder(script.step.name)
-    return tuple(_call(folder, tasks, index, packed=script.part.pack > 1)
+    folder, array = plan.step_folder(script.step.name), scripts.is_array(script.step)
+    return tuple(_call(folder, tasks, index if array else None, packed=script.part.pack > 1)
                  for index, tasks in script.part.elements.items())
 
 
-def _call(folder: StepFolder, tasks: tuple[int, ...], index: int, *, packed: bool = False) -> Call:
-    """Tasks of the step frozen in ``folder``, as element ``index`` of the array runs them."""
+def _call(folder: StepFolder, tasks: tuple[int, ...], index: int | None, *, packed: bool = False
+          ) -> Call:
+    """Tasks of the step frozen in ``folder``, as a job or element ``index`` of an array runs them.
+    """
     from l3hpc.worker.execute import TaskCall
     from l3hpc.worker.packed import PackedCall
 

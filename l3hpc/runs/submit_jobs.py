@@ -27,7 +27,7 @@ from l3hpc.runs import last_job, submission_lock
 from l3hpc.runs.dependencies import Dependencies, ParentFailedError
 from l3hpc.runs.interrupts import Interrupts
 from l3hpc.runs.job_scripts import JobScript, RunScripts, calls_of
-from l3hpc.schedulers import pickled_calls
+from l3hpc.schedulers import pickled_calls, scripts
 from l3hpc.schedulers.base import Scheduler, StartsAhead
 from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requests import (
@@ -409,7 +409,7 @@ def _attempts(job: JobId, script: JobScript) -> dict[str, Attempt]:
         return {name: Attempt(f"{job.id}_{index}", array=False, tasks=[0], time=now, script=path,
                               cluster=job.cluster) for index, name in enumerate(script.steps)}
     return {script.step.name: Attempt(
-        job.id, array="\n#SBATCH --array" in script.text, tasks=list(part.tasks), time=now,
+        job.id, array=scripts.is_array(script.step), tasks=list(part.tasks), time=now,
         script=path, offset=part.offset, cluster=job.cluster, pack=part.pack)}
 
 

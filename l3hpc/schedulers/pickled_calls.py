@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from l3hpc.errors import ClusterError
 from l3hpc.io.files import create_file, share_file
 from l3hpc.pipelines.planned import PlannedStep
 from l3hpc.schedulers.jobs import JobId
 from l3hpc.schedulers.requests import Call, JobRequest
 from l3hpc.workspace.layout import StepFolder
-
-_ARRAY = re.compile(r"\n#SBATCH\s+--array[= ]")  # faster than with ^
 
 
 def write(step: PlannedStep, calls: Sequence[Call], max_timeouts: int) -> tuple[Path, ...]:
@@ -77,48 +73,19 @@ def submit(request: JobRequest, submit_script: Callable[[], JobId]) -> JobId:
     -------
     JobId
         What ``submit_script`` returned.
-
-    Raises
-    ------
-    ClusterError
-        If the script is not an array but has several tasks.
     """
     if not request.calls:
         return submit_script()
-    # one that was begun was checked then, and nothing may fail until its id is known
-    in_array = is_array(request) if request.started is None else None
     job = submit_script()
     request.submitted(job)
-    if in_array is None:
-        in_array = is_array(request)
     # a later attempt writes its script over this one: the job's own has to stay as it was submitted
     kept = StepFolder(request.script.parent).submitted_script(job.id)
     kept.unlink(missing_ok=True)
     share_file(request.script, kept)
     for call, path in zip(request.calls, request.pickles, strict=True):
-        name = f"{job.id}_{call.index}" if in_array else job.id
+        name = job.id if call.index is None else f"{job.id}_{call.index}"
         path.rename(call.folder / f"{name}_submitted.pkl")
     return job
-
-
-def is_array(request: JobRequest) -> bool:
-    """Whether a script is an array.
-
-    Parameters
-    ----------
-    request
-        The script and its calls.
-
-    Raises
-    ------
-    ClusterError
-        If it is not, but has several tasks.
-    """
-    found = bool(_ARRAY.search(request.script.read_text(encoding="utf-8")))
-    if not found and len(request.calls) > 1:
-        raise ClusterError(f"the script is not an array, but has {len(request.calls)} tasks",
-                           hint="The --array line is missing from its template.")
-    return found
 
 
 def import_submitit() -> ModuleType:

@@ -32,14 +32,14 @@ class Call:
         For the pickle and the logs.
     tasks : tuple of int
         Indices of the tasks; one, unless the job is packed.
-    index : int
-        Index in the array.
+    index : int or None
+        Index in the array; None: the job is no array.
     """
 
     work: Any
     folder: Path
     tasks: tuple[int, ...]
-    index: int = 0
+    index: int | None = None
 
 
 @dataclass(frozen=True)

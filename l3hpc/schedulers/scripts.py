@@ -8,7 +8,9 @@ folder and then in ours; ``default/NAME`` always means ours.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ CONTEXT = (  # what a template may use
     "markers", "offset", "pack", "packed", "params", "pipeline", "profile", "python",
     "record", "resources", "run",
     "setup", "shared", "srun", "step", "umask", "workspace")
+_ARRAY = re.compile(r"-a|--ar(r|ra|ray)?")  # as sbatch reads it: any unambiguous beginning
 _DIRECTIVE_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./&|*()\[\]~-]+")
 
 
@@ -102,6 +105,17 @@ def parts(plan: Plan, step: PlannedStep) -> list[Part]:
             if (chosen := tuple(task for task in tasks if offset <= task < offset + most))]
 
 
+def is_array(step: PlannedStep) -> bool:
+    """Whether the tasks of a step are those of arrays, also if only one of them is missing.
+
+    Parameters
+    ----------
+    step
+        The step.
+    """
+    return step.tasks > 1
+
+
 def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
            folders: Sequence[Path] | None = None) -> str:
     """Render the script of one step (one job, or an array of exactly the missing tasks).
@@ -130,7 +144,49 @@ def render(plan: Plan, step: PlannedStep | str, part: Part | None = None, *,
         raise InputError("the template does not run several tasks in one job",
                          where=file,
                          hint=f"Extend default/base.sbatch.j2, or set pack: 1 for {planned.name}.")
+    _check_array(planned, chosen, text, file)
     return text
+
+
+def _check_array(step: PlannedStep, part: Part, text: str, file: str | None) -> None:
+    """Refuse a script that would not run its tasks, each once: a template may have directives of
+    its own.
+    """
+    wanted = array_spec([*part.elements]) if is_array(step) else ""
+    try:
+        found = _array_of(text)
+    except InputError as error:
+        error.where = file
+        raise
+    if found == wanted:
+        return
+    raise InputError(
+        f"the script has {f'--array={found}' if found else 'no --array'}; "
+        + (f"the tasks of {step.name} need --array={wanted}" if wanted
+           else f"{step.name} has a single task"), where=file,
+        hint="Print all lines of the variable directives in the block directives: {{ super() }} "
+             "does, and lines of your own can follow.")
+
+
+def _array_of(text: str) -> str:
+    """The array indices of a script, without the limit after %; '' if it is no array."""
+    found = ""
+    # sbatch looks no further than the first command; of several directives, the last one counts
+    for line in itertools.takewhile(lambda line: line.lstrip()[:1] in ("", "#"),
+                                    text.splitlines()):
+        if not line.startswith("#SBATCH") or "-a" not in line:
+            continue
+        try:
+            words = shlex.split(line.removeprefix("#SBATCH"), comments=True)
+        except ValueError:
+            raise InputError(f"a quote of this line is not closed: {line}") from None
+        for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+            name, given, value = word.partition("=")
+            if _ARRAY.fullmatch(name):
+                found = value if given else following
+            elif word.startswith("-a"):
+                found = word[2:]
+    return found.partition("%")[0]
 
 
 @functools.lru_cache(maxsize=256)  # so are most of these lines
@@ -211,9 +267,8 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
     resources = step.resources
     # Slurm expands % in paths of logs
     logs = str(plan.step_folder(step.name).logs).replace("%", "%%")
-    is_array = step.tasks > 1
     # the names that submitit gives; in an array %j would be the raw id of each task
-    stem = "%A_%a_0_log" if is_array else "%j_0_log"
+    stem = "%A_%a_0_log" if is_array(step) else "%j_0_log"
     lines = [directive("job-name", f"l3-{plan.run}-{step.name}")]
     for name in ("account", "partition", "qos", "constraint", "reservation", "wckey", "exclude"):
         value = getattr(overrides, name, None) or getattr(profile, name)
@@ -238,7 +293,7 @@ def directives(plan: Plan, step: PlannedStep, part: Part | None = None) -> list[
         else:
             lines.append(directive("gpus-per-node", amount))
     lines.append(directive("time", slurm_time(step.of_a_job.job_min)))
-    if is_array:
+    if is_array(step):
         lines.append(directive("array", array_spec([*(part or parts(plan, step)[0]).elements],
                                                    profile.array_parallelism)))
     # append, because a requeue would truncate the log; B: sends the warning to the batch shell,

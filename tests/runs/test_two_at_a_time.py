@@ -13,6 +13,7 @@ from l3hpc.errors import ClusterError
 from l3hpc.io.files import read_json
 from l3hpc.io.processes import process_start
 from l3hpc.runs import dependencies, submission_lock, submit, submit_jobs
+from l3hpc.schedulers import pickled_calls
 from l3hpc.schedulers.slurm import sbatch
 from l3hpc.workspace import records
 from l3hpc.workspace.layout import Workspace
@@ -208,14 +209,14 @@ fi""")
 
 def test_what_cannot_be_written_ahead_is_said_in_its_turn(plan, slurm, sbatch_that, monkeypatch):
     sbatch_that("sleep 0.05")
-    real = submit_jobs.pickled_calls.write
+    real = pickled_calls.write
 
     def write(step, *given):
         if step.name == "c6-0":
             raise OSError(28, "No space left on device")
         return real(step, *given)
 
-    monkeypatch.setattr(submit_jobs.pickled_calls, "write", write)
+    monkeypatch.setattr(pickled_calls, "write", write)
     with pytest.raises(OSError, match="No space left"):
         submit.submit(plan)
     assert len(slurm.calls("sbatch")) == 6
@@ -263,17 +264,16 @@ fi
         assert process_start(int(pid)) is None
 
 
-def test_a_script_that_cannot_be_read_any_more_loses_no_job(plan, slurm, sbatch_that, monkeypatch):
+def test_a_script_that_cannot_be_kept_loses_no_job(plan, slurm, sbatch_that, monkeypatch):
     sbatch_that("sleep 0.05")
-    real, seen = submit_jobs.pickled_calls.is_array, []
+    real = pickled_calls.share_file
 
-    def is_array(request):
-        seen.append(request.step.name)
-        if seen.count("c5-0") > 1:
+    def share_file(source, target):
+        if source.parent.name == "c5-0":
             raise OSError(5, "Input/output error")
-        return real(request)
+        real(source, target)
 
-    monkeypatch.setattr(submit_jobs.pickled_calls, "is_array", is_array)
+    monkeypatch.setattr(pickled_calls, "share_file", share_file)
     with pytest.raises(OSError, match="Input/output"):
         submit.submit(plan)
     [cancelled] = slurm.calls("scancel")

@@ -231,6 +231,35 @@ class TestTemplates:
         text = self.rendered("train.sbatch.j2", '{% extends "default/base.sbatch.j2" %}\n', item)
         assert "L3HPC_PACK" in text
 
+    @pytest.mark.parametrize("lines", [
+        "", "#SBATCH --array=0-2", "#SBATCH --array=0-3\n#SBATCH -a 0,1",
+        "true\n#SBATCH --array=0-3", "##SBATCH --array=0-3", " #SBATCH --array=0-3",
+        "#SBATCH --comment='--array=0-3'", "#SBATCH --mem=1 # --array=0-3", "#SBATCH --account=a"])
+    def test_directives_that_run_other_tasks_are_refused(self, lines):
+        """Before any job is submitted: some tasks would never run, or all run the first one."""
+        item = replace(planned(), shards=[{}] * 4)
+        with pytest.raises(InputError, match="; the tasks of train need --array=0-3") as error:
+            self.rendered("train.sbatch.j2", f"#!/bin/bash\n{lines}\n{{{{ command }}}}\n", item)
+        assert str(error.value.where).endswith("templates/train.sbatch.j2")
+        assert "{{ super() }}" in error.value.hint
+
+    @pytest.mark.parametrize("lines", [
+        "#SBATCH --array=0-3", "#SBATCH --array 0-3%2", "#SBATCH -a 0-3", "#SBATCH -a0-3",
+        "#SBATCH --mem=1G --arr='0-3'", "\n# first\n\n#SBATCH --array=0-3", "#SBATCH\t-a 0-3 # all",
+        "#SBATCH --array=7\n#SBATCH --array=0-3"])
+    def test_directives_of_ones_own_may_run_the_tasks_as_sbatch_reads_them(self, lines):
+        item = replace(planned(), shards=[{}] * 4)
+        assert lines in self.rendered("train.sbatch.j2", f"#!/bin/bash\n{lines}\ntrue\n", item)
+
+    def test_an_array_for_a_single_task_is_refused(self):
+        with pytest.raises(InputError, match="the script has --array=0-1; train has a single task"):
+            self.rendered("train.sbatch.j2", "#!/bin/bash\n#SBATCH --array=0-1\n{{ command }}\n")
+
+    def test_a_directive_with_an_open_quote_is_refused(self):
+        with pytest.raises(InputError, match="is not closed: #SBATCH --comment='-a") as error:
+            self.rendered("train.sbatch.j2", "#!/bin/bash\n#SBATCH --comment='-a\n")
+        assert str(error.value.where).endswith("templates/train.sbatch.j2")
+
     def test_unquoted_text_is_refused(self):
         with pytest.raises(InputError, match="without quoting it") as error:
             self.rendered("train.sbatch.j2", "echo {{ env.GREETING }}\n")

@@ -112,7 +112,6 @@ class SlurmScheduler:
         InputError, ClusterError
             If it was not started.
         """
-        pickled_calls.is_array(request)
         return sbatch.start(self._submission(request))
 
     def has_answered(self, started: object) -> bool:
