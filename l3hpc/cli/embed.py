@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.cli.place import complete_run, workspace, workspace_options
+from l3hpc.cli.place import complete_run_or_path, workspace, workspace_options
 from l3hpc.console.progress import Progress, default_progress, reporting
 from l3hpc.errors import EXIT_FAILED, InputError
 from l3hpc.io.values import count_of
@@ -50,19 +50,18 @@ def complete_model(
     from l3hpc.embedding.model_files import available_models
 
     found = [CompletionItem(name) for name in available_models() if name.startswith(incomplete)]
-    return [*found, *complete_run(context, parameter, incomplete),
-            CompletionItem(incomplete, type="file")]
+    return [*found, *complete_run_or_path(context, parameter, incomplete)]
 
 
 def model_of_run(name: str, origin: str, config_file: str | None = None,
                  workspace_dir: str | None = None) -> str:
-    """The folder of the student that a run trained, if this is the name of a run.
+    """The network that a run has made, if this is the name of a run.
 
     Parameters
     ----------
     name
         A model as the user names it, a run or the unique beginning of its name, ``RUN/STEP``,
-        ``latest`` or ``latest/STEP``.
+        ``RUN/STEP/TASK``, ``latest`` or ``latest/STEP``.
     origin
         The option or argument, for messages.
     config_file, workspace_dir
@@ -76,9 +75,9 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
     Raises
     ------
     InputError
-        The run has no finished student, or several; or several runs begin like this.
+        The run has no finished network, or several; or several runs begin like this.
     """
-    from l3hpc.embedding.model_files import find_model, is_hear_module
+    from l3hpc.embedding.model_files import find_model, is_hear_module, parse_name
 
     if os.path.exists(name) or is_hear_module(name):
         return name
@@ -89,7 +88,9 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
             return name
         except InputError:
             pass
-    from l3hpc.pipelines.external_inputs import finished_student
+    if parse_name(name).network is not None:  # a published model, whose file is missing
+        return name
+    from l3hpc.pipelines.external_inputs import named_network
     from l3hpc.workspace import records
 
     try:
@@ -99,30 +100,16 @@ def model_of_run(name: str, origin: str, config_file: str | None = None,
         if is_latest or config_file is not None or workspace_dir is not None:
             raise
         return name  # a wrong name is reported where the model is read
-    found = finished_student(folder, _run_in_full(folder, name), origin)
+    found = named_network(folder, name, origin)
     return name if found is None else str(found)
-
-
-def _run_in_full(folder: Path, name: str) -> str:
-    """Complete the unique beginning of a run's name, also before ``/STEP``; else ``name``."""
-    from l3hpc.embedding.model_files import parse_name
-    from l3hpc.workspace import records, run_names
-
-    run, slash, step = name.partition("/")
-    if parse_name(name).network is not None:  # a published model, whose file is missing
-        return name
-    # not the beginning of a run: it may be a file, whose reader reports that it does not exist
-    if not any(one.startswith(run) for one in run_names.names(folder)):
-        return name
-    return records.find(folder, run) + slash + step
 
 
 @click.command("embed", epilog=EXAMPLES)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("-m", "--model", metavar="FILE|NAME", shell_complete=complete_model,
               help="Weight file, model file, name, hear:package.module (a HEAR module), or a run "
-                   "that trained a student: RUN (or the beginning of its name), RUN/train-8 (of "
-                   "a sweep) or latest. "
+                   "that made a network: RUN (or the beginning of its name), RUN/STEP "
+                   "(RUN/train-8 of a sweep), RUN/STEP/TASK or latest. "
                    "[default: paths.weights of cluster.yaml]")
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Output folder. [default: next to each recording]")

@@ -64,8 +64,8 @@ def command(model: str, calibrate: Path | None, output: Path, strips: bool | Non
             **forms: bool) -> None:
     """Export MODEL as TensorFlow Lite, with C code, a model card and a report.
 
-    MODEL is a weight file, a published name (sea-64; see l3hpc embed), a run that trained a student
-    (RUN, RUN/train-8 of a sweep, or latest) or untrained[:SEED]. Flash and memory are always
+    MODEL is a weight file, a published name (sea-64; see l3hpc embed), a run that made a network
+    (RUN, RUN/STEP, RUN/STEP/TASK or latest) or untrained[:SEED]. Flash and memory are always
     computed, and also measured with the TensorFlow Lite Micro interpreter if that is installed.
     With --hear, MODEL becomes a Python package that the tools of the HEAR benchmark can import.
     """

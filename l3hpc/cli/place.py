@@ -146,6 +146,15 @@ def complete_run(
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def complete_run_or_path(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the names of runs, and of files."""
+    from click.shell_completion import CompletionItem
+
+    return [*complete_run(context, parameter, incomplete), CompletionItem(incomplete, type="file")]
+
+
 def complete_step(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

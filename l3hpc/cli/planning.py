@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from l3hpc.cli.place import complete_run, config_option, place_option, remember
+from l3hpc.cli.place import complete_run_or_path, config_option, place_option, remember
 from l3hpc.errors import EXIT_INTERRUPTED, InputError, command_line, nearest
 from l3hpc.pipelines.options import OPTIONS, Option
 
@@ -37,7 +37,8 @@ _PATHS = {
     "--workspace": "Folder for runs, artifacts and journals.",
     "--audio-dir": "Folder of sound files (WAV, FLAC, OGG, MP3 …; by ffmpeg M4A, WebM …) or HDF5.",
     "--embedding-dir": "Folder of published embeddings, for --from.",
-    "--weights": "The teacher: a weight or network file (TFLite, ONNX, Keras), a HEAR module "
+    "--weights": "The teacher: a run that made a network (RUN, RUN/STEP, RUN/STEP/TASK or "
+                 "'latest'), a weight or network file (TFLite, ONNX, Keras), a HEAR module "
                  "(hear:package.module), a folder of embeddings, or 'untrained' "
                  "(demonstration only).",
     "--sonyc-ust": "Folder of SONYC-UST: annotations.csv, taxonomy, audio/.",
@@ -256,7 +257,9 @@ def plan_options(command: Command) -> Command:
     """Add the argument PIPELINE and all options of a plan to a command."""
     options = [
         *(_click(option) for option in OPTIONS.values()),
-        *(click.option(name, metavar="PATH", help=f"{text} [default: that of cluster.yaml]",
+        *(click.option(name, metavar="RUN|PATH" if name == "--weights" else "PATH",
+                       help=f"{text} [default: that of cluster.yaml]",
+                       shell_complete=complete_run_or_path if name == "--weights" else None,
                        callback=remember if name == "--workspace" else None)
           for name, text in _PATHS.items()),
         click.option("--embedding-valid-dir", metavar="PATH",
@@ -269,7 +272,7 @@ def plan_options(command: Command) -> Command:
                           "Repeatable."),
         click.option("--student", metavar="RUN|FILE", help=(
             "The student to evaluate: a run (of a sweep: RUN/train-8), a weight file (or other "
-            "teacher) or 'latest'. [default: latest]"), shell_complete=complete_run),
+            "teacher) or 'latest'. [default: latest]"), shell_complete=complete_run_or_path),
         click.option("--teacher", is_flag=True, help=(
             "Evaluate the teacher itself (--weights): the bound for its students.")),
         click.option("--set", "sets", metavar="STEP.NAME=VALUE", multiple=True,
@@ -345,8 +348,8 @@ def _click(option: Option) -> Callable[[Command], Command]:
     kinds: dict[str, Any] = {"int": click.INT, "float": click.FLOAT}
     kind = _Choice(option) if option.choices else kinds.get(option.kind, click.STRING)
     return click.option(f"--{option.name}", type=kind,
-                        shell_complete=complete_run if option.kind == "run" else None,
-                        metavar="RUN|FILE" if option.kind == "run" else None,
+                        shell_complete=complete_run_or_path if option.kind == "run" else None,
+                        metavar="RUN|PATH" if option.kind == "run" else None,
                         help=text)
 
 

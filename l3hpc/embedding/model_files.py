@@ -22,8 +22,8 @@ from typing import Any
 from l3hpc.audio.conventions import ALIASES, NAMES, letter_of
 from l3hpc.audio.frontends import OPENL3_FRONTENDS, Frontend
 from l3hpc.errors import InputError, Lines, check_choice, nearest, shell_path
+from l3hpc.models import NETWORK_FILES, tflite, weights
 from l3hpc.models import geometry as evidence
-from l3hpc.models import tflite, weights
 from l3hpc.models.weights import untrained_seed
 from l3hpc.teachers import find as teachers
 from l3hpc.teachers.base import Options
@@ -113,19 +113,29 @@ def find_model(name: str | Path) -> tuple[str | Path, NamedModel]:
 
 
 def _student_in(path: Path) -> Path:
-    """The student in the folder of a run, of its training or of a task; a file as it is."""
+    """The network in the folder of a run, of a step or of a task; a file as it is."""
     if not path.is_dir():
         return path
-    found = [file for file in (path / "0000" / weights.BEST_STUDENT, path / weights.BEST_STUDENT)
-             if file.is_file()] or sorted(path.glob(f"*/*/0000/{weights.BEST_STUDENT}"))
-    folders = {file.parent.resolve(): file for file in found}
+    folders: dict[Path, Path] = {}  # of a task, as the user sees it → its network
+    for pattern in ("", "[0-9]*", "*/*/[0-9]*"):
+        for name in NETWORK_FILES:
+            for file in sorted(path.glob(os.path.join(pattern, name))):
+                folders.setdefault(file.parent.resolve(), file)
+        if folders:
+            break
     if len(folders) > 1:
         raise InputError("holds several trained models: name the folder of one", where=str(path),
-                         allowed=", ".join(str(file.parent.parent) for file in folders.values()))
-    if not found:
-        raise InputError("is a folder without a trained student", where=str(path),
-                         allowed="a model file, or the folder of a run that has trained a student")
-    return found[0]
+                         allowed=", ".join(_shown(file.parent) for file in folders.values()))
+    if not folders:
+        raise InputError("is a folder without a trained network", where=str(path),
+                         allowed="a model file, or the folder of a run that has trained a network")
+    return next(iter(folders.values()))
+
+
+def _shown(task: Path) -> str:
+    """The folder of a task, or that of its step if the step has no other."""
+    others = [one for one in task.parent.iterdir() if one.name.isdecimal() and one.is_dir()]
+    return str(task if len(others) > 1 else task.parent)
 
 
 def is_hear_module(name: str | Path) -> bool:

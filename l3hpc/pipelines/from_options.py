@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from l3hpc.config import settings
 from l3hpc.errors import InputError, nearest
-from l3hpc.pipelines import offered, plan, sweep
+from l3hpc.pipelines import external_inputs, offered, plan, sweep
 from l3hpc.pipelines.definition import load_pipeline
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.pipelines.planned import Plan
@@ -62,6 +62,8 @@ def plan_from_options(
                                                    given["embedding_valid_dir"])
     config = settings.load(given.get("config_file"), given.get("cluster"), overrides={
         key: (str(given[name]), option) for name, (key, option) in _PATHS.items() if name in given})
+    if "weights" in given:
+        config = external_inputs.with_named_teacher(config, str(given["weights"]))
     if on_config is not None:
         on_config(config)
     # what there is one of each for is read from the inputs, which only the other options name

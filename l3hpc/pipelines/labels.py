@@ -10,8 +10,8 @@ from typing import Any
 from l3hpc import steps
 from l3hpc.config.settings import Config
 from l3hpc.io.files import read_json
-from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.planned import PlannedStep
+from l3hpc.pipelines.run_outputs import ExternalInput
 from l3hpc.steps import LEDGER_FOLDERS
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import ArtifactFolder, Workspace

@@ -29,7 +29,7 @@ class Option:
         Without ``--``.
     kind : str
         ``int``, ``float``, ``text``, ``numbers`` (separated by commas), ``choice``, ``run`` (the
-        name of a run, or a file), ``flag`` (a switch that sets a parameter to true) or ``each``, a
+        name of a run, or a path), ``flag`` (a switch that sets a parameter to true) or ``each``, a
         switch that runs every value that the data have.
     help : str
         Its line in the help.
@@ -191,10 +191,11 @@ COMPRESS = (
     Option("plan", "text", "Pruning plans, separated by spaces: 53.49 … 99.00, edgel3 (95.45), "
            "none, or a percentage per convolution, separated by commas.", "edgel3", usual=True),
     Option("depth", "int", "Convolutions that a compressed network keeps: 8, 7, 6 or 5.", "8"),
-    Option("avc", "text", "Audio-visual network with which compressed networks are evaluated and "
-           "fine-tuned (avc_best_valid_loss.h5 of avc_train); needs --scenes.", "none"),
-    Option("scenes", "text", "Folder of pairs of images and sounds, for --avc: the artifact of "
-           "avc_pairs.", "none"),
+    Option("avc", "run", "Audio-visual network with which compressed networks are evaluated and "
+           "fine-tuned: a run of avc, 'latest' or its file (avc_best_valid_loss.h5); needs "
+           "--scenes.", "none"),
+    Option("scenes", "run", "Pairs of images and sounds, for --avc: a run of avc, 'latest' or a "
+           "folder.", "none"),
 )
 CLIPS = (
     Option("table", "text", "CSV file with a row per clip: its file, labels, and optionally fold.",

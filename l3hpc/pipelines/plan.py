@@ -26,12 +26,12 @@ from l3hpc.console.progress import doing
 from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.io.files import digest
 from l3hpc.io.owners import current_user
-from l3hpc.pipelines import definition, external_inputs, packages, resolve
+from l3hpc.pipelines import definition, external_inputs, packages, resolve, run_outputs
 from l3hpc.pipelines.definition import Pipeline, StepDefinition
-from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.labels import with_labels
 from l3hpc.pipelines.planned import InputOrigin, Plan, PlannedStep, fingerprint_of_step
 from l3hpc.pipelines.resolve import ResolvedStep
+from l3hpc.pipelines.run_outputs import ExternalInput
 from l3hpc.steps import Input, Output, Params
 from l3hpc.workspace import artifacts
 from l3hpc.workspace.layout import Workspace
@@ -341,7 +341,7 @@ def _check_steps(kept: Mapping[str, ResolvedStep], params: Mapping[str, Params],
                  sources: Mapping[str, Mapping[str, ExternalInput]]) -> None:
     """Let every step refuse what cannot work; it may compare the parameters of all steps, and those
     with which an earlier run trained the student that this plan takes."""
-    students = {kind: external_inputs.params_of(kind, source)
+    students = {kind: run_outputs.params_of(kind, source)
                 for by_kind in sources.values() for kind, source in by_kind.items()
                 if steps.step(kind).output is Output.STUDENT}
     known = {kind: value for kind, value in students.items() if value is not None}

@@ -21,7 +21,7 @@ from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
 from l3hpc.errors import InputError, command_line, nearest
 from l3hpc.io.values import in_number
-from l3hpc.pipelines import external_inputs, offered
+from l3hpc.pipelines import offered, run_outputs
 from l3hpc.pipelines.definition import (
     DECLARED,
     RESOURCES,
@@ -314,14 +314,15 @@ def with_files_of_runs(item: ResolvedStep, workspace: Path) -> ResolvedStep:
     Raises
     ------
     InputError
-        As for ``external_inputs.run_file``.
+        As for ``run_outputs.run_file``.
     """
-    for parameter, (kind, name) in kinds.step(item.step.kind).run_files.items():
+    for parameter, wanted in kinds.step(item.step.kind).run_files.items():
         value = item.params.get(parameter)
-        if value is not None:
+        # "{paths.weights}" is resolved with the configuration
+        if value is not None and not _PLACEHOLDER.search(str(value)):
             origin = item.origins.get(parameter, item.step.where())
-            item = item.with_value(parameter, str(external_inputs.run_file(
-                workspace, kind, name, str(value), origin)), origin)
+            item = item.with_value(parameter, run_outputs.run_file(
+                workspace, wanted, str(value), origin), origin)
     return item
 
 

@@ -20,13 +20,13 @@ from l3hpc.console.formatting import table_lines
 from l3hpc.errors import InputError, nearest
 from l3hpc.io.owners import current_user
 from l3hpc.io.values import count_of
-from l3hpc.pipelines import definition, external_inputs, resolve
+from l3hpc.pipelines import definition, resolve, run_outputs
 from l3hpc.pipelines.definition import Pipeline
-from l3hpc.pipelines.external_inputs import ExternalInput
 from l3hpc.pipelines.labels import with_labels
 from l3hpc.pipelines.options import OPTIONS
 from l3hpc.pipelines.plan import Request, check_name, planned_steps, run_name
 from l3hpc.pipelines.planned import Plan, PlannedStep
+from l3hpc.pipelines.run_outputs import ExternalInput
 
 MAX_COMBINATIONS = 1000
 LONGEST_STEPS = 60  # characters of the steps of a combination in the preview
@@ -173,7 +173,7 @@ def every_value(pipeline: str, config: Config, request: Request, option: str,
                              hint=f"remove --{option}")
         step = planned[name]
         upstream = {planned[need].kind: planned[need].shards for need in step.needs}
-        upstream |= {kind: external_inputs.shards_of(
+        upstream |= {kind: run_outputs.shards_of(
             config.workspace, Path(origin.path), origin.run, origin.step)
             for kind, origin in step.given.items()}
         found[target] = list(kinds.step(step.kind).choices(parameter, upstream))

@@ -4,7 +4,16 @@
 own, or shares that of a close relative (``reduction``: fit and reduce).
 """
 
-from l3hpc.steps.base import LEDGER_FOLDERS, Input, Output, Params, PlanParams, ReportItem, Step
+from l3hpc.steps.base import (
+    LEDGER_FOLDERS,
+    Input,
+    Output,
+    Params,
+    PlanParams,
+    ReportItem,
+    RunFile,
+    Step,
+)
 from l3hpc.steps.registry import (
     BUILT_IN,
     VALID_NAME,
@@ -20,5 +29,5 @@ from l3hpc.steps.registry import (
 from l3hpc.steps.task import Task
 
 __all__ = ["BUILT_IN", "LEDGER_FOLDERS", "VALID_NAME", "AnyStep", "Input", "Output", "Params",
-           "PlanParams", "ReportItem", "Step", "Task", "foreign", "is_known", "is_valid_name",
-           "names", "problems", "step", "summary_text"]
+           "PlanParams", "ReportItem", "RunFile", "Step", "Task", "foreign", "is_known",
+           "is_valid_name", "names", "problems", "step", "summary_text"]

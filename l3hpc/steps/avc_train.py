@@ -17,7 +17,8 @@ from l3hpc.errors import InputError, setting
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
 from l3hpc.steps.avc import AvcPairs, AvcPairsParams
-from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, Step
+from l3hpc.steps.base import Input, PlanParams, ReportItem, Results, RunFile, Step
+from l3hpc.steps.networks import AVC_OF_RUN
 from l3hpc.steps.params import LEAST, MAX_BATCH, MAX_SEED, MOST
 from l3hpc.steps.task import Task
 from l3hpc.steps.training import LoopParams, TrainingRow, loop_fields, loop_options, schedule_of
@@ -90,6 +91,8 @@ class AvcTrain(Step[AvcTrainParams]):
     inputs = {"avc_pairs": Input()}
     not_in_fingerprint = frozenset({
         "audio_weights", "vision_weights", "teacher", "checkpoint_every", "checkpoint_batches"})
+    run_files = {"teacher": AVC_OF_RUN, "audio_weights": RunFile(("avc_train",), (AUDIO,)),
+                 "vision_weights": RunFile(("avc_train",), (VISION,))}
     continues = True
     tab = TAB
     further_tabs = (DISTILLATION_TAB,)

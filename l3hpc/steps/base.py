@@ -58,6 +58,26 @@ class Input:
     parameter: str = ""
 
 
+@dataclass(frozen=True)
+class RunFile:
+    """What a parameter takes that a run may have made, and is then named by that run.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        The kinds of steps that make it, the preferred one first.
+    files : tuple of str
+        Its name in the folder of a task, or its names, of which the first that exists counts.
+        Empty: it is the folder of the step's artifact.
+    others : bool
+        Whether the parameter also takes names that are no paths, such as ``untrained``.
+    """
+
+    kinds: tuple[str, ...]
+    files: tuple[str, ...] = ()
+    others: bool = False
+
+
 P = TypeVar("P", bound=Params)
 PlanParams = Mapping[str, Params]  # kind of step → its parameters in a plan
 Shard = dict[str, Any]  # what one task works on, as JSON values
@@ -115,8 +135,7 @@ class Step(ABC, Generic[P]):
     executes_config : bool
         Whether its frozen config contains code. Only the user who wrote the config can run it.
     run_files : dict
-        Parameters that take a file, in whose place a run may be named → the kind of step that
-        writes the file, and its name there.
+        Parameters that take a file or folder, in whose place a run may be named → what it is.
     bound_parameter : str
         The parameter that ``--teacher`` sets to true, because the step marks the results of a
         teacher; empty for none.
@@ -139,7 +158,7 @@ class Step(ABC, Generic[P]):
     declares: frozenset[str] = frozenset()
     literal: frozenset[str] = frozenset()
     executes_config: bool = False
-    run_files: Mapping[str, tuple[str, str]] = {}
+    run_files: Mapping[str, RunFile] = {}
     bound_parameter: str = ""
 
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from l3hpc.errors import InputError, option, setting
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.base import Input, PlanParams, Results, RunFile, Shard, Step, Upstream
 from l3hpc.steps.classify_params import NETWORK, ClassifyParams, check_network
 from l3hpc.steps.embed import Embed
 from l3hpc.steps.extract import network_identity
@@ -44,7 +44,7 @@ class Classify(Step[ClassifyParams]):
     not_in_fingerprint = frozenset({"sonyc_ust", "annotations", "taxonomy", "phi", "split_path"})
     ledger_folder = "output_dir"
     kept_files = ("predictions*.csv", "*.h5", "history*.csv")
-    run_files = {"phi": ("fit", "phi.h5")}
+    run_files = {"phi": RunFile(("fit",), ("phi.h5",))}
 
     def check(self, params: ClassifyParams, plan: PlanParams) -> None:
         """Refuse missing files, what does not fit together, and options without effect."""

@@ -35,6 +35,7 @@ class Compare(Step[CompareParams]):
     inputs = {"prune": Input(), "sensitivity": Input(required=False),
               "distill": Input(required=False), "finetune": Input(required=False)}
     not_in_fingerprint = prune.NOT_IN_FINGERPRINT
+    run_files = prune.JUDGED_BY
 
     def check(self, params: CompareParams, plan: PlanParams) -> None:
         """Refuse an incomplete evaluation, and another teacher than the one that is pruned."""

@@ -20,7 +20,7 @@ from l3hpc.audio.conventions import ALIASES, name_of
 from l3hpc.errors import InputError, command_line
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Output, Params, PlanParams, ReportItem, Results, Shard, Step, Upstream
-from l3hpc.steps.networks import check_gpus
+from l3hpc.steps.networks import NETWORK_OF_RUN, check_gpus
 from l3hpc.steps.params import DAY_S, MAX_BATCH, MOST
 from l3hpc.steps.task import Task
 
@@ -102,6 +102,7 @@ class Extract(Step[ExtractParams]):
     params_type = ExtractParams
     not_in_fingerprint = frozenset({"audio", "weights", "window", "max_failed", "batch_size",
                                     "engine"})
+    run_files = {"weights": NETWORK_OF_RUN}
     output = Output.EMBEDDINGS
     report_items = frozenset({ReportItem.TEACHER})
     kept_files = ("skipped.csv",)

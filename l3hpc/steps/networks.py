@@ -9,6 +9,14 @@ from typing import Any
 
 from l3hpc.errors import InputError, report_damage, setting
 from l3hpc.io.files import RESULT, read_json, task_folders
+from l3hpc.models import NETWORK_FILES
+from l3hpc.steps.base import RunFile
+
+# of any embedding; of audio-visual correspondence; and its pairs
+NETWORK_OF_RUN = RunFile(("train", "avc_train", "finetune", "distill", "prune"), NETWORK_FILES,
+                         others=True)
+AVC_OF_RUN = RunFile(("avc_train",), ("avc_best_valid_loss.h5",))
+PAIRS_OF_RUN = RunFile(("avc_pairs",))
 
 
 def network_of(artifact: Path) -> Mapping[str, Any]:

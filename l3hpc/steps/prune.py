@@ -23,7 +23,7 @@ from l3hpc.compression import plans
 from l3hpc.errors import InputError, command_line, option, setting
 from l3hpc.io.values import count_of
 from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
-from l3hpc.steps.networks import label_of
+from l3hpc.steps.networks import AVC_OF_RUN, NETWORK_OF_RUN, PAIRS_OF_RUN, label_of
 from l3hpc.steps.params import MOST
 from l3hpc.steps.task import Task
 
@@ -38,6 +38,7 @@ MEASURE_TEXT = {
 NOT_IN_FINGERPRINT = frozenset({"audio", "weights", "avc", "scenes", "engine"})
 RECORDINGS = 64
 NETWORK, METADATA, SCAN = "network.h5", "prune.json", "sensitivity.json"
+JUDGED_BY = {"weights": NETWORK_OF_RUN, "avc": AVC_OF_RUN, "scenes": PAIRS_OF_RUN}
 
 
 class JudgeParams(Params):
@@ -290,6 +291,7 @@ class Prune(Step[PruneParams]):
     title = "the teacher with fewer weights, filters or layers"
     params_type = PruneParams
     not_in_fingerprint = frozenset({"weights"})
+    run_files = {"weights": NETWORK_OF_RUN}
 
     def check(self, params: PruneParams, plan: PlanParams) -> None:
         """Refuse plans, depths and widths that do not fit the teacher."""
@@ -420,6 +422,7 @@ class Sensitivity(Step[SensitivityParams]):
     title = "the effect of pruning one convolution at a time"
     params_type = SensitivityParams
     not_in_fingerprint = NOT_IN_FINGERPRINT
+    run_files = JUDGED_BY
 
     def check(self, params: SensitivityParams, plan: PlanParams) -> None:
         """Refuse an incomplete evaluation."""

@@ -23,7 +23,7 @@ from l3hpc.errors import InputError, option
 from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.extract import Extract
-from l3hpc.steps.networks import label_of
+from l3hpc.steps.networks import AVC_OF_RUN, PAIRS_OF_RUN, label_of
 from l3hpc.steps.params import LEAST, MAX_SEED
 from l3hpc.steps.prune import Prune, network_file, parts, spec_after
 from l3hpc.steps.reduction import Fit, teacher_dim
@@ -258,6 +258,7 @@ class Finetune(Step[FinetuneParams]):
     params_type = FinetuneParams
     inputs = {"prune": Input()}
     not_in_fingerprint = NOT_IN_FINGERPRINT | {"avc", "scenes"}
+    run_files = {"avc": AVC_OF_RUN, "scenes": PAIRS_OF_RUN}
     continues = True
     tab = TAB
     ledger_folder = "model_dir"

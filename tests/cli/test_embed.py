@@ -151,7 +151,7 @@ def test_the_student_of_a_run(place, say, words):
     code, _, err = say(*words, "swept/train-9", "--dry-run")
     assert code == 2 and "has no train step 'train-9'" in err
     code, _, err = say(*words, "latest/train-9", "--dry-run")
-    assert code == 2 and "has a finished train step 'train-9'" in err
+    assert code == 2 and "has a finished step 'train-9' with a network" in err
     trained(place, "elsewhere", 1.0, "train", folder="other")
     assert say(*words, "elsewhere", "--dry-run")[0] == 2
     code, out, err = say(*words, "elsewhere", "--dry-run", "--workspace", "other")

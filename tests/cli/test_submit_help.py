@@ -133,14 +133,15 @@ def test_completion_offers_what_the_pipeline_offers():
     assert offered("no-such-pipeline", "--set", "") == []
 
 
-@pytest.mark.parametrize("option", ["--phi", "--student"])
-def test_a_shell_completes_the_runs_of_phi_and_student(option, tmp_path):
+@pytest.mark.parametrize("option", ["--phi", "--student", "--weights", "--avc", "--scenes"])
+def test_a_shell_completes_runs_and_files(option, tmp_path):
     """In a process of its own: click itself writes what a shell gets."""
     (tmp_path / "w/runs/upstream-1").mkdir(parents=True)
     (tmp_path / "w/runs/upstream-1/run.json").write_text("{}")
-    words = f"l3hpc submit downstream --workspace {tmp_path}/w {option} up"
+    pipeline = "compress" if option in ("--avc", "--scenes") else "downstream"
+    words = f"l3hpc submit {pipeline} --workspace {tmp_path}/w {option} up"
     done = subprocess.run(
         [sys.executable, "-c", "from l3hpc.cli import main; main()"], text=True, cwd=tmp_path,
         capture_output=True, env={**os.environ, "_L3HPC_COMPLETE": "bash_complete",
                                   "COMP_WORDS": words, "COMP_CWORD": "6"})
-    assert done.stdout.splitlines() == ["plain,upstream-1"], done.stderr
+    assert done.stdout.splitlines() == ["plain,upstream-1", "file,up"], done.stderr

@@ -6,7 +6,7 @@ import pytest
 
 from l3hpc import steps
 from l3hpc.errors import InputError
-from l3hpc.pipelines import external_inputs, plan, preview, sweep
+from l3hpc.pipelines import external_inputs, plan, preview, run_outputs, sweep
 from l3hpc.workspace import records, step_config
 
 from .test_plan import DATE, _corpus, build, configuration, finish, record, step  # noqa: F401
@@ -86,7 +86,7 @@ def test_what_a_sweep_shares_needs_no_name(ust):
                        date=DATE, user="you").plan
     record(made, options=made.options)
     finish(step(made, "extract"))
-    shared = external_inputs.run_output(made.workspace, made.run, "extract",
+    shared = run_outputs.run_output(made.workspace, made.run, ("extract",),
                                         records.read_all(made.workspace), "local")
     assert shared.path == step(made, "extract").artifact
 
@@ -114,9 +114,9 @@ def test_settings_are_those_of_the_run_until_the_step_has_its_own(ust):
     train = step(made, "train")
 
     def found():
-        given = external_inputs.run_output(made.workspace, made.run, "train",
+        given = run_outputs.run_output(made.workspace, made.run, ("train",),
                                            records.read_all(made.workspace), "far")
-        return given.shards, given.params, external_inputs.shards_of(
+        return given.shards, given.params, run_outputs.shards_of(
             made.workspace, given.path, given.run, given.step)
 
     assert found() == ([], None, [])  # a run of an earlier version

@@ -14,7 +14,7 @@ from l3hpc import errors, schedulers
 from l3hpc.console.progress import Progress
 from l3hpc.errors import ClusterError, InputError
 from l3hpc.io.files import write_json
-from l3hpc.pipelines import external_inputs
+from l3hpc.pipelines import run_outputs
 from l3hpc.runs import (
     display,
     logs,
@@ -265,7 +265,7 @@ def test_another_run_waits_for_every_job_that_makes_its_input(case, chains):
     first = case("first", profile=profile, names=("extract",), tasks={"extract": 5})
 
     def waits():
-        return external_inputs.run_output(first.workspace, "first", "extract",
+        return run_outputs.run_output(first.workspace, "first", ("extract",),
                                           records.read_all(first.workspace), "greene").waits_for
 
     assert waits() == ("100", "101", "102")
