@@ -227,7 +227,7 @@ def test_a_folder_called_like_a_model_does_not_hide_it(place):
     assert model_files.find_model("mine")[0] == place / "models/mine.h5"
     assert model_files.find_model("untrained")[0] == "untrained"
     for bare in (place / "bare", "bare"):
-        with pytest.raises(InputError, match="is a folder without a trained student"):
+        with pytest.raises(InputError, match="is a folder without a trained network"):
             model_files.find_model(bare)
     (place / "file").touch()
     (place / "models/file.h5").touch()
