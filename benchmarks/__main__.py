@@ -19,11 +19,12 @@ from benchmarks.tables import compared, compared_markdown, results_file
 NAMES = ("teacher", "input_share", "student", "embedding_agreement", "kdpp", "pca", "kernel_pca",
          "reduction", "training", "input_pipeline", "evaluation", "classifier", "scaling",
          "scheduling", "submitit_alone", "ledger", "first_run")
-# They only look for what could be faster (teacher_parts), or need recordings or code of others, an
-# hour (tag_options), much disk (sensor_year, corpus_array), many processes (big_array), NFS
-# (shared_files) or a GPU.
-BY_HAND = ("teacher_parts", "recipe", "students", "quantised", "birdnet", "tag_options",
-           "dcase_metrics", "sensor_year", "big_array", "corpus_array", "shared_files", "gpu")
+# They only look for what could be faster (teacher_parts), do not depend on the machine (intervals),
+# or need recordings or code of others, an hour (tag_options), much disk (sensor_year,
+# corpus_array), many processes (big_array), NFS (shared_files) or a GPU.
+BY_HAND = ("teacher_parts", "intervals", "esc10", "recipe", "students", "quantised", "birdnet",
+           "tag_options", "dcase_metrics", "sensor_year", "big_array", "corpus_array",
+           "shared_files", "gpu")
 
 
 def main() -> int:

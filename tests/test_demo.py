@@ -1,11 +1,13 @@
 """The demonstration's parts that need no computing."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from l3hpc import demo
+from l3hpc.cli.demo import environment_to_activate
 from l3hpc.config import settings as configuration
 from l3hpc.console.progress import Progress
 from l3hpc.errors import InputError
@@ -108,3 +110,17 @@ def test_work_elsewhere_comes_back_also_after_an_error(tmp_path):
         assert Path.cwd() == tmp_path
         raise RuntimeError
     assert Path.cwd() == here
+
+
+def test_the_last_words_say_how_to_activate_an_environment_that_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "my venv"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert environment_to_activate() is None  # not a virtual environment
+    script = tmp_path / "my venv/bin/activate"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    assert environment_to_activate() == script
+    program = tmp_path / "bin/l3hpc"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
+    assert environment_to_activate() is None

@@ -1,14 +1,15 @@
 """Fills README's transcript and picture from a run: ``python tools/record_demo.py``, some minutes.
 
 Runs the demonstration in a folder of its own and keeps what it prints in ``docs/transcripts/``:
-``demo`` (the last line of each step and the closing words), ``status`` and ``refusal``. Paths are
-shortened to the folder ``demo``; nothing else is changed. ``tools/refresh_docs.py`` puts them into
-README. What a headless Chromium shows of the report becomes ``docs/images/report.png``: look at it
-before you commit it.
+``demo`` (the last line of each step and the closing words, with ``…`` for what is left out),
+``status`` and ``refusal``. Paths are shortened to the folder ``demo``; nothing else is changed.
+``tools/refresh_docs.py`` puts them into README. What a headless Chromium shows of the report
+becomes ``docs/images/report.png``: look at it before you commit it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ def main() -> int:
         status = _l3hpc(folder, "-C", "demo", "status").stdout
         refusal = _l3hpc(folder, "-C", "demo", "submit", "upstream", "--asr", "8000", "--mels",
                          "512").stderr
-        texts = {"demo": "\n".join(steps) + closing,
+        texts = {"demo": "…\n" + "\n…\n".join(["\n".join(steps), closing.strip("\n")]),
                  "status": f"$ l3hpc -C demo status\n{status}",
                  "refusal": "$ l3hpc -C demo submit upstream --asr 8000 --mels 512\n" + refusal}
         for name, text in texts.items():
@@ -63,8 +64,10 @@ def take_picture(page: Path, picture: Path) -> None:
 
 
 def _l3hpc(folder: str, *words: str) -> subprocess.CompletedProcess[str]:
+    # as where the environment is active: no line says how to activate it
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return subprocess.run([sys.executable, "-m", "l3hpc", *words], cwd=folder, text=True,
-                          capture_output=True)
+                          capture_output=True, env={**os.environ, "PATH": path})
 
 
 if __name__ == "__main__":

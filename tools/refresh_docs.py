@@ -4,9 +4,9 @@ A block in a Markdown page starts with ``<!-- filled: WHAT ARGUMENT -->`` and en
 ``<!-- end -->``. WHAT is ``help`` (a command's help text), ``params`` (a step's parameters),
 ``commands``, ``steps``, ``tabs``, ``exit-codes``, ``columns`` (a ledger tab), ``pipeline`` (a file
 of jobs/), ``options`` and ``resources`` (of a pipeline), ``benchmark`` (a results file of
-benchmarks/), ``claims`` (of all of them), ``headlines`` (some of those), ``cost`` (of the published
-scale, worked out from them), ``transcript`` (of the last recorded demonstration), or
-``file`` (any file of the tree).
+benchmarks/), ``table`` (one table of such a file, by its title), ``claims`` (of all of them),
+``headlines`` (some of those), ``cost`` (of the published scale, worked out from them),
+``transcript`` (of the last recorded demonstration), or ``file`` (any file of the tree).
 """
 
 from __future__ import annotations
@@ -221,8 +221,17 @@ def transcript(name: str) -> str:
     return f"```text\n{(ROOT / 'docs' / 'transcripts' / f'{name}.txt').read_text().rstrip()}\n```"
 
 
-def benchmark_tables(names: str) -> str:
-    """The tables of ``benchmarks/results/NAME.json``, with machine, date and commit."""
+def one_table(words: str) -> str:
+    """The table ``NAME TITLE`` of ``benchmarks/results``, as for ``benchmark``."""
+    name, _, title = words.partition(" ")
+    return benchmark_tables(name, title)
+
+
+def benchmark_tables(names: str, title: str | None = None) -> str:
+    """The tables of ``benchmarks/results/NAME.json``, with machine, date and commit.
+
+    title: of the only one that is wanted, which is then left out.
+    """
     from benchmarks.machine import about
     from benchmarks.tables import RESULTS, load
 
@@ -235,8 +244,13 @@ def benchmark_tables(names: str) -> str:
         for file in files:
             found, tables = load(file)
             source = found.get("source") or f"{found['date']}, commit {found['commit']}"
-            parts += [f"{about(found['machine'])}; {source}.",
-                      *(table.markdown() for table in tables)]
+            wanted = [table.markdown() if title is None
+                      else table.markdown().partition("\n\n")[2]
+                      for table in tables if title in (None, table.title)]
+            if wanted:
+                parts += [f"{about(found['machine'])}; {source}.", *wanted]
+    if title is not None and not parts:
+        raise SystemExit(f"docs name a table that no results have: {names} {title}")
     return "\n\n".join(parts)
 
 
@@ -283,7 +297,8 @@ FILLERS: dict[str, Callable[[str], str]] = {
     "columns": columns_table, "pipeline": pipeline_file, "options": options_table,
     "resources": resources_table, "commands": commands_table, "steps": steps_table,
     "tabs": tabs_table, "file": file_text, "benchmark": benchmark_tables,
-    "transcript": transcript, "claims": claims_table, "headlines": headlines, "cost": cost_table,
+    "table": one_table, "transcript": transcript, "claims": claims_table, "headlines": headlines,
+    "cost": cost_table,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,11 +108,19 @@ def summary(result: DemoResult, folder: Path) -> list[str]:
         from l3hpc.report.page import RANDOM_TEACHER
 
         lines += [RANDOM_TEACHER, ""]
+    lines += [f"report    {result.report}", f"results   {result.report.parent}"]
+    if (environment := environment_to_activate()) is not None:
+        lines.append(f"first     source {shell_path(environment)}")
     return lines + [
-        f"report    {result.report}",
-        f"results   {result.report.parent}",
         f"next      l3hpc -C {here} status       l3hpc -C {here} ledger show --columns all",
     ]
+
+
+def environment_to_activate() -> Path | None:
+    """Return what puts ``l3hpc`` on the PATH: ``make demo`` runs it from ``.venv``; None if it is.
+    """
+    script = Path(sys.prefix, "bin", "activate")
+    return script if shutil.which("l3hpc") is None and script.is_file() else None
 
 
 def row_lines(row: LedgerRow) -> list[str]:

@@ -49,8 +49,8 @@ def command(test: bool, cron: bool, every: int, cluster: str | None, dry_run: bo
     """Send messages about your runs: done, failed, requeued.
 
     Each message is sent once, to the addresses under 'notify' of the run's profile, from a machine
-    with a network: by this command, by cron, or by 'l3hpc status --watch'. It concerns runs that
-    were submitted after 'notify' was set. Addresses are secrets and are never shown.
+    with a network: by this command, by cron, or by 'l3hpc status --watch'. Runs that were
+    submitted before 'notify' was set send none. Addresses are secrets and are never shown.
     """
     from l3hpc.config import settings
     from l3hpc.runs import notifications

@@ -436,8 +436,8 @@ def render(pipeline: str, step: str | None, **values: Any) -> None:
     (dependencies are passed to sbatch and are not in the script). An array larger than the
     cluster's limits.array is split; with STEP, its first script is shown.
 
-    As by submit, a HEAR module (hear:package.module) is imported and its model loaded: nothing else
-    states its sample rate and the length of its embeddings.
+    As with submit, a HEAR module (hear:package.module) is imported and its model loaded, because
+    nothing else states its sample rate and the length of its embeddings.
     """
     from l3hpc.pipelines.from_options import plan_from_options
     from l3hpc.schedulers.scripts import parts, render
