@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l3hpc.ledger.journal.fold import fold, fold_folders
+from l3hpc.ledger.journal.batch import Batch
+from l3hpc.ledger.journal.fold import Fold, finite_number, fold, fold_folders
 from l3hpc.ledger.journal.records import Journal, seal
 
 TAB = "embedding_approx_mse"
@@ -128,7 +129,8 @@ RECORDS = st.lists(st.builds(
     key=st.sampled_from(["/a", "/b"]), when=st.floats(0, 100),
     host=st.sampled_from(["x", "y"]),
     beside=st.dictionaries(st.sampled_from(["note", "state"]), st.text(max_size=2)),
-    latest_train_loss=NUMBERS, best_validation_loss=NUMBERS, username=st.text(max_size=2)),
+    latest_train_loss=NUMBERS, best_validation_loss=NUMBERS, username=st.text(max_size=2),
+    not_a_column=st.integers(0, 2), num_epochs=st.sampled_from([3, None])),
     max_size=12)
 
 
@@ -147,6 +149,80 @@ def test_order_and_repetition_do_not_matter(records, chance: random.Random):
         finite = [item["values"][name] for item in records if item["key"] == [row.key[0]]
                   for name in ("latest_train_loss",) if item["values"][name] != "NaN"]
         assert row.values.get("best_train_loss") == min(finite, default=None)
+
+
+ODD = st.one_of(st.floats(-2, 2), st.integers(-2, 2), st.booleans(),
+                st.sampled_from(["NaN", "Infinity", "text", None]))
+
+
+@given(st.data())
+def test_a_batch_is_the_same_as_its_records_one_by_one(data):
+    draw = data.draw
+    fields = draw(st.lists(st.sampled_from([
+        "latest_train_loss", "latest_validation_loss", "best_train_loss", "username", "num_epochs",
+        "latest_epoch", "not_a_column"]), min_size=1, unique=True))
+    cut = draw(st.integers(0, len(fields) - 1))
+    first = {**record(host=draw(st.sampled_from(["x", "y", None])), restart=1,
+                      key=draw(st.sampled_from(["/a", ""])) or None), "key": ["/a"]}
+    common = {name: first[name] for name in ("schema", "tab", "key", "restart")} | {
+        "values": {name: draw(ODD) for name in fields[:cut] if name != "latest_epoch"},
+        "beside": draw(st.sampled_from([{}, {"note": "n"}, None])), "origin": draw(
+            st.sampled_from([first["origin"], {"host": "y"}, None]))}
+    count = draw(st.integers(1, 6))
+    epochs = draw(st.lists(st.integers(0, 4), min_size=count, max_size=count))
+    numbers = draw(st.lists(st.integers(0, 9), min_size=count, max_size=count))
+    if draw(st.booleans()):
+        epochs.sort()
+        numbers = sorted({*numbers}) + [10 + n for n in range(count - len({*numbers}))]
+    changing = [name for name in fields[cut:] if name != "latest_epoch"]
+    batch = Batch(common, [[
+        {"seq": numbers[n], "epoch": epochs[n], "time": draw(st.floats(0, 9))},
+        {name: draw(ODD) for name in changing}] for n in range(count)])
+    before = [record(draw(st.integers(0, 4)), seq=draw(st.integers(0, 9)), key="/a",
+                     restart=draw(st.integers(0, 2)), when=5.0, latest_train_loss=draw(ODD),
+                     username=draw(st.text(max_size=1)))]
+    whole, single = Fold(history=True), Fold(history=True)
+    for result in (whole, single):
+        result.add(before[0])
+    whole.add_batch(batch)
+    for item in batch.records():
+        single.add(item)
+    assert whole == single
+
+
+@pytest.mark.parametrize(("value", "number"), [
+    (2, 2), (-0.5, -0.5), (0, 0), (True, None), ("NaN", None), (None, None), ([1], None),
+    (float("nan"), None), (float("inf"), None), (-float("inf"), None), (10**400, None),
+    (-10**400, None), (1.7976931348623157e308, 1.7976931348623157e308)])
+def test_what_counts_as_a_number(value, number):
+    assert finite_number(value) == number and (number is None) == (finite_number(value) is None)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_whole_numbers_are_compared_and_other_values_are_no_numbers(late):
+    records = [record(0, seq=0, latest_train_loss=2), record(1, seq=1, latest_train_loss=1),
+               record(2, seq=2, latest_train_loss=True), record(3, seq=3, latest_train_loss="x")]
+    assert only(fold(records[::-1 if late else 1])).values["best_train_loss"] == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_column_of_a_later_version_is_kept_in_whatever_order_it_is_read(late):
+    records = [record(seq=3, username="a", not_yet_a_column=1, num_epochs=None),
+               record(seq=5, username="b")]
+    assert only(fold(records[::-1 if late else 1])).values == {
+        "username": "b", "not_yet_a_column": 1}
+
+
+def test_rows_are_listed_from_the_oldest():
+    result = fold([record(key="/b", when=2.0), record(key="/c", when=1.0),
+                   record(key="/a", when=2.0), record(key="/c", when=3.0)])
+    assert [row.key for row in result.rows_of(TAB)] == [("/c",), ("/a",), ("/b",)]
+
+
+def test_only_the_values_of_an_epoch_are_its_history():
+    row = only(fold([record(1, seq=1, when=7.0, latest_epoch=1, latest_train_loss=0.5,
+                            username="a")], history=True))
+    assert row.epochs == {1: {"train_loss": 0.5, "time": 7.0}}
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])

@@ -316,7 +316,7 @@ def _take_each(row: Row, values: dict[str, Any], new_stamps: tuple[Stamp, Stamp]
     rules, followers = _RULES[row.tab.name], _FOLLOWERS[row.tab.name]
     for name, value in values.items():
         rule = rules.get(name)
-        if value is None or rule is None:
+        if value is None:
             continue
         if rule in ("min", "max"):
             _better(own, name, rule, value)
