@@ -190,6 +190,19 @@ def test_a_batch_is_the_same_as_its_records_one_by_one(data):
     assert whole == single
 
 
+@pytest.mark.parametrize(("change", "counts"), [
+    ({"key": []}, (4, 0)), ({"tab": "unheard_of"}, (4, 0)), ({"schema": 99}, (0, 4)),
+    ({"schema": 99, "key": []}, (0, 4))])
+def test_a_batch_without_a_place_is_counted(change, counts):
+    common = {"schema": 1, "tab": TAB, "key": ["/a"], "restart": 0, "values": {}, "beside": {},
+              "origin": {}, **change}
+    result = Fold()
+    result.add_batch(Batch(common, [[{"seq": n, "epoch": n, "time": 1.0}, {"username": "a"}]
+                                    for n in range(4)]))
+    assert (result.unplaced, result.newer) == counts
+    assert (result.records, result.rows) == (4, {})
+
+
 @pytest.mark.parametrize(("value", "number"), [
     (2, 2), (-0.5, -0.5), (0, 0), (True, None), ("NaN", None), (None, None), ([1], None),
     (float("nan"), None), (float("inf"), None), (-float("inf"), None), (10**400, None),

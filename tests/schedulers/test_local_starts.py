@@ -9,11 +9,12 @@ from people import root
 
 from l3hpc.config.resources import Resources
 from l3hpc.runs import status
+from l3hpc.schedulers.local.requeue import REQUEUE
 from l3hpc.schedulers.local.runner import Runner
 from l3hpc.schedulers.requeue_policy import WARNED
 from l3hpc.workspace import records
 from l3hpc.workspace.local_jobs import LocalJobs
-from l3hpc.workspace.states import JobState
+from l3hpc.workspace.states import JobState, RunState
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +70,42 @@ def test_a_warning_before_python_could_take_it_requeues_the_job(chains, tmp_path
     run(tmp_path)
     job = only_job(tmp_path)
     assert (job.state, job.restarts) == ("COMPLETED", 1)
+
+
+def test_a_requeue_is_on_record_before_the_job_starts_again(chains, tmp_path, monkeypatch):
+    """Its markers are reset by then; a runner that is killed here must not lose it."""
+    setup = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; exit {REQUEUE}; }}"
+    submit_behind(chains.plan(tmp_path, names=("extract",), on=chains.profile(setup=(setup,))))
+    real, at_start = Runner._start, []
+
+    def start(runner, name, job, cpus):
+        saved = LocalJobs(tmp_path, "demo").jobs[name]
+        at_start.append((saved.state, saved.restarts))
+        real(runner, name, job, cpus)
+
+    monkeypatch.setattr(Runner, "_start", start)
+    run(tmp_path)
+    assert at_start == [(JobState.PENDING, 0), (JobState.PENDING, 1)]
+    assert only_job(tmp_path).state == "COMPLETED"
+
+
+def test_cancelling_keeps_what_another_command_has_just_written_into_the_record(chains, tmp_path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    submit_behind(chains.plan(tmp_path, names=("extract",), params={"extract": {
+        "gate": str(gate)}}))
+
+    def look(record, jobs):
+        if any(job.state is JobState.RUNNING for job in jobs.values()):
+            changed = records.read(tmp_path, "demo")
+            changed.options = {"written": "meanwhile"}
+            records.write(tmp_path, changed)
+            LocalJobs(tmp_path, "demo").ask_to_stop()
+
+    assert Runner(tmp_path, "demo", show=look, grace_s=5).run()
+    record = records.read(tmp_path, "demo")
+    assert (record.options, record.state) == ({"written": "meanwhile"}, RunState.CANCELLED)
+    assert only_job(tmp_path).state == "CANCELLED"
 
 
 def test_a_job_above_its_memory_that_gets_no_more_ran_out_of_memory(chains, tmp_path):
