@@ -147,6 +147,16 @@ def test_a_job_that_is_ending_and_a_helper_are_not_taken_for_it(wanted, slurm, o
     assert slurm.calls("scancel") == []
 
 
+@pytest.mark.parametrize("first", ["COMPLETING", "FAILED"])
+def test_an_array_of_which_one_task_has_ended_is_not_submitted_again(wanted, slurm, first):
+    """Its setup lines may fail on one node, while the other tasks wait for theirs."""
+    slurm.says("sbatch", f"echo '{TIMED_OUT}' >&2; exit 1")
+    shows(slurm, of(wanted, "98_0", "COMPLETING"), of(wanted, "98_1", "CANCELLED"),
+          of(wanted, "99_0", first), of(wanted, "99_[1-3]"))
+    assert sbatch.submit(replace(wanted, give_up_s=0)).id == "99"
+    assert len(slurm.calls("sbatch")) == 1 and slurm.calls("scancel") == []
+
+
 @pytest.mark.parametrize("other", ["2026-11-27 is a day of maintenance", "7 users are logged in",
                                    queue_line("99", "PENDING"), queue_line("99", "PENDING")[:220]])
 def test_nothing_in_the_queue_is_taken_for_it_without_its_script(wanted, slurm, other):

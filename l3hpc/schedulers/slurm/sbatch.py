@@ -412,7 +412,8 @@ def _find_jobs(submission: Submission, *, ended: bool = False
     found = [(JobId(number, cluster), tasks)
              for (cluster, number), tasks in answer.submitted_with(submission.identity).items()
              if number not in recorded
-             and (ended or all(_is_alive(task) for task in tasks))]
+             # of an array that is being cancelled none is; one task may end before the others
+             and (ended or any(_is_alive(task) for task in tasks))]
     return sorted(found, key=lambda each: int(each[0].id))
 
 
