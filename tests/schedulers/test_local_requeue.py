@@ -1,4 +1,4 @@
-"""What the runner of ``local`` decides about a job that has ended, from the markers of its tasks."""
+"""What the runner of ``local`` decides about a job that has ended, by the markers of its tasks."""
 
 import pytest
 
@@ -41,6 +41,8 @@ def test_the_task_that_a_packed_job_runs_is_the_one_that_began_last(folder):
     assert requeue.current_task(folder, packed()) == 6
     begin(folder, 5, time=12)  # within the same second
     assert requeue.current_task(folder, packed()) == 6
+    begin(folder, 5, time=13)
+    assert requeue.current_task(folder, packed()) == 5
     begin(folder, 6, job="3_1", time=50)  # left by an earlier job
     assert requeue.current_task(folder, packed()) == 5
 
@@ -109,7 +111,8 @@ def test_more_memory_begins_at_what_the_job_has_not_at_what_the_task_was_granted
     assert requeue.requeue_or_give_up(folder, job, MEMORY)
     assert (job.mem_mb, job.time_min, job.state) == (800, 20, JobState.PENDING)
     [entry] = markers.read_task(folder.markers, 5).requeues
-    assert (entry["reason"], entry["mem_mb"]) == (MEMORY, 800)
+    assert (entry["reason"], entry["mem_mb"], entry["words"]) == (
+        MEMORY, 800, "out of memory: 400 MB → 800 MB")
     assert requeue.requeue_or_give_up(folder, job, TIME, task=6)
     assert (job.mem_mb, job.time_min, job.restarts) == (800, 40, 2)
 
