@@ -239,7 +239,7 @@ def shell_path(path: str | os.PathLike[str]) -> str:
 
 
 def path_from_shell(path: str | os.PathLike[str]) -> str:
-    """Return a path as seen from the folder in which the command was typed.
+    """Return a path as seen from the folder in which the command was typed, without ``..`` inside.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def path_from_shell(path: str | os.PathLike[str]) -> str:
         relative = os.path.relpath(os.path.join(here, text), start)
         if relative.split(os.sep)[0] != os.pardir:
             text = relative
-        elif start != here:
+        elif start != here or os.path.isabs(text):
             text = os.path.abspath(text)
     return text
 

@@ -7,6 +7,7 @@ without them it would look for the run, the configuration or the sheet somewhere
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -115,7 +116,7 @@ def workspace(config_file: str | None, workspace_dir: str | None) -> Path:
     if workspace_dir is not None:
         if not workspace_dir:
             raise InputError("--workspace: the path is empty")
-        return Path(workspace_dir).absolute()
+        return Path(os.path.abspath(workspace_dir))
     from l3hpc.config import settings
 
     return settings.load(config_file).workspace

@@ -20,6 +20,7 @@ from l3hpc.audio.mels import format_bands
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file, write_bytes
 from l3hpc.io.values import one_line
+from l3hpc.models import NETWORK_FILES
 from l3hpc.models.geometry import find_geometry
 from l3hpc.models.parameters import (
     ARRAY_NAMES,
@@ -46,6 +47,8 @@ BEST_STUDENT = STUDENT_FILES[1]
 RECENT_S = 5.0  # since a change: another one could have the same time
 SPARSE_SHARE = 0.3  # of zeros among kernel weights; trained dense kernels have none
 RANDOM_WEIGHTS = "random-weight teacher: shows that the chain works, not how well"
+# the step that made a compressed network → what it did after pruning
+_COMPRESSED = {"prune": "", "distill": "distilled", "finetune": "fine-tuned"}
 _UNTRAINED = re.compile(r"untrained(?::(\d{1,18}))?")
 
 
@@ -397,13 +400,21 @@ def _describe(stored: StoredNetwork, embedding_size: int | None, geometry: Mappi
 
 
 def _name(stored: StoredNetwork) -> str:
-    """The name of the file; of one named as every training names it, what the student learnt."""
+    """The name of the file; of one that every run names alike, how the network was made."""
     teacher, reduction = (stored.provenance.get(key) for key in ("teacher", "reduction"))
-    if stored.path.name not in STUDENT_FILES or not isinstance(teacher, dict) \
-            or not isinstance(teacher.get("label"), str):
+    if stored.path.name not in (*STUDENT_FILES, *NETWORK_FILES) \
+            or not isinstance(teacher, dict) or not isinstance(teacher.get("label"), str):
         return stored.path.name
     # a file may come from anybody
-    text = f"student of {one_line(teacher['label'].partition(': ')[0])[:60]}"
+    of = one_line(teacher["label"].partition(": ")[0])[:60]
+    made_by, plan = (stored.provenance.get(key) for key in ("made_by", "plan"))
+    if made_by in _COMPRESSED:
+        how = _COMPRESSED[made_by]
+        if plan != "none":  # only convolutions or filters were removed
+            pruned = f"pruned ({one_line(plan or 'own plan')[:60]})"
+            how = f"{pruned} and {how}" if how else pruned
+        return f"{of}, {how or 'reduced'}"
+    text = f"student of {of}"
     if isinstance(reduction, dict) and isinstance(reduction.get("dim"), int):
         text += f", {one_line(reduction.get('approx')).upper()[:10]} {reduction['dim']}-d"
     return text
@@ -412,7 +423,8 @@ def _name(stored: StoredNetwork) -> str:
 def _target(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What a student learnt, from the provenance that its training wrote."""
     teacher, reduction = provenance.get("teacher"), provenance.get("reduction")
-    if not isinstance(provenance.get("target"), str) or not isinstance(teacher, dict):
+    if not isinstance(provenance.get("target"), str) or not isinstance(teacher, dict) \
+            or provenance.get("made_by") == "finetune":  # which learns no embeddings
         return {}
     return {"key": provenance["target"], "teacher": teacher.get("digest"),
             "reduction": reduction if isinstance(reduction, dict) else None}

@@ -38,7 +38,7 @@ def folder_of(workspace: str | os.PathLike[str] | None) -> Path:
         return settings.load().workspace
     if not isinstance(workspace, str | os.PathLike) or not os.fspath(workspace):
         raise InputError(f"a workspace is given by the path of its folder, not by {workspace!r}")
-    return Path(workspace).absolute()
+    return Path(os.path.abspath(workspace))
 
 
 def naming(workspace: str | os.PathLike[str] | None, config: str | os.PathLike[str] | None = None
@@ -57,7 +57,7 @@ def naming(workspace: str | os.PathLike[str] | None, config: str | os.PathLike[s
         if "--help" in words or words[0] in ELSEWHERE:
             return words
         given = ["--config", os.path.abspath(config)] if _is_path(config) else []
-        if _is_path(workspace) and (given or Path(workspace).absolute() != _default()):
+        if _is_path(workspace) and (given or Path(os.path.abspath(workspace)) != _default()):
             given += ["--workspace", os.path.abspath(workspace)]
         return [*words, *given]
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from l3hpc.errors import InputError
 from l3hpc.io.files import digest_file
 from l3hpc.io.values import count_of
-from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream
+from l3hpc.steps.base import Params, PlanParams, Results, Shard, Step, Upstream, absolute
 from l3hpc.steps.params import MAX_DRAW_SEED, MOST
 from l3hpc.steps.task import Task
 
@@ -59,7 +59,7 @@ class AvcPairsParams(Params):
     @classmethod
     def _absolute(cls, value: Any) -> str:
         name = str(value)
-        return name if name.startswith("generated") else str(Path(name).expanduser().absolute())
+        return name if name.startswith("generated") else str(absolute(Path(name)))
 
     @field_validator("metadata", mode="before")
     @classmethod

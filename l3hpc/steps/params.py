@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,5 +70,8 @@ class Params(BaseModel):
 
 
 def absolute(path: Path | None) -> Path | None:
-    """A path of a parameter from the root, so that a frozen config is valid in any folder."""
-    return None if path is None else path.expanduser().absolute()
+    """A path of a parameter from the root, so that a frozen config is valid in any folder.
+
+    Without ``..``, as the paths of the configuration: messages show it.
+    """
+    return None if path is None else Path(os.path.abspath(path.expanduser()))

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from l3hpc.errors import InputError, option
+from l3hpc.io.values import count_of
 from l3hpc.steps import prune
 from l3hpc.steps.base import Input, PlanParams, Results, Shard, Step, Upstream
 from l3hpc.steps.extract import Extract
@@ -55,6 +56,17 @@ class RetrainParams(EpochParams):
     bn_momentum: float | None = Field(None, gt=0, lt=1, description=(
         "Momentum of the batch normalisation statistics (none: 0.99, or less for short epochs)."))
     seed: int = Field(20180216, ge=0, le=MAX_SEED, description="Seed of batch order and split.")
+
+
+def _described(plan: PlanParams, learns: str, params: RetrainParams, data: str) -> str:
+    """One line for the preview of a plan: network, target, epochs, learning rate."""
+    pruned = Prune().params_in(plan)
+    dim = f"{spec_after(pruned).dim}-d, " if pruned is not None else ""
+    epoch = (count_of(params.epoch_size, "batch", "batches") if params.epoch_size
+             else f"all {data}")
+    recipe = "published recipe: " if params.recipe == "published" else ""
+    return (f"{dim}{learns}; {recipe}{count_of(params.epochs, 'epoch')} of {epoch}, "
+            f"learning rate {params.learning_rate:g}")
 
 
 def _start(params: RetrainParams, task: Task) -> tuple[Any, dict[str, Any]]:
@@ -165,6 +177,15 @@ class Distill(Step[DistillParams]):
                 hint="use φ(teacher) as the target: "
                      f"{option('approx', 'pca')} {option('emb-dim', dim)}")
 
+    def describe(self, params: DistillParams, plan: PlanParams) -> str:
+        """``512-d, learns the teacher's embeddings; 30 epochs of all data, learning rate 0.0001``.
+        """
+        reduction = Fit().params_in(plan)
+        target = "the teacher's embeddings"
+        if reduction is not None and reduction.approx != "none":
+            target = f"{reduction.approx.upper()} of {target}"
+        return _described(plan, f"learns {target}", params, "data")
+
     def shards(self, params: DistillParams, upstream: Upstream) -> list[Shard]:
         """One task per network of prune."""
         return parts(upstream)
@@ -269,6 +290,14 @@ class Finetune(Step[FinetuneParams]):
         pruned = Prune().params_in(plan)
         if pruned is not None:
             prune.check_branch(spec_after(pruned), avc)
+
+    def describe(self, params: FinetuneParams, plan: PlanParams) -> str:
+        """``512-d, learns correspondence with the vision branch of avc_best_valid_loss.h5; 30
+        epochs of all pairs, learning rate 0.0001``.
+        """
+        avc, _ = _complete(params)
+        return _described(plan, f"learns correspondence with the vision branch of {avc.name}",
+                          params, "pairs")
 
     def shards(self, params: FinetuneParams, upstream: Upstream) -> list[Shard]:
         """One task per network of prune."""

@@ -141,6 +141,7 @@ def test_paths_start_where_the_person_is(say, tmp_path, monkeypatch, place, show
     say("-C", place, "logs", "latest", "--workspace", "ws")
     assert said == [shown.format(above=tmp_path)] * 2
     assert path_from_shell("../log") == "../log"  # as it was typed
+    assert path_from_shell("/a/b/../log") == "/a/log"
 
 
 def test_the_log_of_a_step_and_the_line_of_a_setting_are_named_from_there(

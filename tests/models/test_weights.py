@@ -294,6 +294,23 @@ def test_published_student_3_describes_itself():
     assert weights.embedding_dim(REAL) == 64
 
 
+@pytest.mark.parametrize("made_by, plan, name", [
+    ("finetune", "95.45", "teacher.h5, pruned (95.45) and fine-tuned"),
+    ("distill", "10,20", "teacher.h5, pruned (10,20) and distilled"),
+    ("prune", "95.45", "teacher.h5, pruned (95.45)"),
+    ("finetune", "none", "teacher.h5, fine-tuned"), ("prune", "none", "teacher.h5, reduced"),
+    ("prune", None, "teacher.h5, pruned (own plan)")])
+@pytest.mark.parametrize("file", ["model_best_valid_acc.h5", "model_latest.h5", "network.h5"])
+def test_a_compressed_teacher_is_named_by_what_was_done_to_it(tmp_path, made_by, plan, name, file):
+    """A fine-tuned one was called a student, although it learnt no embeddings."""
+    weights.save(untrained(STUDENT, 2), tmp_path / file, {
+        "teacher": {"label": "teacher.h5: l3hpc, 512-d"}, "target": "audio-visual correspondence",
+        "plan": plan, "made_by": made_by})
+    info = weights.describe_weights(tmp_path / file)
+    assert info.label.startswith(f"{name}: l3hpc, ")
+    assert bool(info.target) is (made_by != "finetune")
+
+
 def test_a_student_of_random_weights_says_so_wherever_it_goes(tmp_path):
     path, second = tmp_path / "student.h5", tmp_path / "second.h5"
     weights.save(untrained(STUDENT, 0), path, {"teacher": weights.identity("untrained:3")})

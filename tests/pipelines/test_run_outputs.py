@@ -175,3 +175,21 @@ def test_every_step_that_makes_a_network_writes_a_file_that_is_found():
     for kind in steps.names():
         for name in steps.step(kind).run_files:
             assert name in steps.step(kind).params_type.model_fields
+
+
+def test_the_preview_says_what_compressed_networks_learn(avc):
+    run = avc.run
+    shown = preview.descriptions(compress(weights=run, avc=run, scenes=run))
+    assert shown["distill"] == ("8-d, learns the teacher's embeddings; 30 epochs of all data, "
+                                "learning rate 0.0001")
+    assert shown["finetune"] == ("8-d, learns correspondence with the vision branch of "
+                                 "avc_best_valid_loss.h5; 30 epochs of all pairs, "
+                                 "learning rate 0.0001")
+    shown = preview.descriptions(compress(
+        weights=run, avc=run, scenes=run, recipe="published", approx="pca", emb_dim=4,
+        filters="4,4,4,4,8,8,8,4"))
+    assert shown["distill"] == ("4-d, learns PCA of the teacher's embeddings; published recipe: "
+                                "300 epochs of 4,096 batches, learning rate 1e-05")
+    shown = preview.descriptions(compress(weights=run, epochs=1, epoch_size=1))
+    assert "finetune" not in shown
+    assert shown["distill"].endswith("1 epoch of 1 batch, learning rate 0.0001")
