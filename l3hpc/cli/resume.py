@@ -125,6 +125,7 @@ class _Messages:
             click.echo(json.dumps({
                 "run": self.run,
                 "would_submit": {step.name: list(step.missing) for step in todo.steps},
+                "would_leave_out": todo.left_out,
                 "would_release": [job.id for job in todo.held],
                 "would_cancel": [job.id for job in (*todo.untracked, *todo.stale)],
                 "held_by_administrator": todo.held_by_administrator,
@@ -164,6 +165,7 @@ class _Messages:
             return json.dumps({
                 "run": self.run,
                 "submitted": {step: records.step(record, step).job for step in steps},
+                "left_out": todo.left_out,
                 "released": [job.id for job in todo.held],
                 "cancelled": [job.id for job in (*todo.untracked, *todo.stale)],
                 "notes": preview.notes(todo.plan)})

@@ -67,6 +67,8 @@ def resume(
         If the request is not possible.
     ClusterError
         If the cluster refuses a job, or does not respond.
+    L3hpcError
+        If steps were left out: those announced, and those that need a step that failed meanwhile.
     """
     progress = progress or Progress()
     # the plan is made under the lock: otherwise two resumptions would submit the same tasks
@@ -82,11 +84,11 @@ def resume(
     submitted = [step.name for step in todo.steps if step.name not in left_out]
     if on_submitted is not None and todo.is_needed:
         on_submitted(record, submitted)
-    submit.raise_if_incomplete(run, left_out)
-    if record.capabilities.runner and todo.steps:
+    if record.capabilities.runner and submitted:
         with run_folder.umask(profile):
             submit.run_local(workspace, run, detach=detach)
         record = records.read(workspace, run)
+    submit.raise_if_incomplete(run, todo.left_out | left_out)
     return record
 
 

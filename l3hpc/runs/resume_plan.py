@@ -65,6 +65,9 @@ class ResumePlan:
         Step that failed in this run → the other runs that have since computed it.
     unchosen : list of str
         Steps that are neither done nor live, but were not asked for.
+    left_out : dict of str to str
+        Step that depends on what is asked for, but also needs one of ``unchosen`` → why it is not
+        submitted.
     notes : list of str
         What the scheduler says about the run, such as that its runner is silent.
     """
@@ -80,6 +83,7 @@ class ResumePlan:
     held_by_administrator: dict[str, list[str]] = field(default_factory=dict)
     taken_over: dict[str, list[str]] = field(default_factory=dict)
     unchosen: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -100,6 +104,7 @@ class ResumePlan:
             parts.append("submit " + ", ".join(
                 f"{step.name} ({len(step.missing)} of {count_of(step.tasks, 'task')})"
                 for step in self.steps))
+        parts += [f"leave out {name} ({why})" for name, why in self.left_out.items()]
         return "; ".join(parts)
 
 
@@ -184,7 +189,7 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
     now.refuse_live()
     for entry, step in zip(record.steps, found.steps, strict=True):
         now.add(entry, step)
-    now.refuse_unready(only, found.steps)
+    left_out = now.leave_out_unready(only, found.steps)
     plan = Plan(run=run, pipeline=record.pipeline, workspace=Path(workspace), profile=profile,
                 steps=tuple(now.steps), options=record.options)
     scheduler.validate(plan)
@@ -195,7 +200,8 @@ def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[
         finished=all(step.done >= step.tasks for step in found.steps) and not now.recomputed,
         taken_over={step.name: step.computed_by for step in found.steps
                     if step.computed_by and step.name not in now.recomputed},
-        untracked=answer.untracked(record), unchosen=now.unchosen, notes=answer.notes(record),
+        untracked=answer.untracked(record), unchosen=now.unchosen, left_out=left_out,
+        notes=answer.notes(record),
         held_by_administrator={step.name: step.held_by_administrator
                                for step in found.steps if step.held_by_administrator})
 
@@ -240,15 +246,31 @@ class _Now:
                 raise InputError(f"{name} still has pending or running jobs",
                                  hint=f"First: {command_line('cancel', self.record.run)}")
 
-    def refuse_unready(self, only: Sequence[str], found: Sequence[StepStatus]) -> None:
-        """Raise an ``InputError`` if a step that was named needs one that is not submitted."""
+    def leave_out_unready(self, only: Sequence[str], found: Sequence[StepStatus]
+                          ) -> dict[str, str]:
+        """Take the steps away that need one which is not submitted; return them, and why.
+
+        Raises
+        ------
+        InputError
+            If such a step was named, or nothing else is to be done.
+        """
         states = {step.name: step.state for step in found}
+        left_out: dict[str, str] = {}
         for step in self.steps:
-            for need in step.needs if step.name in only else ():
-                if need in self.unchosen and need not in step.any_needs:
-                    outcome = dependencies.OUTCOMES.get(states[need], "failed")
-                    raise InputError(f"{step.name}: {need} {outcome}", hint="Finish that first: "
-                                     + command_line("resume", self.record.run))
+            for need in step.needs:
+                if need in step.any_needs or not (need in self.unchosen or need in left_out):
+                    continue
+                outcome = dependencies.OUTCOMES.get(states[need], "failed") \
+                    if need in self.unchosen else "is not submitted"
+                left_out.setdefault(step.name, f"{need} {outcome}")
+        self.steps = [step for step in self.steps if step.name not in left_out]
+        refused = [name for name in left_out if name in only] or [
+            name for name in left_out if not (self.steps or self.held or self.stale)]
+        if refused:
+            raise InputError(f"{refused[0]}: {left_out[refused[0]]}", hint="Finish that first: "
+                             + command_line("resume", self.record.run))
+        return left_out
 
     def add(self, entry: StepRecord, found: StepStatus) -> None:
         """Determine what has to be done for a step. found: its status."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import chains
@@ -14,7 +15,7 @@ import l3hpc.steps
 from l3hpc.cli import cli, main
 from l3hpc.cli import pack as packing
 from l3hpc.cli.runs import _cut_to_terminal
-from l3hpc.runs import notebook, submit
+from l3hpc.runs import notebook, status, submit
 from l3hpc.runs.pack import Outcome
 
 pytestmark = pytest.mark.slow
@@ -174,7 +175,7 @@ def test_runs_from_outside(here, capsys, monkeypatch):
 
     code, out, _ = call(capsys, "resume", "bad", "--dry-run", "--json")
     assert json.loads(out) == {"run": "bad-2", "would_submit": {"sample": [0], "fit": [0]},
-                               "would_release": [], "would_cancel": [],
+                               "would_leave_out": {}, "would_release": [], "would_cancel": [],
                                "held_by_administrator": {}, "notes": []}
     code, out, _ = call(capsys, "resume", "bad", "--set", "sample.mem=200MB")
     assert code == 0 and out.startswith(
@@ -314,6 +315,32 @@ def test_retry_of_what_is_done_names_the_steps_that_are_not(here, capsys):
     assert call(capsys, "retry", "demo-3", "extract")[1] == (
         "nothing to retry: extract of demo-3 and the steps that depend on it are done\n"
         "not done: embed. To submit what is missing: l3hpc resume demo-3\n")
+
+
+def test_retry_announces_the_dependents_that_it_leaves_out(here, capsys):
+    """On local, the retried step was submitted and never run: the error came before the runner."""
+    made = chains.plan(here / "ws", "two-4", ("extract", "embed", "classify", "evaluate"),
+                       params={"extract": {"fail": "error"}, "embed": {"fail": "scratch"}})
+    submit.submit(replace(made, steps=tuple(
+        replace(step, needs=("extract", "embed")) if step.name == "classify" else step
+        for step in made.steps)))
+    code, out, _ = call(capsys, "retry", "two-4", "embed", "--dry-run")
+    why = "leave out classify (extract failed); leave out evaluate (classify is not submitted)"
+    assert (code, out) == (0, f"would submit embed (1 of 1 task); {why}\n")
+    told = json.loads(call(capsys, "retry", "two-4", "embed", "--dry-run", "--json")[1])
+    assert told["would_submit"] == {"embed": [0]} and told["would_leave_out"] == {
+        "classify": "extract failed", "evaluate": "classify is not submitted"}
+    code, out, err = call(capsys, "retry", "two-4", "embed")
+    assert out.splitlines()[0] == f"resuming two-4: submit embed (1 of 1 task); {why}"
+    assert code == 1 and "extract failed, so classify, evaluate were not submitted" in err
+    assert "l3hpc resume two-4" in err
+    assert {step.name: step.done for step in status.collect(here / "ws", ["two-4"])[0].steps} == {
+        "extract": 0, "embed": 1, "classify": 0, "evaluate": 0}
+    # nothing but what would be left out: refused as for a step that is named
+    for words in ((), ("--dry-run",)):
+        code, out, err = call(capsys, "retry", "two-4", "embed", *words)
+        assert code == 2 and out == "" and "classify: extract failed" in err
+    assert "leave out" not in call(capsys, "resume", "two-4", "--dry-run")[1]
 
 
 @pytest.mark.parametrize("words", [("status", "--watch"), ("ledger", "sync", "--watch")])
