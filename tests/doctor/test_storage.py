@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from asked import SLURM, Programs, config_in, said
 from l3hpc.config import settings as configuration
 from l3hpc.doctor import storage
 from l3hpc.doctor.environment import Answer
+from l3hpc.io.job_path import LEAST_FREE
+from l3hpc.workspace import sharing
 
 
 def test_workspace_writable_and_left_clean(tmp_path):
@@ -107,6 +110,9 @@ def test_filesystem_is_that_of_the_longest_mount_point():
     assert storage.filesystem(Path("/scratch/you"), mounts) == "nfs4"
     assert storage.filesystem(Path("/scratch/my tmp/a"), mounts) == "tmpfs"
     assert storage.filesystem(Path("/scratchy"), mounts) == "overlay"
+    # mounted over: the last one is what is seen
+    assert storage.filesystem(Path("/scratch/you"), mounts + "b /scratch lustre rw 0 0\n") == (
+        "lustre")
 
 
 def test_audio_is_counted(tmp_path):
@@ -162,3 +168,64 @@ def test_weights_that_are_not_set_are_no_demonstration(tmp_path):
 def test_weights_that_are_not_there_are_red(tmp_path):
     line = storage.weights_line(config_in(tmp_path, "paths: {weights: nowhere.h5}\n"))
     assert line.severity == "red" and line.advice
+
+
+def test_every_data_set_and_who_can_write_are_looked_at(tmp_path):
+    lines = list(storage.workspace_lines(config_in(tmp_path), Programs()))
+    assert [line.subject for line in lines] == [
+        "workspace", "workspace is shared", "workspace is yours"]
+    assert [line.subject for line in storage.data_lines(config_in(tmp_path))] == [
+        "audio", "embeddings", "SONYC-UST"]
+
+
+@pytest.mark.parametrize(("free_gb", "state"), [(9, "yellow"), (11, "green")])
+def test_a_workspace_with_little_space_is_yellow(tmp_path, monkeypatch, free_gb, state):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free_gb * 1e9))
+    config = config_in(tmp_path, "paths: {workspace: new}\n")
+    line = next(storage.workspace_lines(config, Programs()))
+    assert (line.severity, line.message) == (
+        state, f"{tmp_path}/new, {free_gb} GB free, will be created")
+    (tmp_path / "new").mkdir()
+    assert next(storage.workspace_lines(config, Programs())).message.endswith("GB free")
+
+
+@pytest.mark.parametrize(("kind", "state"), [("nfs4", "green"), ("lustre", "green"),
+                                             ("ext4", "yellow")])
+def test_without_a_job_the_file_system_says_whether_it_is_shared(
+        tmp_path, monkeypatch, kind, state):
+    monkeypatch.setattr(storage, "filesystem", lambda folder: kind)
+    programs = Programs()
+    line = storage.shared_line(config_in(tmp_path, SLURM), tmp_path, programs, probe=False)
+    assert (line.severity, programs.asked) == (state, [])
+    assert line.message.startswith(f"it is on {kind}") and bool(line.advice) == (state == "yellow")
+
+
+@pytest.mark.parametrize(("mode", "state"), [(0o755, "green"), (0o775, "yellow"), (0o777, "red")])
+def test_who_else_can_replace_files_decides_the_colour(tmp_path, monkeypatch, mode, state):
+    monkeypatch.setattr(sharing, "find_file_risks", lambda files: [])
+    config = config_in(tmp_path / "here")
+    monkeypatch.setattr(sharing, "find_risks", lambda workspace: [
+        sharing.Risk(tmp_path, "others can write", mode == 0o777, "chmod go-w")] * (mode != 0o755))
+    line = storage.sharing_line(config)
+    assert line.severity == state and bool(line.advice) == (state != "green")
+    if state == "green":
+        assert line.message == "nobody else can replace your files"
+        shared = config_in(tmp_path / "group", "clusters: {local: {shared_group: true}}\n")
+        assert storage.sharing_line(shared).message.startswith("your group can add files")
+
+
+@pytest.mark.parametrize(("free_kb", "state"), [(LEAST_FREE // 1024, "green"),
+                                                (LEAST_FREE // 1024 - 1, "yellow")])
+def test_scratch_with_less_than_jobs_want_is_yellow(tmp_path, free_kb, state):
+    config = config_in(tmp_path, "cluster: greene\n"
+                       "clusters: {greene: {partition: cpu, scratch: /disk}}\n")
+    line = storage.scratch_line(config, lambda command: said(
+        f"{next(word for word in command if word.startswith('l3hpc-'))} ok n7 {free_kb} /disk\n"))
+    assert (line.severity, bool(line.advice)) == (state, state == "yellow")
+    assert line.message.startswith("/disk of node n7, ")
+
+
+def test_what_is_wrong_with_the_annotated_clips_is_red(tmp_path):
+    (tmp_path / "audio").mkdir()
+    line = storage.sonyc_line(tmp_path)
+    assert line.severity == "red" and "annotations.csv" in line.message
