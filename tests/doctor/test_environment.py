@@ -60,6 +60,36 @@ def test_a_missing_extra_is_no_fault():
     assert lines[1].advice == install_command("umap")
 
 
+@pytest.mark.parametrize(("have", "state"), [("3.1", "green"), ("2.9", "off"), (None, "off")])
+def test_an_extra_is_there_if_all_its_packages_are_new_enough(have, state):
+    needed = ['umap-learn>=3; extra == "umap"']
+    lines = {line.subject: line for line in environment.package_lines(needed, lambda name: have)}
+    assert lines["extra umap"].severity == state
+    assert bool(lines["extra umap"].advice) == (state == "off")
+    assert lines["packages"].severity == "green"
+
+
+def test_a_missing_package_makes_the_summary_yellow():
+    lines = list(environment.package_lines(["numpy>=1.26"], lambda name: None))
+    assert [line.severity for line in lines] == ["yellow", "red"]
+    assert lines[0].message == "0 of 1 as needed" and lines[0].advice
+
+
+@pytest.mark.parametrize(("mb", "state"), [(environment.LEAST_MEMORY_MB - 1, "yellow"),
+                                           (environment.LEAST_MEMORY_MB, "green")])
+def test_a_machine_with_little_memory_is_yellow(monkeypatch, mb, state):
+    monkeypatch.setattr(environment, "machine_memory_mb", lambda: mb)
+    line = environment.hardware_line()
+    assert (line.severity, bool(line.advice)) == (state, state == "yellow")
+
+
+def test_only_a_program_that_was_ended_was_late():
+    late = environment.ask(["sleep", "600"], timeout=0.1)
+    assert late.is_late and late.code is None
+    assert not environment.Answer(1, "", late.err).is_late
+    assert not environment.ask(["l3hpc-no-such-program"]).is_late
+
+
 def test_ncnn_is_an_extra_under_the_name_of_the_documentation():
     core, extras = environment.split(environment.requirements())
     assert "ncnn" not in {one.name for one in core}
