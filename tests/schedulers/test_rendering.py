@@ -184,6 +184,14 @@ def test_values_that_are_equal_and_read_differently_are_quoted_as_they_read():
         "1", "True", "1.0", "'1 1'", "'1 1'"]
 
 
+@pytest.mark.parametrize("value", ["a\nrm -rf x", "a\rb", "a\tb", "a\0b", "a\x1b[31m", "a\udcff",
+                                   "x" * 16_385])
+def test_a_value_that_cannot_be_a_word_of_shell_is_refused(value):
+    with pytest.raises(InputError):
+        templates.quoted(value)
+    assert str(templates.quoted("x" * 16_384)) == "x" * 16_384
+
+
 def test_spaces_in_a_directive_are_quoted():
     assert scripts.directive("output", "/a b/%j.out") == '#SBATCH --output="/a b/%j.out"'
     assert scripts.directive("output", "/é/%j.out") == '#SBATCH --output="/é/%j.out"'
