@@ -10,9 +10,16 @@ import contextlib
 import difflib
 import os
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
+
+from l3hpc.parameter_names import as_arguments as as_arguments
+from l3hpc.parameter_names import by_hand as by_hand
+from l3hpc.parameter_names import named as named
+from l3hpc.parameter_names import option as option
+from l3hpc.parameter_names import repair_and_repeat as repair_and_repeat
+from l3hpc.parameter_names import setting as setting
 
 _Error = TypeVar("_Error", bound="L3hpcError")
 
@@ -101,7 +108,7 @@ class L3hpcError(Exception):
         message = _escaped(message)
         super().__init__(message)
         self.message = message
-        self.where = setting(where) if where else where  # not escaped: programs open it
+        self.where = named(where) if where else where  # not escaped: programs open it
         self.allowed = _escaped(allowed) if allowed else allowed
         self.hint = _escaped(hint) if hint else hint
 
@@ -279,103 +286,6 @@ def shell_word(word: object) -> str:
     data = text.encode("utf-8", "surrogateescape")
     return "$'" + "".join(chr(byte) if 32 <= byte < 127 and byte not in b"\\'"
                           else f"\\x{byte:02x}" for byte in data) + "'"
-
-
-# the step that runs outside of a run, and its parameters
-_by_hand: tuple[str, Collection[str]] = "", ()
-
-
-@contextlib.contextmanager
-def by_hand(step: str, parameters: Collection[str]) -> Iterator[None]:
-    """Word messages for a step that a person runs by ``l3hpc run``, while the block runs.
-
-    There is no run to resume, and its parameters are set by ``--set NAME``: so ``setting``,
-    ``option`` and the ``where`` of an error name them.
-
-    Parameters
-    ----------
-    step
-        Name of the step.
-    parameters
-        Names of its parameters.
-    """
-    global _by_hand
-    before, _by_hand = _by_hand, (step, parameters)
-    try:
-        yield
-    finally:
-        _by_hand = before
-
-
-def setting(name: str, value: object = None) -> str:
-    """Name a parameter or resource of a step in a message, or how to set it.
-
-    Parameters
-    ----------
-    name
-        STEP.NAME, as in a pipeline file.
-    value
-        What to set it to; None: the message is only about it.
-
-    Examples
-    --------
-    >>> setting("folds.partial"), setting("folds.partial", "true")
-    ('folds.partial', '--set folds.partial=true')
-    >>> with by_hand("folds", ["partial"]):
-    ...     setting("folds.partial"), setting("folds.partial", "true")
-    ('--set partial', '--set partial=true')
-    """
-    step, _, own = name.partition(".")
-    if step == _by_hand[0] and own in _by_hand[1]:
-        name = f"--set {own}"
-    elif value is not None:
-        name = f"--set {name}"
-    return name if value is None else f"{name}={value}"
-
-
-def option(name: str, value: object = None, *, sets: str | None = None) -> str:
-    """Name an option of a command in a message, or of ``l3hpc run`` the parameter that it sets.
-
-    Parameters
-    ----------
-    name
-        Of the option, without ``--``.
-    value
-        Its value; None: the message is only about it.
-    sets
-        The parameter; None: that with the name of the option.
-
-    Examples
-    --------
-    >>> option("emb-dim"), option("folds", 5)
-    ('--emb-dim', '--folds 5')
-    >>> with by_hand("folds", ["fold_count"]):
-    ...     option("emb-dim"), option("folds", 5, sets="fold_count")
-    ('--emb-dim', '--set fold_count=5')
-    """
-    step, parameters = _by_hand
-    parameter = sets or name.replace("-", "_")
-    if parameter in parameters:
-        return setting(f"{step}.{parameter}", value)
-    return f"--{name}" if value is None else f"--{name} {value}"
-
-
-def repair_and_repeat(names: Sequence[str], find: str = "") -> str:
-    """Return the hint where too many of the files that a step reads are unusable.
-
-    Parameters
-    ----------
-    names
-        The parameters that allow more of them to be unusable, as STEP.NAME.
-    find
-        How to find all of them, in brackets.
-    """
-    if step := _by_hand[0]:
-        [own] = [setting(name, 0.5) for name in names if name.startswith(f"{step}.")]
-        return f"Repair{find} or remove them, or add {own}; then repeat this command"
-    allow = " ".join(setting(name, 0.5) for name in names)
-    return (f"Repair them{find} and resume the run; or remove them and submit it again; or accept "
-            f"them: submit with {allow}")
 
 
 def check_choice(what: str, value: object, valid: Iterable[str], *, where: str | None = None

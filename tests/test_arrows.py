@@ -12,7 +12,8 @@ import workers
 
 PACKAGE = Path(__file__).resolve().parent.parent / "l3hpc"
 # what every package may import, in this order: an arrow points to a later one
-BENEATH_ALL = ("findings", "io", "installation", "errors", "_version", "_lazy", "_search_path")
+BENEATH_ALL = ("findings", "io", "installation", "errors", "parameter_names", "_version", "_lazy",
+               "_search_path")
 # every other package and each that it imports, from the person down: arrows point to later lines
 ARROWS = {name: tuple(below.split()) for name, below in {
     "cli": "demo doctor report setup runs worker schedulers pipelines workspace config steps export"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from l3hpc import steps
 from l3hpc.config.settings import Config
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, command_line, named, option
 from l3hpc.pipelines.definition import StepDefinition
 from l3hpc.pipelines.planned import fingerprint_of_folder
 from l3hpc.pipelines.run_outputs import (
@@ -53,7 +53,8 @@ def left_out(step: StepDefinition, parent: StepDefinition) -> str:
             steps.step(step.kind).takes_any and parent.kind != parent.name):
         raise InputError(f"{step.name} reads the output of {parent.name}, which cannot come from "
                          "outside the run", where="--from",
-                         hint="Submit without --from: finished steps are not computed again.")
+                         hint=f"Submit without {option('from')}: finished steps are not computed "
+                              "again.")
     return parent.kind
 
 
@@ -92,7 +93,7 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
             f"no run in {workspace} has trained a student", where=f"{origin} latest",
             allowed=f"(skipped: {damaged[0].where}: {damaged[0].message})" if damaged else None,
             hint=f"train one with {command_line('submit', 'upstream')}, or name a weight file: "
-                 f"{origin} FILE")
+                 + named(f"{origin} FILE"))
     value = newest(value, workspace, (kind, *NETWORK_OF_RUN.kinds), runs, cluster, origin)
     from l3hpc.teachers.find import absolute, has_random_weights
 
@@ -100,7 +101,8 @@ def student_input(workspace: Path, kind: str, value: str, cluster: str | None,
         raise InputError("random weights cannot be a student", where=f"{origin} {value}",
                          allowed="a run, a weight file, a HEAR module (hear:package.module) or "
                                  "'latest'",
-                         hint=f"Evaluate a random teacher: --teacher --weights {value}"
+                         hint="Evaluate a random teacher: "
+                         f"{option('teacher')} {option('weights', value)}"
                          if origin == "--student" else None)
     network = absolute(value)
     if names_a_run(value, runs) or network is None:
@@ -171,8 +173,8 @@ def teacher_input(weights: str | None) -> ExternalInput:
     """
     if weights is None:
         raise InputError("no teacher is named: paths.weights is not set", where="--teacher",
-                         hint="use --weights PATH, or set paths.weights in cluster.yaml (or "
-                              "L3_MODEL_PATH)")
+                         hint=f"use {option('weights', 'PATH')}, or set paths.weights in "
+                              "cluster.yaml (or L3_MODEL_PATH)")
     return ExternalInput(Path(weights), "", is_file=True)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from l3hpc.config import settings
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, nearest, option
 from l3hpc.pipelines import external_inputs, offered, plan, sweep
 from l3hpc.pipelines.definition import load_pipeline
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
@@ -61,16 +61,16 @@ def plan_from_options(
         given["embedding_dir"] = _embedding_folder(given.get("embedding_dir"),
                                                    given["embedding_valid_dir"])
     config = settings.load(given.get("config_file"), given.get("cluster"), overrides={
-        key: (str(given[name]), option) for name, (key, option) in _PATHS.items() if name in given})
+        key: (str(given[name]), typed) for name, (key, typed) in _PATHS.items() if name in given})
     if "weights" in given:
         config = external_inputs.with_named_teacher(config, str(given["weights"]))
     if on_config is not None:
         on_config(config)
     # what there is one of each for is read from the inputs, which only the other options name
-    each = [option for name, option in known.items() if OPTIONS[option].kind == "each"]
+    each = [name for name in known.values() if OPTIONS[name].kind == "each"]
     request = plan.Request(
-        options={option: OPTIONS[option].value(given[name]) if name in given else None
-                 for name, option in known.items() if option not in each},
+        options={typed: OPTIONS[typed].value(given[name]) if name in given else None
+                 for name, typed in known.items() if typed not in each},
         sets=given.get("sets", ()), name=given.get("name"), start=given.get("start"),
         student=given.get("student"), teacher=bool(given.get("teacher")),
         inputs=dict(_input(text) for text in given.get("inputs", ())))
@@ -78,10 +78,10 @@ def plan_from_options(
     names = [name for name in load_pipeline(pipeline).options if name in OPTIONS]
     grid = sweep.check_grid(grid, names) if isinstance(grid, Mapping) \
         else sweep.parse_grid(grid, names)
-    for option in each:
-        name = option.replace("-", "_")
-        if name in given and OPTIONS[option].value(given[name]):
-            grid |= sweep.every_value(pipeline, config, request, option, grid)
+    for typed in each:
+        name = typed.replace("-", "_")
+        if name in given and OPTIONS[typed].value(given[name]):
+            grid |= sweep.every_value(pipeline, config, request, typed, grid)
     if not grid:
         return plan.build(pipeline, config, request), None
     swept = sweep.build(pipeline, config, request, grid)
@@ -115,8 +115,9 @@ def _embedding_folder(train: str | None, valid: str) -> str:
     same = train and first.resolve().parent == second.resolve().parent
     if not same or (first.resolve().name, second.resolve().name) != ("train", "validate"):
         raise InputError(
-            f"--embedding-dir {train} and --embedding-valid-dir {valid} are not in the same folder",
+            f"{option('embedding-dir', train)} and {option('embedding-valid-dir', valid)} are not "
+            "in the same folder",
             allowed="…/train and …/validate in one folder",
             hint="make a folder with links to both: mkdir both && ln -s …/A both/train && "
-                 "ln -s …/B both/validate, then --embedding-dir both")
+                 f"ln -s …/B both/validate, then {option('embedding-dir', 'both')}")
     return str(first.resolve().parent)

@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from l3hpc import steps as kinds
 from l3hpc.config import sources
-from l3hpc.errors import InputError
+from l3hpc.errors import InputError, setting
 from l3hpc.pipelines.definition import RESOURCES, Pipeline, load_pipeline, parameter_names
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
 from l3hpc.steps import Output
@@ -114,7 +114,7 @@ def set_instead(pipeline: Pipeline, option: str) -> str | None:
     'set the parameter: --set extract.files_per_task=VALUE'
     """
     wanted = option.lstrip("-").replace("-", "_")
-    targets = [f"--set {target}=VALUE" for target in settable(pipeline)
+    targets = [setting(target, "VALUE") for target in settable(pipeline)
                if target.partition(".")[2].replace("-", "_") == wanted]
     return f"set the parameter: {' or '.join(targets)}" if targets else None
 

@@ -11,7 +11,7 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, nearest, option
 
 _KIND_TEXT = {"numbers": "a list of whole numbers", "int": "a whole number", "float": "a number",
               "each": "a switch", "flag": "a switch"}
@@ -79,11 +79,11 @@ class Option:
             if self.kind in ("each", "flag"):
                 return _switch(given)
         except (TypeError, ValueError):
-            raise InputError(f"--{self.name}: {given!r} is not {_KIND_TEXT[self.kind]}",
+            raise InputError(f"{option(self.name)}: {given!r} is not {_KIND_TEXT[self.kind]}",
                              allowed=_EXAMPLES.get(self.kind)) from None
         self.refuse_unavailable(given)
         if self.choices and given not in self.choices:
-            raise InputError(f"--{self.name}: {given!r} is not an allowed value",
+            raise InputError(f"{option(self.name)}: {given!r} is not an allowed value",
                              allowed=nearest(str(given), self.choices))
         return str(given)
 
@@ -103,7 +103,7 @@ class Option:
         if self.name == "approx" and given == "tsne":
             from l3hpc.steps.reduction import NO_TSNE
 
-            raise InputError(f"--approx tsne: {NO_TSNE}")
+            raise InputError(f"{option('approx', 'tsne')}: {NO_TSNE}")
 
 
 def _whole(given: Any) -> int:
@@ -226,7 +226,7 @@ FOLDS = (
     Option("features", "choice", "Use a clip's windows one by one, or statistics over them.",
            "framewise", ("framewise", "stats")),
 )
-OPTIONS = {option.name: option for option in (*UPSTREAM, *DOWNSTREAM, *CLIPS, *FOLDS, *COMPRESS)}
+OPTIONS = {one.name: one for one in (*UPSTREAM, *DOWNSTREAM, *CLIPS, *FOLDS, *COMPRESS)}
 
 # path in cluster.yaml → the option that overrides it
 PATH_OPTIONS = {

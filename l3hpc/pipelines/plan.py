@@ -23,7 +23,7 @@ from l3hpc import steps
 from l3hpc.config.resources import Resources
 from l3hpc.config.settings import Config, check_workspace
 from l3hpc.console.progress import doing
-from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.errors import InputError, command_line, named, nearest, option, setting
 from l3hpc.io.files import digest
 from l3hpc.io.owners import current_user
 from l3hpc.pipelines import definition, external_inputs, packages, resolve, run_outputs
@@ -138,8 +138,9 @@ def planned_steps(pipeline: Pipeline, config: Config, request: Request
     """
     check_workspace(config.workspace, config.origin("paths.workspace"))
     if request.teacher and request.student is not None:
-        raise InputError("--teacher and --student are both given",
-                         hint="--teacher evaluates the teacher of cluster.yaml or of --weights")
+        raise InputError(f"{option('teacher')} and {option('student')} are both given",
+                         hint=f"{option('teacher')} evaluates the teacher of cluster.yaml or of "
+                              + option("weights"))
     resolved = resolve.resolve_steps(pipeline, request.options or {}, request.sets)
     kept = {name: resolve.with_files_of_runs(
                 resolve.marked_as_bound(item) if request.teacher else item, config.workspace)
@@ -232,13 +233,13 @@ def _check_effect(pipeline: Pipeline, item: ResolvedStep, skipped: Mapping[str, 
                   condition: str) -> None:
     """Refuse options that only set parameters of skipped steps."""
     for key in item.from_command_line:
-        option = item.origins[key]
-        targets = pipeline.options.get(option.removeprefix("--"), (f"{item.step.name}.{key}",))
+        origin = item.origins[key]
+        targets = pipeline.options.get(origin.removeprefix("--"), (f"{item.step.name}.{key}",))
         # The option that skips the step is no mistake, although it sets a parameter of it.
         if not set(item.step.unless) & set(targets) and all(
                 target.partition(".")[0] in skipped for target in targets):
-            raise InputError(f"{option} has no effect: {condition} skips {item.step.name}",
-                             hint=f"remove {option}")
+            raise InputError(f"{named(origin)} has no effect: {condition} skips {item.step.name}",
+                             hint=f"remove {named(origin)}")
 
 
 # parameters and external inputs ----------------------------------------------------------------
@@ -277,11 +278,11 @@ def _external_inputs(item: ResolvedStep, config: Config, request: Request
             result[kind] = external_inputs.named_input(
                 config.workspace, kind, str(folder), config.origin("paths.embeddings"), cluster)
         elif needed:
-            hint = f"--input {kind}=RUN or FOLDER"
+            hint = option("input", f"{kind}=RUN or FOLDER")
             if parameter:
-                hint = f"--set {item.step.name}.{parameter}=FILE, or {hint}"
+                hint = f"{setting(f'{item.step.name}.{parameter}', 'FILE')}, or {hint}"
             if outputs[kind] is Output.EMBEDDINGS:
-                hint = f"--embedding-dir FOLDER, or {hint}"
+                hint = f"{option('embedding-dir', 'FOLDER')}, or {hint}"
             raise InputError(
                 f"{item.step.name} needs the output of {kind}, which this run does not make",
                 where="--from" if request.start else item.step.where("given"), hint=hint)
@@ -317,13 +318,13 @@ def _check_all_used(kept: Mapping[str, ResolvedStep],
             for kind, output in used.items())
     if config.origin("paths.embeddings").startswith("--"):
         given["--embedding-dir"] = Output.EMBEDDINGS in used.values()
-    for option, is_used in given.items():
+    for origin, is_used in given.items():
         if not is_used:
             kinds = sorted({kind for item in kept.values() for kind in item.step.given})
             raise InputError(
-                f"{option} has no effect: no step of this run takes it as an external input",
+                f"{named(origin)} has no effect: no step of this run takes it as an external input",
                 allowed=f"external inputs: {', '.join(kinds)}" if kinds else None,
-                hint=f"remove {option}, or start at a later step: --from STEP")
+                hint=f"remove {named(origin)}, or start at a later step: {option('from', 'STEP')}")
 
 
 def _check_embeddings(item: ResolvedStep, params: Params, sources: Mapping[str, ExternalInput],

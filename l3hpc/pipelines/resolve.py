@@ -19,7 +19,7 @@ from l3hpc import steps as kinds
 from l3hpc.config import positions
 from l3hpc.config.profile import ResourceSpec
 from l3hpc.config.settings import ENVIRONMENT, Config
-from l3hpc.errors import InputError, command_line, nearest
+from l3hpc.errors import InputError, command_line, named, nearest, setting
 from l3hpc.io.values import in_number
 from l3hpc.pipelines import offered, run_outputs
 from l3hpc.pipelines.definition import (
@@ -69,8 +69,8 @@ class UnsetPathsError(InputError):
             if first[each.path] == each.step:
                 needs.setdefault(each.step, {})[each.parameter] = None
         paths = list(dict.fromkeys(each.path for each in unset))
-        options = [f"{PATH_OPTIONS[path]} PATH" + (
-            " (or --weights untrained: random weights, for demonstration only)"
+        options = [named(f"{PATH_OPTIONS[path]} PATH") + (
+            f" (or {named('--weights untrained')}: random weights, for demonstration only)"
             if path == "paths.weights" else "") for path in paths]
         variables = [ENVIRONMENT[path] for path in paths]
         super().__init__(
@@ -170,8 +170,8 @@ def targets_of(pipeline: Pipeline, option: str) -> tuple[str, ...]:
         Where the pipeline does not have the option.
     """
     if option not in pipeline.options:
-        names = ", ".join(f"--{name}" for name in pipeline.options if name in OPTIONS)
-        raise InputError(f"pipeline {pipeline.name!r} has no option --{option}",
+        names = ", ".join(named(f"--{name}") for name in pipeline.options if name in OPTIONS)
+        raise InputError(f"pipeline {pipeline.name!r} has no option {named('--' + option)}",
                          allowed=offered.set_instead(pipeline, option) or (
                              f"it offers: {names}" if names else None),
                          hint=f"its options: {command_line('submit', pipeline.name, '--help')}")
@@ -195,8 +195,9 @@ def split_set(text: str) -> tuple[str, str, str]:
     target, equals, value = text.partition("=")
     name, dot, parameter = target.strip().partition(".")
     if not equals or not dot or not name or not parameter:
-        raise InputError(f"--set {text!r} is not STEP.NAME=VALUE",
-                         allowed="for example --set train.epochs=5 or --set classify.mem=40GB")
+        raise InputError(f"{named('--set')} {text!r} is not STEP.NAME=VALUE",
+                         allowed=f"for example {setting('train.epochs', 5)} or "
+                                 + setting("classify.mem", "40GB"))
     return name, parameter, value
 
 
@@ -205,7 +206,7 @@ def _apply_set(steps: dict[str, ResolvedStep], text: str) -> None:
     name, parameter, value = split_set(text)
     origin = f"--set {name}.{parameter}"
     if name not in steps:
-        raise InputError(f"--set: there is no step {name!r} in this pipeline",
+        raise InputError(f"{named('--set')}: there is no step {name!r} in this pipeline",
                          allowed=nearest(name, steps))
     item = steps[name]
     model: type[BaseModel] = kinds.step(item.step.kind).params_type
@@ -225,7 +226,7 @@ def _apply_set(steps: dict[str, ResolvedStep], text: str) -> None:
         steps[name] = replace(item, resources=item.resources.model_copy(update=update))
     else:
         valid = [*names, *RESOURCES]
-        raise InputError(f"--set: {name} has no parameter {parameter!r}",
+        raise InputError(f"{named('--set')}: {name} has no parameter {parameter!r}",
                          allowed=nearest(parameter, valid))
 
 
@@ -405,7 +406,7 @@ def validate(item: ResolvedStep, config: Config) -> Params:
         hint = None
         if first["type"] == "missing":
             hint = f"write {key}: below {name}: in {item.step.where()}" if key in step.declares \
-                else f"--set {name}.{key}=…, or params: of {name} in {item.step.where()}"
+                else f"{setting(f'{name}.{key}', '…')}, or params: of {name} in {item.step.where()}"
         origin = item.origins.get(key, item.step.where())
         # "--set train.epochs" as the place names the parameter already.
         message = refusal.message.removeprefix(

@@ -17,7 +17,7 @@ from pathlib import Path
 from l3hpc import steps as kinds
 from l3hpc.config.settings import Config
 from l3hpc.console.formatting import table_lines
-from l3hpc.errors import InputError, nearest
+from l3hpc.errors import InputError, named, nearest, option
 from l3hpc.io.owners import current_user
 from l3hpc.io.values import count_of
 from l3hpc.pipelines import definition, resolve, run_outputs
@@ -122,14 +122,16 @@ def check_grid(grid: Mapping[str, Sequence[str]], offered: Collection[str] = OPT
     """
     for name, values in grid.items():
         if not values:
-            raise InputError(f"--grid {name} has no values")
+            raise InputError(f"{option('grid', name)} has no values")
         if len(set(values)) < len(values):
-            raise InputError(f"--grid {name} lists the same value twice: {', '.join(values)}")
+            raise InputError(f"{option('grid', name)} lists the same value twice: "
+                             + ", ".join(values))
         if name in OPTIONS and OPTIONS[name].kind == "each":
-            raise InputError(f"--grid {name}: it is a switch, without values",
-                             hint=f"--{name}")
+            raise InputError(f"{option('grid', name)}: it is a switch, without values",
+                             hint=option(name))
         if "." not in name and name not in OPTIONS:
-            raise InputError(f"--grid: unknown option {name!r}", allowed=nearest(name, offered),
+            raise InputError(f"{option('grid')}: unknown option {name!r}",
+                             allowed=nearest(name, offered),
                              hint="or STEP.PARAMETER=VALUE,VALUE")
     return {name: list(values) for name, values in grid.items()}
 
@@ -164,13 +166,13 @@ def every_value(pipeline: str, config: Config, request: Request, option: str,
     found: dict[str, list[str]] = {}
     for target in resolve.targets_of(loaded, option):
         if target in grid or any(text.strip().startswith(f"{target}=") for text in request.sets):
-            raise InputError(f"--{option} and a value of {target} are both given")
+            raise InputError(f"{named('--' + option)} and a value of {target} are both given")
         # Any combination will do: they differ in what follows from the data in the same way.
         planned, _ = planned_steps(loaded, config, _with_values(request, combinations(grid)[0]))
         name, _, parameter = target.partition(".")
         if name not in planned:
-            raise InputError(f"--{option} has no effect: this run has no step {name}",
-                             hint=f"remove --{option}")
+            raise InputError(f"{named('--' + option)} has no effect: this run has no step {name}",
+                             hint=f"remove {named('--' + option)}")
         step = planned[name]
         upstream = {planned[need].kind: planned[need].shards for need in step.needs}
         upstream |= {kind: run_outputs.shards_of(
@@ -203,7 +205,7 @@ def combinations(grid: Mapping[str, Sequence[str]]) -> list[Combination]:
     for values in grid.values():
         count *= len(values)
     if count > MAX_COMBINATIONS:
-        raise InputError(f"--grid makes {count:,} combinations",
+        raise InputError(f"{option('grid')} makes {count:,} combinations",
                          allowed=f"at most {MAX_COMBINATIONS:,}")
     return [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
 
@@ -229,7 +231,7 @@ def build(pipeline: str | Pipeline, config: Config, request: Request,
     check_name(request.name or loaded.name)
     for name in grid:
         if (request.options or {}).get(name) is not None:
-            raise InputError(f"--{name} and --grid {name} are both given")
+            raise InputError(f"{option(name)} and {option('grid', name)} are both given")
     every: list[tuple[Combination, dict[str, PlannedStep]]] = []
     students: list[ExternalInput] = []
     for chosen in combinations(grid):
@@ -311,23 +313,23 @@ def _with_values(request: Request, chosen: Combination) -> Request:
 
 def _typed(name: str, value: str) -> object:
     """A value of the grid in the type of its option."""
-    option = OPTIONS[name]
-    if option.kind == "numbers":
-        return option.value(value)
-    if option.kind == "flag":
+    known = OPTIONS[name]
+    if known.kind == "numbers":
+        return known.value(value)
+    if known.kind == "flag":
         if value not in ("true", "false"):
-            raise InputError(f"--grid {name}: {value!r} is not an allowed value",
+            raise InputError(f"{option('grid', name)}: {value!r} is not an allowed value",
                              allowed="true, false")
         return value == "true"
     types: dict[str, type[int] | type[float]] = {"int": int, "float": float}
     try:
-        typed = types.get(option.kind, str)(value)
+        typed = types.get(known.kind, str)(value)
     except ValueError:
-        raise InputError(f"--grid {name}: {value!r} is not a number") from None
-    option.refuse_unavailable(value)
-    if option.choices and value not in option.choices:
-        raise InputError(f"--grid {name}: {value!r} is not an allowed value",
-                         allowed=nearest(value, option.choices))
+        raise InputError(f"{option('grid', name)}: {value!r} is not a number") from None
+    known.refuse_unavailable(value)
+    if known.choices and value not in known.choices:
+        raise InputError(f"{option('grid', name)}: {value!r} is not an allowed value",
+                         allowed=nearest(value, known.choices))
     return typed
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from l3hpc import schedulers
-from l3hpc.errors import InputError, command_line
+from l3hpc.errors import InputError, as_arguments, command_line
 from l3hpc.pipelines import preview, sweep
 from l3hpc.pipelines.from_options import plan_from_options
 from l3hpc.pipelines.planned import Plan
@@ -146,7 +146,7 @@ def submit(
     if not isinstance(pipeline, str | os.PathLike):
         raise InputError(f"a pipeline is given by its name, not by {pipeline!r}",
                          hint=f"{command_line('submit', '--help')} lists the pipelines.")
-    with naming(options.get("workspace"), options.get("config_file")):
+    with naming(options.get("workspace"), options.get("config_file")), as_arguments():
         return _submit(pipeline, sets, grid, inputs, yes, dry_run, options)
 
 

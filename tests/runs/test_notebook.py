@@ -51,20 +51,37 @@ def test_refusals_submit_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="unknown option 'mel'"):
         l3hpc.submit("upstream", mel=64)
-    with pytest.raises(ValueError, match="--mels: 'many' is not a whole number"):
+    with pytest.raises(ValueError, match="^mels: 'many' is not a whole number"):
         l3hpc.submit("upstream", mels="many")
     for filters in ([4.9] * 8, [True, 4, 8, 8, 8, 8, 8, 8]):  # neither cut nor counted as 1
-        with pytest.raises(ValueError, match="--filters: .* is not"):
+        with pytest.raises(ValueError, match="^filters: .* is not"):
             l3hpc.submit("upstream", filters=filters)
-    with pytest.raises(ValueError, match="--mels: True is not a whole number"):
+    with pytest.raises(ValueError, match="^mels: True is not a whole number"):
         l3hpc.submit("upstream", mels=True)
-    with pytest.raises(ValueError, match="--approx: 'pcs' is not an allowed value"):
+    with pytest.raises(ValueError, match="^approx: 'pcs' is not an allowed value"):
         l3hpc.submit("upstream", approx="pcs")
     with pytest.raises(ValueError, match="unknown option 'mel' of pipeline 'us8k'") as refused:
         l3hpc.submit("us8k", mel=64)
     assert "learner" in str(refused.value) and "mels" not in str(refused.value)
     with pytest.raises(ValueError, match=r'sets=\{"extract.files_per_task": …\}'):
         l3hpc.submit("upstream", files_per_task=2)
+    paths = {"audio_dir": ".", "weights": "untrained"}
+    for given, said in (
+            ({"sets": {"trane.epochs": 2}}, "^sets: there is no step 'trane'"),
+            ({"sets": {"train.epochs": 0}, **paths}, r'^sets\["train.epochs"\]: '),
+            ({"start": "fitt"}, "^start: there is no step 'fitt'"),
+            ({"inputs": {"fitt": "x"}, **paths}, "^inputs: unknown step 'fitt'"),
+            ({"grid": {"emb_dim": ["many"]}}, r'emb-dim=many: grid\["emb_dim"\]: \'many\' is not'),
+            ({"grid": {"emb_dim": [4, 4]}}, r'^grid\["emb_dim"\] lists the same value twice'),
+            ({"mels": 64, "grid": {"mels": [64, 128]}}, r'^mels and grid\["mels"\] are both given'),
+            ({"approx": "none", "kernel": "rbf"}, "^kernel has no effect: fit.approx=none"),
+            ({"learner": "svm"}, "^pipeline 'upstream' has no option learner"),
+            ({"teacher": True, "student": "latest"}, "^teacher and student are both given"),
+            ({"name": "a b"}, "^name: 'a b' is not a valid run name"), ({}, (
+                r"audio_dir='PATH' and weights='PATH' \(or weights='untrained': random"))):
+        with pytest.raises(ValueError, match=said) as refused:
+            l3hpc.submit("upstream", **given)
+        assert "--" not in str(refused.value).replace("l3hpc submit upstream --help", ""), said
     assert not (tmp_path / "workspace").exists()
 
 
