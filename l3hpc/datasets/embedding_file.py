@@ -62,8 +62,15 @@ class EmbeddingFile:
 
     @cached_property
     def _shape(self) -> tuple[str, int, int]:
-        shapes = self._shapes
-        key = _choose_key(self.path, shapes, self.expected_key)
+        if npz.is_npz(self.path):
+            shapes = self._shapes
+            key = _choose_key(self.path, shapes, self.expected_key)
+        else:
+            with hdf5.open_hdf5(self.path) as file:
+                shapes = hdf5.matrix_shapes(file)
+                key = _choose_key(self.path, shapes, self.expected_key)
+                # Refuses rows that were never written, before tasks are planned for them.
+                hdf5.numeric_dataset(file, key)
         rows, dim = shapes[key]
         if not dim:
             raise InputError(f"'{key}' has shape {shapes[key]}", where=str(self.path),

@@ -156,3 +156,12 @@ def test_ambiguous_and_broken_files_are_refused(tmp_path):
     refused(tmp_path / "text.npz", ["not a readable NPZ file"])
     np.savez(tmp_path / "pickled.npz", embedding=np.array([{}], dtype=object))
     refused(tmp_path / "pickled.npz", ["holds no embeddings"])
+
+
+def test_rows_that_were_never_written_do_not_count(tmp_path):
+    """Tasks would be planned, and memory requested, for a thousand billion rows of a small file."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("l3_embedding", (2**40, 2), "i2", chunks=(64, 2))
+    part = open_source(tmp_path / "a.h5").parts[0]
+    with pytest.raises(InputError, match="but none of its values are in the file"):
+        assert not part.rows
