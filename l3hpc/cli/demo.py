@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   l3hpc demo                       into ./demo, in less than two minutes on two cores
-  l3hpc demo --quick -o /tmp/try   a very small city, about a minute
+  l3hpc demo --quick -o /tmp/try   a very small city
   l3hpc demo --sensors 6 --fresh   a larger city, from scratch
   l3hpc demo --weights openl3_audio_mel256_env.h5    with a trained teacher
 """

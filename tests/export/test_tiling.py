@@ -128,7 +128,7 @@ def student_2(made):
     return plain, striped, chosen
 
 
-def test_student_2_fits(student_2):
+def test_student_2_fits(student_2, made):
     """The promise: an arena of at most 102,400 bytes, and at most 0.60 MB (600,000 bytes)."""
     plain, striped, chosen = student_2
     assert chosen == (4, 3, 1)
@@ -137,6 +137,8 @@ def test_student_2_fits(student_2):
     assert costs.plan_arena(striped).head == 81_152 and costs.plan_arena(striped).live == 76_352
     assert len(striped.to_bytes()) <= 600_000
     assert 0 < len(striped.to_bytes()) - len(plain.to_bytes()) < 6_000
+    # what docs/commands/export.md says of TensorFlow's own file
+    assert len(made("student 2", "int8").flatbuffer) == pytest.approx(606_000, abs=1500)
     assert sum(costs.convolution_macs(plain)) == 131_272_704
     assert sum(costs.convolution_macs(striped)) - sum(costs.convolution_macs(plain)) == 1_929_600
 
