@@ -19,6 +19,7 @@ from l3hpc.models.spec import NetworkSpec
 
 BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.99
+SHOWN = 4  # layers that differ, in a message
 ARRAY_NAMES = {"conv": ("kernel", "bias"),
                "batch_norm": ("gamma", "beta", "moving_mean", "moving_variance")}
 
@@ -178,19 +179,19 @@ def check_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], spec
     Raises
     ------
     InputError
-        They differ; the message has one line per layer: number, name, found, expected.
+        They differ; the message has one line for each of the first layers that do: number, name,
+        found, expected.
     """
     expected = spec.layers()
-    wrong = 0
-    lines = []
-    for index in range(max(len(layers), len(expected))):
+    count = max(len(layers), len(expected))
+    wrong = []
+    for index in range(count):
         name, shapes = layers[index] if index < len(layers) else ("-", ())
         kind, expected_shapes = expected[index] if index < len(expected) else ("nothing", ())
-        matches = tuple(shapes) == expected_shapes
-        wrong += not matches
-        lines.append(f"{' ' if matches else '!'} {index + 1:2d} {name}: found {_shapes(shapes)}, "
-                     f"expected {kind} {_shapes(expected_shapes)}".rstrip())
-    if where and wrong == len(lines):  # another network: no line would help
+        if tuple(shapes) != expected_shapes:
+            wrong.append(f"{index + 1:2d} {name}: found {_shapes(shapes)}, "
+                         f"expected {kind} {_shapes(expected_shapes)}".rstrip())
+    if where and len(wrong) == count:  # another network: no line would help
         raise InputError(
             f"is not a network of the L3 family: none of its {len(layers)} weighted layers fits",
             where=where, allowed="weights of openl3, edgel3 or l3hpc",
@@ -198,9 +199,10 @@ def check_layers(layers: Sequence[tuple[str, tuple[tuple[int, ...], ...]]], spec
                 "teacher", "describe", where))
     if wrong:
         raise InputError(
-            f"these weights do not belong to this network: {wrong} of {len(lines)} weighted layers "
-            f"differ ({len(layers)} found, {len(expected)} expected)",
-            where=where, allowed=Lines(*lines),
+            f"these weights do not belong to this network: {len(wrong)} of {count} weighted layers "
+            f"differ ({len(layers)} found, {len(expected)} expected)", where=where,
+            allowed=Lines(*wrong[:SHOWN], f"and {len(wrong) - SHOWN} more"
+                          if len(wrong) > SHOWN else None),
             hint="an L3 audio network has 16 weighted layers (openl3, sparse EdgeL3) or 17 "
                  "(students), not counting the front end")
 
