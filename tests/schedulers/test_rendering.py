@@ -334,6 +334,14 @@ class TestTemplates:
         assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
         assert signal.getsignal(signal.SIGVTALRM) == before
 
+    def test_only_what_the_template_computes_counts(self, monkeypatch):
+        """The timer of the process also runs while other threads compute."""
+        with templates._limited_time():
+            signal.raise_signal(signal.SIGVTALRM)
+            monkeypatch.setattr(templates, "MAX_SECONDS", -1.0)
+            with pytest.raises(InputError, match="the template computes for more than"):
+                signal.raise_signal(signal.SIGVTALRM)
+
     def test_in_another_thread_templates_are_rendered_without_a_limit(self):
         with ThreadPoolExecutor() as pool:
             assert pool.submit(self.rendered, "train.sbatch.j2", "#!/bin/bash\n").result() \
