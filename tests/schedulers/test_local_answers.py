@@ -59,6 +59,24 @@ def test_later_or_after_a_runner_has_gone_nothing_waits_any_more(case):
     assert answer(jobs, submitted=("1", "2", "3"), **case) == ({}, {}, [_GONE])
 
 
+def test_one_job_that_waits_is_enough_for_a_run_to_have_lost_its_runner():
+    jobs = [job(JobState.COMPLETED, exit=0), job(JobState.PENDING, "2")]
+    live, ended, notes = answer(jobs, submitted=("1", "2"), ago=STARTING_S + 1)
+    assert (live, set(ended), notes) == ({}, {"1"}, [_GONE])
+
+
+def test_the_last_submission_counts():
+    old, new = (SimpleNamespace(time=time.time() - ago, task_ids={0: number})
+                for ago, number in [(10**6, "1"), (0, "2")])
+    local = SimpleNamespace(jobs={"1": job(JobState.COMPLETED, exit=0)}, runner=lambda: None,
+                            had_runner=lambda since: since < new.time, asked_to_stop=lambda: False)
+    step = SimpleNamespace(name="extract", attempts=[old, new], resources={})
+    for attempts in ([old, new], [new, old]):
+        step.attempts = attempts
+        found, _ = _jobs_of(SimpleNamespace(steps=[step]), local)
+        assert found.live == {"2": STARTING}
+
+
 def test_what_still_runs_without_a_runner_is_running():
     live, _, notes = answer([job(JobState.PENDING), alive("2")], ago=STARTING_S + 1)
     assert set(live) == {"2"} and live["2"].state is JobState.RUNNING and notes == [_GONE]
@@ -85,7 +103,15 @@ def test_with_a_runner_jobs_wait_for_others_or_for_room():
         "2": (JobState.PENDING, FREE, False, 0), "3": (JobState.PENDING, "", True, 0),
         "4": (JobState.PENDING, "", True, 2), "5": (JobState.PENDING, "about to start", False, 0)}
     # by the age of the process, not by the clock, which may have been set
-    assert live["1"].start == 10.0 and live["1"].elapsed_s < 10**6
+    assert (live["1"].state, live["1"].start) == (JobState.RUNNING, 10.0)
+    assert live["1"].elapsed_s < 10**6
+
+
+def test_of_a_job_on_another_machine_only_the_clock_says_how_long_it_has_run():
+    began = time.time() - 5000
+    elsewhere = job(JobState.RUNNING, pid=7, start=1, host="elsewhere", started=began)
+    live, _, _ = answer([elsewhere], runner=RUNNER)
+    assert 5000 <= live["1"].elapsed_s < 9000
 
 
 @pytest.mark.parametrize(("granted", "requested", "limit"), [
@@ -112,5 +138,9 @@ def test_what_a_runner_that_is_being_stopped_still_has_to_end(running, expected)
     ({"own": False}, "if it stays silent, it counts as gone from")])
 def test_a_silent_runner_is_named(change, words):
     silent = {**RUNNER, "age": EXPIRES_S + 1, **change}
-    assert words in answer(runner=silent, stop=True)[2][0]
+    [note] = answer(runner=silent, stop=True)[2]
+    assert words in note
+    seen = time.time() - EXPIRES_S - 1  # give or take what a busy machine needs
+    assert any(f"last seen at {time.strftime('%H:%M:%S', time.localtime(seen - late))}" in note
+               for late in range(600))
     assert answer(runner={**silent, "age": EXPIRES_S - 1})[2] == []

@@ -239,3 +239,65 @@ def test_a_script_of_a_version_before_that_reached_its_limit_too_often_is_given_
     (folder / "markers/0.error.json").write_text(json.dumps({"type": requeue.TOO_MANY_TIMEOUTS}))
     assert run(1, time=0) == 1 and requeues(folder) == []
     assert markers.read(folder / "markers")[0].gave_up == "time limit (10 min)"
+
+
+def test_only_a_kill_is_said_to_be_one(task, capsys):
+    folder, run = task
+    run(137)
+    assert "killed by signal 9; no evidence that memory was the cause" in capsys.readouterr().err
+    run(1)
+    (folder / "markers/0.error.json").write_text('{"type": "ValueError"}')
+    run(9)
+    assert "signal 9" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("attempts", "last"), [
+    ("", ("", "")),
+    ("NODE_FAIL|n1|2026-11-29T10:00:00\nRUNNING|n2|Unknown\n", ("NODE_FAIL", "n1")),
+    ("PREEMPTED|n1|2026-11-29T11:00:00\nNODE_FAIL|n3|2026-11-29T10:00:00\n", ("PREEMPTED", "n1")),
+    ("CANCELLED by 1000|n1|2026-11-29T10:00:00\n", ("CANCELLED", "n1")),
+    ("the site says: | accounting | is | slow\nNODE_FAIL|n1|2026-11-29T10:00:00\nx|y\n",
+     ("NODE_FAIL", "n1")),
+    ("RUNNING|n2|Unknown\n", ("", "")),
+])
+def test_the_last_attempt_that_has_ended(attempts, last):
+    assert requeue._last_attempt(attempts) == last
+
+
+@pytest.mark.parametrize(("noted", "restarts", "added"), [
+    ([], 1, True), ([0], 1, False), ([0], 2, True), ([0, 1], 2, False), ([1], 1, True),
+    # early versions did not note which restart it was
+    ([None], 1, False), ([None], 2, True), ([None, 1], 2, False)])
+def test_each_restart_is_noted_once(task, noted, restarts, added):
+    folder, _ = task
+    for number in noted:
+        markers.add_requeue(folder / "markers", 0, "time limit", 1.0, restarts=number)
+    requeue.after_restart(folder, 0, restarts, "n2", "")
+    assert len(requeues(folder)) == len(noted) + added
+
+
+@pytest.mark.parametrize(("has", "then"), [
+    (None, 800), ("200", 400),  # its request was never changed
+    ("400", 800), ("300", 800), ("many", 800)])  # a site counts otherwise
+def test_memory_that_the_job_has_not_got_is_not_doubled(task, monkeypatch, has, then):
+    folder, _ = task
+    write_json(StepFolder(folder).requeue_policy, {"memory": 3, "mem_mb": 200, "time_min": 10})
+    markers.add_requeue(folder / "markers", 0, "out of memory", 1.0, mem_mb=400)
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    if has is not None:
+        monkeypatch.setenv("SLURM_MEM_PER_NODE", has)
+    assert requeue.decide(folder, 0, requeue_policy.MEMORY).mem_mb == then
+
+
+def test_the_time_limit_is_near_from_the_warning_on(task, monkeypatch):
+    folder, _ = task
+    write_json(StepFolder(folder).requeue_policy, {"time_min": 10})
+    assert requeue.near_time_limit(folder, 0)  # it is not known when the job began
+    write_json(folder / "markers/0.begin", {"job": "100", "time": 1000})
+    warned = 1000 + 600 - requeue_policy.WARNING_S
+    for now, near in [(warned, False), (warned + 1, True), (1000, False)]:
+        monkeypatch.setattr(requeue.time, "time", lambda now=now: now)
+        assert requeue.near_time_limit(folder, 0) is near
+    markers.add_requeue(folder / "markers", 0, "time limit", 1.0, time_min=20)
+    monkeypatch.setattr(requeue.time, "time", lambda: warned + 599)
+    assert not requeue.near_time_limit(folder, 0)
