@@ -237,6 +237,17 @@ def test_how_often_the_queue_is_looked_at(wanted, slurm, words, looks):
     assert isinstance(caught.value, sbatch.NotReachedError) == (words in (TIMED_OUT, NO_CONTACT))
 
 
+@pytest.mark.parametrize("words", ["1", "Submitted batch job 1", "welcome\\n1"])
+def test_an_id_that_may_have_lost_digits_is_not_believed_without_the_queue(wanted, slurm, words):
+    """Job 1 is somebody else's, and the job 12 would be on no record."""
+    slurm.says("sbatch", f"printf '{words}'")
+    slurm.says(*NO_ANSWER)
+    with pytest.raises(sbatch.OutcomeUnknownError, match="the queue cannot be checked"):
+        sbatch.submit(wanted)
+    slurm.says("sbatch", f"printf '{words}\\nuse l3queue to follow it\\n'")
+    assert sbatch.submit(wanted).id == "1"
+
+
 def test_an_id_is_not_believed_where_it_may_be_of_either_cluster(wanted, slurm):
     slurm.says("sbatch", "echo 12")
     slurm.says("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; "

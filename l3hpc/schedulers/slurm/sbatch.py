@@ -364,7 +364,9 @@ def _from_the_queue(submission: Submission, printed: list[JobId], out: str, err:
         try:
             found = [job for job, _ in _find_jobs(submission, ended=True)]
         except ClusterError as error:
-            if len(printed) == 1 and not is_several(submission.identity.cluster):
+            # without its line end, the number may have lost digits
+            if len(printed) == 1 and (out or err).endswith("\n") \
+                    and not is_several(submission.identity.cluster):
                 return _with_cluster(printed[0], submission)
             raise OutcomeUnknownError(f"sbatch printed {output!r} instead of a job id, and the "
                                       f"queue cannot be checked ({error.message})") from None
