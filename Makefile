@@ -65,10 +65,10 @@ docs: $(VENV)/.dev  ## build the documentation into site/ (fails on a broken lin
 docs-serve: $(VENV)/.dev  ## show the documentation while it is written
 	$(MKDOCS) serve
 
-fuzz: $(VENV)/.dev  ## try 5,000 malformed inputs (under 20 minutes; SEED=2 for different ones)
+fuzz: $(VENV)/.dev  ## try 5,000 malformed inputs (SEED=2 for different ones)
 	$(BIN)/python -m tests.fuzz --inputs 5000 --seed $(or $(SEED),1)
 
-bench: $(VENV)/.dev  ## run all benchmarks against their peers (one to two hours; results in benchmarks/results)
+bench: $(VENV)/.dev  ## run all benchmarks against their peers (hours; results in benchmarks/results)
 	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/.dev  ## ruff and mypy

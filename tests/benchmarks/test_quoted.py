@@ -161,6 +161,8 @@ def of_results() -> Iterator[tuple[str, str]]:
                              for sampling in ("dpp", "dpp-div", "spl", "random"))
              for size in (32, 64)]
     yield "docs/recipe.md", f"their accuracy is {means[0]:.3f} and {means[1]:.3f}."
+    [demo] = [claim for table in tables("first_run") for claim in table.claims]
+    yield "README.md", f"takes about {NUMBER_WORDS[round(demo.measured / 60)]} minutes on two cores"
     files, left = (int(number(cell("big_array", name, "files")))
                    for name in ("the finished run", "runs pack"))
     before, after = (number(cell("big_array", name, "MB"))
