@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l3hpc.ledger.journal import records as journal_module
-from l3hpc.ledger.journal.records import Journal, json_value, last_restart, seal, unseal
+from l3hpc.ledger.journal.records import (
+    Journal,
+    json_value,
+    last_restart,
+    seal,
+    source_commit,
+    unseal,
+)
 
 TAB = "embedding_approx_mse"
 
@@ -264,3 +271,55 @@ def test_awkward_text_survives(tmp_path, text):
     assert len(lines) == 2
     assert unseal(lines[0])["key"] == [text]
     assert json.loads(lines[0])
+
+
+commit_of = source_commit.__wrapped__  # not the one of the first call
+
+
+def test_the_commit_of_a_checkout_is_found_without_git(tmp_path):
+    """On a branch, with packed branches, detached, in a worktree and in a submodule."""
+    checkout, other, whole = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+
+    def git(*words, at=checkout):
+        done = subprocess.run(
+            ["git", "-c", "user.name=x", "-c", "user.email=x@y", "-c", "protocol.file.allow=always",
+             *words], cwd=at, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    for folder in (checkout, whole):
+        folder.mkdir()
+        git("init", "--quiet", at=folder)
+        git("commit", "--quiet", "--allow-empty", "-m", folder.name, at=folder)
+    first = git("rev-parse", "HEAD")
+    assert commit_of(checkout) == first
+    git("pack-refs", "--all")
+    assert commit_of(checkout) == first
+    git("worktree", "add", "--quiet", "-b", "branch", str(other))
+    assert commit_of(other) == first
+    git("commit", "--quiet", "--allow-empty", "-m", "second", at=other)
+    assert commit_of(other) == git("rev-parse", "branch") != first
+    assert commit_of(checkout) == first
+    git("checkout", "--quiet", "--detach")
+    assert commit_of(checkout) == first
+    git("submodule", "--quiet", "add", str(checkout), "inner", at=whole)
+    assert commit_of(whole / "inner") == git("rev-parse", "HEAD", at=whole / "inner")
+
+
+def test_what_is_no_checkout_has_no_commit(tmp_path):
+    assert commit_of(tmp_path) is None
+    (tmp_path / ".git").write_text("gitdir: /nowhere\n")
+    assert commit_of(tmp_path) is None
+    (tmp_path / ".git").unlink()
+    (tmp_path / ".git").mkdir()
+    for head in (b"ref: refs/heads/unborn\n", b"=1+1\n", b"\xff", b""):
+        (tmp_path / ".git/HEAD").write_bytes(head)
+        assert commit_of(tmp_path) is None
+
+
+def test_the_commit_is_that_of_the_checkout_from_which_the_package_runs():
+    """The module once moved into a folder further down, and rows had no commit any more."""
+    checkout = Path(journal_module.__file__).resolve().parents[3]
+    assert (checkout / "l3hpc/ledger/journal/records.py").is_file()
+    assert source_commit() == commit_of(checkout)
+    if (checkout / ".git").exists():  # not in an unpacked archive
+        assert source_commit() is not None

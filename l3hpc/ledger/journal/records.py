@@ -41,6 +41,8 @@ START = len(PREFIX) + 16 + len(MIDDLE)
 CLOSING = ".closing"  # suffix of a file that a compaction is working on
 BUNDLE = "+bundle-"  # prefix of a bundle of closed files; no run's file can have it
 MAX_WAITING = 100_000  # records kept in memory
+_CHECKOUT = Path(__file__).resolve().parents[3]
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _PACKAGES = ("l3hpc", "tensorflow", "keras", "numpy", "scikit-learn")
 
 
@@ -427,8 +429,13 @@ def package_versions() -> dict[str, str]:
 
 
 @functools.cache
-def source_commit() -> str | None:
+def source_commit(checkout: Path = _CHECKOUT) -> str | None:
     """Return the commit of the checkout from which this package runs.
+
+    Parameters
+    ----------
+    checkout
+        Its folder.
 
     Returns
     -------
@@ -436,17 +443,26 @@ def source_commit() -> str | None:
         None if the package is installed from a wheel.
     """
     # read from the files of .git: git may not be installed where jobs run
-    root = Path(__file__).resolve().parents[2] / ".git"
+    folder = checkout / ".git"
     try:
-        head = (root / "HEAD").read_text(encoding="utf-8").strip()
-        if not head.startswith("ref: "):
-            return head or None
-        reference = head[5:]
-        if (root / reference).is_file():
-            return (root / reference).read_text(encoding="utf-8").strip()
-        for line in (root / "packed-refs").read_text(encoding="utf-8").splitlines():
-            if line.endswith(" " + reference):
-                return line.split()[0]
-    except OSError:
+        if folder.is_file():  # a worktree, or a submodule
+            folder = checkout / _content(folder).removeprefix("gitdir: ")
+        found = _content(folder / "HEAD")
+        if found.startswith("ref: "):
+            if (folder / "commondir").is_file():  # a worktree has the branches of its repository
+                folder /= _content(folder / "commondir")
+            found = _commit_of(folder, found[5:])
+    except (OSError, UnicodeDecodeError):
         return None
-    return None
+    return found if _COMMIT.fullmatch(found) else None
+
+
+def _commit_of(folder: Path, branch: str) -> str:
+    if (folder / branch).is_file():
+        return _content(folder / branch)
+    return next((line.split()[0] for line in _content(folder / "packed-refs").splitlines()
+                 if line.endswith(f" {branch}")), "")
+
+
+def _content(file: Path) -> str:
+    return file.read_text(encoding="utf-8").strip()
