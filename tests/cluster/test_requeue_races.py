@@ -12,7 +12,7 @@ from l3hpc.config.resources import Resources
 from l3hpc.runs import status, submit, task_state
 from l3hpc.runs.resume import cancel, resume
 from l3hpc.schedulers.slurm import queue
-from l3hpc.workspace import markers
+from l3hpc.workspace import markers, records
 from l3hpc.workspace.layout import Workspace
 
 pytestmark = pytest.mark.slow
@@ -126,7 +126,9 @@ def test_a_helper_job_that_waits_is_cancelled_with_its_run(slurm_plain, chains, 
     until(tmp_path, "demo", lambda found: found.steps[0].held)
     helper, _ = next(line.split() for line in names(slurm_plain) if line.endswith("-heal"))
     assert helper in cancel(tmp_path, "demo")
-    slurm_plain.until(lambda: not slurm_plain.jobs(), "a job of a cancelled run stays in the queue")
+    own = {helper, *(step.job for step in records.read(tmp_path, "demo").steps)}
+    slurm_plain.until(lambda: not own & slurm_plain.ids(),
+                      "a job of a cancelled run stays in the queue")
     [found] = status.collect(tmp_path, ["demo"])
     assert states(found) == {"extract": "cancelled", "sample": "cancelled"}
 
@@ -140,7 +142,7 @@ def test_a_held_job_of_a_cancelled_run_computes_when_it_is_released(
     job = submit.submit(made).steps[0].job
     until(tmp_path, "demo", lambda found: found.steps[0].progress)
     cancel(tmp_path, "demo")
-    slurm_plain.until(lambda: not slurm_plain.jobs(), "the cancelled job does not end")
+    slurm_plain.until(lambda: job not in slurm_plain.ids(), "the cancelled job does not end")
     slurm_plain.command("scontrol", "requeuehold", job)
     until(tmp_path, "demo", lambda found: found.steps[0].held)
     gate.unlink()

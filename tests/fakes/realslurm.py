@@ -132,17 +132,24 @@ class RealSlurm:
         """Names of the jobs that wait or run."""
         return self.command("squeue", "-h", "-o", "%j").split()
 
+    def ids(self):
+        """Ids of the jobs that wait or run; an array has one."""
+        return {*self.command("squeue", "-h", "-o", "%A").split()}
+
     def drain(self):
         """Cancel everything and wait until the queue is empty."""
-        ids = self.command("squeue", "-h", "-o", "%A").split()
-        if ids:
-            self.command("scancel", *sorted(set(ids)), check=False)
-        self.until(lambda: not self.jobs(), "the queue does not get empty")
+        def empty():
+            ids = self.ids()
+            if ids:  # again: a job that asked to be requeued as it was cancelled comes back later
+                self.command("scancel", *sorted(ids), check=False)
+            return not ids
+
+        self.until(empty, "the queue does not get empty")
 
     def start_controller(self):
         self._daemon("slurmctld", "-D")
         self.until(lambda: "UP" in self.command("scontrol", "ping", check=False),
-                    "slurmctld does not answer")
+                   "slurmctld does not answer")
 
     def forget_everything(self, first_job):
         """The controller is set up anew: no state, and numbers that begin at ``first_job``."""
@@ -274,7 +281,7 @@ class RealSlurm:
         client = [_which("mariadb") or _which("mysql"), "--no-defaults",
                   f"--socket={self.folder}/mysql.sock", "--user=root", "-e"]
         self.until(lambda: subprocess.run([*client, "select 1"], capture_output=True)
-                    .returncode == 0, "mariadbd does not start")
+                   .returncode == 0, "mariadbd does not start")
         _checked([*client, sql])
 
     def _slurmdbd(self):
@@ -289,9 +296,9 @@ class RealSlurm:
         conf.chmod(0o600)
         self.start_slurmdbd()
         self.until(lambda: "l3test" in self.command("sacctmgr", "-n", "-i", "add", "cluster",
-                                                     "l3test", check=False)
-                    or "l3test" in self.command("sacctmgr", "-n", "list", "cluster", check=False),
-                    "slurmdbd does not answer")
+                                                    "l3test", check=False)
+                   or "l3test" in self.command("sacctmgr", "-n", "list", "cluster", check=False),
+                   "slurmdbd does not answer")
         self.command("sacctmgr", "-i", "add", "account", "lab", "Cluster=l3test")
         self.command("sacctmgr", "-i", "add", "user", USER, "Account=lab", check=False)
 
