@@ -138,7 +138,7 @@ def large(path: Path, k: int, cold: bool) -> dict:
     start = time.perf_counter()
     corpus = EmbeddingCorpus(open_source(path))
     choices = select_frames(corpus, corpus.sensors()[0], k, method="dpp-div", timescale="day",
-                   timezone="UTC", epsilon=EPSILON, norm="l2", seed=1)
+                            timezone="UTC", epsilon=EPSILON, norm="l2", seed=1)
     write_sample(path.parent / f"sample-{os.getpid()}.hdf5", corpus, choices, {})
     seconds = time.perf_counter() - start
     (path.parent / f"sample-{os.getpid()}.hdf5").unlink()

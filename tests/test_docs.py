@@ -270,7 +270,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_examples_are_run() -> None:
     assert len(RUNNABLE) > 30
     assert {page for page, *_ in RUNNABLE} > {"docs/errors.md", "docs/commands/submit.md",
-                                             "docs/pipelines/published-data.md"}
+                                              "docs/pipelines/published-data.md"}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ READY = {"id": "0", "python3": "",
     (["sid", "--", "-k", "x"], {"id": "1000"}, ["only root can", "sudo tools/test-slurm sid"]),
     (["sid"], {"id": "0"}, ["debootstrap is not installed", "apt-get install debootstrap"]),
     (["sid"], {**READY, "findmnt": "rw,nosuid,nodev"}, ["nodev, noexec or read-only",
-                                                       "XDG_CACHE_HOME"]),
+                                                        "XDG_CACHE_HOME"]),
     (["--vm", "sid"], READY, ["linux.uml is not installed", "apt-get install user-mode-linux"]),
 ])
 def test_what_is_missing_is_said_before_anything_is_made(run, tmp_path, words, programs, said):

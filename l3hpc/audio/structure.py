@@ -295,19 +295,19 @@ def _mp3(stream: FileIO, size: int) -> SoundStructure | None:
     header = _xing(_read_at(stream, start, first.length))
     if header is None:
         return SoundStructure(None, count * first.samples, piped=True, cut=cut, rate=first.rate,
-                      channels=first.channels)
+                              channels=first.channels)
     at, stated = header
     # The frame with the Xing header contains no sound.
     count -= 1
     # A frame more or less is common: some encoders count the one with the header among the frames.
     if stated is not None and count <= stated + 1:
         return SoundStructure(stated * first.samples, count * first.samples, cut=count < stated - 1,
-                      rate=first.rate, channels=first.channels)
+                              rate=first.rate, channels=first.channels)
     return SoundStructure(None if stated is None else stated * first.samples, count * first.samples,
-                  # The tag's name is overwritten, so that the decoder does not believe its number
-                  # of frames.
-                  ((start + at, bytes(4)),), piped=True, cut=cut, rate=first.rate,
-                  channels=first.channels)
+                          # The tag's name is overwritten, so that the decoder does not believe
+                          # its number of frames.
+                          ((start + at, bytes(4)),), piped=True, cut=cut, rate=first.rate,
+                          channels=first.channels)
 
 
 def _first_frame(stream: FileIO, position: int) -> tuple[int, _Frame | None]:

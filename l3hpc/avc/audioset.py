@@ -213,7 +213,7 @@ def _segment(row: list[str], where: str) -> Segment:
 
 
 def select_segments(segments: Iterable[Segment], ontology: Ontology, include: Iterable[str] = (),
-           exclude: Iterable[str] = ()) -> list[Segment]:
+                    exclude: Iterable[str] = ()) -> list[Segment]:
     """Select segments by class.
 
     Classes below a named one count too; ``exclude`` takes precedence.
@@ -278,7 +278,7 @@ def video_id(file: str | Path, ids: Collection[str]) -> str | None:
 
 
 def select_videos(folder: Path, metadata: Sequence[Path] = (), ontology: Path | None = None,
-           include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[VideoFile]:
+                  include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[VideoFile]:
     """Select the videos of a folder that belong to a subset of AudioSet.
 
     Parameters

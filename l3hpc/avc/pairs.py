@@ -456,7 +456,7 @@ class PairMaker:
     def _files(self, sources: dict[str, VideoSource]) -> tuple[list[Path], list[Pair]]:
         count = len(sources) * self.pairs_per_video
         pairs = plan_pairs([source.seconds for source in sources.values()], count, self.seed,
-                     self.augment)
+                           self.augment)
         # A plan with other videos has another folder: files of an earlier plan are not mixed in.
         key = digest([self.rate, self.size, self.per_file, list(sources),
                       [repr(astuple(pair)) for pair in pairs]])

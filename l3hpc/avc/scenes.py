@@ -57,17 +57,17 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 KINDS = (
     SceneKind("engine", (0.85, 0.15, 0.15), lambda x, y: x * x + y * y < 1,
-         lambda rng, n, rate: sounds.engine(rng, n, rate, "medium")),
+              lambda rng, n, rate: sounds.engine(rng, n, rate, "medium")),
     SceneKind("jackhammer", (0.95, 0.75, 0.10), lambda x, y: np.maximum(abs(x), abs(y)) < 0.85,
-         lambda rng, n, rate: sounds.machinery_impact(rng, n, rate, "jackhammer")),
+              lambda rng, n, rate: sounds.machinery_impact(rng, n, rate, "jackhammer")),
     SceneKind("car alarm", (0.15, 0.25, 0.90), lambda x, y: (y < 0.8) & (abs(x) < 0.55 * (y + 1)),
-         lambda rng, n, rate: sounds.alert(rng, n, rate, "car-alarm")),
+              lambda rng, n, rate: sounds.alert(rng, n, rate, "car-alarm")),
     SceneKind("saw", (0.15, 0.75, 0.25), _cross,
-         lambda rng, n, rate: sounds.powered_saw(rng, n, rate, "small")),
+              lambda rng, n, rate: sounds.powered_saw(rng, n, rate, "small")),
     SceneKind("ice cream truck", (0.90, 0.30, 0.80), lambda x, y: abs(x * x + y * y - 0.7) < 0.3,
-         lambda rng, n, rate: sounds.music(rng, n, rate, "ice-cream")),
+              lambda rng, n, rate: sounds.music(rng, n, rate, "ice-cream")),
     SceneKind("beeper", (0.10, 0.80, 0.85), lambda x, y: abs(x) + abs(y) < 1.1,
-         lambda rng, n, rate: sounds.alert(rng, n, rate, "reverse-beeper")),
+              lambda rng, n, rate: sounds.alert(rng, n, rate, "reverse-beeper")),
 )
 
 

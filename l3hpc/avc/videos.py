@@ -236,8 +236,8 @@ def _read_banner(text: str, path: Path) -> VideoProbe:
     streams = [line for line in text.splitlines() if re.match(r"\s*Stream #", line)]
     seconds = 3600 * int(length[1]) + 60 * int(length[2]) + float(length[3])
     return VideoProbe(seconds,
-                 any("Video:" in line and "(attached pic)" not in line for line in streams),
-                 any("Audio:" in line for line in streams))
+                      any("Video:" in line and "(attached pic)" not in line for line in streams),
+                      any("Audio:" in line for line in streams))
 
 
 # folders of videos --------------------------------------------------------------------------------

@@ -176,8 +176,8 @@ def command(inputs: tuple[str, ...], output_dir: Path | None, suffix: str | None
     if quiet:
         click.get_current_context().with_resource(reporting(Progress()))
     settings = batch.EmbedSettings(options["hop_size"], not options["no_centering"],
-                              options["batch_size"], options["overwrite"],
-                              options["resampler"])
+                                   options["batch_size"], options["overwrite"],
+                                   options["resampler"])
     plan = plan_embedding(inputs, output_dir, suffix, format_)
     if options["model"] is not None:
         options["model"] = model_of_run(options["model"], "--model", config_file, workspace_dir)

@@ -220,8 +220,8 @@ class VisionPairs:
 
 
 def embed_images(network: AvcNetwork, batches: Batches, rows: np.ndarray, frontend: Frontend,
-                   folder: Path, *, settings: str = "",
-                   progress: Progress | None = None) -> VisionPairs:
+                 folder: Path, *, settings: str = "",
+                 progress: Progress | None = None) -> VisionPairs:
     """Embed the images of some pairs with the frozen vision branch, and compute their spectra.
 
     Parameters

@@ -279,7 +279,7 @@ class EmbeddingFile:
 
 
 def finite_float32(block: np.ndarray, path: Path, rows: int | np.ndarray = 0,
-           key: str | None = None) -> np.ndarray:
+                   key: str | None = None) -> np.ndarray:
     """Rows of a file as float32, which must be finite.
 
     Parameters

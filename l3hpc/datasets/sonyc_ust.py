@@ -116,7 +116,7 @@ def find_problems(folder: Path | str) -> list[Finding]:
 
 
 def inspect_sonyc_ust(folder: Path | str, *, listen: bool = False,
-            progress: Progress | None = None) -> Inspection:
+                      progress: Progress | None = None) -> Inspection:
     """Check every row of the annotations and every audio file, and count what there is.
 
     Parameters

@@ -205,8 +205,8 @@ def artifact_pairs(
             sensor = provenance["recordings/sensor"][number]
             group = f"{sensor}/day {days[number]}" if dated[number] else f"file {name}"
             units.append(PairUnit(str(folder / name), first, target, start, frames[start:stop], hop,
-                              center, groups.setdefault(group, group), None, window_s, states,
-                              number))
+                                  center, groups.setdefault(group, group), None, window_s, states,
+                                  number))
             first += stop - start
     return _checked(units, targets, folder)
 

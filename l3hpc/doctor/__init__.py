@@ -54,7 +54,8 @@ def examine(config: Config, *, probe: bool = True, ask: Ask = ask,
     check_names(pipelines)
     delivered = config.file.resolve() == (sources.defaults_folder() / "cluster.yaml").resolve()
     yield Finding("configuration", "green", f"{config.file}, cluster {config.profile.name}"
-               + (f" (the default file; {command_line('init')} writes yours)" if delivered else ""))
+                  + (f" (the default file; {command_line('init')} writes yours)"
+                     if delivered else ""))
     yield environment.python_line()
     yield from environment.package_lines()
     yield from environment.step_lines()

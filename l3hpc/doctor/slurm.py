@@ -289,9 +289,9 @@ def script_lines(config: Config, ask: Ask, asked: Sequence[str] = (), *,
     how = "bash can parse them" if not config.profile.capabilities.remote \
         else "sbatch --test-only accepts them"
     yield Finding("scripts", "green" if not faults else "yellow",
-               f"{len(texts) - len(refused)} of {len(texts)} scripts for "
-               f"{count_of(len(chosen), 'pipeline')}, {how}",
-               "see the lines below" if faults else "")
+                  f"{len(texts) - len(refused)} of {len(texts)} scripts for "
+                  f"{count_of(len(chosen), 'pipeline')}, {how}",
+                  "see the lines below" if faults else "")
     yield from faults
 
 

@@ -166,7 +166,7 @@ def parse_name(name: str) -> NamedModel:
         _check_published(name, sea[1], map(str, SEA_DIMS))
         file = f"edgel3_sea_ust_audio_emb_{sea[1]}.h5"
         return NamedModel((file, f"{file}.gz"), "edgel3", "edgel3-sea",
-                     {"embedding_size": int(sea[1])})
+                          {"embedding_size": int(sea[1])})
     if sparse:
         sparsity = next((text for text in SPARSITIES if float(text) == float(sparse[2])),
                         sparse[2])
@@ -178,8 +178,8 @@ def parse_name(name: str) -> NamedModel:
         _check_published(name, str(size), map(str, OPENL3_SIZES))
         stem = f"openl3_audio_{openl3[1]}_{openl3[2]}"
         return NamedModel(tuple(f"{stem}{version}{end}" for version in ("-v0_4_0", "", "-v0_2_0")
-                           for end in (".h5.gz", ".h5")), "openl3", "openl3",
-                     {"input_repr": openl3[1], "embedding_size": size})
+                                for end in (".h5.gz", ".h5")), "openl3", "openl3",
+                          {"input_repr": openl3[1], "embedding_size": size})
     return NamedModel((name, *(f"{name}{end}" for end in ENDINGS)))
 
 

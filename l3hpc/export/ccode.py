@@ -136,8 +136,8 @@ def frontend_tables(front: Frontend) -> FrontendTables:
     # 0.
     scale = np.log2(np.where(largest > 0, largest, largest.max()) / largest.max())
     return FrontendTables(np.rint(hann(front.n_dft) * Q15).astype(np.int16), np.array(first),
-                 np.array(count), np.concatenate(weights).astype(np.int16),
-                 np.rint(scale * 65536).astype(np.int32))
+                          np.array(count), np.concatenate(weights).astype(np.int16),
+                          np.rint(scale * 65536).astype(np.int32))
 
 
 def frontend_header(front: Frontend, dtype: str, scale: float, zero: int) -> str:

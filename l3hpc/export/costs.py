@@ -300,7 +300,7 @@ def inference_costs(graph: Graph, spec: NetworkSpec, plain_macs: int) -> Inferen
     each = convolution_macs(graph)
     item = {"FLOAT32": 4, "INT16": 2}.get(graph.type(graph.outputs[0]), 1)
     return InferenceCosts(parameter_count(spec), activation_bytes(spec) // 4 * item, sum(each),
-                  sum(each) - plain_macs, round(seconds_m7(graph), 4))
+                          sum(each) - plain_macs, round(seconds_m7(graph), 4))
 
 
 def convolution_macs(graph: Graph) -> list[int]:

@@ -211,7 +211,7 @@ def run_micro(flatbuffer: bytes, examples: np.ndarray | None = None) -> Recorded
             capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S)
         if done.returncode:
             raise MicroRefused("TensorFlow Lite Micro refused the model: "
-                             + " / ".join(done.stderr.splitlines()[:2]))
+                               + " / ".join(done.stderr.splitlines()[:2]))
         results = read_npy(outputs)
     totals = {name: int(size) for name, size in _TOTAL.findall(done.stderr)}
     parts = {name: int(size) for name, size in _PART.findall(done.stderr)}

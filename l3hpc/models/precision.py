@@ -34,7 +34,7 @@ from l3hpc.models.weights import load_folded
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "int8")
 ENGINES_BY_PRECISION = {"tf32": ("auto", "torch"), "bfloat16": ("auto", "tensorflow", "torch"),
-           "int8": ("auto",)}
+                        "int8": ("auto",)}
 INSTRUCTIONS = {"bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
                 "int8": ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")}
 MIN_COSINE = 0.95
@@ -139,8 +139,9 @@ def required_packages(precision: str, engine: str = "auto") -> dict[str, str]:
 
 
 def load_reduced(name: str | Path, precision: str, frames: np.ndarray | None = None, *,
-         threads: int | None = None, engine: str = "auto", embedding_size: int | None = None,
-         geometry: Mapping[str, Any] | None = None) -> tuple[Embedder, Embedder]:
+                 threads: int | None = None, engine: str = "auto",
+                 embedding_size: int | None = None, geometry: Mapping[str, Any] | None = None
+                 ) -> tuple[Embedder, Embedder]:
     """Load a network in reduced precision, and in float32 to compare with.
 
     Parameters

@@ -170,7 +170,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def network_bytes(spec: dict[str, Any], layers: list[tuple[str, dict[str, np.ndarray]]],
-              provenance: dict[str, Any]) -> bytes:
+                  provenance: dict[str, Any]) -> bytes:
     """A file in l3hpc's own format: ``layers/<number>_<kind>/<array>`` and JSON attributes.
 
     Parameters
@@ -314,7 +314,7 @@ def _keras3_layers(contents: GuardedFile, file: h5py.File) -> list[StoredLayer]:
     visit(file, "")
     # The embedding layer's name sorts first, but it is the last of the network.
     return sorted(layers, key=lambda layer: ("audio_embedding_layer" in layer.name,
-                                            _natural(layer.name)))
+                                             _natural(layer.name)))
 
 
 def _in_order(layers: list[StoredLayer]) -> list[StoredLayer]:

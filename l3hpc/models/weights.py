@@ -104,7 +104,7 @@ class WeightsInfo:
 
 
 def describe_weights(name: str | Path, *, embedding_size: int | None = None,
-             geometry: Mapping[str, Any] | None = None) -> WeightsInfo:
+                     geometry: Mapping[str, Any] | None = None) -> WeightsInfo:
     """Inspect a weight file without reading more than its layers' shapes.
 
     Parameters

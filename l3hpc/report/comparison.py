@@ -143,7 +143,7 @@ def _parameters(chain: Chain, notes: list[str]) -> Iterator[tuple[str, str]]:
     """``step.parameter`` and value of everything that decides a result."""
     for base, record in chain.items():
         content: Any = or_note(partial(_config, ArtifactFolder(record.artifact).config), {},
-                          f"What {base} was given", notes)
+                               f"What {base} was given", notes)
         params = content.get("params") if isinstance(content, dict) else None
         step = loaded_step(record.kind)
         if not isinstance(params, dict):

@@ -95,7 +95,7 @@ def of_run(workspace: Path, name: str, question: Question) -> ScoredClips:
                          hint=f"To see its state: {command_line('status', run)}")
     config = step_config.read(workspace, run, entry, record.command)
     found = scored_clips.read(entry.kind, f"{run}/{step}" if step else run, config,
-                                 Path(entry.artifact), question)
+                              Path(entry.artifact), question)
     return replace(found, random_weights=has_random_weights(
         Path(one.artifact) for one in record.steps))
 

@@ -127,7 +127,7 @@ class Dependencies:
             [run] = status.collect(self._plan.workspace, [self._record.run])
             state = next(step.state for step in run.steps if step.name == entry.name)
             raise ParentFailedError(f"{entry.name} {OUTCOMES.get(state, 'failed')}",
-                               hint=f"See: {command_line('status', self._record.run)}")
+                                    hint=f"See: {command_line('status', self._record.run)}")
         return attempts.live_ids(entry, done, live)
 
     def _live_jobs(self, entry: StepRecord) -> list[str]:

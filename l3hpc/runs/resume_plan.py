@@ -109,7 +109,8 @@ class ResumePlan:
 
 
 def plan_resume(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[str] = (), *,
-         only: Sequence[str] = (), again: str = "", progress: Progress | None = None) -> ResumePlan:
+                only: Sequence[str] = (), again: str = "", progress: Progress | None = None
+                ) -> ResumePlan:
     """Return what ``resume`` would do, once the jobs that are just ending have ended.
 
     Parameters
@@ -160,7 +161,7 @@ def given_up(run: str, message: str, done: Callable[[], str], *options: str) -> 
 
 
 def plan_now(workspace: Path, run: str, profile: ClusterProfile, sets: Sequence[str] = (), *,
-            only: Sequence[str] = (), again: str = "") -> ResumePlan:
+             only: Sequence[str] = (), again: str = "") -> ResumePlan:
     """Return what of a run has to be submitted again now.
 
     Parameters

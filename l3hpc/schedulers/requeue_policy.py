@@ -287,7 +287,7 @@ def decide(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
 
 
 def _escalate(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]], now: int,
-          cap: int | None) -> Decision:
+              cap: int | None) -> Decision:
     new = math.ceil(now * policy.factor)
     if not now:  # the task has all memory of its node
         return Decision(False, _give_up_reason(policy, cause, requeues, ""))
@@ -304,7 +304,7 @@ def _escalate(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
 
 
 def _give_up_reason(policy: Policy, cause: str, requeues: Sequence[Mapping[str, Any]],
-             why: str) -> str:
+                    why: str) -> str:
     """``out of memory (80 GB) after 2 requeues (20 GB → 40 GB → 80 GB, the profile's cap)``."""
     mem, time = granted_resources(policy, requeues)
     text = cause

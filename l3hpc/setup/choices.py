@@ -163,7 +163,7 @@ def _check_options(**given: str | None) -> None:
         raise InputError("'local' is the profile whose jobs run on this machine, without Slurm",
                          where="--name", allowed="any other name",
                          hint=command_line("init", "--local")
-                              + " writes a profile for this machine")
+                         + " writes a profile for this machine")
 
 
 def _usable(site: Site) -> Site:
@@ -176,7 +176,7 @@ def _usable(site: Site) -> Site:
     if not partitions:
         raise ClusterError(f"a profile cannot hold the name of {' or '.join(left_out)}",
                            hint=command_line("init", "--local")
-                              + " writes a profile for this machine")
+                           + " writes a profile for this machine")
     return replace(site, accounts=accounts, partitions=partitions, notes=(*site.notes, *(
         f"{one} is left out: a profile cannot hold the name" for one in left_out)))
 

@@ -190,7 +190,7 @@ class AvcTrain(Step[AvcTrainParams]):
                              both.rows, folder.resolve().name]),
             provenance={"taught by": "audio-visual correspondence", "pairs": folder.resolve().name},
             start=training.InitialNetworks(VisionSpec(both.size, vision_filters(params)), audio,
-                                 params.vision_weights, params.freeze_vision),
+                                           params.vision_weights, params.freeze_vision),
             distillation=distillation)
         status = trainer.run()
         both.close()
@@ -306,7 +306,7 @@ def _collect(task: Task, best: Any, result: Mapping[str, Any]) -> None:
     for name in (training.BEST_LOSS, training.BEST_ACCURACY, training.LATEST, training.HISTORY):
         shutil.copyfile(folder / name, task.output / name)
     metadata = {"taught by": "audio-visual correspondence", "epoch": result["best_epoch"] - 1,
-            "test_accuracy": result["test"]["accuracy"]}
+                "test_accuracy": result["test"]["accuracy"]}
     best.save_audio(task.output / AUDIO, metadata)
     best.save_vision(task.output / VISION, metadata)
     audio = best.parameters()

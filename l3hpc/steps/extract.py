@@ -299,7 +299,7 @@ def check_network(params: EmbeddingParams, weights: str, step: str) -> None:
 
 
 def check_precomputed(weights: str, params: EmbeddingParams, audio: Path,
-                recordings: Sequence[Recording] | None = None) -> None:
+                      recordings: Sequence[Recording] | None = None) -> None:
     """Refuse precomputed embeddings that do not match the recordings; other networks always pass.
 
     Parameters
@@ -449,7 +449,7 @@ def _reduced(weights: str, params: EmbeddingParams, task: Task, folder: Path,
                          hint="use precision float32, or check: " + command_line(
                              "data", "check", folder))
     embedder, exact = precision.load_reduced(weights, params.precision, frames, geometry=geometry,
-                                     threads=task.threads, engine=params.engine)
+                                             threads=task.threads, engine=params.engine)
     own = [Recording.from_json(values) for values in task.shard["recordings"]]
     check_windows = windows(evenly_spaced(own, RECORDINGS), CHECK_WINDOWS)
     deviation = precision.deviation(embedder, exact, check_windows)

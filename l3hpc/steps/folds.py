@@ -142,7 +142,7 @@ class Folds(Step[FoldsParams]):
         data = planned_dataset(params, task)
         task.progress.start("reading embeddings")
         found = folds.load_features(task.inputs["embed"], [clip.file for clip in data.clips],
-                              params.features, params.every)
+                                    params.features, params.every)
         check_embedded(params, data, found.files, found.missing, task, params.max_missing)
         known = {clip.file: clip for clip in data.clips}
         clips = [known[name] for name in found.files]
@@ -169,11 +169,11 @@ class Folds(Step[FoldsParams]):
         files = {part: [found.files[clip] for clip in outcome.clips[part]] for part in PARTS}
         embedded = artifact_attributes(task.inputs["embed"])
         record = {**params.model_dump(mode="json"), "fold": task.shard["fold"], "data": data.kind,
-                "part": data.part, "folds": data.tested_folds, "split": data.has_split,
-                "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
-                "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
-                "missing": found.missing, "files": files,
-                "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
+                  "part": data.part, "folds": data.tested_folds, "split": data.has_split,
+                  "classes": list(data.classes), "chosen": outcome.chosen, "trials": outcome.trials,
+                  "best_epochs": outcome.epochs, "scores": numbers, "losses": outcome.losses,
+                  "missing": found.missing, "files": files,
+                  "embeddings": str(task.inputs["embed"]), "network": embedded.get("teacher") or {}}
         write_json(task.output / "fold.json", record)
         _write_predictions(task.output / "predictions.csv", outcome, files, label, data)
         row = _row(params, task, outcome, numbers, embedded, record["part"])

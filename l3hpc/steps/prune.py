@@ -236,8 +236,8 @@ def correspondence(own: JudgeParams, teacher: Any, task: Task) -> Any:
     network = load_avc(own.avc)
     batches = Batches.find(own.scenes, own.split)
     pairs = embed_images(network, batches, evenly_spaced_rows(batches, own.pairs),
-                           teacher.spec.frontend, task.scratch / "seen",
-                           settings=digest_file(own.avc), progress=task.progress)
+                         teacher.spec.frontend, task.scratch / "seen",
+                         settings=digest_file(own.avc), progress=task.progress)
     return Correspondence(pairs, Head(network.head), network.parameters(), task.threads, own.engine)
 
 

@@ -98,7 +98,7 @@ def _counts(before: Any, after: Any) -> dict[str, Any]:
 
 
 def _row(params: RetrainParams, task: Task, network: Any, metadata: Mapping[str, Any], *,
-        step: str, data: Path, rows: tuple[Any, Any]) -> TrainingRow:
+         step: str, data: Path, rows: tuple[Any, Any]) -> TrainingRow:
     """The task's row of the ledger, with the columns of the published sheet.
 
     ``data`` is the folder of the training data, ``rows`` the row numbers of training and
@@ -340,7 +340,7 @@ class Finetune(Step[FinetuneParams]):
         rows = (np.arange(splits[0].rows), np.arange(splits[0].rows, batches.rows))
         known = digest_file(avc)
         seen = embed_images(whole, batches, np.arange(batches.rows), network.spec.frontend,
-                    task.scratch / "seen", settings=known, progress=task.progress)
+                            task.scratch / "seen", settings=known, progress=task.progress)
         row = _row(params, task, network, metadata, step=self.name, rows=rows, data=scenes)
         row.record({})
         deciding = params.model_dump(mode="json", exclude=set(self.not_in_fingerprint))

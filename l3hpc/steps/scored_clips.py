@@ -274,8 +274,8 @@ def _tags(name: str, files: Sequence[tuple[Path, Mapping[str, Any]]], labels: tu
     warnings = list(dict.fromkeys(warning for one in matched
                                   for warning in one.predictions.warnings))
     return ScoredClips(name, "tags", matched[0].files, matched[0].names,
-                     [one.events(question.level) for one in matched], files=labels,
-                     warnings=warnings)
+                       [one.events(question.level) for one in matched], files=labels,
+                       warnings=warnings)
 
 
 def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Question) -> ScoredClips:
@@ -304,8 +304,8 @@ def _folds(name: str, config: Mapping[str, Any], artifact: Path, question: Quest
     present = np.array([[one in own.split(";") for one in classes] for own in truth])
     values = np.array([[float(value) for value in rows[clip][len(told):]] for clip in clips])
     return ScoredClips(name, "tags", clips, classes,
-                     [[CategoryEvents(present[:, [tag]], values[:, [tag]])
-                       for tag in range(len(classes))]], truth)
+                       [[CategoryEvents(present[:, [tag]], values[:, [tag]])
+                         for tag in range(len(classes))]], truth)
 
 
 def _predicted(path: Path, told: Sequence[str], classes: Sequence[str]

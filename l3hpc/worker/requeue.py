@@ -407,7 +407,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if requeue_now(folder, task, decision) else 1
     if what == "restarted" and not rest:
         attempts = _sacct("--allocations", "--duplicates", "--parsable2", "--format",
-                        "State,NodeList,End")
+                          "State,NodeList,End")
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0") or 0)
         here = os.environ.get("SLURMD_NODENAME", socket.gethostname())
         requeue_now(folder, task, after_restart(folder, task, restarts, here, attempts))

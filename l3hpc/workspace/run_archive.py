@@ -345,7 +345,7 @@ def write(stream: IO[bytes], files: Mapping[str, tuple[Packed, Iterable[bytes]]]
     """
     # a JSON number is exact up to 2^53
     index = {"schema": SCHEMA, "files": {name: [*divmod(file.changed_ns, _NS), file.mode]
-                                    for name, (file, _) in files.items()}}
+                                         for name, (file, _) in files.items()}}
     digests = {}
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo(INDEX), json.dumps(index), zipfile.ZIP_DEFLATED)

@@ -95,7 +95,7 @@ def test_fresh_weights_depend_on_the_seed_alone_and_are_he_normal(network):
         if mine.path.endswith("kernel"):
             assert np.abs(np.asarray(mine) - np.asarray(its)).max() > 0
     wide = avc.build_avc(NetworkSpec(2000, 16, 100, 256, filters=(64,) * 8),
-                     avc.VisionSpec(8, (64,) * 8))
+                         avc.VisionSpec(8, (64,) * 8))
     eyes = [one.kernel for one in wide.vision.layers if hasattr(one, "kernel")]
     ears = [one.kernel for one in wide.audio.layers if hasattr(one, "kernel")]
     for kernel, inputs_of in ((ears[-1], 9 * 64), (eyes[-1], 9 * 64), (wide.head[0][0], 128)):

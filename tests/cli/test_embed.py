@@ -263,7 +263,7 @@ def test_one_missing_input_does_not_stop_the_others(place, say):
     code, out, _ = say(*words, "--json")
     assert code == 1 and not json.loads(out)["ok"]
     assert list(json.loads(out)["failed_inputs"]) == ["in/none.wav", "empty", "pipe.wav",
-                                                     "in/*.aiff"]
+                                                      "in/*.aiff"]
 
 
 def test_equal_names_keep_their_folders(place, say):

@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch):
     made = chains.plan(tmp_path / "ws", "good-1", ("extract", "sample"), tasks={"extract": 2})
     submit.submit(made)
     submit.submit(chains.plan(tmp_path / "ws", "bad-2", ("extract", "sample", "fit"),
-                                  tasks={"extract": 2}, params={"sample": {"fail": "scratch"}}))
+                              tasks={"extract": 2}, params={"sample": {"fail": "scratch"}}))
     return tmp_path
 
 
@@ -235,7 +235,7 @@ def fake_steps(monkeypatch, tmp_path):
 
 def test_a_step_by_hand_leaves_its_files_flat(fake_steps, capsys, tmp_path):
     code, out, err = call(capsys, "run", "extract", "--set", "text=12", "--set", "seconds=0.1",
-                           "-o", "out", "--json")
+                          "-o", "out", "--json")
     assert code == 0
     result = json.loads(out)
     assert result["summary"] == {"rows": 1} and result["step"] == "extract"
@@ -244,7 +244,7 @@ def test_a_step_by_hand_leaves_its_files_flat(fake_steps, capsys, tmp_path):
     code, out, err = call(capsys, "run", "extract", "-o", "out")
     assert code == 2 and "is not empty" in err and "--overwrite" in err
     code, out, err = call(capsys, "run", "extract", "--set", "fail=error", "-o", "out",
-                           "--overwrite")
+                          "--overwrite")
     assert code == 1 and "the fake was told to fail" in err
     assert Path("out/out.txt").read_text() == "(12)"  # a failure keeps what was there
     code, out, err = call(capsys, "run", "extract", "--set", "text=b", "-o", "out", "--overwrite")
@@ -310,7 +310,7 @@ def test_an_empty_workspace_option_is_refused(here, capsys):
 
 def test_retry_of_what_is_done_names_the_steps_that_are_not(here, capsys):
     submit.submit(chains.plan(here / "ws", "demo-3", ("extract", "embed"),
-                                   params={"embed": {"fail": "error"}}))
+                              params={"embed": {"fail": "error"}}))
     capsys.readouterr()
     assert call(capsys, "retry", "demo-3", "extract")[1] == (
         "nothing to retry: extract of demo-3 and the steps that depend on it are done\n"

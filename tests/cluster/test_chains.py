@@ -110,7 +110,7 @@ def test_cancel_stops_the_whole_chain_and_no_other_run(any_slurm, chains, tmp_pa
     slow = {"extract": {"seconds": 600.0}}
     submit.submit(chains.plan(tmp_path, "mine", on=on, params=slow))
     submit.submit(chains.plan(tmp_path, "mine-2", ("extract", "sample"), on=on, params=slow,
-                                  salt="other"))
+                              salt="other"))
     until(tmp_path, "mine", lambda found: found.steps[0].state == "running")
     stopped = cancel(tmp_path, "mine")
     record = records.read(tmp_path, "mine")
@@ -347,7 +347,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
     assert set(states(found).values()) == {"done"}
     outputs = {step.name: (step.artifact / "0000/out.txt").read_text() for step in made.steps}
     assert [outputs[f"fit-{value}"] for value in "abc"] == ["(a (a (0)))", "(b (b (0)))",
-                                                           "(c (c (0)))"]
+                                                            "(c (c (0)))"]
     used = {step.name: step for step in usage.collect(tmp_path, "demo")}
     assert all(used[f"sample-{value}"].tasks == 1 for value in "abc")
     assert used["sample-c"].requeues == 1 and used["sample-a"].requeues == 0
@@ -356,7 +356,7 @@ def test_a_sweep_goes_as_an_array_and_each_step_stands_alone(any_slurm, chains, 
 def test_a_sweep_is_cancelled_whole(slurm_cluster, chains, tmp_path):
     slow = {f"sample-{value}": {"text": value, "seconds": 600} for value in "ab"}
     submit.submit(chains.sweep(tmp_path, ("a", "b"), profile(chains, slurm_cluster),
-                                   params=slow))
+                               params=slow))
     until(tmp_path, "demo", lambda found: "running" in states(found).values())
     cancel(tmp_path, "demo")
     slurm_cluster.until(lambda: not slurm_cluster.jobs(), "a job was left behind")

@@ -50,7 +50,7 @@ def test_a_run_on_another_cluster_is_followed_there(
     here = profile(chains, slurm_cluster)
     broken = {"extract": {"fail": "scratch"}}
     submit.submit(chains.plan(tmp_path, "second", names=("extract", "sample"), on=here,
-                                  params=broken, salt="second"))
+                              params=broken, salt="second"))
     monkeypatch.delenv("SLURM_CLUSTERS")  # another shell
     assert states(until(tmp_path, "second", settled)) == {"extract": "failed", "sample": "blocked"}
     again = resume(tmp_path, "second", here)

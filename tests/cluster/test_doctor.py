@@ -55,7 +55,7 @@ def test_a_workspace_that_only_this_machine_has_is_red(
 
     plain = storage.srun
     monkeypatch.setattr(storage, "srun", lambda config: [*plain(config), "env", "sh", "-c",
-                                                        'cat "$4.elsewhere"', "sh"])
+                                                         'cat "$4.elsewhere"', "sh"])
     found = examined(slurm_cluster, tmp_path, ask_all_but_tensorflow)
     assert found["workspace is shared"].severity == "red"
     assert "a node cannot read" in found["workspace is shared"].message

@@ -44,7 +44,7 @@ def extract(tmp_path, folder, audio, hop=1.0, center=False, **options):
     recordings = scan_recordings(audio)
     ready.check(audio, recordings, hop, center)
     result = PrecomputedExtraction(ready, {"kind": "ready"}, audio, recordings, hop, center,
-                             tmp_path / "scratch", **options).run(
+                                   tmp_path / "scratch", **options).run(
                                  tmp_path / "embeddings.h5", tmp_path / "skipped.csv")
     with h5py.File(tmp_path / "embeddings.h5") as file:
         return result, {name: file[name][()] for name in

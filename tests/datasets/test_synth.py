@@ -230,7 +230,7 @@ def test_correlated_categories_bring_their_partners():
 def test_volunteers_agree_and_hours_tell_where_that_is_requested(tmp_path):
     # One clip in two shows a category at its hours; volunteers who make no mistakes all agree.
     make_city(tmp_path / "city", City(1, 1, 300, 1, 8000, 1, 3, Difficulty(disagreement=0.0,
-                                                                          hours=1.0)))
+                                                                           hours=1.0)))
     night, places = {"2": [], "7": []}, defaultdict(set)
     by_clip = defaultdict(set)
     for row in table(tmp_path / "city"):

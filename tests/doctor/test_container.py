@@ -40,7 +40,7 @@ def site(tmp_path):
                  f"{tmp_path}/image.sif", "python": str(tmp_path / "python3"), **profile}
         (tmp_path / "cluster.yaml").write_text(json.dumps({
             "cluster": "site", "paths": {"workspace": str(tmp_path / "work/space"),
-                                           **(paths or {})},
+                                         **(paths or {})},
             "clusters": {"site": entry}}))
         return settings.load(tmp_path / "cluster.yaml", environ={})
 

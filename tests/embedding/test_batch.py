@@ -42,12 +42,12 @@ def test_folders_keep_their_levels(folder):
 def test_globs_and_files_mean_each_recording_once(folder, monkeypatch):
     (folder.parent / "link.wav").symlink_to(folder / "a.wav")
     works = tasks_of([folder / "a.wav", folder / "**/*.ogg", folder / "*.wav",
-                             folder / "s*"], format="csv")
+                      folder / "s*"], format="csv")
     assert [os.path.relpath(work.recording, folder) for work in works] == [
         "a.wav", "street/night/a.ogg", "broken.wav", "empty.wav", "short.wav", "silent.wav",
         "street/b.flac"]
     assert len(tasks_of([folder, folder / "street", os.path.relpath(folder / "street")],
-                    folder.parent / "out")) == 7
+                        folder.parent / "out")) == 7
     (folder / "street/back").symlink_to(folder)  # a link that leads back
     assert len(tasks_of([folder])) == 7
     monkeypatch.chdir(folder)
@@ -276,7 +276,7 @@ def test_a_name_that_is_not_utf_8_is_a_name(folder, model):
     (folder / "a.wav").rename(folder / f"{name}.wav")
     (folder / f"{name}_bad.wav").write_bytes(b"RIFF")
     works = tasks_of([folder / f"{name}.wav", folder / f"{name}_bad.wav",
-                             folder / "short.wav"])
+                      folder / "short.wav"])
     found = list(embed_all(model, works, EmbedSettings()))
     assert [one.state for one in found] == ["done", "failed", "done"]
     assert found[1].message.startswith("not a readable sound file: ")

@@ -202,7 +202,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "file"), [
     ("sea-64", "edgel3_sea_ust_audio_emb_64.h5.gz"), ("edgel3-sea-512",
-                                                     "edgel3_sea_ust_audio_emb_512.h5"),
+                                                      "edgel3_sea_ust_audio_emb_512.h5"),
     ("edgel3-ft-95.45", "edgel3_ft_audio_sparsity_95.45.h5"),
     ("sparse-kd-87", "edgel3_kd_audio_sparsity_87.0.h5"),
     ("openl3-mel256-music", "openl3_audio_mel256_music-v0_4_0.h5.gz"),

@@ -18,7 +18,7 @@ READING = (("status",), ("status", "--all", "--json"), ("status", HURT), ("statu
            ("status", "good-1"), ("logs", HURT, "sample"), ("logs", HURT, "extract", "--task", "1"),
            ("logs", HURT, "extract", "--path"), ("usage", HURT), ("usage", HURT, "--json"),
            ("usage", "latest"), ("resume", HURT, "--dry-run"), ("resume", HURT, "--dry-run",
-                                                               "--json"),
+                                                                "--json"),
            ("retry", HURT, "sample", "--dry-run"), ("cancel", HURT), ("cancel", HURT, "--json"))
 LEDGER = (("show",), ("show", "--json"), ("status", "--json"), ("export", "--csv", "tables"),
           ("export", "--html", "page.html"), ("compact", "--dry-run"), ("compact",),

@@ -103,7 +103,7 @@ def test_any_text_is_plain_data_or_a_refusal(text):
 
 
 @given(st.binary(max_size=60) | st.lists(PIECES, max_size=40).map(lambda parts:
-                                                                   "".join(parts).encode()))
+                                                                  "".join(parts).encode()))
 def test_any_cluster_file_is_a_configuration_or_a_refusal(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "cluster.yaml"
     path.write_bytes(content)

@@ -284,7 +284,7 @@ def test_a_phone_shows_the_curves_of_any_ticked_row(browser, tmp_path):
                                                          "micro_auprc": 0.5},
                   extra={"run": run, "model_dir": student, "state": "finished"})
               for run, student in (("upstream-20261120-1a2b", "/m/a"), ("again", "/m/a"),
-                                      ("other", "/m/gone"))]
+                                   ("other", "/m/gone"))]
     for each in scores:
         each.values["--run"] = each.extra["run"]
     write_html(tmp_path / "r.html", {MSE: ROWS, ust: scores})

@@ -198,7 +198,7 @@ def test_plain_values():
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.booleans(), st.none(),
-                                           st.floats(allow_nan=False, allow_infinity=False))),
+                                            st.floats(allow_nan=False, allow_infinity=False))),
        st.data())
 def test_round_trip_and_every_cut_is_noticed(values, data):
     line = seal({"values": values})

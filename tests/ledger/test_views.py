@@ -84,7 +84,7 @@ def test_running_becomes_stale():
 
 def test_the_table_marks_the_best_row_and_shows_notes():
     lines, left_out = as_text.table_lines(select.sort_rows(ROWS, MSE), MSE,
-                                         select.differing_columns(ROWS, MSE), now=0)
+                                          select.differing_columns(ROWS, MSE), now=0)
     assert lines == [
         "  Model Dir  Train Batch Size  Best Valid Loss",
         "★ /models/b               256           0.4000  [running; random-weight teacher]",
@@ -102,7 +102,7 @@ def test_a_note_that_all_rows_have_is_written_once():
 
 def test_a_narrow_table_keeps_key_and_best_and_counts_the_rest():
     lines, left_out = as_text.table_lines(ROWS[:2], MSE, select.differing_columns(ROWS, MSE),
-                                         width=64, now=0)
+                                          width=64, now=0)
     assert left_out == 1 and "Best Valid Loss" in lines[0] and "Emb Len" not in lines[0]
 
 

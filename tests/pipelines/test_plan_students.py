@@ -37,7 +37,7 @@ def test_the_latest_student_is_found(ust):
     assert f"embed: student of {made.run}" in preview.as_text(down)
     [shown] = [one for one in preview.as_json(down)["steps"] if one["name"] == "embed"]
     assert shown["given"] == {"train": {"run": made.run, "path": embed.inputs["train"],
-                                         "step": "train"}}
+                                        "step": "train"}}
     assert step(down, "evaluate").labels["model_dir"] == str(made.folder.artifact("train"))
     newer = build(options={"epochs": 2})
     record(newer, created=2.0, state="refused")  # has made nothing and never will
@@ -87,7 +87,7 @@ def test_what_a_sweep_shares_needs_no_name(ust):
     record(made, options=made.options)
     finish(step(made, "extract"))
     shared = run_outputs.run_output(made.workspace, made.run, ("extract",),
-                                        records.read_all(made.workspace), "local")
+                                    records.read_all(made.workspace), "local")
     assert shared.path == step(made, "extract").artifact
 
 
@@ -115,7 +115,7 @@ def test_settings_are_those_of_the_run_until_the_step_has_its_own(ust):
 
     def found():
         given = run_outputs.run_output(made.workspace, made.run, ("train",),
-                                           records.read_all(made.workspace), "far")
+                                       records.read_all(made.workspace), "far")
         return given.shards, given.params, run_outputs.shards_of(
             made.workspace, given.path, given.run, given.step)
 

@@ -268,7 +268,7 @@ def test_results_folder(artifacts, tmp_path, report_data):
     (target / "old.txt").write_text("of an earlier run")
     write_results(target, report_data, {})
     assert sorted(path.name for path in target.iterdir()) == ["ledger", "report.html",
-                                                               "summary.json"]
+                                                              "summary.json"]
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 

@@ -194,7 +194,7 @@ def test_what_never_fits_is_refused(chains, slurm, on, tmp_path, tasks, sacctmgr
     slurm.says("sacctmgr", sacctmgr)
     with pytest.raises(ClusterError) as caught:
         submit.submit(chains.plan(tmp_path, names=("extract",), on=on,
-                                      tasks={"extract": tasks}))
+                                  tasks={"extract": tasks}))
     assert caught.value.message == message
     assert len(slurm.calls("sbatch")) == (2 if sacctmgr == "exit 1" else 1)
 

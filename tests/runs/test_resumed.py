@@ -266,7 +266,7 @@ def test_another_run_waits_for_every_job_that_makes_its_input(case, chains):
 
     def waits():
         return run_outputs.run_output(first.workspace, "first", ("extract",),
-                                          records.read_all(first.workspace), "greene").waits_for
+                                      records.read_all(first.workspace), "greene").waits_for
 
     assert waits() == ("100", "101", "102")
     first.finish("extract", 0)
@@ -364,7 +364,7 @@ def test_a_refused_resume_leaves_the_state_that_was(case):
 
 
 def test_a_faulty_template_is_refused_before_a_resume_changes_anything(case, tmp_path,
-                                                                      monkeypatch):
+                                                                       monkeypatch):
     chain = case(names=("extract",))
     cancel(chain.workspace, "demo")
     chain.queue(queue_line("100", "CANCELLED"))

@@ -223,7 +223,7 @@ def test_a_finished_input_is_not_waited_for(chains, slurm, on, tmp_path):
     (first.steps[0].artifact / "0000").mkdir()
     (first.steps[0].artifact / "0000" / "result.json").write_text("{}")
     submit.submit(chains.plan(tmp_path, "second", names=("embed",), on=on,
-                                  waits_for=("100",)))
+                              waits_for=("100",)))
     assert "--dependency" not in slurm.calls("sbatch")[-1]
 
 

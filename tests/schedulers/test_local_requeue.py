@@ -80,7 +80,7 @@ def test_what_an_earlier_job_left_is_no_exit_code_of_a_packed_one(folder):
 
 
 @pytest.mark.parametrize(("noted", "done", "code"), [(0, (), 0), (4, (), 4), (None, (), 1),
-                                                    (None, (2,), 1)])
+                                                     (None, (2,), 1)])
 def test_the_exit_code_of_a_single_job_that_nobody_waited_for(folder, noted, done, code):
     job = LocalJob(JobState.RUNNING, "extract", 2, "8", False, [])
     if noted is not None:

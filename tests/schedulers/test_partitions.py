@@ -97,7 +97,7 @@ def test_what_no_partition_of_the_step_can_run_is_refused(
 def test_what_fits_goes_on(chains, slurm, tmp_path, profile, wanted):
     slurm.says("sinfo", f"cat <<'E'\n{SINFO}E")
     submit.submit(chains.plan(tmp_path / "w", names=("extract",), on=on(chains, **profile),
-                                  resources={"extract": wanted}))
+                              resources={"extract": wanted}))
     assert len(slurm.calls("sbatch")) == 1
 
 
@@ -168,7 +168,7 @@ def test_a_silent_sinfo_is_said_and_refuses_nothing(chains, slurm, tmp_path, scr
 
 def test_the_partitions_of_the_cluster_that_is_submitted_to_are_asked(chains, slurm, tmp_path):
     submit.submit(chains.plan(tmp_path / "w", names=("extract",),
-                                  on=on(chains, clusters=["fast"])))
+                              on=on(chains, clusters=["fast"])))
     assert slurm.calls("sinfo")[0].startswith("sinfo --clusters=fast --noheader")
 
 

@@ -321,7 +321,7 @@ def test_a_video_that_fails_while_it_is_cut_is_planned_without(tmp_path):
         output = tmp_path / f"out{len(names)}{len(more)}"
         output.mkdir()
         return output, PairMaker(names, open_source, "train_0000", 8000, 16, 4, [1], folder,
-                              **more).run(output)
+                                 **more).run(output)
 
     output, result = make(["0", "1", "2", "3", "4"], max_failed=0.5)
     assert (result["videos"], result["skipped"], result["pairs"]) == (4, 1, 16)

@@ -150,7 +150,7 @@ def test_a_recipe_by_name_is_described_with_what_it_comes_to():
     own = train.params_type(recipe="published", epochs=7)
     text = "published recipe: relu head, 7 epochs of 4,096 batches"
     assert describe("train", {"train": own, "fit": fit.params_type(emb_dim=128),
-                           "extract": extract.params_type(audio="a", weights="w")}).endswith(
+                              "extract": extract.params_type(audio="a", weights="w")}).endswith(
         f"584,420 parameters; {text}, learning rate 0.0001")
     assert describe("train", {"train": own, "extract": extract.params_type(audio="a", weights="w")}
                           ).endswith(f"{text}, learning rate 1e-05")

@@ -70,7 +70,7 @@ def test_what_a_weight_file_left_open_is_told(tmp_path, teacher):
     said = []
     task = SimpleNamespace(progress=SimpleNamespace(note=said.append), threads=1)
     note_network(task, "student", str(path), weights.load(path, engine="tensorflow"),
-         SimpleNamespace(precision="float32", engine="tensorflow"))
+                 SimpleNamespace(precision="float32", engine="tensorflow"))
     assert said[0].startswith("student: many.h5: l3hpc, 24-d") and "engine tensorflow" in said[0]
     assert said[1].startswith("student: ") and "of 400 mel bands hold no DFT bin" in said[1]
     assert len(said) == 2

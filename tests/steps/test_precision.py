@@ -103,7 +103,7 @@ def test_in_float32_nothing_is_said_or_frozen(runner, city, teacher, said):
 def test_every_task_takes_the_same_ranges_from_the_whole_listing(city, teacher):
     module = step("extract")
     params = module.params_type(**options(city, teacher, "extract", precision="int8",
-                                     files_per_task=2))
+                                          files_per_task=2))
     shards = module.shards(params, {})
     assert len(shards) == 6
     ranges = shards[0]["ranges_from"]

@@ -80,7 +80,7 @@ def test_unknown_names_are_refused(annotations):
 
 @pytest.mark.parametrize(("change", "words"), [
     (lambda rows: rows + [("valid", 1, "x.wav", 1, {})], [":10", "unknown split 'valid'",
-                                                         "did you mean 'validate'"]),
+                                                          "did you mean 'validate'"]),
     (lambda rows: rows + [("train", 2, "02_000003.wav", 9, {})], ["'02_000003.wav' is in two"]),
     (lambda rows: rows + [rows[0]], [":10", "annotator 5 tagged '01_000002.wav' twice", "line 2"]),
     (lambda rows: rows + [("train", 1, "x.wav", 1, {"1_engine": 2})],

@@ -57,8 +57,8 @@ def trained():
         data[level, model] = [array for clips in (230, 46) for array in bags(
             rng, taxonomy, clips, level=level, model=model)]
         config = tagging.ClassifierConfig(level, model, learning_rate=0.03, epochs=25, seed=4,
-                                  batch_size=32, hidden_layers=int(model == "framewise"),
-                                  hidden_size=32)
+                                          batch_size=32, hidden_layers=int(model == "framewise"),
+                                          hidden_size=32)
         made[level, model] = training.train(config, taxonomy, *data[level, model])
     return data, made
 

@@ -46,7 +46,7 @@ def workspace(tmp_path_factory):
     for run, salt, params in (("one", "1", {}), ("two", "2", {"sample": {"fail": "error"}}),
                               ("three", "3", {})):
         submit.submit(chains.plan(here / "ws", run=run, salt=salt, params=params,
-                                      names=("extract", "sample"), tasks={"extract": 2}))
+                                  names=("extract", "sample"), tasks={"extract": 2}))
         time.sleep(0.01)
     folder = Workspace(here / "ws").run("two").path
     markers.add_requeue(folder / "steps" / "sample" / "markers", 0, "time limit", 1.0, mem_mb=9)

@@ -72,10 +72,10 @@ def workspace_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def sheet_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--workspace``, ``--config``, ``--sheet`` and ``--key-file``."""
     function = place.place_option("--key-file", metavar="PATH", type=click.Path(dir_okay=False),
-                            help="Service-account key. [default: application default "
-                                 "credentials]")(_gathered(function))
+                                  help="Service-account key. [default: application default "
+                                       "credentials]")(_gathered(function))
     function = place.place_option("--sheet", metavar="ID",
-                            help="ID or URL of the Google Sheet. [env: GSHEET_ID]")(function)
+                                  help="ID or URL of the Google Sheet. [env: GSHEET_ID]")(function)
     return _workspace(function)
 
 

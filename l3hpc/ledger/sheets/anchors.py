@@ -109,7 +109,7 @@ def remove_anchors(snapshot: Snapshot) -> list[Request]:
 
 
 def read_anchored(sheets: Sheets, targets: Iterable[Target], grids: Iterable[TabGrid], *,
-         whole: bool = False) -> AnchorReading:
+                  whole: bool = False) -> AnchorReading:
     """Read anchored rows and tabs at the same moment (one request).
 
     Parameters

@@ -30,7 +30,7 @@ TEXT_WIDTH = 36
 
 
 def table_lines(rows: Sequence[Row], tab: Tab, columns: Sequence[Column], width: int | None = None,
-          now: float | None = None) -> tuple[list[str], int]:
+                now: float | None = None) -> tuple[list[str], int]:
     """Lay out rows as a table.
 
     Parameters

@@ -380,6 +380,6 @@ def _left(cluster: str, ids: list[str]) -> list[str] | None:
     except ClusterError:
         return None
     left = {task for task, jobs in live.items() if any(job.state is not JobState.COMPLETING
-                                                        for job in jobs)}
+                                                       for job in jobs)}
     bases = {task.partition("_")[0] for task in left}
     return [job for job in ids if job in left or job in bases]
