@@ -481,7 +481,7 @@ def shards_of(workspace: Path, path: Path, run: str | None, step: str | None
 
 
 def read_config(artifact: Path, workspace: Path, run: str | None = None, step: str | None = None
-                 ) -> dict[str, Any]:
+                ) -> dict[str, Any]:
     """The settings of the step that makes an artifact, from the first place where they can be read:
     the artifact, the step of ``run``, or that run; empty for published files.
 

@@ -34,7 +34,9 @@ def workspace(tmp_path, monkeypatch):
         StepRecord(f"train-{dim}", "train", f"/store/{dim}", 1, []) for dim in ("64", "128")]))
     for dim in (64, 128):
         train(tmp_path, dim, epochs=3)
-    Journal(tmp_path / "ledger/journal", run="sweep", labels={"run": "sweep"}).record(UST, {
+    journal = Journal(tmp_path / "ledger/journal", run="sweep", git_commit="abc",
+                      labels={"run": "sweep"})
+    journal.record(UST, {
         "output_dir": "/o", "exp_id": "sweep", "micro_auprc": 0.5, "pca": False, "split_path": "",
         "class_auprc": {"engine": 0.75, "dog": "NaN"}, "state": "finished"})
     return tmp_path
@@ -76,7 +78,8 @@ def test_a_row_is_parameters_metrics_tags_and_links(workspace):
     [score] = runs(workspace, UST)
     assert {name: points[0].value for name, points in score.metrics.items()} == {
         "micro_auprc": 0.5, "class_auprc/engine": 0.75}
-    assert score.parameters == {"output_dir": "/o", "exp_id": "sweep", "pca": False}
+    assert score.parameters == {"git_commit": "abc", "output_dir": "/o", "exp_id": "sweep",
+                                "pca": False}
     assert score.identity != one.identity == runs(workspace)[0].identity
 
 
