@@ -51,6 +51,9 @@ def pytest_configure(config):
     # Each look at all objects, which are millions once TensorFlow is loaded, takes 0.3 s: by
     # Python's own thresholds, a twelfth of the time of the tests that compute.
     gc.set_threshold(50_000, 20, 100)
+    # A child that a test forks must not collect what earlier tests have left: a session of
+    # onnxruntime would wait for ever for its threads, which the child does not have.
+    os.register_at_fork(after_in_child=gc.freeze)
     if hasattr(config, "workerinput"):
         # Beside other workers a second thread for small matrices only spins: half the CPU time.
         import numpy  # noqa: F401  (what is not loaded yet is not limited)
