@@ -33,7 +33,8 @@ def as_person(user, work, says=None, umask=0o027, group=GROUP):
     os.close(into)
     with open(out, "rb") as stream:
         said = stream.read().decode()
-    os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 0, f"the process of this person ended with {code}: {said}"
     message = said.partition("Traceback")[0]  # which quotes this file
     assert (says or "") in message and (says is not None or not said), said
     return message
