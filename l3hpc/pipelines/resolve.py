@@ -30,7 +30,7 @@ from l3hpc.pipelines.definition import (
     parameter_names,
 )
 from l3hpc.pipelines.options import OPTIONS, PATH_OPTIONS
-from l3hpc.steps import Params
+from l3hpc.steps import Params, RunFile
 
 _PLACEHOLDER = re.compile(r"\{(paths\.[a-z0-9_]+)\}")
 
@@ -319,6 +319,8 @@ def with_files_of_runs(item: ResolvedStep, workspace: Path) -> ResolvedStep:
     """
     for parameter, wanted in kinds.step(item.step.kind).run_files.items():
         value = item.params.get(parameter)
+        if not isinstance(wanted, RunFile):
+            wanted = RunFile((wanted[0],), (wanted[1],))
         # "{paths.weights}" is resolved with the configuration
         if value is not None and not _PLACEHOLDER.search(str(value)):
             origin = item.origins.get(parameter, item.step.where())

@@ -135,7 +135,8 @@ class Step(ABC, Generic[P]):
     executes_config : bool
         Whether its frozen config contains code. Only the user who wrote the config can run it.
     run_files : dict
-        Parameters that take a file or folder, in whose place a run may be named → what it is.
+        Parameters that take a file or folder, in whose place a run may be named → what it is (or
+        the kind of step that makes it and the name of the file, as in earlier versions).
     bound_parameter : str
         The parameter that ``--teacher`` sets to true, because the step marks the results of a
         teacher; empty for none.
@@ -158,7 +159,7 @@ class Step(ABC, Generic[P]):
     declares: frozenset[str] = frozenset()
     literal: frozenset[str] = frozenset()
     executes_config: bool = False
-    run_files: Mapping[str, RunFile] = {}
+    run_files: Mapping[str, RunFile | tuple[str, str]] = {}
     bound_parameter: str = ""
 
     @property

@@ -13,7 +13,7 @@ from l3hpc.models.spec import NetworkSpec
 from l3hpc.models.weights import save
 from l3hpc.pipelines import plan, preview, run_outputs, sweep
 from l3hpc.pipelines.from_options import plan_from_options
-from l3hpc.steps.networks import NETWORK_OF_RUN
+from l3hpc.steps.networks import NETWORK_OF_RUN, PAIRS_OF_RUN
 
 from .test_plan import DATE, _corpus, build, configuration, finish, record, step  # noqa: F401
 
@@ -76,6 +76,14 @@ def test_a_run_of_avc_gives_compress_its_teacher_network_and_pairs(avc):
                 folder / "teacher.h5", folder / "teacher.h5", folder / "avc_best_valid_loss.h5",
                 pairs]
         assert made.options["avc"] == name.format("avc_train")
+
+
+def test_a_step_class_of_an_earlier_version_names_a_kind_and_a_file(avc, monkeypatch):
+    expected = step(compress(weights=avc.run, avc=avc.run, scenes=avc.run), "finetune").params
+    monkeypatch.setattr(type(steps.step("finetune")), "run_files", {
+        "avc": ("avc_train", "avc_best_valid_loss.h5"), "scenes": PAIRS_OF_RUN})
+    made = step(compress(weights=avc.run, avc=avc.run, scenes=avc.run), "finetune")
+    assert made.params["avc"] == expected["avc"]
 
 
 def test_parameters_take_runs_too(avc):
